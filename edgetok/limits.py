@@ -1,0 +1,35 @@
+"""Every limit in one place, each with its reason."""
+
+from __future__ import annotations
+
+# --- bundles -----------------------------------------------------------------------------------
+MANIFEST_BYTES = 1 << 20  # four rungs need about 30 KiB; more is an attack or a mistake
+MANIFEST_DEPTH = 16  # the format nests 6 deep; json's parser recurses on depth
+BUNDLE_FILES = 4096  # 64 buckets x 6 stages x 2 flavours is 768
+GRAPH_BYTES = 64 << 20  # graphs carry no weights; a 30-layer decoder is about 200 KiB
+GRAPH_NODES = 200_000  # an unrolled greedy selection of 1024 tokens has about 10,000
+GRAPH_INLINE_TENSOR_BYTES = 1 << 20  # larger constants belong into the weights file
+GRAPH_TENSOR_ELEMENTS = 1 << 33  # a 32 GiB fp32 tensor; no edge device holds one
+WEIGHTS_ALIGNMENT_BYTES = 4096  # a page, so that the file can be mapped tensor by tensor
+
+# --- ladders -----------------------------------------------------------------------------------
+BUCKETS = 64  # more rungs than anyone can calibrate
+PROMPT_TOKENS = 32_768  # text tokens of one prompt bucket
+CACHE_SLOTS = 131_072  # KV slots of one bucket
+NEW_TOKENS = 32_768  # generated tokens per answer
+
+# --- inputs ------------------------------------------------------------------------------------
+IMAGE_PIXELS = 64_000_000  # 64 Mpx decode to 192 MB; cameras stay below, bombs do not
+IMAGE_SIDE_PIXELS = 32_768  # beyond this, strides of thin images overflow resamplers
+IMAGE_FILE_BYTES = 256 << 20  # nothing larger decodes below IMAGE_PIXELS
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")  # decoders with a fuzzing history; no PDF, EPS, FITS
+PROMPT_BYTES = 1 << 20  # far above any prompt bucket; bounds the tokenizer's work
+SAMPLES_FILE_BYTES = 256 << 20  # about a million JSON lines
+SAMPLES = 1_000_000
+SAMPLE_LINE_BYTES = 1 << 20
+
+# --- models to export ----------------------------------------------------------------------------
+CONFIG_BYTES = 4 << 20  # the largest config.json seen is 60 KiB
+TOKENIZER_BYTES = 256 << 20  # the largest tokenizer.json seen is 35 MB
+CHAT_TEMPLATE_BYTES = 256 << 10  # the largest seen is 20 KiB
+CHAT_TEMPLATE_SECONDS = 20  # rendering takes milliseconds; a template is code from a stranger

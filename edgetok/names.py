@@ -1,0 +1,53 @@
+"""Every graph input and output: name, shape and dtype, shared by exporter and runtimes.
+
+Shapes are written with the letters of the documentation: N visual tokens of the tower, K budget,
+V vision width, D language-model width, S prefill rows, C cache slots, G key/value heads,
+H head dimension, W vocabulary, B signal points.
+"""
+
+from __future__ import annotations
+
+PIXELS = "pixels"  # float32 [1, 3, height, width], normalised
+FEATURES = "features"  # float32 [N, V], what the projector reads, CLS removed
+CLS_ATTENTION = "cls_attention"  # float32 [N], mean over heads of the CLS row, feature layer
+KEYS = "keys"  # float32 [N, H], mean over heads of the feature layer's keys
+CLS_FEATURE = "cls_feature"  # float32 [1, V], the CLS row beside FEATURES
+RECEIVED_ATTENTION = "received_attention"  # float32 [N], mean over heads and queries (no CLS)
+
+SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-similarity curve
+
+VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected
+KEPT = "kept"  # int64 [K], source index of each token; -1 for the CLS token or a mixture of all
+SIZES = "sizes"  # float32 [K], how many source tokens each stands for
+
+TOKEN_IDS = "token_ids"  # int64 [T]
+TEXT_EMBEDS = "text_embeds"  # float32 [T, D]
+
+INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
+LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS
+PAST_LENGTHS = "past_lengths"  # int32 [1], true rows after this call, minus one
+TOTAL_LENGTH = "total_length"  # int32 [1], rows that the call may see
+TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
+LOGITS = "logits"  # float32 [1, W], of the last true row
+
+STAGES = ("tower", "compress", "embed", "prefill", "decode")
+
+
+def past_key(layer: int) -> str:
+    """int8 or float32 [1, G, C, H]; bound to the same memory as `present_key`."""
+    return f"past_key_{layer}"
+
+
+def past_value(layer: int) -> str:
+    """int8 or float32 [1, G, C, H]; bound to the same memory as `present_value`."""
+    return f"past_value_{layer}"
+
+
+def present_key(layer: int) -> str:
+    """int8 or float32 [1, G, C, H]."""
+    return f"present_key_{layer}"
+
+
+def present_value(layer: int) -> str:
+    """int8 or float32 [1, G, C, H]."""
+    return f"present_value_{layer}"
