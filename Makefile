@@ -1,0 +1,47 @@
+# `make demo` shows the work, `make test` proves it; each alone sets up .venv on a fresh machine.
+#
+# Another interpreter:      make test PYTHON=python3.12
+# torch for CPUs only:      PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
+
+PYTHON ?= python3
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all check wheel clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-9s %s\n", $$1, $$2}'
+
+demo: $(STAMP)  ## Export the demo model as a ladder and ask it about pictures.
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP)  ## Run the quick tests.
+	$(BIN)/pytest -q
+
+test-all: $(STAMP)  ## Run every test, the slow ones too.
+	$(BIN)/pytest -q -m ""
+
+check: $(STAMP)  ## Lint, format check and types; the pre-commit hooks run the same.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(STAMP)  ## Build sdist and wheel into dist/ and try the wheel in a clean environment.
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/pytest -q -m "" tests/packaging
+
+clean:  ## Remove what was built; .venv stays.
+	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c '$(SUPPORTED)' || { \
+	  echo "edgetok needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
+	       "name another one, such as: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -c '$(SUPPORTED)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""Model families: where tower, projector, decoder, embedding and prompt live in a checkpoint."""

@@ -1,0 +1,1 @@
+"""The KV cache: slot layouts, quantizers and eviction policies."""

@@ -1,0 +1,1 @@
+"""How each operator is spelled: `ort` (fused, com.microsoft) or `portable` (standard ONNX)."""
