@@ -1,0 +1,33 @@
+"""Published compressors, one file each, composed from `edgetok.tokens`.
+
+The list and its facts load without torch; `compress` needs it.
+"""
+
+from __future__ import annotations
+
+from edgetok.errors import UsageError
+from edgetok.methods import fastervlm, pool, random, visionzip
+from edgetok.methods.method import Method
+
+__all__ = ["METHODS", "Method", "find_method"]
+
+METHODS: dict[str, Method] = {
+    "fastervlm": fastervlm.METHOD,
+    "visionzip": visionzip.METHOD,
+    "random": random.METHOD,
+    "pool": pool.METHOD,
+}
+
+
+def find_method(name: str, seed: int = 0) -> Method:
+    """The method of this name; `seed` is for those that draw and ignored by the others.
+
+    Raises:
+        UsageError: if there is none; names those there are.
+    """
+    if name not in METHODS:
+        raise UsageError(f"no method {name!r}; edgetok has {', '.join(METHODS)}")
+    if seed < 0:
+        raise UsageError(f"seed {seed} is negative; use 0 or more")
+    method = METHODS[name]
+    return method.reseed(seed) if method.reseed else method

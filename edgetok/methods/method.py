@@ -1,0 +1,74 @@
+"""What a method is: a published compressor with its facts and its composition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edgetok import tokens
+from edgetok.errors import UsageError
+
+Verdict = Literal["exact", "fixed-budget", "own formulation"]
+Where = Literal["behind the tower", "in the tower", "in prefill"]
+
+
+def any_budget(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
+    """Every budget from 1 to N."""
+    return range(1, n_tokens + 1)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A compressor, by the name its paper gives it.
+
+    Args:
+        name: as typed by users.
+        paper: where it was published, or "baseline".
+        where: where it acts.
+        needs: probes it reads besides the features, by their names in `edgetok.names`.
+        verdict: whether the frozen form returns the reference's tokens (`exact`), a variant with
+            a constant budget (`fixed-budget`), or follows no reference (`own formulation`).
+        summary: one line for lists.
+        reduce: features and a budget below N -> plan.
+        budgets: N and grid -> the budgets it can meet, ascending; N is always possible.
+        reseed: for methods that draw, a seed -> the method that draws with it.
+    """
+
+    name: str
+    paper: str
+    where: Where
+    needs: tuple[str, ...]
+    verdict: Verdict
+    summary: str
+    reduce: Callable[[tokens.Features, int], tokens.Plan]
+    budgets: Callable[[int, tuple[int, int]], Sequence[int]] = any_budget
+    reseed: Callable[[int], Method] | None = None
+
+    def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
+        """The plan for `budget` tokens; a budget of N is the identity for every method.
+
+        Raises:
+            UsageError: if the method cannot meet the budget; names the nearest that it can.
+        """
+        self.check_budget(features.n_tokens, features.grid, budget)
+        if budget == features.n_tokens:
+            return tokens.Plan.identity(budget)
+        return self.reduce(features, budget)
+
+    def check_budget(self, n_tokens: int, grid: tuple[int, int], budget: int) -> None:
+        """Refuse a budget that the method cannot meet.
+
+        Raises:
+            UsageError: names the nearest budgets that it can meet.
+        """
+        possible = sorted({*self.budgets(n_tokens, grid), n_tokens})
+        if budget in possible:
+            return
+        below = [b for b in possible if b < budget][-1:]
+        above = [b for b in possible if b > budget][:1]
+        nearest = " or ".join(str(b) for b in below + above)
+        raise UsageError(
+            f"{self.name} cannot make {budget} of {n_tokens} visual tokens; "
+            f"the nearest possible budget is {nearest}"
+        )

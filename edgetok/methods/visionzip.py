@@ -1,0 +1,54 @@
+"""VisionZip (arXiv 2412.04467): dominant tokens as they are, the rest merged into contextual ones.
+
+Inputs: features [N, V]; the CLS row [1, V]; CLS attention [N] and keys [N, H] of the same layer,
+both mean over heads (the reference sums the attention: the same order).
+
+Of K tokens, round(10 K / 64) and at least 1 are contextual, the paper's ratio (54 + 10 of 64,
+162 + 30 of 192). The dominant ones are the CLS row and the patches it attends to most. Centres
+stand at even steps among the remaining patches, which join the centre of most similar key; a
+contextual token is the centre PLUS the mean of those that joined, not an average. Order: CLS,
+dominant in raster order, contextual. Sizes sum to N + 1. K = N is the identity, without CLS.
+
+Frozen form: exact, since the number of remaining patches depends on K alone. Equal scores and
+similarities go to the lower index; the reference leaves their order open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgetok import names, tokens
+from edgetok.methods.method import Method
+
+
+def split(budget: int) -> tuple[int, int]:
+    """Dominant tokens, CLS included, and contextual tokens of a budget."""
+    contextual = max(1, round(budget * 10 / 64))
+    return budget - contextual, contextual
+
+
+def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
+    dominant, contextual = split(budget)
+    kept = tokens.topk(features.cls_attention, dominant - 1)
+    rest = tokens.complement(kept, features.n_tokens)
+    anchors = tokens.spread_anchors(rest, contextual)
+    groups = tokens.nearest_anchor(features.keys, anchors, tokens.mask_of(rest, features.n_tokens))
+    merged = tokens.Plan.mix(tokens.sum_plus_mean(anchors, groups), anchors)
+    return tokens.Plan.gather(tokens.with_cls(kept), features.n_tokens + 1).concat(merged)
+
+
+def budgets(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
+    """From the CLS row and one contextual token upwards."""
+    return range(2, n_tokens + 1)
+
+
+METHOD = Method(
+    name="visionzip",
+    paper="arXiv 2412.04467",
+    where="behind the tower",
+    needs=(names.CLS_ATTENTION, names.KEYS, names.CLS_FEATURE),
+    verdict="exact",
+    summary="keeps the CLS token and the patches it attends to, merges the rest by their keys",
+    reduce=reduce,
+    budgets=budgets,
+)

@@ -1,0 +1,72 @@
+"""What a method may look at: the tower's features and the probes it asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from edgetok import names
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The output of the vision tower for one image.
+
+    Args:
+        x: [N, V] float32, what the projector reads, patches in raster order, CLS removed.
+        grid: rows and columns of patches; their product is N.
+        probes: by their name in `edgetok.names`, those the method `needs` and no others.
+    """
+
+    x: Tensor
+    grid: tuple[int, int]
+    probes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.grid[0] * self.grid[1] != self.x.shape[0]:
+            raise ValueError(f"{self.x.shape[0]} features do not fill a grid of {self.grid}")
+
+    @property
+    def n_tokens(self) -> int:
+        """N, the patches."""
+        return self.x.shape[0]
+
+    @property
+    def cls_attention(self) -> Tensor:
+        """[N], attention of the CLS token, mean over heads."""
+        return self.probe(names.CLS_ATTENTION)
+
+    @property
+    def keys(self) -> Tensor:
+        """[N, H], keys of the feature layer, mean over heads."""
+        return self.probe(names.KEYS)
+
+    @property
+    def cls_feature(self) -> Tensor:
+        """[1, V], the CLS row beside `x`."""
+        return self.probe(names.CLS_FEATURE)
+
+    @property
+    def received_attention(self) -> Tensor:
+        """[N], attention that each patch receives, mean over heads and queries."""
+        return self.probe(names.RECEIVED_ATTENTION)
+
+    def probe(self, name: str) -> Tensor:
+        """The probe of this name.
+
+        Raises:
+            LookupError: if the tower was not asked for it.
+        """
+        if name not in self.probes:
+            asked = ", ".join(sorted(self.probes)) or "none"
+            raise LookupError(f"probe {name!r} was not requested ({asked}); add it to `needs`")
+        return self.probes[name]
+
+    def rows(self) -> Tensor:
+        """What plans act on: `x` [N, V], or [N + 1, V] with the CLS row last if there is one."""
+        if names.CLS_FEATURE not in self.probes:
+            return self.x
+        return torch.cat([self.x, self.cls_feature])

@@ -1,0 +1,135 @@
+"""The plan: what a method decides for one image, and how it acts on rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SMALLEST_SUM = 1e-6  # clamps denominators (R13); true shares are at least 1/N, far above it
+
+
+def with_cls(indices: Tensor) -> Tensor:
+    """The CLS row, then `indices`: [K] int64 -> [K + 1] int64."""
+    return torch.nn.functional.pad(indices, (1, 0), value=-1)
+
+
+def one_hot(indices: Tensor, n: int) -> Tensor:
+    """Row k is 1 at `indices[k]`, else 0: [K] int64 in 0..n-1 -> [K, n] float32."""
+    return (indices.unsqueeze(1) == torch.arange(n, device=indices.device)).float()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How K tokens are made of source rows.
+
+    A gather plan has no `weights`: token k is row `indices[k]`. A mixing plan has `weights`:
+    token k is the sum of the source rows, weighted by `weights[k]`.
+
+    The source rows are the N patches in raster order, followed by the CLS row where a plan uses
+    it (`Features.rows`). So a patch has the same number with and without a CLS row, and -1 is
+    the CLS row, which is the last one. A plan that leaves the CLS row out ignores it.
+
+    Args:
+        indices: [K] int64, the source row that each token is, or is centred on; -1 for the CLS
+            row. A mixture without a centre has -1 too.
+        sizes: [K] float32, how many source rows each token stands for. They sum to K after
+            pruning, and after a merge to the rows that took part: N, or N + 1 with a CLS row.
+        source_rows: N, or N + 1 for a plan that uses the CLS row.
+        weights: [K, source_rows] float32, or None for a gather.
+        is_identity: all rows in their order, so that `apply` and `unmerge` do nothing.
+    """
+
+    indices: Tensor
+    sizes: Tensor
+    source_rows: int
+    weights: Tensor | None = None
+    is_identity: bool = False
+
+    # --- ways to make one ----------------------------------------------------------------------
+
+    @classmethod
+    def identity(cls, n: int) -> Plan:
+        """All `n` rows as they are."""
+        return cls(torch.arange(n), torch.ones(n), n, is_identity=True)
+
+    @classmethod
+    def gather(cls, indices: Tensor, source_rows: int) -> Plan:
+        """Keep the rows `indices` [K] and drop the others."""
+        sizes = torch.ones(indices.shape[0], device=indices.device)
+        return cls(indices, sizes, source_rows)
+
+    @classmethod
+    def mix(cls, weights: Tensor, indices: Tensor | None = None) -> Plan:
+        """Mix rows by `weights` [K, source_rows], around the centres `indices` [K] if any."""
+        if indices is None:
+            indices = torch.full((weights.shape[0],), -1, device=weights.device)
+        return cls(indices, _shares(weights).sum(1), weights.shape[1], weights)
+
+    # --- what it does --------------------------------------------------------------------------
+
+    def apply(self, x: Tensor) -> Tensor:
+        """[source_rows or more, D] -> [K, D]; rows behind `source_rows` are not looked at."""
+        x = self._source(x)
+        if self.is_identity:
+            return x
+        return x[self.indices] if self.weights is None else self.weights @ x
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        """Give tokens back to the rows they stand for: [K, D] -> [source_rows, D].
+
+        A row receives its token, a copy for each row of a group. A row in several tokens receives
+        their mean by its weight in each, and a row that was pruned receives zeros.
+        """
+        return y if self.is_identity else _shares(self.matrix()).T @ y
+
+    def matrix(self) -> Tensor:
+        """The plan as a mixing matrix [K, source_rows]."""
+        if self.weights is not None:
+            return self.weights
+        return one_hot(self.indices.remainder(self.source_rows), self.source_rows)
+
+    def compose(self, later: Plan) -> Plan:
+        """This plan, then `later` on its K tokens: one plan from source rows to later tokens."""
+        if later.source_rows != self.indices.shape[0]:
+            raise ValueError(
+                f"a plan for {later.source_rows} rows cannot follow one that makes "
+                f"{self.indices.shape[0]} tokens"
+            )
+        if later.is_identity or self.is_identity:
+            return self if later.is_identity else later
+        sizes = _shares(later.matrix()) @ self.sizes
+        indices = self._indices_after(later)
+        if later.weights is not None:
+            return Plan(indices, sizes, self.source_rows, later.weights @ self.matrix())
+        weights = None if self.weights is None else self.weights[later.indices]
+        return Plan(indices, sizes, self.source_rows, weights)
+
+    def concat(self, other: Plan) -> Plan:
+        """The tokens of this plan, then those of `other`, from the same source rows."""
+        rows = max(self.source_rows, other.source_rows)
+        matrices = [_widen(plan.matrix(), rows) for plan in (self, other)]
+        indices = torch.cat([self.indices, other.indices])
+        return Plan(indices, torch.cat([self.sizes, other.sizes]), rows, torch.cat(matrices))
+
+    def _source(self, x: Tensor) -> Tensor:
+        if x.shape[0] < self.source_rows:  # -1 would silently be a patch instead of the CLS row
+            raise ValueError(f"the plan reads {self.source_rows} rows, but got {x.shape[0]}")
+        return x if x.shape[0] == self.source_rows else x[: self.source_rows]
+
+    def _indices_after(self, later: Plan) -> Tensor:
+        """[M] source row of each token of `later`; a mixture without a centre stays one."""
+        if later.weights is None:
+            return self.indices[later.indices]
+        return torch.where(later.indices < 0, -1, self.indices[later.indices.clamp(min=0)])
+
+
+def _shares(weights: Tensor) -> Tensor:
+    """Columns scaled to sum 1 (or 0 for a dropped row): how a row is divided among tokens."""
+    return weights / weights.sum(0).clamp(min=SMALLEST_SUM)
+
+
+def _widen(weights: Tensor, columns: int) -> Tensor:
+    missing = columns - weights.shape[1]
+    return torch.nn.functional.pad(weights, (0, missing)) if missing else weights

@@ -1,0 +1,68 @@
+"""Selectors: from scores to a fixed number of indices in raster order.
+
+No selector depends on the order in which TopK returns equal scores, which torch, TensorRT and
+OpenVINO leave open: only the K-th largest value is taken from it, and ties at that value are
+counted from the left.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BIG = 1e9  # beyond any score; finite, so that no arithmetic on it makes NaN (R13)
+
+
+def topk_mask(scores: Tensor, k: int) -> Tensor:
+    """True at the `k` highest scores, ties to the lower index: [N] -> [N] bool."""
+    if k == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.topk(k).values[k - 1]
+    above = scores > threshold
+    tied = scores == threshold
+    places = k - above.float().sum()  # left for ties; float32 counts exactly below 2^24
+    return above | (tied & (tied.float().cumsum(0) <= places))
+
+
+def raster_indices(mask: Tensor, k: int) -> Tensor:
+    """Positions of the `k` true entries in ascending order: [N] bool -> [k] int64.
+
+    The keys are distinct integers: the true entries from left to right, then the others (R2).
+    """
+    n = mask.shape[0]
+    keys = mask.float() * (2 * n) - torch.arange(n, device=mask.device)
+    return keys.topk(k).indices
+
+
+def topk(scores: Tensor, k: int) -> Tensor:
+    """Indices of the `k` highest scores in ascending order: [N] -> [k] int64."""
+    return raster_indices(topk_mask(scores, k), k)
+
+
+def forced_topk(scores: Tensor, forced: Tensor, k: int) -> Tensor:
+    """Like `topk`, but `forced` [N] bool entries come first, whatever their score (R3).
+
+    If more than `k` are forced, those with the lowest indices stay.
+    """
+    return topk(torch.where(forced, BIG, scores), k)
+
+
+def mask_of(indices: Tensor, n: int) -> Tensor:
+    """True at `indices`: [K] int64 -> [n] bool."""
+    return (indices.unsqueeze(1) == torch.arange(n, device=indices.device)).any(0)
+
+
+def complement(indices: Tensor, n: int) -> Tensor:
+    """The other indices, in ascending order: [K] distinct int64 -> [n - K] int64."""
+    return raster_indices(~mask_of(indices, n), n - indices.shape[0])
+
+
+def seeded_subset(n: int, k: int, seed: int) -> Tensor:
+    """`k` of `n` indices in ascending order, a constant in the graph: [k] int64.
+
+    A smaller subset of the same seed is part of a larger one. The subset depends on PCG64's raw
+    stream alone, which NumPy keeps the same in all versions, unlike its `permutation`.
+    """
+    order = np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable")
+    return torch.tensor(sorted(order[:k].tolist()), dtype=torch.int64)
