@@ -10,6 +10,15 @@ GRAPH_BYTES = 64 << 20  # graphs carry no weights; a 30-layer decoder is about 2
 GRAPH_NODES = 200_000  # an unrolled greedy selection of 1024 tokens has about 10,000
 GRAPH_INLINE_TENSOR_BYTES = 1 << 20  # larger constants belong into the weights file
 GRAPH_TENSOR_ELEMENTS = 1 << 33  # a 32 GiB fp32 tensor; no edge device holds one
+GRAPH_TENSOR_RANK = 8  # attention over tiles has 6
+BUNDLE_BYTES = 1 << 38  # 256 GiB; hashing more takes minutes on any disk
+BUNDLE_READ_BYTES = 256 << 20  # files read whole: graphs, tokenizers, reports; weights are mapped
+PROCESSOR_BYTES = 1 << 20  # image.json and prompt.json; a rendered chat template is a few KiB
+PATH_CHARACTERS = 240  # below the 255 bytes of a file name, with room for a suffix
+PATH_COMPONENTS = 8  # the format nests 3 deep
+GOLDEN_BYTES = 64 << 20  # eight cases of 4 MiB pixels and eight rungs of 150,000 logits need 60
+GOLDEN_CASES = 64  # the check on the target stays within seconds
+FREE_SPACE_FACTOR = 1.2  # an estimate of a bundle's size is not exact, nor is a disk's free space
 WEIGHTS_ALIGNMENT_BYTES = 4096  # a page, so that the file can be mapped tensor by tensor
 
 # --- ladders -----------------------------------------------------------------------------------

@@ -6,27 +6,38 @@ are this file. docs/bundle-format.md describes it for other readers.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import msgspec
 
+from edgetok import limits, names
+from edgetok.bundle.paths import require_safe_path
+from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
+from edgetok.bundle.strict import (
+    Count,
+    Positive,
+    Struct,
+    encode_strict,
+    require_plain_json,
+    shorten,
+)
+from edgetok.errors import BundleError
+
 FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
 
 Path = Annotated[str, msgspec.Meta(max_length=240)]  # checked further by paths.require_safe_path
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
 KvPrecision = Literal["fp32", "int8"]
 
 
-class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of every part of the manifest: immutable, and nothing unknown passes."""
-
-
-class Tensor(Struct):
+class Tensor(Struct, frozen=True):
     """One graph input or output; every dimension is a constant."""
 
     name: Name
@@ -34,7 +45,7 @@ class Tensor(Struct):
     shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=2**33)]], msgspec.Meta(max_length=8)]
 
 
-class Stage(Struct):
+class Stage(Struct, frozen=True):
     """One graph. `bucket` is the budget it serves, or null when all buckets share it."""
 
     stage: Literal["tower", "compress", "embed", "prefill", "decode"]
@@ -45,7 +56,7 @@ class Stage(Struct):
     outputs: list[Tensor]
 
 
-class Rung(Struct):
+class Rung(Struct, frozen=True):
     """A bucket as the file spells it."""
 
     budget: Positive
@@ -53,12 +64,12 @@ class Rung(Struct):
     cache_slots: Positive
 
 
-class Precision(Struct):
+class Precision(Struct, frozen=True):
     weights: Weights
     kv: KvPrecision
 
 
-class KvCache(Struct):
+class KvCache(Struct, frozen=True):
     """The cache every bucket shares: `layers` pairs of [1, kv_heads, slots, head_dim]."""
 
     layers: Positive
@@ -68,7 +79,7 @@ class KvCache(Struct):
     policy: Literal["none"]
 
 
-class Text(Struct):
+class Text(Struct, frozen=True):
     """What generation needs to know of the language model."""
 
     hidden: Positive
@@ -78,7 +89,7 @@ class Text(Struct):
     pad_id: Count
 
 
-class Vision(Struct):
+class Vision(Struct, frozen=True):
     """What preprocessing and compression need to know of the tower."""
 
     height_px: Positive
@@ -87,12 +98,12 @@ class Vision(Struct):
     full_tokens: Positive
 
 
-class File(Struct):
+class File(Struct, frozen=True):
     bytes: Count
     sha256: Sha256
 
 
-class Manifest(Struct):
+class Manifest(Struct, frozen=True):
     """Everything a runtime needs to open the bundle; see docs/bundle-format.md."""
 
     format_version: Literal[1]
@@ -107,3 +118,128 @@ class Manifest(Struct):
     vision: Vision
     stages: Annotated[list[Stage], msgspec.Meta(min_length=1, max_length=2048)]
     files: dict[Path, File]
+
+
+class _Header(msgspec.Struct, frozen=True):
+    """What every version of the format has; enough to say who can read the rest."""
+
+    format_version: int
+    producer: str = "an unknown program"
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Decode and check `manifest.json`.
+
+    Raises:
+        BundleError: naming the JSON path of what is malformed, or all contradictions at once.
+    """
+    require_plain_json(data, MANIFEST_FILE, limits.MANIFEST_BYTES)
+    manifest = _decode(data)
+    if found := list(_problems(manifest)):
+        shown = "; ".join(found[:8]) + (f"; and {len(found) - 8} more" if len(found) > 8 else "")
+        raise BundleError(f"{MANIFEST_FILE}: {shown}")
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`: the same for the same manifest, everywhere."""
+    return encode_strict(manifest)
+
+
+def _decode(data: bytes) -> Manifest:
+    try:
+        header = msgspec.json.decode(data, type=_Header)
+        if header.format_version > FORMAT_VERSION:  # before the fields, which may be unknown here
+            raise BundleError(
+                f"{MANIFEST_FILE}: written by {shorten(header.producer)} in format "
+                f"{header.format_version}; this edgetok reads up to {FORMAT_VERSION}; "
+                f"upgrade edgetok"
+            )
+        return msgspec.json.decode(data, type=Manifest, strict=True)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise BundleError(f"{MANIFEST_FILE}: {shorten(str(error), 400)}") from error
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """Everything about a well-formed manifest that contradicts itself."""
+    yield from _ladder_problems(manifest)
+    yield from _model_problems(manifest)
+    yield from _file_problems(manifest)
+    for stage in manifest.stages:
+        yield from _tensor_problems(stage)
+    for flavour in sorted({stage.flavour for stage in manifest.stages}):
+        for stage_name in names.STAGES:
+            yield from _serving_problems(manifest, flavour, stage_name)
+
+
+def _ladder_problems(manifest: Manifest) -> Iterator[str]:
+    budgets = [rung.budget for rung in manifest.ladder]
+    if any(low >= high for low, high in pairwise(budgets)):
+        yield f"$.ladder: budgets {budgets} are not ascending and unique"
+    for index, rung in enumerate(manifest.ladder):
+        at = f"$.ladder[{index}]"
+        if rung.budget > manifest.vision.full_tokens:
+            yield f"{at}.budget {rung.budget} exceeds the {manifest.vision.full_tokens} full tokens"
+        if rung.cache_slots > manifest.kv.slots:
+            yield f"{at}.cache_slots {rung.cache_slots} exceeds $.kv.slots {manifest.kv.slots}"
+        if rung.cache_slots <= rung.budget + rung.prompt_tokens:
+            yield (
+                f"{at}.cache_slots {rung.cache_slots} leaves no room for an answer after "
+                f"{rung.budget} visual and {rung.prompt_tokens} prompt tokens"
+            )
+
+
+def _model_problems(manifest: Manifest) -> Iterator[str]:
+    rows, columns = manifest.vision.grid
+    if rows * columns != manifest.vision.full_tokens:
+        yield f"$.vision.grid {rows} x {columns} is not full_tokens {manifest.vision.full_tokens}"
+    if manifest.kv.slots > limits.CACHE_SLOTS:
+        yield f"$.kv.slots {manifest.kv.slots} exceeds the limit of {limits.CACHE_SLOTS}"
+    if max(manifest.vision.height_px, manifest.vision.width_px) > limits.IMAGE_SIDE_PIXELS:
+        yield f"$.vision: an image side exceeds {limits.IMAGE_SIDE_PIXELS} pixels"
+    ids = [*manifest.text.stop_ids, manifest.text.pad_id]
+    if any(token >= manifest.text.vocabulary for token in ids):
+        yield f"$.text: a stop or pad id is outside the vocabulary of {manifest.text.vocabulary}"
+
+
+def _file_problems(manifest: Manifest) -> Iterator[str]:
+    for path in manifest.files:
+        try:
+            require_safe_path(path)
+        except BundleError as error:
+            yield f"$.files: {error}"
+    if MANIFEST_FILE in manifest.files:
+        yield f"$.files lists {MANIFEST_FILE}, which cannot hold its own hash"
+    if len(manifest.files) > limits.BUNDLE_FILES:
+        yield f"$.files: {len(manifest.files)} files, more than {limits.BUNDLE_FILES}"
+    if sum(file.bytes for file in manifest.files.values()) > limits.BUNDLE_BYTES:
+        yield f"$.files: more than {limits.BUNDLE_BYTES} bytes together"
+    for path in (IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE):
+        if path not in manifest.files:
+            yield f"$.files does not list {path}"
+    for index, stage in enumerate(manifest.stages):
+        if stage.file not in manifest.files:
+            yield f"$.stages[{index}].file `{shorten(stage.file)}` is not listed in $.files"
+
+
+def _tensor_problems(stage: Stage) -> Iterator[str]:
+    for tensors in (stage.inputs, stage.outputs):
+        counts = Counter(tensor.name for tensor in tensors)
+        for name in (name for name, count in counts.items() if count > 1):
+            yield f"{stage.stage} of bucket {stage.bucket}: tensor {name} is listed twice"
+
+
+def _serving_problems(manifest: Manifest, flavour: str, stage_name: str) -> Iterator[str]:
+    """Each rung must find exactly one graph: one of its own, or one that all rungs share."""
+    buckets = [
+        stage.bucket
+        for stage in manifest.stages
+        if stage.flavour == flavour and stage.stage == stage_name
+    ]
+    budgets = {rung.budget for rung in manifest.ladder}
+    for budget in sorted(budgets):
+        graphs = buckets.count(budget) + buckets.count(None)
+        if graphs != 1:
+            yield f"$.stages: rung {budget} has {graphs} {flavour} graphs of {stage_name}, not 1"
+    for bucket in sorted({b for b in buckets if b is not None} - budgets):
+        yield f"$.stages: {stage_name} serves bucket {bucket}, which is no rung of $.ladder"

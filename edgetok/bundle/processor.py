@@ -1,19 +1,22 @@
-"""The processor files of a bundle: how an image and a prompt become tensors, without transformers."""
+"""The processor files: how an image and a prompt become tensors without transformers."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
 
-from edgetok.bundle.manifest import Count, Positive, Struct
+from edgetok import limits
+from edgetok.bundle.strict import Count, Positive, Struct, decode_strict
+from edgetok.errors import BundleError
 
 IMAGE_FILE = "processor/image.json"
 PROMPT_FILE = "processor/prompt.json"
 TOKENIZER_FILE = "processor/tokenizer.json"
 
 
-class ImagePlan(Struct):
+class ImagePlan(Struct, frozen=True):
     """Resize, crop, rescale and normalise, in this order; sizes are [height, width] in pixels.
 
     `resize_shortest_px` keeps the aspect ratio; `resize_px` does not; at most one is set.
@@ -28,7 +31,7 @@ class ImagePlan(Struct):
     std: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
 
 
-class Segment(Struct):
+class Segment(Struct, frozen=True):
     """A piece of the rendered prompt; exactly one field is set.
 
     `ids`: control tokens of the template; `text`: literal text of the template, tokenized together
@@ -40,8 +43,53 @@ class Segment(Struct):
     slot: Literal["image", "user"] | None = None
 
 
-class PromptPlan(Struct):
+class PromptPlan(Struct, frozen=True):
     """The chat template, rendered once at export with one image and one user turn."""
 
     segments: list[Segment]
     forbidden_ids: list[Count]  # control tokens that user text must never produce
+
+
+def parse_image_plan(data: bytes) -> ImagePlan:
+    """Decode `processor/image.json`.
+
+    Raises:
+        BundleError: if it is malformed or asks for what no image can be put through.
+    """
+    plan = decode_strict(data, ImagePlan, IMAGE_FILE, limits.PROCESSOR_BYTES)
+    if plan.resize_shortest_px is not None and plan.resize_px is not None:
+        raise BundleError(f"{IMAGE_FILE}: resize_shortest_px and resize_px are both set; keep one")
+    if not all(math.isfinite(v) and v != 0 for v in (plan.rescale, *plan.std)):
+        raise BundleError(f"{IMAGE_FILE}: rescale and every std must be numbers other than 0")
+    for name in ("resize_shortest_px", "resize_px", "crop_px"):
+        _require_sides(name, getattr(plan, name))
+    return plan
+
+
+def parse_prompt_plan(data: bytes) -> PromptPlan:
+    """Decode `processor/prompt.json`.
+
+    Raises:
+        BundleError: if it is malformed, a segment does not set exactly one field, or there is not
+            exactly one place for the image and one for the user's text.
+    """
+    plan = decode_strict(data, PromptPlan, PROMPT_FILE, limits.PROCESSOR_BYTES)
+    for index, segment in enumerate(plan.segments):
+        fields = (segment.ids, segment.text, segment.slot)
+        if sum(field is not None for field in fields) != 1:
+            raise BundleError(
+                f"{PROMPT_FILE}: $.segments[{index}] must set exactly one of ids, text and slot"
+            )
+    for slot in ("image", "user"):
+        places = sum(segment.slot == slot for segment in plan.segments)
+        if places != 1:
+            raise BundleError(f"{PROMPT_FILE}: {places} segments have slot {slot!r}; exactly 1 may")
+    return plan
+
+
+def _require_sides(name: str, value: int | list[int] | None) -> None:
+    sides = [] if value is None else [value] if isinstance(value, int) else value
+    if any(side > limits.IMAGE_SIDE_PIXELS for side in sides):
+        raise BundleError(
+            f"{IMAGE_FILE}: {name} {value} exceeds {limits.IMAGE_SIDE_PIXELS} pixels a side"
+        )

@@ -1,0 +1,215 @@
+"""Opening a bundle: nothing is used before its size and its hash agree with the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgetok import limits
+from edgetok.bundle.admission import admit_graph
+from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, Stage, parse_manifest
+from edgetok.bundle.paths import open_beneath
+from edgetok.bundle.strict import shorten
+from edgetok.errors import BundleError
+from edgetok.ladder import Bucket, Ladder
+
+_CHUNK_BYTES = 1 << 20
+_WAY_OUT = "copy or export the bundle again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """Which file was checked, so that another one in its place is noticed."""
+
+    device: int
+    inode: int
+    bytes: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> _Identity:
+        status = os.fstat(descriptor)
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose files were checked; made by `Bundle.open`.
+
+    Attributes:
+        root: absolute path of the directory.
+        manifest: what the bundle says about itself.
+        ladder: its buckets, ascending.
+        digest: sha256 of the manifest's bytes; pins every file of the bundle.
+    """
+
+    root: Path
+    manifest: Manifest
+    ladder: Ladder
+    digest: str
+    _checked: Mapping[str, _Identity]
+
+    @classmethod
+    def open(cls, path: str | Path, *, check_hashes: bool = True) -> Bundle:
+        """Read the manifest and check every listed file.
+
+        Args:
+            check_hashes: False checks sizes only and starts faster; `read` and `graph` check the
+                hash of what they return all the same, weights are then taken on trust.
+
+        Raises:
+            BundleError: if the bundle is missing, incomplete, malformed or damaged.
+        """
+        root = Path(path).absolute()
+        with _opened_root(root) as root_fd:
+            data = _read_manifest(root_fd, root)
+            manifest = parse_manifest(data)
+            checked = {
+                name: _check(root_fd, name, file, check_hashes)
+                for name, file in manifest.files.items()
+            }
+        rungs = (Bucket(r.budget, r.prompt_tokens, r.cache_slots) for r in manifest.ladder)
+        return cls(root, manifest, Ladder(tuple(rungs)), hashlib.sha256(data).hexdigest(), checked)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a listed file; what is returned is what was hashed.
+
+        Raises:
+            BundleError: if it is not listed, larger than can be read whole, or was changed.
+        """
+        file = self._file(path)
+        if file.bytes > limits.BUNDLE_READ_BYTES:
+            raise BundleError(
+                f"{path}: {file.bytes} bytes; at most {limits.BUNDLE_READ_BYTES} are read whole"
+            )
+        with _opened_root(self.root) as root_fd, _opened(root_fd, path, file) as descriptor:
+            data = _read_up_to(descriptor, file.bytes)
+        _require_hash(path, file, hashlib.sha256(data).hexdigest())
+        return data
+
+    def path_of(self, path: str) -> Path:
+        """Where a listed file lies, for libraries that open it by name.
+
+        Raises:
+            BundleError: if it is not listed, or is not the file that `open` checked.
+        """
+        file = self._file(path)
+        with _opened_root(self.root) as root_fd, _opened(root_fd, path, file) as descriptor:
+            if _Identity.of(descriptor) != self._checked[path]:
+                raise BundleError(f"{path}: was changed after the bundle was opened; open it again")
+        return self.root / path
+
+    def stage(self, stage: str, budget: int, flavour: str = "ort") -> Stage:
+        """The graph that serves a rung, its own or the one that all rungs share.
+
+        Raises:
+            BundleError: if the bundle has no graph of this stage, rung and flavour.
+        """
+        for candidate in self.manifest.stages:
+            served = candidate.bucket in (None, budget)
+            if (candidate.stage, candidate.flavour) == (stage, flavour) and served:
+                return candidate
+        raise BundleError(
+            f"no {flavour} graph of stage {stage} for {budget} visual tokens; "
+            f"this bundle has rungs {self.ladder.budgets}"
+        )
+
+    def graph(self, stage: Stage) -> bytes:
+        """The bytes of an admitted graph, to make a session of.
+
+        Raises:
+            BundleError: if the file was changed or the graph is not admitted.
+        """
+        if self._file(stage.file).bytes > limits.GRAPH_BYTES:
+            raise BundleError(f"{stage.file}: a graph has at most {limits.GRAPH_BYTES} bytes")
+        data = self.read(stage.file)
+        admit_graph(data, stage, self.manifest.files)
+        return data
+
+    def _file(self, path: str) -> File:
+        try:
+            return self.manifest.files[path]
+        except KeyError:
+            raise BundleError(
+                f"`{shorten(path)}` is not listed in the manifest, so it is not part of the bundle"
+            ) from None
+
+
+@contextmanager
+def _opened_root(root: Path) -> Iterator[int]:
+    try:
+        root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise BundleError(f"{root}: no such directory; give the path of a bundle") from None
+    except NotADirectoryError:
+        raise BundleError(f"{root}: not a directory; a bundle is one") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise BundleError(f"{shorten(str(root))}: cannot be opened: {error}") from error
+    try:
+        yield root_fd
+    finally:
+        os.close(root_fd)
+
+
+def _read_manifest(root_fd: int, root: Path) -> bytes:
+    try:
+        os.stat(MANIFEST_FILE, dir_fd=root_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        raise BundleError(
+            f"{root}: incomplete, there is no {MANIFEST_FILE}; an export was interrupted or this "
+            f"is not a bundle; {_WAY_OUT}"
+        ) from None
+    descriptor = open_beneath(root_fd, MANIFEST_FILE)
+    try:
+        return _read_up_to(descriptor, limits.MANIFEST_BYTES + 1)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _opened(root_fd: int, path: str, file: File) -> Iterator[int]:
+    """A descriptor of a listed file of the listed size."""
+    descriptor = open_beneath(root_fd, path)
+    try:
+        actual_bytes = os.fstat(descriptor).st_size
+        if actual_bytes != file.bytes:
+            raise BundleError(
+                f"{path}: {actual_bytes} bytes, but the manifest says {file.bytes}; {_WAY_OUT}"
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _check(root_fd: int, path: str, file: File, check_hash: bool) -> _Identity:
+    with _opened(root_fd, path, file) as descriptor:
+        identity = _Identity.of(descriptor)
+        if check_hash:
+            with os.fdopen(descriptor, "rb", closefd=False) as stream:
+                _require_hash(path, file, hashlib.file_digest(stream, "sha256").hexdigest())
+        return identity
+
+
+def _require_hash(path: str, file: File, actual: str) -> None:
+    if actual != file.sha256:
+        raise BundleError(
+            f"{path}: damaged or changed; sha256 is {actual}, but the manifest says "
+            f"{file.sha256}; {_WAY_OUT}"
+        )
+
+
+def _read_up_to(descriptor: int, limit_bytes: int) -> bytes:
+    """Read to the end, but never more than `limit_bytes`, even if the file grows meanwhile."""
+    chunks = []
+    remaining = limit_bytes
+    while remaining and (chunk := os.read(descriptor, min(_CHUNK_BYTES, remaining))):
+        chunks.append(chunk)
+        remaining -= len(chunk)
+    return b"".join(chunks)
