@@ -56,6 +56,10 @@ class Method:
             return tokens.Plan.identity(budget)
         return self.reduce(features, budget)
 
+    def needs_at(self, n_tokens: int, budget: int) -> tuple[str, ...]:
+        """The probes that the graph of one budget reads: none for the identity."""
+        return () if budget == n_tokens else self.needs
+
     def check_budget(self, n_tokens: int, grid: tuple[int, int], budget: int) -> None:
         """Refuse a budget that the method cannot meet.
 

@@ -29,12 +29,13 @@ def split(budget: int) -> tuple[int, int]:
 
 def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
     dominant, contextual = split(budget)
-    kept = tokens.topk(features.cls_attention, dominant - 1)
-    rest = tokens.complement(kept, features.n_tokens)
-    anchors = tokens.spread_anchors(rest, contextual)
-    groups = tokens.nearest_anchor(features.keys, anchors, tokens.mask_of(rest, features.n_tokens))
+    n, patches = features.n_tokens, dominant - 1
+    kept = tokens.topk_mask(features.cls_attention, patches)
+    anchors = tokens.spread_anchors(tokens.raster_indices(~kept, n - patches), contextual)
+    groups = tokens.nearest_anchor(features.keys, anchors, members=~kept)
     merged = tokens.Plan.mix(tokens.sum_plus_mean(anchors, groups), anchors)
-    return tokens.Plan.gather(tokens.with_cls(kept), features.n_tokens + 1).concat(merged)
+    pruned = tokens.Plan.gather(tokens.raster_indices(kept, patches), n)
+    return tokens.Plan.cls_row(n).concat(pruned).concat(merged)
 
 
 def budgets(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         spread_anchors,
         sum_plus_mean,
     )
-    from edgetok.tokens.plan import Plan, one_hot, with_cls
+    from edgetok.tokens.plan import Plan, one_hot
     from edgetok.tokens.scorers import cls_similarity, cosine, unit_rows
     from edgetok.tokens.selectors import (
         complement,
@@ -56,13 +56,12 @@ __all__ = [
     "topk",
     "topk_mask",
     "unit_rows",
-    "with_cls",
 ]
 
 _HOMES = {
     "features": ("Features",),
     "mergers": ("area_pooling", "mean", "nearest_anchor", "spread_anchors", "sum_plus_mean"),
-    "plan": ("Plan", "one_hot", "with_cls"),
+    "plan": ("Plan", "one_hot"),
     "scorers": ("cls_similarity", "cosine", "unit_rows"),
     "selectors": (
         "complement",

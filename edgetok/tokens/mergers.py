@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgetok.tokens.plan import one_hot
@@ -31,7 +33,7 @@ def nearest_anchor(metric: Tensor, anchors: Tensor, members: Tensor) -> Tensor:
     units = unit_rows(metric)
     # Products summed row by row, not a matrix product: its kernels may round equal rows
     # differently by their place in a tile, and duplicates would no longer tie.
-    similarity = (units[anchors].unsqueeze(1) * units.unsqueeze(0)).sum(2)
+    similarity = (units.index_select(0, anchors).unsqueeze(1) * units.unsqueeze(0)).sum(2)
     assigned = one_hot(similarity.argmax(0), anchors.shape[0]).T
     others = members & ~one_hot(anchors, metric.shape[0]).bool().any(0)
     return assigned * others.float()
@@ -62,19 +64,19 @@ def area_pooling(grid: tuple[int, int], k: int) -> Tensor:
     """
     rows, columns = grid
     bands = round(math.sqrt(k * rows / columns))
-    bands = min(max(bands, math.ceil(k / columns), 1), rows, k)
+    bands = min(max(bands, math.ceil(k / columns)), rows, k)
     cells = [k * (band + 1) // bands - k * band // bands for band in range(bands)]
-    vertical = _overlaps(rows, bands)
-    weights = torch.cat(
-        [torch.kron(vertical[i], _overlaps(columns, c)) for i, c in enumerate(cells)]
-    )
-    return (weights / weights.sum(1, keepdim=True)).float()
+    tall = np.repeat(_shares_of_length(rows, bands), cells, axis=0)
+    wide = np.concatenate([_shares_of_length(columns, count) for count in cells])
+    # Two narrow constants and their product: a graph need not store the [k, N] matrix.
+    vertical, horizontal = (torch.from_numpy(m.astype(np.float32)) for m in (tall, wide))
+    return (vertical.unsqueeze(2) * horizontal.unsqueeze(1)).reshape(k, rows * columns)
 
 
-def _overlaps(n: int, parts: int) -> Tensor:
-    """Length of unit i inside part p when n units are cut into equal parts: [parts, n] float64."""
-    length = n / parts
-    start = torch.arange(parts, dtype=torch.float64).unsqueeze(1) * length
-    unit = torch.arange(n, dtype=torch.float64)
-    inside = torch.minimum(start + length, unit + 1) - torch.maximum(start, unit)
-    return inside.clamp(min=0)
+def _shares_of_length(n: int, parts: int) -> NDArray[np.float64]:
+    """Row p: the share of each of n units in the p-th of equal parts; rows sum to 1: [parts, n]."""
+    start = np.arange(parts)[:, None] * n / parts
+    unit = np.arange(n)
+    inside = np.minimum(start + n / parts, unit + 1) - np.maximum(start, unit)
+    shares: NDArray[np.float64] = np.clip(inside, 0, None) * parts / n
+    return shares

@@ -10,11 +10,6 @@ from torch import Tensor
 SMALLEST_SUM = 1e-6  # clamps denominators (R13); true shares are at least 1/N, far above it
 
 
-def with_cls(indices: Tensor) -> Tensor:
-    """The CLS row, then `indices`: [K] int64 -> [K + 1] int64."""
-    return torch.nn.functional.pad(indices, (1, 0), value=-1)
-
-
 def one_hot(indices: Tensor, n: int) -> Tensor:
     """Row k is 1 at `indices[k]`, else 0: [K] int64 in 0..n-1 -> [K, n] float32."""
     return (indices.unsqueeze(1) == torch.arange(n, device=indices.device)).float()
@@ -24,8 +19,8 @@ def one_hot(indices: Tensor, n: int) -> Tensor:
 class Plan:
     """How K tokens are made of source rows.
 
-    A gather plan has no `weights`: token k is row `indices[k]`. A mixing plan has `weights`:
-    token k is the sum of the source rows, weighted by `weights[k]`.
+    A gather plan has no `weights`: token k is the patch `indices[k]`. A mixing plan has
+    `weights`: token k is the sum of the source rows, weighted by `weights[k]`.
 
     The source rows are the N patches in raster order, followed by the CLS row where a plan uses
     it (`Features.rows`). So a patch has the same number with and without a CLS row, and -1 is
@@ -33,7 +28,7 @@ class Plan:
 
     Args:
         indices: [K] int64, the source row that each token is, or is centred on; -1 for the CLS
-            row. A mixture without a centre has -1 too.
+            row. A mixture without a centre has -1 too. None is negative in a gather plan.
         sizes: [K] float32, how many source rows each token stands for. They sum to K after
             pruning, and after a merge to the rows that took part: N, or N + 1 with a CLS row.
         source_rows: N, or N + 1 for a plan that uses the CLS row.
@@ -56,7 +51,7 @@ class Plan:
 
     @classmethod
     def gather(cls, indices: Tensor, source_rows: int) -> Plan:
-        """Keep the rows `indices` [K] and drop the others."""
+        """Keep the patches `indices` [K] and drop the other rows."""
         sizes = torch.ones(indices.shape[0], device=indices.device)
         return cls(indices, sizes, source_rows)
 
@@ -67,6 +62,13 @@ class Plan:
             indices = torch.full((weights.shape[0],), -1, device=weights.device)
         return cls(indices, _shares(weights).sum(1), weights.shape[1], weights)
 
+    @classmethod
+    def cls_row(cls, n: int) -> Plan:
+        """The CLS row behind `n` patches, as it is."""
+        weights = torch.zeros(1, n + 1)
+        weights[0, n] = 1.0
+        return cls(torch.tensor([-1]), torch.ones(1), n + 1, weights)
+
     # --- what it does --------------------------------------------------------------------------
 
     def apply(self, x: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ class Plan:
         x = self._source(x)
         if self.is_identity:
             return x
-        return x[self.indices] if self.weights is None else self.weights @ x
+        return x.index_select(0, self.indices) if self.weights is None else self.weights @ x
 
     def unmerge(self, y: Tensor) -> Tensor:
         """Give tokens back to the rows they stand for: [K, D] -> [source_rows, D].
@@ -88,7 +90,7 @@ class Plan:
         """The plan as a mixing matrix [K, source_rows]."""
         if self.weights is not None:
             return self.weights
-        return one_hot(self.indices.remainder(self.source_rows), self.source_rows)
+        return one_hot(self.indices, self.source_rows)
 
     def compose(self, later: Plan) -> Plan:
         """This plan, then `later` on its K tokens: one plan from source rows to later tokens."""
@@ -103,7 +105,7 @@ class Plan:
         indices = self._indices_after(later)
         if later.weights is not None:
             return Plan(indices, sizes, self.source_rows, later.weights @ self.matrix())
-        weights = None if self.weights is None else self.weights[later.indices]
+        weights = None if self.weights is None else self.weights.index_select(0, later.indices)
         return Plan(indices, sizes, self.source_rows, weights)
 
     def concat(self, other: Plan) -> Plan:
@@ -114,15 +116,16 @@ class Plan:
         return Plan(indices, torch.cat([self.sizes, other.sizes]), rows, torch.cat(matrices))
 
     def _source(self, x: Tensor) -> Tensor:
-        if x.shape[0] < self.source_rows:  # -1 would silently be a patch instead of the CLS row
+        if x.shape[0] < self.source_rows:
             raise ValueError(f"the plan reads {self.source_rows} rows, but got {x.shape[0]}")
         return x if x.shape[0] == self.source_rows else x[: self.source_rows]
 
     def _indices_after(self, later: Plan) -> Tensor:
         """[M] source row of each token of `later`; a mixture without a centre stays one."""
         if later.weights is None:
-            return self.indices[later.indices]
-        return torch.where(later.indices < 0, -1, self.indices[later.indices.clamp(min=0)])
+            return self.indices.index_select(0, later.indices)
+        centres = self.indices.index_select(0, later.indices.clamp(min=0))
+        return torch.where(later.indices < 0, -1, centres)
 
 
 def _shares(weights: Tensor) -> Tensor:
