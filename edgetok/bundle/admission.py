@@ -194,13 +194,16 @@ def _constants(model: ModelProto) -> dict[str, list[int]]:
     values = {t.name: _values(t) for t in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and len(node.output) == len(node.attribute) == 1:
-            attribute = node.attribute[0]
-            values[node.output[0]] = {
-                "value": lambda a: _values(a.t),
-                "value_int": lambda a: [a.i],
-                "value_ints": lambda a: list(a.ints),
-            }.get(attribute.name, lambda a: None)(attribute)
+            values[node.output[0]] = _attribute_values(node.attribute[0])
     return {name: found for name, found in values.items() if found is not None}
+
+
+def _attribute_values(attribute: AttributeProto) -> list[int] | None:
+    if attribute.name == "value":
+        return _values(attribute.t)
+    if attribute.name == "value_int":
+        return [attribute.i]
+    return list(attribute.ints) if attribute.name == "value_ints" else None
 
 
 def _values(tensor: TensorProto) -> list[int] | None:
@@ -208,7 +211,7 @@ def _values(tensor: TensorProto) -> list[int] | None:
     if tensor.data_location == TensorProto.EXTERNAL or tensor.ByteSize() > _SIZE_OPERAND_BYTES:
         return None
     try:
-        array = numpy_helper.to_array(tensor)  # type: ignore[no-untyped-call]
+        array = numpy_helper.to_array(tensor)
         return [math.ceil(value) for value in array.ravel().tolist()]
     except (ValueError, TypeError, OverflowError, KeyError):
         return None
