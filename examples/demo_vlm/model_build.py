@@ -1,0 +1,135 @@
+"""The demo model: an untrained LLaVA-1.5 in small, and its folder in the Hugging Face format."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from tokenizer_build import build_tokenizer
+from transformers import (
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+from vocabulary import GRID, IMAGE_SIDE_PX, PATCH_SIDE_PX
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's own, which runtimes for LLaVA-1.5 expect."""
+
+
+def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    """Shapes of the demo model: about 8 M parameters, 576 visual tokens."""
+    vision = CLIPVisionConfig(
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=7,
+        num_attention_heads=6,
+        image_size=IMAGE_SIDE_PX,
+        patch_size=PATCH_SIDE_PX,
+        projection_dim=192,
+        hidden_act="quick_gelu",
+    )
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        **special,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=GRID * GRID,
+        projector_hidden_act="gelu",
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+        **special,
+    )
+
+
+def build_model(
+    seed: int,
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
+    """An untrained model in fp32 and its tokenizer."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(seed)
+    return LlavaForConditionalGeneration(build_config(tokenizer)), tokenizer
+
+
+def save_model(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    """Writes the folder that `LlavaForConditionalGeneration.from_pretrained` loads, in fp16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights_dtype = next(model.parameters()).dtype
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=16,
+        do_sample=False,
+    )
+    model.half().save_pretrained(folder)
+    model.to(weights_dtype)
+    tokenizer.save_pretrained(folder)
+    write_processor(folder)
+
+
+def write_processor(folder: Path) -> None:
+    """The image and multimodal processors' files."""
+    image = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": IMAGE_SIDE_PX},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": IMAGE_SIDE_PX, "width": IMAGE_SIDE_PX},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": PIXEL_MEAN,
+        "image_std": PIXEL_STD,
+    }
+    processor = {
+        "processor_class": "LlavaProcessor",
+        "image_token": "<image>",
+        "patch_size": PATCH_SIDE_PX,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+    }
+    for name, content in (("preprocessor_config", image), ("processor_config", processor)):
+        text = json.dumps(content, indent=2) + "\n"
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Writes an untrained model, for trying an exporter's path."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    model, tokenizer = build_model(arguments.seed)
+    save_model(model, tokenizer, arguments.output)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters in {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

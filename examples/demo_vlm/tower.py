@@ -1,0 +1,98 @@
+"""The vision tower while it learns: its forward pass on windows, and its auxiliary heads."""
+
+import torch
+from model_build import PIXEL_MEAN, PIXEL_STD
+from targets import BAG, FIELDS, FIRST_CHARACTER, FIRST_DIGIT, FIRST_SHAPE, POINTS, Lesson
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
+
+BACKGROUND_WEIGHT = 0.25
+"""Most points show background; so much less does each of them count."""
+
+
+class TowerHeads(nn.Module):
+    """Auxiliary heads: targets of each point from its patch, the bag from the CLS token."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.points = nn.Linear(width, POINTS * sum(FIELDS.values()))
+        self.bag = nn.Linear(width, BAG)
+        self.bag_pooled = nn.Linear(width, BAG)
+
+    def read_points(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Logits per field [batch, patches, POINTS, classes] from [batch, patches, width]."""
+        logits = self.points(features).unflatten(-1, (POINTS, -1))
+        return torch.split(logits, list(FIELDS.values()), dim=-1)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 pixels as the preprocessor hands them to the tower, fp32."""
+    mean = torch.tensor(PIXEL_MEAN, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(PIXEL_STD, device=pixels.device).view(3, 1, 1)
+    return (pixels.float() / 255 - mean) / std
+
+
+def embed_patches(tower: CLIPVisionModel, pixels: Tensor, positions: Tensor) -> Tensor:
+    """Patch and position embeddings [batch, 1 + patches, width], CLS first.
+
+    A window takes its own places of the full grid, so positions need no interpolation later.
+    """
+    part = tower.embeddings
+    patches = part.patch_embedding(normalise(pixels)).flatten(2).mT
+    patches = patches + part.position_embedding(positions + 1)
+    start = part.class_embedding + part.position_embedding.weight[0]
+    hidden = torch.cat([start.expand(len(patches), 1, -1), patches], dim=1)
+    return tower.pre_layrnorm(hidden)
+
+
+def see(tower: CLIPVisionModel, pixels: Tensor, positions: Tensor) -> Tensor:
+    """`hidden_states[-2]` [batch, 1 + patches, width]: all blocks but the last."""
+    hidden = embed_patches(tower, pixels, positions)
+    for layer in tower.encoder.layers[:-1]:
+        hidden = layer(hidden, None)
+    return hidden
+
+
+def compute_tower_loss(
+    tower: CLIPVisionModel, heads: TowerHeads, lesson: Lesson, with_last_block: bool
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss over points and bag, and what to log.
+
+    The last block is read by no one but the pooled CLS loss, so it is trained now and then only.
+    """
+    hidden = see(tower, lesson.pixels, lesson.positions)
+    fields = heads.read_points(hidden[:, 1:])
+    weights = torch.where(lesson.points[..., 0] < FIRST_SHAPE, BACKGROUND_WEIGHT, 1.0).flatten()
+    loss = hidden.new_zeros(())
+    for place, logits in enumerate(fields):
+        labels = lesson.points[..., place].flatten()
+        each = F.cross_entropy(logits.flatten(0, 2), labels, reduction="none")
+        loss = loss + (each * weights).sum() / weights.sum()
+    bag = F.binary_cross_entropy_with_logits(heads.bag(hidden[:, 0]), lesson.bag)
+    loss = loss + 4 * bag
+    if with_last_block:
+        pooled = tower.post_layernorm(tower.encoder.layers[-1](hidden, None)[:, 0])
+        loss = loss + 2 * F.binary_cross_entropy_with_logits(heads.bag_pooled(pooled), lesson.bag)
+    return loss, {"loss": loss.item(), "bag": bag.item(), **score_points(fields, lesson.points)}
+
+
+@torch.no_grad()
+def score_points(fields: tuple[Tensor, ...], labels: Tensor) -> dict[str, float]:
+    """Share of right points per group of things, and of right colours and orders."""
+    what = labels[..., 0]
+    right = fields[0].argmax(-1) == what
+    groups = {
+        "background": what < FIRST_SHAPE,
+        "shape": (what >= FIRST_SHAPE) & (what < FIRST_DIGIT),
+        "digit": (what >= FIRST_DIGIT) & (what < FIRST_CHARACTER),
+        "character": what >= FIRST_CHARACTER,
+    }
+    scores = {name: right[mask].float().mean().item() for name, mask in groups.items()}
+    colour, order = labels[..., 1], labels[..., 2]
+    scores["colour"] = (fields[1].argmax(-1) == colour)[colour > 0].float().mean().item()
+    scores["order"] = (fields[2].argmax(-1) == order)[order > 0].float().mean().item()
+    for name, place in (("role", 3), ("across", 4), ("down", 5)):
+        hits = fields[place].argmax(-1) == labels[..., place]
+        scores[name] = hits[labels[..., 3] > 0].float().mean().item()
+    return scores

@@ -1,0 +1,72 @@
+"""Phase one: the vision tower alone learns what stands in each patch."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from journal import Journal, Settings
+from optimiser import Optimiser
+from scenes import draw_scene
+from splits import open_split
+from targets import Lesson, cut_lesson
+from tower import TowerHeads, compute_tower_loss
+from transformers import CLIPVisionModel
+from vocabulary import GRID
+
+WINDOW_PATCHES = 12
+"""96 pixels: a quarter of the scene, with glyphs at their final size."""
+WINDOWS_PER_SCENE = 4
+SCENES_PER_STEP = 8
+CROWDED_SHARE = 0.75
+"""Of the scenes that windows are cut from; the rest are as the questions will see them."""
+WHOLE_SCENES_FROM = 0.75
+"""From this share of the budget on the tower sees whole scenes, every third one crowded."""
+LAST_BLOCK_STEPS = 6
+
+
+def draw_lesson(settings: Settings, step: int, whole: bool) -> Lesson:
+    """The lesson of a step; it depends on seed, step and stage alone."""
+    rng = np.random.default_rng([settings.seed, step, int(whole)])
+    seeds = rng.integers(0, len(open_split("train")), SCENES_PER_STEP)
+    share = 1 / 3 if whole else CROWDED_SHARE
+    scenes = [draw_scene(int(seed), crowded=bool(rng.random() < share)) for seed in seeds]
+    if whole:
+        return cut_lesson(scenes, GRID, 1, rng)
+    return cut_lesson(scenes, WINDOW_PATCHES, WINDOWS_PER_SCENE, rng)
+
+
+def move_lesson(lesson: Lesson, device: torch.device) -> Lesson:
+    """The lesson on the device."""
+    return Lesson(**{name: value.to(device) for name, value in vars(lesson).items()})
+
+
+def train_tower(
+    settings: Settings, tower: CLIPVisionModel, minutes: float, muon_lr: float
+) -> TowerHeads:
+    """Trains the tower in place for the budget; returns the auxiliary heads."""
+    journal = Journal(settings, "tower", minutes)
+    heads = TowerHeads(tower.config.hidden_size).to(settings.device)
+    named = [*tower.named_parameters(), *heads.named_parameters()]
+    optimiser = Optimiser(named, muon_lr=muon_lr, adam_lr=2e-3)
+    state = journal.resume()
+    if state is not None:
+        tower.load_state_dict(state["tower"])
+        heads.load_state_dict(state["heads"])
+        optimiser.load_state_dict(state["optimiser"])
+
+    def collect() -> dict[str, Any]:
+        parts = {"tower": tower, "heads": heads, "optimiser": optimiser}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    while journal.progress < 1:
+        lesson = draw_lesson(settings, journal.steps, journal.progress >= WHOLE_SCENES_FROM)
+        lesson = move_lesson(lesson, settings.device)
+        last = journal.steps % LAST_BLOCK_STEPS == 0
+        with settings.autocast():
+            loss, scores = compute_tower_loss(tower, heads, lesson, last)
+        loss.backward()
+        optimiser.step(journal.rate_factor)
+        journal.record(scores)
+        journal.save(collect)
+    journal.save(collect, force=True)
+    return heads
