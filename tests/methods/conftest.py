@@ -1,0 +1,93 @@
+"""Features to try methods on: random ones, and those that expose ties and empty norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgetok import names
+from edgetok.tokens import Features
+
+WIDTH, KEY_WIDTH = 24, 16
+
+Case = Callable[[dict[str, Tensor]], None]
+
+
+def tie_scores(parts: dict[str, Tensor]) -> None:
+    parts[names.CLS_ATTENTION] = (parts[names.CLS_ATTENTION] * 4).floor() / 4
+
+
+def duplicate_rows(parts: dict[str, Tensor]) -> None:
+    """Four different patches, repeated."""
+    for name in (names.FEATURES, names.KEYS, names.CLS_ATTENTION):
+        parts[name] = parts[name][torch.arange(parts[name].shape[0]) % 4]
+
+
+def make_constant(parts: dict[str, Tensor]) -> None:
+    for name, part in parts.items():
+        parts[name] = torch.full_like(part, 0.3)
+
+
+def make_zero(parts: dict[str, Tensor]) -> None:
+    for name, part in parts.items():
+        parts[name] = torch.zeros_like(part)
+
+
+def zero_some_rows(parts: dict[str, Tensor]) -> None:
+    for name in (names.FEATURES, names.KEYS):
+        parts[name][::3] = 0
+
+
+def add_outlier(parts: dict[str, Tensor]) -> None:
+    for name in (names.FEATURES, names.KEYS, names.CLS_ATTENTION):
+        parts[name][parts[name].shape[0] // 2] *= 1e4
+
+
+def leave(parts: dict[str, Tensor]) -> None:
+    """Random features as they are."""
+
+
+CASES: dict[str, Case] = {
+    "random": leave,
+    "ties": tie_scores,
+    "duplicates": duplicate_rows,
+    "constant": make_constant,
+    "zeros": make_zero,
+    "zero rows": zero_some_rows,
+    "outlier": add_outlier,
+}
+
+
+def build_features(
+    case: str, grid: tuple[int, int], needs: tuple[str, ...] | None = None
+) -> Features:
+    """Features of a case with the probes of `needs`, or all."""
+    n = grid[0] * grid[1]
+    generator = torch.Generator().manual_seed(n)
+    parts = {
+        names.FEATURES: torch.randn(n, WIDTH, generator=generator),
+        names.CLS_ATTENTION: torch.rand(n, generator=generator),
+        names.KEYS: torch.randn(n, KEY_WIDTH, generator=generator),
+        names.CLS_FEATURE: torch.randn(1, WIDTH, generator=generator),
+    }
+    CASES[case](parts)
+    x = parts.pop(names.FEATURES)
+    return Features(x, grid, {k: v for k, v in parts.items() if needs is None or k in needs})
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def features_of() -> Callable[..., Features]:
+    return build_features
+
+
+@pytest.fixture
+def cases() -> tuple[str, ...]:
+    return tuple(CASES)

@@ -1,0 +1,147 @@
+"""What holds for every method, and how the list of them behaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from edgetok import names
+from edgetok.errors import UsageError
+from edgetok.methods import METHODS, Method, find_method
+
+GRID = (10, 10)
+N = 100
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+
+
+@every_method
+def test_all_tokens_are_the_identity(method: Method, case: str, features_of: Any) -> None:
+    features = features_of(case, GRID, method.needs)
+    plan = method.compress(features, N)
+    assert torch.equal(plan.apply(features.rows()), features.x)
+    assert plan.indices.tolist() == list(range(N))
+    assert plan.sizes.tolist() == [1.0] * N
+    assert method.needs_at(N, N) == ()
+
+
+@every_method
+@pytest.mark.parametrize("k", [2, 13, 64, 99])
+def test_shapes_dtypes_and_sizes(method: Method, k: int, case: str, features_of: Any) -> None:
+    features = features_of(case, GRID, method.needs_at(N, k))
+    plan = method.compress(features, k)
+    tokens = plan.apply(features.rows())
+    assert tokens.shape == (k, features.x.shape[1])
+    assert tokens.dtype == torch.float32
+    assert bool(tokens.isfinite().all())
+    assert plan.indices.shape == plan.sizes.shape == (k,)
+    assert plan.indices.dtype == torch.int64
+    assert plan.sizes.dtype == torch.float32
+    total = {"visionzip": N + 1, "pool": N}.get(method.name, k)
+    assert plan.sizes.sum().item() == pytest.approx(total, rel=1e-5)
+
+
+@every_method
+def test_tokens_come_back_the_same_to_all_rows_of_a_group(method: Method, features_of: Any) -> None:
+    features = features_of("random", GRID, method.needs)
+    plan = method.compress(features, 25)  # 5 x 5 cells of 2 x 2 patches for pool
+    tokens = plan.apply(features.rows())
+    back = plan.unmerge(tokens)
+    for row, shares in enumerate(plan.matrix().T):
+        groups = shares.nonzero()[:, 0].tolist()
+        expected = tokens[groups[0]] if groups else torch.zeros(tokens.shape[1])
+        assert len(groups) <= 1
+        torch.testing.assert_close(back[row], expected)
+
+
+def test_fastervlm_keeps_the_same_patches_in_any_arrangement(features_of: Any) -> None:
+    features = features_of("random", GRID)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
+    moved = type(features)(
+        features.x[order], GRID, {names.CLS_ATTENTION: features.cls_attention[order]}
+    )
+    method = find_method("fastervlm")
+    kept = method.compress(features, 20).indices.tolist()
+    assert sorted(order[method.compress(moved, 20).indices].tolist()) == kept
+
+
+def test_visionzip_keeps_the_same_dominant_patches_in_any_arrangement(features_of: Any) -> None:
+    features = features_of("random", GRID)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
+    probes = {
+        names.CLS_ATTENTION: features.cls_attention[order],
+        names.KEYS: features.keys[order],
+        names.CLS_FEATURE: features.cls_feature,
+    }
+    moved = type(features)(features.x[order], GRID, probes)
+    method = find_method("visionzip")
+    kept = method.compress(features, 64).indices[1:54].tolist()
+    assert sorted(order[method.compress(moved, 64).indices[1:54]].tolist()) == kept
+
+
+def test_pool_of_a_mirrored_image_is_mirrored(features_of: Any) -> None:
+    features = features_of("random", GRID, ())
+    mirrored = type(features)(features.x.reshape(*GRID, -1).flip(1).reshape(N, -1), GRID)
+    plan = find_method("pool").compress(features, 16)
+    expected = plan.apply(features.x).reshape(4, 4, -1).flip(1).reshape(16, -1)
+    torch.testing.assert_close(plan.apply(mirrored.x), expected)
+
+
+def test_random_ignores_the_image_and_follows_the_seed(features_of: Any) -> None:
+    first, second = features_of("random", GRID, ()), features_of("zeros", GRID, ())
+    kept = [find_method("random", seed=5).compress(f, 30).indices.tolist() for f in (first, second)]
+    assert kept[0] == kept[1]
+    assert find_method("random", seed=6).compress(first, 30).indices.tolist() != kept[0]
+    smaller = find_method("random", seed=5).compress(first, 10).indices.tolist()
+    assert set(smaller) < set(kept[0])
+
+
+@pytest.mark.parametrize(("k", "expected"), [(64, (54, 10)), (192, (162, 30)), (128, (108, 20))])
+def test_visionzip_splits_as_the_paper_does(k: int, expected: tuple[int, int]) -> None:
+    from edgetok.methods.visionzip import split
+
+    assert split(k) == expected
+
+
+@every_method
+@pytest.mark.parametrize("budget", [0, -3, 101])
+def test_impossible_budgets_are_refused(method: Method, budget: int, features_of: Any) -> None:
+    with pytest.raises(UsageError, match=f"{method.name} cannot make {budget} of 100 visual"):
+        method.compress(features_of("random", GRID, method.needs), budget)
+
+
+def test_the_nearest_possible_budgets_are_named() -> None:
+    with pytest.raises(UsageError, match=r"nearest possible budget is 2$"):
+        find_method("visionzip").check_budget(100, GRID, 1)
+    by_rows = Method(**{**vars(find_method("pool")), "budgets": lambda n, grid: range(10, n, 10)})
+    with pytest.raises(UsageError, match=r"nearest possible budget is 60 or 70$"):
+        by_rows.check_budget(100, GRID, 64)
+    by_rows.check_budget(100, GRID, 70)
+    by_rows.check_budget(100, GRID, 100)  # all tokens are always possible
+
+
+def test_names_and_unknown_names() -> None:
+    assert all(find_method(name).name == name for name in METHODS)
+    with pytest.raises(UsageError, match="no method 'tome'; edgetok has fastervlm, visionzip"):
+        find_method("tome")
+    with pytest.raises(UsageError, match="seed -1 is negative"):
+        find_method("random", seed=-1)
+
+
+@every_method
+def test_needs_are_names_of_tower_outputs(method: Method) -> None:
+    probes = {names.CLS_ATTENTION, names.KEYS, names.CLS_FEATURE, names.RECEIVED_ATTENTION}
+    assert set(method.needs) <= probes
+
+
+def test_the_list_loads_without_torch() -> None:
+    script = (
+        "import sys; from edgetok.methods import METHODS, find_method; "
+        "print(*(m.summary for m in METHODS.values())); "
+        "find_method('visionzip').check_budget(576, (24, 24), 64); "
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
