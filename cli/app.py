@@ -1,0 +1,123 @@
+"""`edgetok`: the verbs put together, and the one place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from edgetok.cli import (
+    bench,
+    clean,
+    doctor,
+    eval,
+    export,
+    inspect,
+    methods,
+    run,
+    verify,
+)
+from edgetok.cli.failures import EXIT_CODES, Failure, explain
+from edgetok.cli.output import emit_json, say
+from edgetok.cli.signals import Terminated, signals_as_exceptions
+
+_FIRST_EXAMPLE = """\
+Freezes a vision-language model into a ladder of static graphs, one rung per visual-token budget.
+
+Start with:
+
+[bold]edgetok export[/] llava-dir -o out.bundle --budgets 64,128,full
+
+[bold]edgetok run[/] out.bundle --image sign.png --prompt "What does it say?"
+"""
+_INTERRUPTED = 130
+_EPILOG = "Exit codes: " + " · ".join(f"{code} {what}" for code, what in EXIT_CODES.items())
+
+app = typer.Typer(
+    name="edgetok",
+    help=_FIRST_EXAMPLE,
+    epilog=_EPILOG,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_show_locals=False,  # locals hold prompts
+)
+for verb in (export, run, inspect, verify, bench, eval, methods, doctor, clean):
+    name = verb.__name__.rpartition(".")[2]
+    app.command(name, epilog=_EPILOG)(getattr(verb, f"{name}_command"))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from edgetok import __version__
+
+        typer.echo(f"edgetok {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")
+    ] = False,
+) -> None:
+    level = logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script: run a verb and exit with the code that says how it went."""
+    sys.exit(execute(sys.argv[1:] if arguments is None else arguments))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run a verb and return its exit code; every failure is reported here and nowhere else."""
+    _accept_any_text()
+    try:
+        with signals_as_exceptions():
+            command = typer.main.get_command(app)
+            code = command.main(args=list(arguments), prog_name="edgetok", standalone_mode=False)
+        if code == _INTERRUPTED:  # typer has swallowed the exception
+            return _report(KeyboardInterrupt(), arguments)
+        return code if isinstance(code, int) else 0
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        return _report(error, arguments)
+
+
+def _report(error: BaseException, arguments: Sequence[str]) -> int:
+    failure = explain(error)
+    if os.environ.get("EDGETOK_DEBUG") == "1":
+        say("".join(traceback.format_exception(error)))  # never with locals
+    if "--json" in arguments:
+        emit_json({"error": {"code": failure.code, "message": failure.message}}, ok=False)
+    else:
+        say(_format(failure))
+    return failure.exit_code
+
+
+def _format(failure: Failure) -> str:
+    lines = [f"edgetok: {failure.message}"]
+    if failure.usage:
+        lines = [failure.usage, *lines]
+    return "\n".join(lines)
+
+
+def _accept_any_text() -> None:
+    """A terminal that lacks a character shows an escape instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="backslashreplace")

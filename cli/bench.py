@@ -1,0 +1,71 @@
+"""`edgetok bench`: measure every rung on this device and keep the table for the controller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from edgetok.cli.options import BundleDir, Device, Json, Threads
+from edgetok.cli.output import emit, say, table, working
+from edgetok.control.table import BenchTable, save_table
+
+
+def bench_command(
+    bundle: BundleDir,
+    image: Annotated[
+        Path | None, typer.Option(help="Image to measure with; one of the bundle's by default.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Prompt to measure with; one of the bundle's by default.")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Answers measured per rung.")
+    ] = 10,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure time to first token, decode speed and memory of every rung on this device.
+
+    `edgetok run --max-ttft-ms` and `--max-memory-mib` choose rungs from the table.
+    """
+    with working(as_json) as progress:
+        from edgetok import load
+        from edgetok.bundle.golden import load_golden
+        from edgetok.bundle.reader import Bundle
+        from edgetok.runtimes import machine
+        from edgetok.runtimes.bench import measure
+
+        progress("loading", 0.0)
+        opened = Bundle.open(bundle)
+        golden = load_golden(opened)[0]
+        model = load(bundle, device=device, threads=threads)
+        progress("measuring", 0.1)
+        rows = measure(
+            model,
+            repeats=repeats,
+            image=image or opened.read(golden.image),
+            prompt=prompt or golden.prompt,
+        )
+    measured = BenchTable(model.digest, model.device, tuple(rows))
+    path = save_table(measured)
+    facts = machine.facts()
+    fields = msgspec.to_builtins(measured) | {"machine": facts, "table": path}
+    about = f"{facts['processor']}, {model.runtime.threads} threads, {model.device}"
+    emit(fields, as_json, _show(measured, about))
+    if not as_json:
+        say(f"kept in {path}")
+
+
+def _show(measured: BenchTable, about: str) -> Table:
+    columns = (">visual tokens", ">TTFT ms p50", ">p95", ">decode ms/token", ">tokens/s", ">MiB")
+    shown = table(about, *columns)
+    for row in measured.rows:
+        speed = 1000 / row.decode_ms_p50 if row.decode_ms_p50 else float("nan")
+        times = (row.ttft_ms_p50, row.ttft_ms_p95, row.decode_ms_p50, speed, row.memory_mib)
+        shown.add_row(str(row.budget), *(f"{figure:.1f}" for figure in times))
+    return shown

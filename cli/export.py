@@ -1,0 +1,100 @@
+"""`edgetok export`: from a Hugging Face model directory to a proven bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edgetok import limits
+from edgetok.cli.options import Json, Seed
+from edgetok.cli.output import emit, working
+from edgetok.errors import UsageError
+
+_MIB = 1 << 20
+
+
+def export_command(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Hugging Face model directory (safetensors).")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Directory to publish.")
+    ],
+    budgets: Annotated[
+        str, typer.Option(help="Visual tokens of each rung; `full` keeps all.")
+    ] = "64,128,192,full",
+    method: Annotated[
+        str, typer.Option(help="Token compressor; `edgetok methods` lists them.")
+    ] = "visionzip",
+    weights: Annotated[
+        Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
+    ] = "fp32",
+    kv: Annotated[
+        Literal["fp32", "int8"],
+        typer.Option(help="Precision of the KV cache; int8 needs --samples."),
+    ] = "fp32",
+    samples: Annotated[
+        Path | None,
+        typer.Option(help="JSONL file or folder of images that scales are measured on."),
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, max=limits.PROMPT_TOKENS, help="Room for the prompt.")
+    ] = 96,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, max=limits.NEW_TOKENS, help="Room for the answer.")
+    ] = 128,
+    seed: Seed = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a bundle that is already there.")
+    ] = False,
+    parity_images: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Images on which graphs must agree with torch.")
+    ] = 8,
+    as_json: Json = False,
+) -> None:
+    """Freeze a model into a ladder of static graphs, prove them and publish the bundle.
+
+    Nothing is published unless every graph agrees with torch (exit code 7 otherwise).
+
+    Example: edgetok export llava-dir -o out.bundle --budgets 64,128,full --weights int4
+    """
+    if kv == "int8" and samples is None:
+        raise UsageError(
+            "--kv int8 measures its scales on your data; add --samples samples.jsonl, "
+            "or a folder of images"
+        )
+    with working(as_json) as progress:
+        from edgetok.export.pipeline import export_model
+
+        report = export_model(
+            model,
+            output,
+            budgets=budgets,
+            method=method,
+            weights=weights,
+            kv=kv,
+            samples=samples,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            seed=seed,
+            force=force,
+            parity_images=parity_images,
+            progress=progress,
+        )
+    size_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    fields = {
+        "bundle": report.bundle,
+        "digest": f"sha256:{report.digest.removeprefix('sha256:')}",
+        "bytes": size_bytes,
+        "seconds": round(report.seconds, 3),
+        "parity": report.parity,
+    }
+    emit(
+        fields,
+        as_json,
+        f"{output} in {report.seconds:.1f} s, {size_bytes / _MIB:.1f} MiB",
+        f"digest {fields['digest']}",
+        f'next: edgetok run {output} --image FILE --prompt "…"',
+    )

@@ -1,0 +1,94 @@
+"""`edgetok inspect`: what a bundle holds, after every file was checked against its hash."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from edgetok.bundle.manifest import Manifest, Tensor
+from edgetok.cli.options import BundleDir, Json
+from edgetok.cli.output import emit, table
+
+_MIB = 1 << 20
+
+
+def inspect_command(bundle: BundleDir, as_json: Json = False) -> None:
+    """Show rungs, stages, shapes, sizes, precision and digest of a bundle."""
+    from edgetok.bundle.reader import Bundle
+
+    opened = Bundle.open(bundle)
+    manifest, digest = opened.manifest, f"sha256:{opened.digest}"
+    emit(
+        _describe(manifest, digest),
+        as_json,
+        _show_facts(manifest, digest),
+        "",
+        _show_ladder(manifest),
+        "",
+        _show_stages(manifest),
+    )
+
+
+def _describe(manifest: Manifest, digest: str) -> dict[str, Any]:
+    sizes = _sum_sizes(manifest)
+    fields: dict[str, Any] = msgspec.to_builtins(manifest)
+    return {"digest": digest, "bytes": sum(sizes.values()), "bytes_by_folder": sizes} | fields
+
+
+def _sum_sizes(manifest: Manifest) -> dict[str, int]:
+    """Bytes of the files in each top-level folder of the bundle."""
+    sizes: dict[str, int] = defaultdict(int)
+    for path, file in manifest.files.items():
+        sizes[path.split("/")[0]] += file.bytes
+    return dict(sorted(sizes.items()))
+
+
+def _show_facts(manifest: Manifest, digest: str) -> Table:
+    sizes = _sum_sizes(manifest)
+    vision, text, kv = manifest.vision, manifest.text, manifest.kv
+    parts = ", ".join(f"{folder} {bytes_ / _MIB:.1f}" for folder, bytes_ in sizes.items())
+    shown = Table.grid(padding=(0, 2))
+    shown.add_row("family", manifest.family)
+    shown.add_row("method", manifest.method)
+    shown.add_row("precision", f"weights {manifest.precision.weights}, KV {manifest.precision.kv}")
+    shown.add_row(
+        "image", f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens"
+    )
+    shown.add_row("decoder", f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words")
+    shown.add_row("KV cache", f"{kv.slots} slots of {kv.kv_heads} heads x {kv.head_dim}")
+    shown.add_row("size", f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})")
+    shown.add_row("written by", f"{manifest.producer}, format {manifest.format_version}")
+    shown.add_row("digest", digest)
+    return shown
+
+
+def _show_ladder(manifest: Manifest) -> Table:
+    shown = table("Rungs", ">visual tokens", ">prompt tokens", ">new tokens", ">cache slots")
+    for rung in manifest.ladder:
+        room = rung.cache_slots - rung.budget - rung.prompt_tokens
+        figures = (rung.budget, rung.prompt_tokens, room, rung.cache_slots)
+        shown.add_row(*map(str, figures))
+    return shown
+
+
+def _show_stages(manifest: Manifest) -> Table:
+    shown = table("Stages", "stage", ">rung", "flavour", ">KiB", "inputs", "outputs")
+    for stage in manifest.stages:
+        size = f"{manifest.files[stage.file].bytes / 1024:.0f}"
+        rung = "all" if stage.bucket is None else str(stage.bucket)
+        ends = (_shorten(stage.inputs), _shorten(stage.outputs))
+        shown.add_row(stage.stage, rung, stage.flavour, size, *ends)
+    return shown
+
+
+def _shorten(tensors: list[Tensor]) -> str:
+    """Names and shapes; of the cache, which every layer repeats, the first layer only."""
+    cache = [t for t in tensors if t.name.startswith(("past_key_", "past_value_", "present_"))]
+    others = [t for t in tensors if t not in cache]
+    shown = [f"{t.name} {t.dtype}{t.shape}" for t in others]
+    if cache:
+        shown.append(f"{len(cache)} cache tensors {cache[0].dtype}{cache[0].shape}")
+    return "\n".join(shown)

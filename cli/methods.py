@@ -1,0 +1,27 @@
+"""`edgetok methods`: the compressors that can be frozen."""
+
+from __future__ import annotations
+
+from edgetok.cli.options import Json
+from edgetok.cli.output import emit, table
+
+
+def methods_command(as_json: Json = False) -> None:
+    """List the compressors that `export --method` takes, with what each one needs."""
+    from edgetok.methods import METHODS
+
+    rows = [
+        {
+            "name": method.name,
+            "paper": method.paper,
+            "where": method.where,
+            "verdict": method.verdict,
+            "needs": list(method.needs),
+            "summary": method.summary,
+        }
+        for method in METHODS.values()
+    ]
+    shown = table("", "method", "paper", "where", "frozen form", "what it does")
+    for method in METHODS.values():
+        shown.add_row(method.name, method.paper, method.where, method.verdict, method.summary)
+    emit({"methods": rows}, as_json, shown)

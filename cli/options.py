@@ -1,0 +1,24 @@
+"""Arguments and options that several verbs share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BundleDir = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Directory that `edgetok export` made.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")
+]
+Budgets = Annotated[
+    str | None,
+    typer.Option(help="Rungs to use, such as 64,128,full; all of the bundle if left out."),
+]
+Device = Annotated[str, typer.Option(help="Where to run: cpu.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the CPU provider; its own choice by default.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Makes what is drawn repeatable.")]

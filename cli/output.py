@@ -1,0 +1,75 @@
+"""Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import msgspec
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+Report = Callable[[str, float], None]  # what is being done, and the share that is done, 0..1
+
+_PIPE_COLUMNS = 160  # a pipe has no width; tables must not be cut at 80
+
+
+def console(*, error: bool = False) -> Console:
+    """A console for results, or for what accompanies them; NO_COLOR is honoured by rich."""
+    stream = sys.stderr if error else sys.stdout
+    width = None if stream.isatty() else _PIPE_COLUMNS
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def emit_json(fields: dict[str, Any], *, ok: bool = True) -> None:
+    """The one object of `--json`; NaN and infinity become null."""
+    data = msgspec.json.encode({"ok": ok, **fields}, enc_hook=str)
+    typer.echo(data.decode("utf-8"))
+
+
+def emit(fields: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
+    """A verb's result: one JSON object, or what people read."""
+    if as_json:
+        emit_json(fields)
+        return
+    for each in shown:
+        console().print(each)
+
+
+def say(text: str) -> None:
+    """A remark beside the result, on standard error."""
+    typer.echo(text, err=True)
+
+
+def table(title: str, *columns: str) -> Table:
+    """A plain table; columns that end in a unit or count hold figures and lean right."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        figures = column[:1] == ">"
+        made.add_column(column.removeprefix(">"), justify="right" if figures else "left")
+    return made
+
+
+@contextmanager
+def working(as_json: bool) -> Iterator[Report]:
+    """A progress bar on a terminal; standard output is kept for the result.
+
+    Libraries that print while they work are sent to standard error.
+    """
+    with redirect_stdout(sys.stderr):
+        if as_json or not sys.stderr.isatty():
+            yield _stay_silent
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console(error=True), transient=True) as bar:
+            task = bar.add_task("", total=1.0)
+            yield lambda doing, share: bar.update(task, description=doing, completed=share)
+
+
+def _stay_silent(doing: str, share: float) -> None:
+    return None
