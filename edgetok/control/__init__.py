@@ -1,0 +1,19 @@
+"""From signals and measurements to a rung: no torch, light enough for a device."""
+
+from __future__ import annotations
+
+from edgetok.control.policies import Decision, Elbow, Fixed, Largest, Limit, Policy
+from edgetok.control.table import BenchTable, Row, load_table, save_table
+
+__all__ = [
+    "BenchTable",
+    "Decision",
+    "Elbow",
+    "Fixed",
+    "Largest",
+    "Limit",
+    "Policy",
+    "Row",
+    "load_table",
+    "save_table",
+]
