@@ -1,0 +1,39 @@
+"""Loading a bundle: the one place where bundle, runtime and generation meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from edgetok.bundle.reader import Bundle
+from edgetok.runtimes.generate import Model
+from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.processor import read_processor
+
+
+def load(
+    bundle: str | os.PathLike[str] | Bundle,
+    device: str = "cpu",
+    *,
+    budgets: Iterable[int] | None = None,
+    threads: int | None = None,
+) -> Model:
+    """Open a bundle, check it and make all its sessions.
+
+    Args:
+        bundle: path of a bundle, or one that is open already.
+        device: "cpu" or "cuda".
+        budgets: the rungs to load; all when None.
+        threads: threads per operator; one per physical core when None.
+
+    Raises:
+        BundleError: if the bundle is incomplete, malformed or damaged.
+        IncompatibleError: if ONNX Runtime or the device's provider is missing.
+        ResourceError: if there is too little memory.
+        UsageError: for an unknown device, rung or number of threads.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
+    processor = read_processor(opened)  # cheap, so that its errors come before the sessions
+    runtime = OrtRuntime(opened, device=device, budgets=budgets, threads=threads)
+    return Model(runtime, processor, opened.digest)

@@ -1,0 +1,92 @@
+"""Facts about this machine: cores, memory, the name of its processor. Linux; elsewhere unknown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+_CGROUP_LIMITS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def physical_cores() -> int:
+    """Cores that this process may use; two hardware threads of one core count once.
+
+    Matrix products gain nothing from a core's second thread, and lose to its cache misses.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    siblings = {
+        _read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+        for cpu in cpus
+    }
+    return max(1, len(siblings))
+
+
+def available_bytes() -> int | None:
+    """Memory that a new allocation could get: free in the system and inside the cgroup."""
+    candidates = [_meminfo_bytes("MemAvailable"), _cgroup_free_bytes()]
+    known = [value for value in candidates if value is not None]
+    return min(known) if known else None
+
+
+def private_bytes() -> int | None:
+    """Memory that only this process holds; mapped files that others could share do not count."""
+    return _private_bytes(_read("/proc/self/smaps_rollup"))
+
+
+def facts() -> dict[str, str | int]:
+    """What a measurement needs beside it to mean anything."""
+    return {
+        "processor": _processor_name(),
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "cores": physical_cores(),
+        "memory_mib": (_meminfo_bytes("MemTotal") or 0) >> 20,
+    }
+
+
+def _processor_name() -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("model name", "Model", "Hardware"):
+            return value.strip()
+    # Jetson and other boards name themselves in the device tree only.
+    return _read("/proc/device-tree/model").strip("\0\n") or platform.processor() or "unknown"
+
+
+def _meminfo_bytes(field: str) -> int | None:
+    return _kib_field(_read("/proc/meminfo"), field)
+
+
+def _private_bytes(rollup: str) -> int | None:
+    parts = [_kib_field(rollup, "Private_Clean"), _kib_field(rollup, "Private_Dirty")]
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def _kib_field(text: str, field: str) -> int | None:
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) << 10
+    return None
+
+
+def _cgroup_free_bytes() -> int | None:
+    for limit_file, usage_file in _CGROUP_LIMITS:
+        limit, usage = _read(limit_file).strip(), _read(usage_file).strip()
+        if limit.isdigit() and usage.isdigit():  # "max" means no limit
+            return max(0, int(limit) - int(usage))
+    return None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""

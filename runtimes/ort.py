@@ -1,0 +1,231 @@
+"""A bundle in ONNX Runtime: all graphs made into sessions at load, over one set of buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from edgetok import names
+from edgetok.bundle.manifest import Manifest, Stage
+from edgetok.bundle.reader import Bundle
+from edgetok.errors import InputError, ResourceError, UsageError
+from edgetok.ladder import Bucket, Ladder
+from edgetok.runtimes import machine
+from edgetok.runtimes.protocol import FloatArray, TowerOutput, VisualTokens
+from edgetok.runtimes.providers import provider_of
+from edgetok.runtimes.session import BoundGraph, Memory, make_session
+
+_SIGNAL_PREFIX = "signal_"
+_WEIGHTS_PREFIX = "weights/"
+_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
+_SCRATCH = 8  # live activations, in multiples of the widest graph input or output
+
+
+class OrtRuntime:
+    """Implements `protocol.Runtime`.
+
+    Args:
+        bundle: an opened bundle.
+        device: "cpu" or "cuda".
+        budgets: the rungs to load; all when None.
+        threads: threads per operator; one per physical core when None.
+
+    Raises:
+        UsageError: for an unknown device, rung or number of threads.
+        IncompatibleError: if ONNX Runtime or the provider is missing, or refuses a graph.
+        ResourceError: if the machine has less free memory than the bundle needs.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        budgets: Iterable[int] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        provider = provider_of(device)
+        self.manifest: Manifest = bundle.manifest
+        self.ladder = _loaded_ladder(bundle.ladder, budgets)
+        self.device = device
+        self.threads = _require_threads(threads)
+        _require_memory(bundle.manifest, self.ladder)
+        self._memory = Memory(device)
+        self._graphs = self._load(bundle, provider)
+        self._decode = self._graph("decode", self.ladder.smallest)
+
+    def encode(self, pixels: FloatArray) -> TowerOutput:
+        """Run the tower on pixels [1, 3, h, w].
+
+        Raises:
+            InputError: for another shape, or values that are not finite.
+        """
+        graph = self._graph("tower", self.ladder.smallest)
+        _require_pixels(pixels, graph.inputs[names.PIXELS].host.shape)
+        graph.inputs[names.PIXELS].write(pixels)
+        graph.run()
+        outputs = {name: buffer.pull() for name, buffer in graph.outputs.items()}
+        signals = {n: float(v[0]) for n, v in outputs.items() if n.startswith(_SIGNAL_PREFIX)}
+        tensors = {n: v.copy() for n, v in outputs.items() if n not in signals}
+        return TowerOutput(tensors, signals)
+
+    def compress(self, image: TowerOutput, bucket: Bucket) -> VisualTokens:
+        """Reduce an encoded image to `bucket.budget` visual tokens."""
+        graph = self._graph("compress", bucket)
+        for name, buffer in graph.inputs.items():
+            buffer.write(image.tensors[name])
+        graph.run()
+        rows, kept, sizes = (
+            graph.outputs[name].pull().copy()
+            for name in (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
+        )
+        return VisualTokens(rows, kept, sizes)
+
+    def embed(self, ids: list[int]) -> FloatArray:
+        """Embeddings [len(ids), D], a view.
+
+        Raises:
+            InputError: if there are more ids than the graph has room for.
+        """
+        graph = self._graph("embed", self.ladder.smallest)
+        buffer = graph.inputs[names.TOKEN_IDS]
+        _require_rows(len(ids), buffer.host.shape[0], "text tokens")
+        buffer.host.fill(self.manifest.text.pad_id)
+        buffer.host[: len(ids)] = ids
+        buffer.push()
+        graph.run()
+        embeds: FloatArray = graph.outputs[names.TEXT_EMBEDS].pull()[: len(ids)]
+        return embeds
+
+    def prefill(self, bucket: Bucket, embeds: FloatArray) -> FloatArray:
+        """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
+
+        Raises:
+            InputError: if n is 0 or more than the rung has room for.
+        """
+        graph = self._graph("prefill", bucket)
+        rows = graph.inputs[names.INPUT_EMBEDS]
+        count = len(embeds)
+        _require_rows(count, rows.host.shape[1], "prompt rows")
+        rows.host[0, :count] = embeds
+        rows.host[0, count:] = 0  # never read, but must be finite
+        rows.push()
+        graph.inputs[names.LAST_ROW].write(np.array([count - 1], np.int64))
+        graph.inputs[names.PAST_LENGTHS].write(np.array([count - 1], np.int32))
+        graph.run()
+        logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
+        return logits
+
+    def step(self, token_id: int, position: int) -> FloatArray:
+        """Append a token to `position` cached rows; logits [W], a view.
+
+        Raises:
+            InputError: if the cache is full.
+        """
+        _require_rows(position + 1, self.manifest.kv.slots, "cache rows")
+        inputs = self._decode.inputs
+        inputs[names.TOKEN_ID].host[0, 0] = token_id
+        inputs[names.PAST_LENGTHS].host[0] = position
+        inputs[names.TOTAL_LENGTH].host[0] = position + 1
+        for name in (names.TOKEN_ID, names.PAST_LENGTHS, names.TOTAL_LENGTH):
+            inputs[name].push()
+        self._decode.run()
+        logits: FloatArray = self._decode.outputs[names.LOGITS].pull()[0]
+        return logits
+
+    def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
+        try:
+            return self._graphs[stage, bucket.budget]
+        except KeyError:
+            raise UsageError(
+                f"the rung of {bucket.budget} visual tokens is not loaded; loaded are "
+                f"{self.ladder.budgets}"
+            ) from None
+
+    def _load(self, bundle: Bundle, provider: str) -> dict[tuple[str, int], BoundGraph]:
+        weights = [path for path in bundle.manifest.files if path.startswith(_WEIGHTS_PREFIX)]
+        by_file: dict[str, BoundGraph] = {}
+        graphs = {}
+        for name in names.STAGES:
+            for bucket in self.ladder:
+                stage = bundle.stage(name, bucket.budget)
+                if stage.file not in by_file:
+                    by_file[stage.file] = self._bound(bundle, stage, provider)
+                graphs[name, bucket.budget] = by_file[stage.file]
+        for path in weights:  # sessions opened them by name: still the file that was hashed?
+            bundle.path_of(path)
+        return graphs
+
+    def _bound(self, bundle: Bundle, stage: Stage, provider: str) -> BoundGraph:
+        graph = bundle.graph(stage)
+        session = make_session(graph, stage, bundle.root, provider, self.threads)
+        return BoundGraph(session, stage, self._memory)
+
+
+def needed_bytes(manifest: Manifest, ladder: Ladder) -> int:
+    """Memory that loading and running takes at least: weights, KV cache, activations."""
+    weights = sum(f.bytes for path, f in manifest.files.items() if path.startswith(_WEIGHTS_PREFIX))
+    budgets = {None, *ladder.budgets}
+    stages = [s for s in manifest.stages if s.flavour == "ort" and s.bucket in budgets]
+    cache = {
+        tensor.name: _tensor_bytes(tensor.shape, tensor.dtype)
+        for stage in stages
+        for tensor in stage.inputs
+        if tensor.name.startswith("past_") and tensor.name != names.PAST_LENGTHS
+    }
+    widest = max(
+        _tensor_bytes(tensor.shape, tensor.dtype)
+        for stage in stages
+        for tensor in stage.inputs + stage.outputs
+        if tensor.name not in cache
+    )
+    return weights + sum(cache.values()) + _SCRATCH * widest
+
+
+def _tensor_bytes(shape: list[int], dtype: str) -> int:
+    size = _BYTES[dtype]
+    for dimension in shape:
+        size *= dimension
+    return size
+
+
+def _loaded_ladder(ladder: Ladder, budgets: Iterable[int] | None) -> Ladder:
+    if budgets is None:
+        return ladder
+    buckets = tuple(ladder.bucket(budget) for budget in sorted(set(budgets)))
+    if not buckets:
+        raise UsageError(f"no rungs to load; name some of {ladder.budgets}")
+    return Ladder(buckets)
+
+
+def _require_threads(threads: int | None) -> int:
+    if threads is None:
+        return machine.physical_cores()
+    if not 1 <= threads <= 1024:
+        raise UsageError(f"threads {threads} is outside 1..1024")
+    return threads
+
+
+def _require_memory(manifest: Manifest, ladder: Ladder) -> None:
+    needed, available = needed_bytes(manifest, ladder), machine.available_bytes()
+    if available is not None and needed > available:
+        raise ResourceError(
+            f"this bundle needs at least {needed >> 20} MiB and {available >> 20} MiB are free; "
+            f"end other programs, load fewer rungs, or export with int4 weights"
+        )
+
+
+def _require_pixels(pixels: FloatArray, shape: tuple[int, ...]) -> None:
+    if pixels.shape != shape or pixels.dtype != np.float32:
+        raise InputError(
+            f"pixels are {pixels.dtype} {list(pixels.shape)}; this bundle reads float32 "
+            f"{list(shape)}"
+        )
+    if not np.isfinite(pixels).all():
+        raise InputError("pixels hold NaN or infinity; normalise the image again")
+
+
+def _require_rows(count: int, limit: int, what: str) -> None:
+    if not 1 <= count <= limit:
+        raise InputError(f"{count} {what}; this rung has room for 1..{limit}")

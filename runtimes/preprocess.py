@@ -1,0 +1,210 @@
+"""From an image file or array to the pixels that the tower reads, as Hugging Face computes them.
+
+Limits are checked on the header, before anything is decoded. Transparent pixels become white,
+as in transformers' `convert_to_rgb`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import warnings
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from edgetok import limits
+from edgetok.bundle.processor import ImagePlan
+from edgetok.errors import InputError
+
+ImageInput = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# Everything that Pillow's decoders raise on damaged files.
+_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+
+
+def preprocess(image: ImageInput, plan: ImagePlan) -> NDArray[np.float32]:
+    """Pixels [1, 3, h, w], ready for the tower.
+
+    Args:
+        image: a path, the bytes of a file, a Pillow image or an array uint8 [H, W, 3].
+
+    Raises:
+        InputError: if the image cannot be read, is damaged or exceeds a limit.
+    """
+    picture = open_image(image)
+    height, width = resized_size(picture.height, picture.width, plan)
+    if (height, width) != (picture.height, picture.width):
+        picture = picture.resize((width, height), _RESAMPLING[plan.resample])
+    cropped = center_crop(np.asarray(picture), plan.crop_px)
+    return normalise(cropped, plan)
+
+
+def open_image(image: ImageInput) -> Image.Image:
+    """Read an image of any accepted kind as upright RGB.
+
+    Raises:
+        InputError: as in `preprocess`.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Image.Image):
+        return _decode(image, "the image")
+    if isinstance(image, bytes):
+        _require_file_size(len(image), "the image")
+        return _decode(_open_header(io.BytesIO(image), "the image"), "the image")
+    if isinstance(image, str | os.PathLike):
+        return _read_file(Path(image))
+    raise InputError(
+        f"an image of type {type(image).__name__} cannot be read; give a path, the bytes of a "
+        f"file, a PIL.Image or an array uint8 [height, width, 3]"
+    )
+
+
+def resized_size(height: int, width: int, plan: ImagePlan) -> tuple[int, int]:
+    """Height and width after the plan's resize; truncated as Hugging Face does."""
+    if plan.resize_px is not None:
+        return plan.resize_px[0], plan.resize_px[1]
+    if plan.resize_shortest_px is None:
+        return height, width
+    short = plan.resize_shortest_px
+    long = int(short * max(height, width) / min(height, width))
+    _require_size(max(1, short), max(1, long), "the resized image")
+    return (long, short) if width <= height else (short, long)
+
+
+def center_crop(pixels: NDArray[np.uint8], crop_px: list[int] | None) -> NDArray[np.uint8]:
+    """Cut [h, w, 3] out of the middle of [H, W, 3]; what lies outside the image is black."""
+    if crop_px is None:
+        return pixels
+    for axis, wanted in enumerate(crop_px):
+        pixels = _crop_axis(pixels, axis, wanted)
+    return pixels
+
+
+def normalise(pixels: NDArray[np.uint8], plan: ImagePlan) -> NDArray[np.float32]:
+    """uint8 [h, w, 3] to float32 [1, 3, h, w].
+
+    A pixel has 256 values, so each channel is a table of 256 entries; computed in the order and
+    precision of Hugging Face, the result is bit-identical.
+    """
+    values = (np.arange(256, dtype=np.float64) * plan.rescale).astype(np.float32)
+    output = np.empty((1, 3, *pixels.shape[:2]), np.float32)
+    for channel in range(3):
+        table = (values - np.float32(plan.mean[channel])) / np.float32(plan.std[channel])
+        np.take(table, pixels[..., channel], out=output[0, channel])
+    return output
+
+
+def _crop_axis(pixels: NDArray[np.uint8], axis: int, wanted: int) -> NDArray[np.uint8]:
+    have = pixels.shape[axis]
+    if have >= wanted:
+        start = (have - wanted) // 2
+        return pixels.take(range(start, start + wanted), axis=axis)
+    before = math.ceil((wanted - have) / 2)
+    padding = [(0, 0)] * pixels.ndim
+    padding[axis] = (before, wanted - have - before)
+    return np.pad(pixels, padding)
+
+
+def _read_file(path: Path) -> Image.Image:
+    with _open_file(path) as file:
+        _require_file_size(os.fstat(file.fileno()).st_size, str(path))
+        return _decode(_open_header(file, str(path)), str(path))
+
+
+def _open_file(path: Path) -> io.BufferedReader:
+    # Non-blocking, so that a FIFO in place of a file does not hang.
+    flags = getattr(os, "O_NONBLOCK", 0)
+    try:
+        raw = io.FileIO(path, "rb", opener=lambda name, mode: os.open(name, mode | flags))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read: {reason}; name a readable image file") from error
+    return io.BufferedReader(raw)
+
+
+def _open_header(file: IO[bytes], name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 megapixels on; ours is a lower limit and an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(file, formats=limits.IMAGE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{name} is too large: {error}; at most {limits.IMAGE_PIXELS} pixels are decoded, "
+            f"so scale it down first"
+        ) from error
+    except _DECODE_ERRORS as error:
+        raise InputError(
+            f"{name} is no image that can be read; accepted are {', '.join(limits.IMAGE_FORMATS)}"
+        ) from error
+
+
+def _decode(picture: Image.Image, name: str) -> Image.Image:
+    """Decode the first frame, turn it upright, make it RGB."""
+    _require_size(picture.height, picture.width, name)
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        return _to_rgb(upright)
+    except _DECODE_ERRORS as error:
+        raise InputError(
+            f"{name} is damaged ({error}); its header is sound but its pixels cannot be decoded, "
+            f"so copy or export it again"
+        ) from error
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
+        front = picture.convert("RGBA")
+        white = Image.new("RGBA", front.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, front).convert("RGB")
+    if picture.mode.startswith("I;16"):
+        # Pillow would clip to 255, which turns nearly everything white; keep the high byte, as
+        # its own decoder does with 16-bit colour.
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _from_array(array: NDArray[np.uint8]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise InputError(
+            f"an image array is {array.dtype} {list(array.shape)}; it must be uint8 "
+            f"[height, width, 3], RGB"
+        )
+    _require_size(array.shape[0], array.shape[1], "the image")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _require_file_size(size_bytes: int, name: str) -> None:
+    if not 0 < size_bytes <= limits.IMAGE_FILE_BYTES:
+        raise InputError(
+            f"{name} has {size_bytes} bytes; image files of 1..{limits.IMAGE_FILE_BYTES} bytes "
+            f"are read"
+        )
+
+
+def _require_size(height: int, width: int, name: str) -> None:
+    if min(height, width) < 1:
+        raise InputError(f"{name} is {width}x{height} pixels; it has no pixels to look at")
+    if max(height, width) > limits.IMAGE_SIDE_PIXELS:
+        raise InputError(
+            f"{name} is {width}x{height} pixels; a side may have at most "
+            f"{limits.IMAGE_SIDE_PIXELS}, so crop it first"
+        )
+    if height * width > limits.IMAGE_PIXELS:
+        raise InputError(
+            f"{name} is {width}x{height} = {height * width} pixels; at most "
+            f"{limits.IMAGE_PIXELS} are decoded, so scale it down first"
+        )

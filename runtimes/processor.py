@@ -1,0 +1,49 @@
+"""What turns a bundle's inputs into tensors: its image plan, prompt plan and tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetok.bundle.processor import (
+    IMAGE_FILE,
+    PROMPT_FILE,
+    TOKENIZER_FILE,
+    ImagePlan,
+    PromptPlan,
+    parse_image_plan,
+    parse_prompt_plan,
+)
+from edgetok.bundle.reader import Bundle
+from edgetok.runtimes.preprocess import ImageInput, preprocess
+from edgetok.runtimes.prompt import Prompt, TextTokenizer, encode_prompt, load_tokenizer
+from edgetok.runtimes.protocol import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """The processor of one bundle."""
+
+    image: ImagePlan
+    prompt: PromptPlan
+    tokenizer: TextTokenizer
+
+    def pixels(self, image: ImageInput) -> FloatArray:
+        """Pixels [1, 3, h, w]; see `preprocess.preprocess`."""
+        return preprocess(image, self.image)
+
+    def encode(self, user_text: str) -> Prompt:
+        """Token ids around the image; see `prompt.encode_prompt`."""
+        return encode_prompt(self.prompt, self.tokenizer, user_text)
+
+
+def read_processor(bundle: Bundle) -> Processor:
+    """Read the three processor files.
+
+    Raises:
+        BundleError: if one is missing or damaged.
+    """
+    return Processor(
+        parse_image_plan(bundle.read(IMAGE_FILE)),
+        parse_prompt_plan(bundle.read(PROMPT_FILE)),
+        load_tokenizer(bundle.read(TOKENIZER_FILE)),
+    )

@@ -1,0 +1,98 @@
+"""What a runtime must do: six calls, NumPy in and out. Everything else is written over these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetok.bundle.manifest import Manifest
+from edgetok.ladder import Bucket, Ladder
+
+FloatArray = NDArray[np.float32]
+IdArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TowerOutput:
+    """What one image leaves behind; every rung of the ladder starts from it.
+
+    Args:
+        tensors: features [N, V] and the probes of the method, by graph name; owned copies.
+        signals: how hard the image is, by graph name; empty when the tower has none.
+    """
+
+    tensors: Mapping[str, FloatArray]
+    signals: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class VisualTokens:
+    """What the language model sees of an image on one rung; owned copies.
+
+    Args:
+        rows: projected tokens [K, D].
+        kept: source index of each token [K]; -1 for the CLS token or a mixture of all.
+        sizes: how many source tokens each stands for [K].
+    """
+
+    rows: FloatArray
+    kept: IdArray
+    sizes: FloatArray
+
+
+class Runtime(Protocol):
+    """A bundle, loaded on a device. It holds one KV cache, so one answer at a time.
+
+    Arrays that a call returns beside `TowerOutput` and `VisualTokens` may be views of the
+    runtime's own buffers: they are valid until the same method is called again.
+    """
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def ladder(self) -> Ladder:
+        """The rungs that are loaded; at least one, maybe fewer than the bundle has."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs, such as "cpu"."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads that one operator may use."""
+        ...
+
+    def encode(self, pixels: FloatArray) -> TowerOutput:
+        """Run the tower on normalised pixels [1, 3, h, w]."""
+        ...
+
+    def compress(self, image: TowerOutput, bucket: Bucket) -> VisualTokens:
+        """Reduce an encoded image to the visual tokens of a rung."""
+        ...
+
+    def embed(self, ids: list[int]) -> FloatArray:
+        """Embeddings [len(ids), D] of at most `prompt_tokens` text ids."""
+        ...
+
+    def prefill(self, bucket: Bucket, embeds: FloatArray) -> FloatArray:
+        """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
+
+        Returns:
+            Logits [W] of the last row.
+        """
+        ...
+
+    def step(self, token_id: int, position: int) -> FloatArray:
+        """Append one token to the `position` rows already in the cache.
+
+        Returns:
+            Logits [W] of the new row.
+        """
+        ...

@@ -1,0 +1,112 @@
+"""Which ONNX Runtime is installed, which device it offers, and how sessions are set up on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from types import ModuleType
+
+from edgetok.errors import IncompatibleError, UsageError
+
+DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True, slots=True)
+class StageOptions:
+    """How the sessions of one stage trade memory for speed.
+
+    Args:
+        prepack: copy weights into the layout of the fastest kernels; False maps the file, which
+            all sessions share.
+        spinning: threads wait busily for the next operator, which pays if operators are short.
+        arena: keep activation memory between runs, which pays if runs are short and frequent.
+        why: the reason, so that nobody has to measure again.
+    """
+
+    prepack: bool
+    spinning: bool
+    arena: bool
+    why: str
+
+
+STAGE_OPTIONS = {
+    "tower": StageOptions(False, False, False, "hundreds of rows: packing gains under 10 %"),
+    "compress": StageOptions(False, False, False, "once per image and small beside the tower"),
+    "embed": StageOptions(False, False, False, "a gather: nothing to pack"),
+    "prefill": StageOptions(False, False, False, "as the tower, and there is one per rung"),
+    "decode": StageOptions(True, True, True, "one row per run: packed weights are twice as fast"),
+}
+
+
+def import_onnxruntime() -> ModuleType:
+    """The module `onnxruntime`, if exactly one build of it is installed, whole.
+
+    Raises:
+        IncompatibleError: with the commands that repair the installation.
+    """
+    wheels = sorted(installed_wheels())
+    if len(wheels) > 1:
+        raise IncompatibleError(
+            f"{' and '.join(wheels)} are both installed and have overwritten each other's files; "
+            f"{_repair(wheels, 'cpu')} (or edgetok[gpu])"
+        )
+    try:
+        import onnxruntime
+
+        # A folder that another wheel's removal emptied still imports, as a namespace.
+        onnxruntime.InferenceSession  # noqa: B018
+    except (ImportError, AttributeError) as error:
+        if wheels:
+            raise IncompatibleError(
+                f"{wheels[0]} is installed but damaged ({error}); {_repair(wheels, 'cpu')} "
+                f"(or edgetok[gpu])"
+            ) from error
+        raise IncompatibleError(
+            "ONNX Runtime is not installed; install one of: pip install 'edgetok[cpu]', "
+            "pip install 'edgetok[gpu]'"
+        ) from error
+    module: ModuleType = onnxruntime
+    return module
+
+
+def installed_wheels() -> set[str]:
+    """Names of the installed distributions that unpack into the folder `onnxruntime`."""
+    owners = importlib.metadata.packages_distributions().get("onnxruntime", [])
+    return {name.lower().replace("_", "-") for name in owners}
+
+
+def provider_of(device: str) -> str:
+    """The execution provider of a device, present in the installed build.
+
+    Raises:
+        UsageError: if the device is not one of `DEVICES`.
+        IncompatibleError: if this build of ONNX Runtime lacks it, or as `import_onnxruntime`.
+    """
+    if device not in DEVICES:
+        raise UsageError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
+    available = import_onnxruntime().get_available_providers()
+    if DEVICES[device] not in available:
+        wheels = sorted(installed_wheels())
+        raise IncompatibleError(
+            f"device {device!r} needs {DEVICES[device]}, and the installed onnxruntime has "
+            f"{', '.join(available)}; {_repair(wheels, 'cpu' if device == 'cpu' else 'gpu')}"
+        )
+    return DEVICES[device]
+
+
+def require_provider_in_use(used: list[str], wanted: str) -> None:
+    """ONNX Runtime only warns when a provider fails to start; make it an error.
+
+    Raises:
+        IncompatibleError: if a session runs without the provider that was asked for.
+    """
+    if wanted not in used:
+        raise IncompatibleError(
+            f"{wanted} could not start, and the session would run on {', '.join(used)}; check "
+            f"the driver and the CUDA libraries that this onnxruntime needs, or use --device cpu"
+        )
+
+
+def _repair(wheels: list[str], extra: str) -> str:
+    # All of them must go: each has overwritten files of the others.
+    return f"repair with: pip uninstall -y {' '.join(wheels)} && pip install 'edgetok[{extra}]'"

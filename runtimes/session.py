@@ -1,0 +1,187 @@
+"""One graph in ONNX Runtime, bound once to fixed memory: a run allocates nothing of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetok.bundle.manifest import Stage, Tensor
+from edgetok.errors import BundleError, EdgetokError, IncompatibleError, ResourceError
+from edgetok.runtimes.providers import (
+    STAGE_OPTIONS,
+    StageOptions,
+    import_onnxruntime,
+    require_provider_in_use,
+)
+
+_FATAL = 4  # ONNX Runtime's own log; what it would print on stderr is in our errors
+_OUT_OF_MEMORY = ("bad_alloc", "allocate", "out of memory", "CUDA failure 2")
+
+
+class Buffer:
+    """A tensor at a fixed address, in host memory and, for other devices, there too.
+
+    Write `host`, then `push`; or `pull`, then read `host`. On the CPU both are the same memory.
+    """
+
+    def __init__(self, tensor: Tensor, device: str) -> None:
+        ort = import_onnxruntime()
+        # Pages of zeros become real memory when they are first written, so an unused part of the
+        # KV cache costs nothing.
+        self.host: NDArray[Any] = np.zeros(tensor.shape, tensor.dtype)
+        self._on_host = device == "cpu"
+        if self._on_host:
+            self.value = ort.OrtValue.ortvalue_from_numpy(self.host)
+        else:
+            self.value = ort.OrtValue.ortvalue_from_numpy(self.host, device, 0)
+
+    def push(self) -> None:
+        if not self._on_host:
+            self.value.update_inplace(self.host)
+
+    def pull(self) -> NDArray[Any]:
+        if not self._on_host:
+            np.copyto(self.host, self.value.numpy())
+        return self.host
+
+    def write(self, array: NDArray[Any]) -> None:
+        self.host[...] = array
+        self.push()
+
+
+@dataclass(slots=True)
+class Memory:
+    """All buffers of a runtime: tensors of one name and shape are one buffer in every graph.
+
+    So the tower writes where `compress` reads, all rungs share one KV cache, and what `present_*`
+    writes is what `past_*` reads at the next step.
+    """
+
+    device: str
+    _buffers: dict[tuple[str, tuple[int, ...], str], Buffer] = field(default_factory=dict)
+
+    def buffer(self, tensor: Tensor, device: str) -> Buffer:
+        name = tensor.name.replace("present_", "past_", 1)
+        key = (name, tuple(tensor.shape), device)
+        if key not in self._buffers:
+            self._buffers[key] = Buffer(tensor, device)
+        return self._buffers[key]
+
+
+class BoundGraph:
+    """A session whose inputs and outputs are bound to buffers."""
+
+    def __init__(self, session: Any, stage: Stage, memory: Memory) -> None:
+        self.file = stage.file
+        self._session = session
+        self._binding = session.io_binding()
+        self.inputs = self._bind_inputs(stage, memory)
+        self.outputs = self._bind_outputs(stage, memory)
+
+    def run(self) -> None:
+        """Compute the outputs from the inputs, both in place.
+
+        Raises:
+            ResourceError: if memory ran out.
+            IncompatibleError: if ONNX Runtime refuses the graph only now.
+        """
+        with translated_errors(self.file):
+            self._session.run_with_iobinding(self._binding)
+
+    def _bind_inputs(self, stage: Stage, memory: Memory) -> dict[str, Buffer]:
+        nodes = self._session.get_inputs()
+        places = _places(nodes, self._session.get_input_memory_infos(), memory.device)
+        buffers = {t.name: memory.buffer(t, places[t.name]) for t in stage.inputs}
+        for name, buffer in buffers.items():
+            self._binding.bind_ortvalue_input(name, buffer.value)
+        return buffers
+
+    def _bind_outputs(self, stage: Stage, memory: Memory) -> dict[str, Buffer]:
+        nodes = self._session.get_outputs()
+        places = _places(nodes, self._session.get_output_memory_infos(), memory.device)
+        buffers = {t.name: memory.buffer(t, places[t.name]) for t in stage.outputs}
+        for name, buffer in buffers.items():
+            self._binding.bind_ortvalue_output(name, buffer.value)
+        return buffers
+
+
+def _places(nodes: list[Any], infos: list[Any], device: str) -> dict[str, str]:
+    """Where each tensor is read or written: lengths stay on the host even on a GPU."""
+    names = [node.name for node in nodes]
+    hosts = ["cpu" in info.name.lower() for info in infos]
+    return {n: "cpu" if host else device for n, host in zip(names, hosts, strict=True)}
+
+
+def make_session(graph: bytes, stage: Stage, root: Path, provider: str, threads: int) -> Any:
+    """A session of a bundle's graph; its weights are read from below the bundle's root.
+
+    Raises:
+        IncompatibleError: if this ONNX Runtime cannot run it on the provider.
+        ResourceError: if memory ran out.
+    """
+    ort = import_onnxruntime()
+    settings = _settings(ort, STAGE_OPTIONS[stage.stage], root, threads)
+    if provider != "CPUExecutionProvider":
+        # One node on the CPU would copy its tensors back and forth at every step.
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    with translated_errors(stage.file):
+        session = ort.InferenceSession(graph, settings, providers=[provider])
+    require_provider_in_use(session.get_providers(), provider)
+    session.disable_fallback()
+    return session
+
+
+def _settings(ort: Any, options: StageOptions, root: Path, threads: int) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = _FATAL
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.enable_cpu_mem_arena = options.arena
+    entries = {
+        "session.model_external_initializers_file_folder_path": str(root),
+        "session.disable_prepacking": "0" if options.prepack else "1",
+        "session.intra_op.allow_spinning": "1" if options.spinning else "0",
+    }
+    for key, value in entries.items():
+        settings.add_session_config_entry(key, value)
+    return settings
+
+
+@contextmanager
+def translated_errors(file: str) -> Iterator[None]:
+    """Turn what ONNX Runtime raises into errors of edgetok."""
+    try:
+        yield
+    except EdgetokError:
+        raise
+    except MemoryError as error:
+        raise _out_of_memory(file, error) from error
+    except Exception as error:  # its classes share no base but Exception
+        text = str(error)
+        if any(sign in text for sign in _OUT_OF_MEMORY):
+            raise _out_of_memory(file, error) from error
+        if type(error).__name__ == "NoSuchFile":
+            raise BundleError(f"{file}: its weights cannot be opened: {_brief(text)}") from error
+        version = import_onnxruntime().__version__
+        raise IncompatibleError(
+            f"{file}: onnxruntime {version} cannot run it: {_brief(text)}; upgrade onnxruntime or "
+            f"export again"
+        ) from error
+
+
+def _out_of_memory(file: str, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"{file}: memory ran out ({_brief(str(error))}); load fewer rungs (budgets=…), or export "
+        f"with int4 weights and an int8 KV cache"
+    )
+
+
+def _brief(text: str) -> str:
+    first_line = text.strip().splitlines()[0] if text.strip() else "no message"
+    return first_line[:300]
