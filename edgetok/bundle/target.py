@@ -64,9 +64,12 @@ def absolute_target(out: str | Path) -> Path:
     try:
         path = Path(out).absolute()
         path = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+        name_bytes = len(os.fsencode(path.name))
+        if "\0" in path.name:
+            raise ValueError("it contains a NUL character")
     except (OSError, ValueError, RuntimeError) as error:  # NUL, endless links
         raise UsageError(f"output {str(out)!a} is no usable path: {error}") from error
-    if len(os.fsencode(path.name)) > _NAME_BYTES:
+    if name_bytes > _NAME_BYTES:
         raise UsageError(f"output name {path.name} has more than {_NAME_BYTES} bytes; shorten it")
     return path
 

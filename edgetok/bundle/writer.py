@@ -76,6 +76,10 @@ class BundleWriter:
         """What was written so far, with sizes and hashes."""
         return MappingProxyType(self._files)
 
+    def path_of(self, path: str) -> Path:
+        """Where a file that was written stands until publication; "" is the root of the bundle."""
+        return self._root / path
+
     def __enter__(self) -> BundleWriter:
         require_target(self._out, force=self._force, sources=self._sources)
         require_free_space(self._out.parent, self._need_bytes)

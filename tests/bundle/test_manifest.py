@@ -1,0 +1,253 @@
+"""The manifest: one way in, one way out, and nothing but a BundleError in between."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgetok import limits
+from edgetok.bundle.manifest import Manifest, encode_manifest, parse_manifest
+from edgetok.bundle.processor import parse_image_plan, parse_prompt_plan
+from edgetok.bundle.strict import decode_strict, encode_strict
+from edgetok.errors import BundleError
+
+
+def test_round_trip_is_exact_and_deterministic(tiny):
+    data = tiny.good_manifest()
+    manifest = parse_manifest(data)
+    assert encode_manifest(manifest) == data
+    assert data.endswith(b"}\n")
+    shuffled = json.dumps(dict(reversed(json.loads(data).items()))).encode()
+    assert encode_manifest(parse_manifest(shuffled)) == data
+
+
+def test_manifest_is_immutable(tiny):
+    manifest = parse_manifest(tiny.good_manifest())
+    with pytest.raises(AttributeError):
+        manifest.seed = 1
+
+
+# Name of the problem -> (edit of the good manifest, what the message says).
+CONTRADICTIONS = {
+    "descending ladder": (lambda m: m["ladder"].reverse(), r"\$\.ladder: .*ascending"),
+    "repeated rung": (lambda m: m["ladder"].append(m["ladder"][-1]), "ascending and unique"),
+    "budget above all tokens": (lambda m: m["vision"].update(full_tokens=3), "exceeds the 3 full"),
+    "grid that is not all tokens": (lambda m: m["vision"].update(grid=[2, 3]), "2 x 3 is not"),
+    "rung beyond the cache": (lambda m: m["kv"].update(slots=8), r"\$\.ladder\[1\]\.cache_slots 9"),
+    "no room for an answer": (lambda m: m["ladder"][0].update(cache_slots=5), "no room"),
+    "absurd cache": (lambda m: m["kv"].update(slots=2**40), r"\$\.kv\.slots"),
+    "absurd image": (lambda m: m["vision"].update(width_px=2**40), "image side"),
+    "stop id outside the vocabulary": (lambda m: m["text"].update(stop_ids=[7]), "vocabulary"),
+    "unlisted graph": (lambda m: m["files"].pop("onnx/ort/tower.onnx"), "tower.onnx` is not list"),
+    "unlisted tokenizer": (lambda m: m["files"].pop("processor/tokenizer.json"), "not list proc"),
+    "manifest lists itself": (lambda m: m["files"].update(_file("manifest.json")), "own hash"),
+    "path upwards": (lambda m: m["files"].update(_file("../x")), "plain relative path"),
+    "absolute path": (lambda m: m["files"].update(_file("/x")), "plain relative path"),
+    "too many bytes": (lambda m: m["files"].update(_file("x", 2**53)), "bytes together"),
+    "too many files": (
+        lambda m: [m["files"].update(_file(f"f{i}")) for i in range(limits.BUNDLE_FILES)],
+        "4110 files, more than 4096",
+    ),
+    "stage missing": (lambda m: m["stages"].pop(0), "rung 2 has 0 ort graphs of tower"),
+    "stage twice": (lambda m: m["stages"].append(m["stages"][0]), "has 2 ort graphs of tower"),
+    "stage shared and own": (
+        lambda m: m["stages"].append(m["stages"][0] | {"bucket": 4}),
+        "rung 4 has 2 ort graphs of tower",
+    ),
+    "rung without prefill": (
+        lambda m: m["stages"].remove(next(s for s in m["stages"] if s["stage"] == "prefill")),
+        "rung 2 has 0 ort graphs of prefill",
+    ),
+    "stage of no rung": (
+        lambda m: m["stages"].append(m["stages"][-1] | {"bucket": 3}),
+        "serves bucket 3",
+    ),
+    "half a flavour": (
+        lambda m: m["stages"].append(m["stages"][0] | {"flavour": "portable"}),
+        "0 portable graphs of embed",
+    ),
+    "tensor twice": (
+        lambda m: m["stages"][0]["inputs"].append(m["stages"][0]["inputs"][0]),
+        "pixels is listed twice",
+    ),
+}
+
+
+def _file(path: str, size_bytes: int = 0) -> dict:
+    return {path: {"bytes": size_bytes, "sha256": "0" * 64}}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_contradictions_are_named(tiny, name):
+    edit, message = CONTRADICTIONS[name]
+    tree = json.loads(tiny.good_manifest())
+    edit(tree)
+    with pytest.raises(BundleError, match=message):
+        parse_manifest(json.dumps(tree).encode())
+
+
+def test_all_contradictions_are_listed_at_once(tiny):
+    tree = json.loads(tiny.good_manifest())
+    tree["ladder"].reverse()
+    tree["vision"]["grid"] = [1, 1]
+    tree["kv"]["slots"] = 1
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(json.dumps(tree).encode())
+    assert all(part in str(caught.value) for part in ("ascending", "1 x 1", "slots 1"))
+
+
+def test_a_stage_may_have_a_graph_per_rung_or_one_for_all(tiny):
+    tree = json.loads(tiny.good_manifest())
+    tower = tree["stages"].pop(0)
+    tree["stages"] += [tower | {"bucket": budget} for budget in tiny.BUDGETS]
+    assert len(parse_manifest(json.dumps(tree).encode()).stages) == 8
+
+
+def test_every_truncation_is_refused(tiny):
+    data = tiny.good_manifest().rstrip()
+    for end in range(0, len(data), 7):
+        with pytest.raises(BundleError):
+            parse_manifest(data[:end])
+
+
+def _mutated(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    for at, length, replacement in edits:
+        at %= len(data) + 1
+        data = data[:at] + replacement + data[at + length :]
+    return data
+
+
+TOKENS = st.sampled_from(
+    [
+        b"0",
+        b",",
+        b":",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"[" * 40,
+        b'"bucket":2,',
+        b"9" * 30,
+        b"",
+        b"-1",
+        b"1e9",
+        b"NaN",
+        b"true",
+        b"null",
+        b'"',
+        b"\\",
+        b"\\ud800",
+        b"\xff",
+        b"\0",
+    ]
+)
+EDITS = st.lists(
+    st.tuples(st.integers(0, 1 << 16), st.integers(0, 12), TOKENS | st.binary(max_size=4)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(edits=EDITS)
+def test_mutated_bytes_give_a_manifest_or_a_bundle_error(tiny, edits):
+    try:
+        manifest = parse_manifest(_mutated(tiny.good_manifest(), edits))
+    except BundleError as error:
+        assert str(error).isprintable()
+        assert len(str(error)) < 4000
+    else:
+        assert isinstance(manifest, Manifest)
+        assert parse_manifest(encode_manifest(manifest)) == manifest
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_mutated_values_give_a_manifest_or_a_bundle_error(tiny, data):
+    """Walk to a random place of the tree and put something else there."""
+    tree = node = json.loads(tiny.good_manifest())
+    while True:
+        key = data.draw(st.sampled_from(list(node) if isinstance(node, dict) else range(len(node))))
+        if not isinstance(node[key], dict | list) or not node[key] or data.draw(st.booleans()):
+            break
+        node = node[key]
+    node[key] = data.draw(VALUES)
+    try:
+        parse_manifest(json.dumps(tree).encode())
+    except BundleError as error:
+        assert str(error).startswith("manifest.json: ")
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=64))
+def test_garbage_is_refused(data):
+    with pytest.raises(BundleError):
+        parse_manifest(data)
+
+
+def test_strict_decoding_takes_any_type():
+    assert decode_strict(b'[{"a": [1]}]', list[dict[str, list[int]]], "x.json", 100) == [{"a": [1]}]
+
+
+def test_encoding_sorts_keys_at_every_level():
+    text = encode_strict({"b": 1, "a": {"d": 1, "c": 2}})
+    assert text == b'{\n "a": {\n  "c": 2,\n  "d": 1\n },\n "b": 1\n}\n'
+
+
+def test_good_processor_files(tiny):
+    assert parse_image_plan(encode_strict(tiny.IMAGE)).resize_px == [4, 4]
+    plan = parse_prompt_plan(encode_strict(tiny.PROMPT_PLAN))
+    assert [segment.slot for segment in plan.segments] == [None, "image", None, "user"]
+    assert parse_prompt_plan(encode_strict(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resize_shortest_px": 4}, "both set"),
+        ({"std": [1, 0, 1]}, "other than 0"),
+        ({"rescale": 0}, "other than 0"),
+        ({"crop_px": [4, 10**6]}, "crop_px .* exceeds"),
+        ({"resize_px": [10**6, 4]}, "resize_px .* exceeds"),
+        ({"resample": "magic"}, r"\$\.resample"),
+        ({"mean": [1, 2]}, r"\$\.mean"),
+        ({"more": 1}, "unknown field `more`"),
+    ],
+)
+def test_bad_image_plans(tiny, changes, message):
+    with pytest.raises(BundleError, match=message):
+        parse_image_plan(encode_strict(tiny.IMAGE | changes))
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([{"slot": "image"}], "0 segments have slot 'user'"),
+        ([{"slot": "image"}, {"slot": "user"}, {"slot": "image"}], "2 segments have slot 'image'"),
+        ([{"slot": "image"}, {"slot": "user"}, {}], r"segments\[2\] must set exactly one"),
+        ([{"slot": "image", "text": "x"}, {"slot": "user"}], r"segments\[0\] must set exactly"),
+        ([{"slot": "audio"}], r"segments\[0\]\.slot"),
+        ([{"ids": [-1]}], r"segments\[0\]\.ids\[0\]"),
+    ],
+)
+def test_bad_prompt_plans(segments, message):
+    with pytest.raises(BundleError, match=message):
+        parse_prompt_plan(encode_strict({"segments": segments, "forbidden_ids": []}))
+
+
+def test_wide_and_deep_bundle_stays_below_the_size_limit(tiny):
+    """The limit is against attacks, not against 64 rungs of a decoder of 30 layers."""
+    tree = json.loads(tiny.good_manifest())
+    prefill = next(stage for stage in tree["stages"] if stage["stage"] == "prefill")
+    cache = {"name": "present_value_30", "dtype": "int8", "shape": [1, 16, 131072, 128]}
+    tree["stages"] += [prefill | {"outputs": [cache] * 60}] * 64
+    assert len(encode_strict(tree)) < limits.MANIFEST_BYTES
