@@ -3,6 +3,9 @@
 # Another interpreter:      make test PYTHON=python3.12
 # torch for CPUs only:      PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
 
+# ONNX Runtime must not report to its maker what is tried here.
+export ORT_DISABLE_TELEMETRY := 1
+
 PYTHON ?= python3
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 

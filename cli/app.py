@@ -86,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def execute(arguments: Sequence[str]) -> int:
     """Run a verb and return its exit code; every failure is reported here and nowhere else."""
     _accept_any_text()
+    # From 1.29 on ONNX Runtime reports models and machines to its maker unless told not to
+    # before it is imported. Who wants that sets the variable to 0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with signals_as_exceptions():
             command = typer.main.get_command(app)

@@ -22,7 +22,7 @@ def eval_command(
     budgets: Budgets = None,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="Ask this many, drawn evenly over the kinds; all if left out."),
+        typer.Option(help="Ask this many, drawn evenly over the kinds; all if left out."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw accuracy against tokens: .png, .svg or .pdf.")
@@ -42,18 +42,30 @@ def eval_command(
     if plot is not None:
         plotting.require_plotting(plot)
     samples = sampling.load_samples(data)
-    chosen = sampling.draw(samples, count, seed) if count else samples
+    chosen = samples if count is None else sampling.draw(samples, count, seed)
     with working(as_json) as progress:
         from edgetok import load
         from edgetok.calibration.evaluate import evaluate
 
-        model = load(bundle, device=device, budgets=budgets, threads=threads)
+        wanted = _parse_budgets(bundle, budgets)
+        model = load(bundle, device=device, budgets=wanted, threads=threads)
         evaluation = evaluate(model, chosen, model.ladder.budgets, progress)
         if plot is not None:
             plotting.plot_accuracy(evaluation, plot, f"{bundle.name}, {evaluation.samples} samples")
     emit(msgspec.to_builtins(evaluation), as_json, *_show(evaluation))
     if plot is not None:
         say(f"plot in {plot}")
+
+
+def _parse_budgets(bundle: Path, budgets: str | None) -> tuple[int, ...] | None:
+    """Rungs as typed; `full` depends on the bundle."""
+    from edgetok.bundle.reader import Bundle
+    from edgetok.ladder import parse_budgets
+
+    if budgets is None:
+        return None
+    manifest = Bundle.open(bundle, check_hashes=False).manifest
+    return parse_budgets(budgets, manifest.vision.full_tokens)
 
 
 def _show(evaluation: Evaluation) -> list[Table | str]:

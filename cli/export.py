@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgetok import limits
 from edgetok.cli.options import Json, Seed
 from edgetok.cli.output import emit, working
 from edgetok.errors import UsageError
@@ -39,12 +38,8 @@ def export_command(
         Path | None,
         typer.Option(help="JSONL file or folder of images that scales are measured on."),
     ] = None,
-    prompt_tokens: Annotated[
-        int, typer.Option(min=1, max=limits.PROMPT_TOKENS, help="Room for the prompt.")
-    ] = 96,
-    new_tokens: Annotated[
-        int, typer.Option(min=1, max=limits.NEW_TOKENS, help="Room for the answer.")
-    ] = 128,
+    prompt_tokens: Annotated[int, typer.Option(help="Room for the prompt.")] = 96,
+    new_tokens: Annotated[int, typer.Option(help="Room for the answer.")] = 128,
     seed: Seed = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that is already there.")

@@ -19,6 +19,6 @@ Budgets = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where to run: cpu.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of the CPU provider; its own choice by default.")
+    int | None, typer.Option(help="Threads of the CPU provider; its own choice by default.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Makes what is drawn repeatable.")]
+Seed = Annotated[int, typer.Option(help="Makes what is drawn repeatable.")]

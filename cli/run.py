@@ -53,11 +53,9 @@ def run_command(
     stream: Annotated[
         bool, typer.Option("--stream", help="Print the answer while it is generated.")
     ] = False,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Stop after this many tokens.")
-    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="0 takes the likeliest.", rich_help_panel=_SAMPLING)
+        float, typer.Option(help="0 takes the likeliest.", rich_help_panel=_SAMPLING)
     ] = 0.0,
     top_p: Annotated[
         float,

@@ -23,7 +23,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "names": set(),
     "tokens": {"errors", "limits", "names"},
     "methods": GROUND,
-    "families": GROUND,
+    "families": GROUND | {"bundle"},  # the image and prompt plans that a bundle holds
     "kv": GROUND - {"tokens"},
     "bundle": GROUND - {"tokens"},
     "control": GROUND - {"tokens"},
