@@ -58,28 +58,11 @@ __all__ = [
     "unit_rows",
 ]
 
-_HOMES = {
-    "features": ("Features",),
-    "mergers": ("area_pooling", "mean", "nearest_anchor", "spread_anchors", "sum_plus_mean"),
-    "plan": ("Plan", "one_hot"),
-    "scorers": ("cls_similarity", "cosine", "unit_rows"),
-    "selectors": (
-        "complement",
-        "forced_topk",
-        "mask_of",
-        "raster_indices",
-        "seeded_subset",
-        "topk",
-        "topk_mask",
-    ),
-    "signals": ("effective_count", "elbow", "elbow_tokens"),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOMES = ("features", "mergers", "plan", "scorers", "selectors", "signals")
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    if name in __all__:
+        modules = (import_module(f"{__name__}.{home}") for home in _HOMES)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
