@@ -112,11 +112,20 @@ def _model_problems(model: ModelProto) -> Iterator[str]:
         yield "has sparse tensors; store them dense"
     if any(entry.key == "ort_config" for entry in model.metadata_props):
         yield "carries session options in its metadata"
-    for opset in model.opset_import:
-        if opset.domain not in ALLOWED:
-            yield f"imports operators of domain `{shorten(opset.domain)}`"
+    yield from _opset_problems(model)
     if not _is_fully_understood(model):
         yield "has fields that this onnx does not know, so that they cannot be checked"
+
+
+def _opset_problems(model: ModelProto) -> Iterator[str]:
+    domains = Counter("" if o.domain == "ai.onnx" else o.domain for o in model.opset_import)
+    for domain, count in domains.items():
+        if domain not in ALLOWED:
+            yield f"imports operators of domain `{shorten(domain)}`"
+        elif count > 1:
+            yield f"imports {count} versions of domain `{domain or 'ai.onnx'}`"
+    if "" not in domains:
+        yield "imports no version of the standard operators"
 
 
 def _is_fully_understood(model: ModelProto) -> bool:
@@ -176,6 +185,8 @@ def _name_problems(model: ModelProto) -> Iterator[str]:
     counts.update(value.name for value in graph.input)
     counts.update(output for node in graph.node for output in node.output if output)
     for name, count in counts.items():
+        if not isinstance(name, str):
+            yield f"name {shorten(name)} is not UTF-8"
         if count > 1:
             yield f"`{shorten(name)}` is defined {count} times"
 

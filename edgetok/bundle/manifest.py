@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -26,7 +26,7 @@ from edgetok.bundle.strict import (
 )
 from edgetok.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 MANIFEST_FILE = "manifest.json"
 
 Path = Annotated[str, msgspec.Meta(max_length=240)]  # checked further by paths.require_safe_path

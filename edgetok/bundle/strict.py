@@ -73,9 +73,12 @@ def require_plain_json(data: bytes, what: str, limit_bytes: int) -> None:
         raise BundleError(f"{what}: duplicate key at `{shorten(path, 200)}`")
 
 
-def shorten(text: str, characters: int = 80) -> str:
-    """Text from a bundle, made printable and short enough for an error message."""
-    plain = text if text.isprintable() else ascii(text)[1:-1]
+def shorten(text: str | bytes, characters: int = 80) -> str:
+    """Text from a bundle, made printable and short enough for an error message.
+
+    protobuf gives text that is not UTF-8 as bytes.
+    """
+    plain = text if isinstance(text, str) and text.isprintable() else ascii(text)
     return plain if len(plain) <= characters else plain[: characters - 1] + "…"
 
 

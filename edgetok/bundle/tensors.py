@@ -70,8 +70,10 @@ def extent(tensor: TensorProto) -> Extent | str:
         "offset",
         "length",
     }:
-        keys = sorted(entry.key for entry in tensor.external_data)
+        keys = [entry.key for entry in tensor.external_data]
         return f"external data has keys {shorten(str(keys))}, not location, offset and length once"
+    if not all(isinstance(value, str) for value in entries.values()):
+        return "external data is described by text that is not UTF-8"
     numbers = (entries["offset"], entries["length"])
     if not all(n.isascii() and n.isdigit() and len(n) <= _MAX_DIGITS for n in numbers):
         return f"offset and length {shorten(str(numbers))} are no whole numbers below 2^63"
