@@ -12,6 +12,7 @@ import torch
 from edgetok import names
 from edgetok.errors import UsageError
 from edgetok.methods import METHODS, Method, find_method
+from edgetok.methods.visionzip import split
 
 GRID = (10, 10)
 N = 100
@@ -101,8 +102,6 @@ def test_random_ignores_the_image_and_follows_the_seed(features_of: Any) -> None
 
 @pytest.mark.parametrize(("k", "expected"), [(64, (54, 10)), (192, (162, 30)), (128, (108, 20))])
 def test_visionzip_splits_as_the_paper_does(k: int, expected: tuple[int, int]) -> None:
-    from edgetok.methods.visionzip import split
-
     assert split(k) == expected
 
 
