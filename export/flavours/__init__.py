@@ -1,1 +1,1 @@
-"""How each operator is spelled: `ort` (fused, com.microsoft) or `portable` (standard ONNX)."""
+"""How a graph is spelled: fused operators for ONNX Runtime, standard ones for TensorRT."""

@@ -1,0 +1,71 @@
+"""Scales of an int8 KV cache: one per layer, head and channel, measured on samples.
+
+Keys are stored after rotary embedding, which turns each channel pair (i, i + H/2) by an angle that
+grows with the position. A scale measured at the positions of a few samples would clip others, so
+both channels of a pair get the envelope: the largest radius of the pair, whatever its angle
+(methods-model.md 3.0). Values are not rotated and keep their own largest magnitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from edgetok.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgetok.families.parts import TextParts
+
+LEVELS = 127  # int8 without -128: symmetric
+SMALLEST_SCALE = 1e-8  # of a channel that is zero in every sample: it then stays zero
+
+
+def measure_kv_scales(text: TextParts, rows: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Run the decoder over embedded prompts and measure its cache.
+
+    Args:
+        rows: float32 [1, rows, D] each, text and visual tokens as the decoder sees them.
+
+    Returns:
+        Per layer the key and value scales, float32 [1, G, 1, H].
+
+    Raises:
+        InputError: if there are no rows at all.
+    """
+    import torch
+
+    largest: list[tuple[Tensor, Tensor]] = []
+    for embeds in rows:
+        with torch.no_grad():
+            cache = text.model(inputs_embeds=embeds, use_cache=True).past_key_values
+        found = [
+            (
+                pair_radius(layer.keys).amax(2, keepdim=True),
+                layer.values.abs().amax(2, keepdim=True),
+            )
+            for layer in cache.layers
+        ]
+        if largest:
+            found = [
+                (torch.maximum(a, c), torch.maximum(b, d))
+                for (a, b), (c, d) in zip(largest, found, strict=True)
+            ]
+        largest = found
+    if not largest:
+        raise InputError("no samples to measure KV scales on; give at least one image and prompt")
+    return [(_to_scale(key), _to_scale(value)) for key, value in largest]
+
+
+def pair_radius(keys: Tensor) -> Tensor:
+    """Radius of each rotary pair, at both of its channels: [1, G, rows, H] -> the same shape."""
+    import torch
+
+    half = keys.shape[-1] // 2
+    radius = torch.hypot(keys[..., :half], keys[..., half:])
+    return torch.cat([radius, radius], dim=-1)
+
+
+def _to_scale(largest: Tensor) -> Tensor:
+    return (largest / LEVELS).clamp(min=SMALLEST_SCALE)

@@ -1,0 +1,70 @@
+"""From `preprocessor_config.json` to the image plan of a bundle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgetok.bundle.processor import ImagePlan
+from edgetok.errors import InputError
+
+if TYPE_CHECKING:
+    from edgetok.families.checkpoint import Checkpoint
+
+_Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+_RESAMPLE: dict[int, _Resample] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+}  # Pillow's numbers
+
+
+def read_image_plan(checkpoint: Checkpoint, side_px: int) -> ImagePlan:
+    """Read a CLIP or SigLIP style image processor that yields squares of `side_px` pixels.
+
+    Raises:
+        InputError: if there is no such configuration, or it yields another size.
+    """
+    config = checkpoint.read_json("preprocessor_config.json")
+    config = config or checkpoint.read_json("processor_config.json").get("image_processor", {})
+    if not config:
+        raise InputError(
+            f"{checkpoint.path} has neither preprocessor_config.json nor an image_processor"
+        )
+    shortest, exact = _read_resize(config)
+    crop = _read_pair(config.get("crop_size")) if config.get("do_center_crop") else None
+    result = crop or exact
+    if result != [side_px, side_px]:
+        raise InputError(
+            f"the image processor yields {result}, but the tower wants {side_px} x {side_px}"
+        )
+    scale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
+    normalize = config.get("do_normalize", True)
+    return ImagePlan(
+        resize_shortest_px=shortest,
+        resize_px=exact,
+        resample=_RESAMPLE.get(config.get("resample", 3), "bicubic"),
+        crop_px=crop,
+        rescale=scale,
+        mean=[float(v) for v in config["image_mean"]] if normalize else [0.0] * 3,
+        std=[float(v) for v in config["image_std"]] if normalize else [1.0] * 3,
+    )
+
+
+def _read_resize(config: dict[str, Any]) -> tuple[int | None, list[int] | None]:
+    if not config.get("do_resize", True):
+        raise InputError("an image processor without resizing cannot serve a tower of fixed size")
+    size = config.get("size", {})
+    if isinstance(size, int):
+        return size, None
+    if "shortest_edge" in size:
+        return int(size["shortest_edge"]), None
+    return None, _read_pair(size)
+
+
+def _read_pair(size: Any) -> list[int]:
+    if isinstance(size, int):
+        return [size, size]
+    if isinstance(size, dict) and {"height", "width"} <= size.keys():
+        return [int(size["height"]), int(size["width"])]
+    raise InputError(f"image size {size!r} is neither a number nor height and width")

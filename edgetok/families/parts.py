@@ -1,0 +1,73 @@
+"""What a family tells the exporter: the modules of a model and the numbers that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgetok.bundle.processor import ImagePlan, PromptPlan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class VisionParts:
+    """A vision transformer up to the layer that the projector reads.
+
+    Args:
+        embed: pixels [1, 3, h, w] -> hidden rows [1, prefix + N, V], position embedding added.
+        blocks: the blocks to run, in order; the last one is the feature layer.
+        prefix_tokens: rows before the patches (1 with a CLS token, 0 without).
+        grid: rows and columns of the N patches.
+    """
+
+    model: nn.Module
+    embed: Callable[[Tensor], Tensor]
+    blocks: tuple[nn.Module, ...]
+    prefix_tokens: int
+    grid: tuple[int, int]
+    image_px: tuple[int, int]
+    width: int
+    heads: int
+
+    @property
+    def full_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True, slots=True)
+class TextParts:
+    """A decoder whose layers call Hugging Face's attention interface."""
+
+    model: nn.Module
+    layers: tuple[nn.Module, ...]
+    norm: nn.Module
+    embed: nn.Embedding
+    head: nn.Module
+    rotary: nn.Module
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    max_positions: int
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A model taken apart. `model` stays whole: graphs are proved against it."""
+
+    family: str
+    path: Path
+    model: nn.Module
+    vision: VisionParts
+    projector: nn.Module
+    text: TextParts
+    image: ImagePlan
+    prompt: PromptPlan

@@ -1,0 +1,130 @@
+"""From a chat template to the prompt plan of a bundle.
+
+A chat template is a program that came with the checkpoint. It is rendered once, here, in Jinja's
+immutable sandbox and in a process of its own that is ended after `limits.CHAT_TEMPLATE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from edgetok import limits
+from edgetok.bundle.processor import PromptPlan, Segment
+from edgetok.errors import InputError
+
+if TYPE_CHECKING:
+    from edgetok.families.checkpoint import Checkpoint
+
+# Private-use characters: no template and no tokenizer gives them a meaning.
+_USER = "\ue0a5edgetok-user\ue0a6"
+
+
+def read_prompt_plan(checkpoint: Checkpoint, image_token_id: int) -> PromptPlan:
+    """Render the template with one image and one user turn, and cut it into segments.
+
+    Raises:
+        InputError: if there is no template, it fails, or it does not place one image and one text.
+    """
+    tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
+    rendered = _render(checkpoint)
+    controls = _control_tokens(tokenizer, image_token_id)
+    segments = _cut(rendered, controls, image_token_id)
+    if [s.slot for s in segments if s.slot] not in (["image", "user"], ["user", "image"]):
+        raise InputError(
+            f"the chat template of {checkpoint.path} does not place exactly one image and one "
+            f"text: {rendered[:200]!r}"
+        )
+    prefix = tokenizer.encode("", add_special_tokens=True).ids
+    first = segments[0].ids or []
+    if prefix and first[: len(prefix)] != prefix:
+        segments.insert(0, Segment(ids=prefix))  # what the tokenizer's post-processor would add
+    return PromptPlan(segments=segments, forbidden_ids=sorted(set(controls.values())))
+
+
+def _control_tokens(tokenizer: Tokenizer, image_token_id: int) -> dict[str, int]:
+    added = tokenizer.get_added_tokens_decoder()
+    return {
+        token.content: index
+        for index, token in added.items()
+        if token.special or index == image_token_id
+    }
+
+
+def _cut(rendered: str, controls: dict[str, int], image_token_id: int) -> list[Segment]:
+    marks = sorted([*controls, _USER], key=len, reverse=True)
+    segments: list[Segment] = []
+    for piece in re.split("(" + "|".join(map(re.escape, marks)) + ")", rendered):
+        if not piece:
+            continue
+        if piece == _USER:
+            segments.append(Segment(slot="user"))
+        elif controls.get(piece) == image_token_id:
+            segments.append(Segment(slot="image"))
+        elif piece in controls:
+            segments.append(Segment(ids=[controls[piece]]))
+        else:
+            segments.append(Segment(text=piece))
+    return segments
+
+
+def _render(checkpoint: Checkpoint) -> str:
+    content = [{"type": "image"}, {"type": "text", "text": _USER}]
+    request = {
+        "template": _read_template(checkpoint),
+        "variables": {
+            "messages": [{"role": "user", "content": content}],
+            "add_generation_prompt": True,
+            **_token_names(checkpoint.read_json("tokenizer_config.json")),
+        },
+    }
+    command = [sys.executable, "-I", "-m", "edgetok.families.render_template"]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=limits.CHAT_TEMPLATE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"the chat template of {checkpoint.path} ran longer than "
+            f"{limits.CHAT_TEMPLATE_SECONDS} s"
+        ) from error
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1][:300] if lines else "killed"
+        raise InputError(f"the chat template of {checkpoint.path} failed: {reason}")
+    return done.stdout.decode()
+
+
+def _token_names(config: dict[str, Any]) -> dict[str, str]:
+    names = {}
+    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        token = config.get(key)
+        names[key] = token.get("content", "") if isinstance(token, dict) else token or ""
+    return names
+
+
+def _read_template(checkpoint: Checkpoint) -> str:
+    jinja = checkpoint.path / "chat_template.jinja"
+    if jinja.is_file():
+        template: Any = jinja.read_text(encoding="utf-8", errors="strict")
+    else:
+        template = checkpoint.read_json("chat_template.json").get("chat_template")
+        template = template or checkpoint.read_json("processor_config.json").get("chat_template")
+        template = template or checkpoint.read_json("tokenizer_config.json").get("chat_template")
+    if not isinstance(template, str):
+        raise InputError(
+            f"{checkpoint.path} has no chat template; add chat_template.jinja, the prompt format "
+            "that the model was trained with"
+        )
+    if len(template.encode()) > limits.CHAT_TEMPLATE_BYTES:
+        raise InputError(f"the chat template is longer than {limits.CHAT_TEMPLATE_BYTES} bytes")
+    return template

@@ -1,0 +1,132 @@
+"""The attention function that edgetok registers with Hugging Face, and what it emits.
+
+While a stage is traced, every attention module of the model calls `attend`, which asks the active
+emitter. An emitter spells attention in one flavour and records what its stage needs to return
+(probes of a tower, cache rows of a decoder), so Hugging Face's own modules stay untouched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "edgetok"
+
+
+class Emitter(Protocol):
+    """Spells one attention: query [1, heads, rows, H], key and value [1, kv heads, rows, H]."""
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        """Returns [1, rows, heads * H]."""
+        ...
+
+
+_active: list[Emitter] = []
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Hugging Face's attention interface, answered by the active emitter."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _active[-1](module, query, key, value, scale), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+
+
+@contextmanager
+def emitting(model: Any, emitter: Emitter) -> Iterator[None]:
+    """Route the attention of `model` (a Hugging Face model) through `emitter`."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = NAME
+    _active.append(emitter)
+    try:
+        yield
+    finally:
+        _active.pop()
+        model.config._attn_implementation = before
+
+
+@contextmanager
+def rotary_inside(layers: tuple[nn.Module, ...]) -> Iterator[None]:
+    """Leave rotary embedding to the attention operator: queries and keys arrive unrotated."""
+    modules = {
+        sys.modules[type(module).__module__] for layer in layers for module in layer.modules()
+    }
+    with ExitStack() as stack:
+        for module in modules:
+            if hasattr(module, "apply_rotary_pos_emb"):
+                stack.enter_context(_replaced(module, "apply_rotary_pos_emb", _keep))
+        yield
+
+
+def _keep(query: Tensor, key: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    return query, key
+
+
+@contextmanager
+def replaced_forward(
+    modules: Iterator[nn.Module], build: Callable[[nn.Module], Callable[..., Any]]
+) -> Iterator[None]:
+    """Give each module another `forward` for the time of a trace."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(_replaced(module, "forward", build(module)))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    missing = object()
+    own = vars(owner).get(name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
+
+
+def merge_heads(rows: Tensor) -> Tensor:
+    """[1, heads, rows, H] -> [1, rows, heads * H]."""
+    return rows.transpose(1, 2).flatten(2)
+
+
+def probe_cls(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Attention of the CLS row to the patches, mean over heads, beside fused attention.
+
+    query, key [1, heads, 1 + N, H] -> float32 [N].
+    """
+    scores = (query[0, :, :1] * scaling) @ key[0].transpose(1, 2)  # [heads, 1, 1 + N]
+    return torch.softmax(scores.float(), dim=-1)[:, 0, 1:].mean(0)
+
+
+def probe_received(query: Tensor, key: Tensor, scaling: float, prefix_tokens: int) -> Tensor:
+    """Mean attention that each patch receives from all rows, for towers without a CLS token.
+
+    query, key [1, heads, prefix + N, H] -> float32 [N].
+    """
+    scores = (query[0] * scaling) @ key[0].transpose(1, 2)
+    return torch.softmax(scores.float(), dim=-1).mean((0, 1))[prefix_tokens:]
+
+
+def mean_keys(key: Tensor, prefix_tokens: int) -> Tensor:
+    """Mean over heads of the patches' keys: key [1, heads, prefix + N, H] -> [N, H]."""
+    return key[0].mean(0)[prefix_tokens:]

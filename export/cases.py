@@ -1,0 +1,119 @@
+"""What graphs are proved on: images and prompts, prepared by Hugging Face's own processors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from edgetok.bundle.processor import PromptPlan
+from edgetok.calibration.samples import Sample
+from edgetok.errors import InputError
+from edgetok.families.parts import Parts
+
+SYNTHETIC_PROMPT = "What is in the picture?"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image and prompt: the file's bytes, its pixels [1, 3, h, w], the ids around the image."""
+
+    image: bytes
+    suffix: str
+    prompt: str
+    pixels: Tensor
+    before: list[int]
+    after: list[int]
+
+
+def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
+    """Prepare samples as Hugging Face would.
+
+    Raises:
+        InputError: if an image cannot be read.
+    """
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(str(parts.path), local_files_only=True)
+    tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
+    cases = []
+    for sample in samples:
+        data, picture = _read(sample)
+        pixels = processor(images=picture, return_tensors="pt")["pixel_values"].float()
+        before, after = split_prompt(parts.prompt, tokenizer, sample.prompt)
+        suffix = sample.image.suffix.lower()
+        cases.append(Case(data, suffix, sample.prompt, pixels, before, after))
+    return cases
+
+
+def split_prompt(
+    plan: PromptPlan, tokenizer: Tokenizer, user_text: str
+) -> tuple[list[int], list[int]]:
+    """Token ids before and after the image, tokenized as one string like Hugging Face does."""
+    added = tokenizer.get_added_tokens_decoder()
+    halves = [""]
+    for segment in plan.segments:
+        if segment.slot == "image":
+            halves.append("")
+        elif segment.slot == "user":
+            halves[-1] += user_text
+        elif segment.text is not None:
+            halves[-1] += segment.text
+        else:
+            halves[-1] += "".join(added[index].content for index in segment.ids or [])
+    before, after = (tokenizer.encode(half, add_special_tokens=False).ids for half in halves)
+    return before, after
+
+
+def synthetic_pictures(count: int, side_px: int = 256) -> list[Image.Image]:
+    """Gradients, blocks and noise from a fixed seed, for a proof without samples."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    ramp = np.linspace(0, 255, side_px)
+    pictures = []
+    for _ in range(count):
+        base = np.stack([np.add.outer(ramp * a, ramp * (1 - a)) for a in generator.random(3)], -1)
+        blocks = (
+            generator.integers(0, 120, (8, 8, 3)).repeat(side_px // 8, 0).repeat(side_px // 8, 1)
+        )
+        noise = generator.normal(0, 8, base.shape)
+        pictures.append(
+            Image.fromarray(np.clip(base / 2 + blocks + noise, 0, 255).astype(np.uint8))
+        )
+    return pictures
+
+
+def synthetic_cases(parts: Parts, count: int) -> list[Case]:
+    """Cases for an export that was given no samples; they prove graphs, not quality."""
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(str(parts.path), local_files_only=True)
+    tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
+    before, after = split_prompt(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
+    cases = []
+    for picture in synthetic_pictures(count):
+        packed = io.BytesIO()
+        picture.save(packed, "PNG")
+        pixels = processor(images=picture, return_tensors="pt")["pixel_values"].float()
+        cases.append(Case(packed.getvalue(), ".png", SYNTHETIC_PROMPT, pixels, before, after))
+    return cases
+
+
+def _read(sample: Sample) -> tuple[bytes, Image.Image]:
+    try:
+        data = sample.image.read_bytes()
+        return data, Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, ValueError) as error:
+        raise InputError(f"image {sample.image} cannot be read: {error}") from error
+
+
+def embed_ids(parts: Parts, ids: list[int]) -> Tensor:
+    """Token ids [T] -> embeddings [T, D]."""
+    with torch.no_grad():
+        rows: Tensor = parts.text.embed(torch.tensor(ids, dtype=torch.int64))
+    return rows

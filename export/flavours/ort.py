@@ -1,0 +1,108 @@
+"""The `ort` flavour: fused `com.microsoft` operators that ONNX Runtime has kernels for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgetok.export.attention import merge_heads, replaced_forward
+from edgetok.export.flavours.names import CONTRIB
+
+
+@dataclass
+class TowerAttention:
+    """Full attention as one MultiHeadAttention; keeps the last block's query and key for probes."""
+
+    last: tuple[Tensor, Tensor, float] | None = None
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        self.last = (query, key, scaling)
+        inputs = [merge_heads(part) for part in (query, key, value)]
+        return torch.onnx.ops.symbolic(
+            f"{CONTRIB}::MultiHeadAttention",
+            inputs,
+            attrs={"num_heads": query.shape[1], "scale": float(scaling)},
+            dtype=query.dtype,
+            shape=inputs[0].shape,
+            version=1,
+        )
+
+
+@dataclass
+class CacheAttention:
+    """Causal attention over the KV buffer as one GroupQueryAttention, rotary inside.
+
+    Args:
+        past: per layer key and value buffers [1, G, C, H], float32 or int8.
+        lengths: int32 [1], true rows after this call minus one.
+        total: int32 [1], rows that the call may see.
+        cos, sin: rotary tables [C, H / 2].
+        scales: per layer key and value scales [1, G, 1, H], for int8 buffers.
+    """
+
+    past: list[tuple[Tensor, Tensor]]
+    lengths: Tensor
+    total: Tensor
+    cos: Tensor
+    sin: Tensor
+    scales: list[tuple[Tensor, Tensor]] | None
+    present: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        layer = len(self.present)
+        past_key, past_value = self.past[layer]
+        inputs = [merge_heads(part) for part in (query, key, value)]
+        extra = [None, None, None, *self.scales[layer]] if self.scales else []
+        attrs: dict[str, Any] = {
+            "num_heads": query.shape[1],
+            "kv_num_heads": key.shape[1],
+            "scale": float(scaling),
+            "do_rotary": 1,
+        }
+        if self.scales:
+            attrs |= {
+                "kv_cache_bit_width": 8,
+                "k_quant_type": "PER_CHANNEL",
+                "v_quant_type": "PER_CHANNEL",
+            }
+        rows, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
+            f"{CONTRIB}::GroupQueryAttention",
+            [*inputs, past_key, past_value, self.lengths, self.total, self.cos, self.sin, *extra],
+            attrs=attrs,
+            dtypes=(query.dtype, past_key.dtype, past_value.dtype),
+            shapes=(inputs[0].shape, past_key.shape, past_value.shape),
+            version=1,
+        )
+        self.present.append((present_key, present_value))
+        return rows
+
+
+@contextmanager
+def fused_norms(model: nn.Module) -> Iterator[None]:
+    """Spell every RMSNorm of `model` as one operator instead of six."""
+    norms = (m for m in model.modules() if type(m).__name__.endswith("RMSNorm"))
+    with replaced_forward(norms, _rms_norm):
+        yield
+
+
+def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    def forward(rows: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            "SimplifiedLayerNormalization",
+            (rows, norm.weight),
+            attrs={"axis": -1, "epsilon": float(norm.variance_epsilon), "stash_type": 1},
+            dtype=rows.dtype,
+            shape=rows.shape,
+            version=1,
+        )
+
+    return forward

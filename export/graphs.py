@@ -1,0 +1,149 @@
+"""All graphs of a bundle: stages traced, spelled, quantized, and cut off from their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from edgetok import names
+from edgetok.bundle.manifest import KvPrecision, Stage, Weights
+from edgetok.bundle.manifest import Tensor as TensorSpec
+from edgetok.export import stages
+from edgetok.export.external import WeightStore
+from edgetok.export.flavours import fusion
+from edgetok.export.trace import trace
+from edgetok.export.weights import BITS, Quantizer
+from edgetok.families.parts import Parts
+from edgetok.ladder import Ladder
+from edgetok.methods import Method
+
+Scales = list[tuple[Tensor, Tensor]]
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph: its entry in the manifest and its bytes, which point into the weights file."""
+
+    stage: Stage
+    data: bytes
+
+
+@dataclass
+class GraphBuilder:
+    """Builds the graphs of one bundle over one weights file.
+
+    Args:
+        scales: per layer key and value scales [1, G, 1, H] of an int8 cache, or None for float32.
+    """
+
+    parts: Parts
+    method: Method
+    ladder: Ladder
+    weights: Weights
+    scales: Scales | None
+
+    def __post_init__(self) -> None:
+        self.store = WeightStore()
+        self._quantizer = Quantizer()
+
+    @property
+    def kv(self) -> KvPrecision:
+        return "fp32" if self.scales is None else "int8"
+
+    def build(self, progress: Progress) -> list[Graph]:
+        """Every stage, the shared ones first, then rung by rung."""
+        jobs: list[tuple[str, int | None]] = [("tower", None), ("embed", None), ("decode", None)]
+        jobs += [(name, k) for k in self.ladder.budgets for name in ("compress", "prefill")]
+        graphs = []
+        for done, (name, budget) in enumerate(jobs):
+            progress(f"{name} {budget or ''}".strip(), done / len(jobs))
+            graphs.append(self._build_one(name, budget))
+        return graphs
+
+    def _build_one(self, name: str, budget: int | None) -> Graph:
+        module, inputs, outputs = self._stage(name, budget)
+        title = name if budget is None else f"{name}_{budget}"
+        model = fusion.fuse(trace(module, inputs, outputs, title))
+        self._quantizer.quantize(model, name, BITS[self.weights])
+        stage = Stage(
+            stage=name,  # type: ignore[arg-type]  # one of the literal's names
+            bucket=budget,
+            flavour="ort",
+            file=f"onnx/ort/{title}.onnx",
+            inputs=[_describe(value) for value in model.graph.inputs],
+            outputs=[_describe(value) for value in model.graph.outputs],
+        )
+        return Graph(stage, self.store.externalize(model))
+
+    def _stage(
+        self, name: str, budget: int | None
+    ) -> tuple[nn.Module, dict[str, Tensor], Sequence[str]]:
+        build = {
+            "tower": self._tower,
+            "embed": self._embed,
+            "decode": self._decode,
+            "compress": self._compress,
+            "prefill": self._prefill,
+        }[name]
+        module, inputs = build(budget or 0)
+        return module.eval(), inputs, module.outputs  # type: ignore[return-value]
+
+    def _tower(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        tower = stages.Tower(self.parts.vision, self.method.needs)
+        return tower, {names.PIXELS: torch.zeros(1, 3, *self.parts.vision.image_px)}
+
+    def _embed(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        ids = torch.zeros(self.ladder.largest.prompt_tokens, dtype=torch.int64)
+        return stages.Embed(self.parts.text), {names.TOKEN_IDS: ids}
+
+    def _compress(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        vision = self.parts.vision
+        n, width, head = vision.full_tokens, vision.width, vision.width // vision.heads
+        shapes = {
+            names.CLS_ATTENTION: (n,),
+            names.RECEIVED_ATTENTION: (n,),
+            names.KEYS: (n, head),
+            names.CLS_FEATURE: (1, width),
+        }
+        inputs = {names.FEATURES: torch.rand(n, width)}
+        inputs |= {name: torch.rand(*shapes[name]) for name in self.method.needs}
+        return stages.Compress(self.parts, self.method, budget), inputs
+
+    def _prefill(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        rows = self.ladder.bucket(budget).prefill_tokens
+        inputs = {
+            names.INPUT_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
+            names.LAST_ROW: torch.zeros(1, dtype=torch.int64),
+            names.PAST_LENGTHS: torch.zeros(1, dtype=torch.int32),
+        }
+        return stages.Prefill(self.parts.text, self.slots, self.scales), inputs | self._past()
+
+    def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        inputs = {
+            names.TOKEN_ID: torch.zeros(1, 1, dtype=torch.int64),
+            names.PAST_LENGTHS: torch.zeros(1, dtype=torch.int32),
+            names.TOTAL_LENGTH: torch.ones(1, dtype=torch.int32),
+        }
+        return stages.Decode(self.parts.text, self.slots, self.scales), inputs | self._past()
+
+    @property
+    def slots(self) -> int:
+        return self.ladder.largest.cache_slots
+
+    def _past(self) -> dict[str, Tensor]:
+        text = self.parts.text
+        dtype = torch.float32 if self.scales is None else torch.int8
+        shape = (1, text.kv_heads, self.slots, text.head_dim)
+        order = [n(i) for i in range(len(text.layers)) for n in (names.past_key, names.past_value)]
+        return {name: torch.zeros(shape, dtype=dtype) for name in order}
+
+
+def _describe(value: ir.Value) -> TensorSpec:
+    dtype = str(value.dtype).lower().replace("float", "float32") if value.dtype else ""
+    shape = [int(dim) for dim in value.shape]
+    return TensorSpec(name=str(value.name), dtype=dtype, shape=shape)  # type: ignore[arg-type]

@@ -1,0 +1,286 @@
+"""From a model directory to a published bundle: the one place that knows the order of things."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgetok.bundle import golden
+from edgetok.bundle.manifest import (
+    FORMAT_VERSION,
+    KvCache,
+    KvPrecision,
+    Manifest,
+    Precision,
+    Rung,
+    Text,
+    Vision,
+    Weights,
+)
+from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
+from edgetok.bundle.strict import encode_strict
+from edgetok.bundle.writer import BundleWriter
+from edgetok.calibration.kv_scales import measure_kv_scales
+from edgetok.calibration.samples import draw, load_samples
+from edgetok.errors import UsageError
+from edgetok.export import external
+from edgetok.export.cases import Case, make_cases, synthetic_cases
+from edgetok.export.graphs import GraphBuilder, Progress, Scales
+from edgetok.export.parity import PARITY_TOKENS, ParityReport, prove
+from edgetok.export.reference import Reference
+from edgetok.export.runner import GraphRunner
+from edgetok.families import open_model
+from edgetok.families.checkpoint import read_checkpoint
+from edgetok.families.parts import Parts
+from edgetok.ladder import Ladder, build_ladder, parse_budgets
+from edgetok.methods import Method, find_method
+
+KV_SAMPLES = 32  # scales change by less than 2 % from 16 to 64 samples of the demo model
+GOLDEN_CASES = 2  # each holds its image and pixels: 0.5 MB at 192 pixels, 1.5 MB at 336
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made: where, its digest, how long, and how close it is to PyTorch."""
+
+    bundle: Path
+    digest: str
+    seconds: float
+    bytes: int
+    parity: dict[str, Any]
+
+
+def export_model(
+    model_dir: str | Path,
+    out: str | Path,
+    *,
+    budgets: str | int | Iterable[int | str] = "64,128,192,full",
+    method: str = "visionzip",
+    weights: Weights = "fp32",
+    kv: KvPrecision = "fp32",
+    samples: str | Path | None = None,
+    prompt_tokens: int = 96,
+    new_tokens: int = 128,
+    seed: int = 0,
+    force: bool = False,
+    parity_images: int = 4,
+    progress: Callable[[str, float], None] | None = None,
+) -> ExportReport:
+    """Freeze a Hugging Face model with a compressor into a bundle, proved against PyTorch.
+
+    Args:
+        model_dir: local model directory.
+        out: the bundle to publish.
+        budgets: visual tokens per rung, such as "64,128,full".
+        samples: JSONL or folder of images and prompts, for KV scales and the proof.
+        prompt_tokens: text tokens per prompt, template included.
+        new_tokens: tokens that may follow a full prompt.
+        seed: of the `random` method and of the choice of samples.
+        parity_images: images that every graph is proved on.
+
+    Raises:
+        EdgetokError: one of its subclasses; nothing is published then.
+    """
+    started = time.monotonic()
+    say = progress or (lambda _what, _done: None)
+    _require_precision(weights, kv)
+    if kv == "int8" and samples is None:
+        raise UsageError(
+            "an int8 KV cache needs images and prompts to measure its scales on; "
+            "give samples (--samples FILE.jsonl or a folder), or use kv fp32 (--kv fp32)"
+        )
+    chosen = find_method(method, seed)
+    read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
+    with BundleWriter(out, force=force, sources=[model_dir]) as writer:
+        say("load model", 0.0)
+        parts = open_model(Path(model_dir))
+        ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
+        cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
+        _require_prompts_fit([*cases, *calibration], prompt_tokens)
+        reference = Reference(parts, chosen)
+        scales = _measure_scales(reference, calibration) if kv == "int8" else None
+        builder = GraphBuilder(parts, chosen, ladder, weights, scales)
+        graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
+        writer.write(external.FILE, builder.store.chunks())
+        for graph in graphs:
+            writer.write(graph.stage.file, graph.data)
+        say("prove against PyTorch", 0.6)
+        runner = GraphRunner(graphs, writer.path_of(""))
+        precision = Precision(weights=weights, kv=kv)
+        report = prove(reference, runner, ladder, cases, precision, synthetic=samples is None)
+        say("write", 0.95)
+        _write_processor(writer, parts)
+        _write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
+        parity = msgspec.to_builtins(report)
+        writer.write("reports/parity.json", encode_strict(report))
+        stages = [graph.stage for graph in graphs]
+        manifest = _make_manifest(parts, chosen, ladder, precision, seed)
+        digest = writer.publish(msgspec.structs.replace(manifest, stages=stages))
+        total_bytes = sum(file.bytes for file in writer.files.values())
+    say("done", 1.0)
+    seconds = time.monotonic() - started
+    return ExportReport(Path(out), digest, seconds, total_bytes, parity)
+
+
+def _require_precision(weights: str, kv: str) -> None:
+    for what, value, known in (
+        ("weights", weights, ("fp32", "int8", "int4")),
+        ("kv", kv, ("fp32", "int8")),
+    ):
+        if value not in known:
+            raise UsageError(f"{what} precision {value!r} is unknown; choose {', '.join(known)}")
+
+
+def _make_ladder(
+    parts: Parts,
+    method: Method,
+    budgets: str | int | Iterable[int | str],
+    prompt_tokens: int,
+    new_tokens: int,
+) -> Ladder:
+    vision, positions = parts.vision, parts.text.max_positions
+    parsed = parse_budgets(budgets, vision.full_tokens)
+    for budget in parsed:
+        method.check_budget(vision.full_tokens, vision.grid, budget)
+    ladder = build_ladder(parsed, prompt_tokens, new_tokens)
+    if ladder.largest.cache_slots > positions:
+        raise UsageError(
+            f"{parsed[-1]} visual + {prompt_tokens} prompt + {new_tokens} new tokens are "
+            f"{ladder.largest.cache_slots} positions; this model was trained for {positions}, "
+            "lower --prompt-tokens, --new-tokens or the largest budget"
+        )
+    return ladder
+
+
+def _make_cases(
+    parts: Parts, samples: str | Path | None, count: int, seed: int, kv: str
+) -> tuple[list[Case], list[Case]]:
+    """Cases of the proof and cases for KV scales, different samples if there are enough."""
+    if samples is None:
+        return synthetic_cases(parts, count), []
+    loaded = load_samples(samples)
+    wanted = count + (KV_SAMPLES if kv == "int8" else 0)
+    cases = make_cases(parts, draw(loaded, min(wanted, len(loaded)), seed))
+    return cases[:count], cases[count:] or cases if kv == "int8" else []
+
+
+def _require_prompts_fit(cases: Sequence[Case], prompt_tokens: int) -> None:
+    longest = max(len(case.before) + len(case.after) for case in cases)
+    if longest > prompt_tokens:
+        raise UsageError(
+            f"the longest sample prompt has {longest} tokens with its template, but "
+            f"--prompt-tokens is {prompt_tokens}; raise it to {longest} or more"
+        )
+
+
+def _measure_scales(reference: Reference, cases: Sequence[Case]) -> Scales:
+    full = reference.parts.vision.full_tokens
+
+    def rows() -> Iterable[Any]:
+        for case in cases:
+            tokens = reference.compress(reference.encode(case.pixels), full)["visual_tokens"]
+            yield reference.embed(case.before, tokens, case.after)
+
+    return measure_kv_scales(reference.parts.text, rows())
+
+
+def _write_processor(writer: BundleWriter, parts: Parts) -> None:
+    writer.write(IMAGE_FILE, encode_strict(parts.image))
+    writer.write(PROMPT_FILE, encode_strict(parts.prompt))
+    writer.write(TOKENIZER_FILE, (parts.path / "tokenizer.json").read_bytes())
+
+
+def _write_golden(
+    writer: BundleWriter,
+    reference: Reference,
+    runner: GraphRunner,
+    ladder: Ladder,
+    cases: Sequence[Case],
+) -> None:
+    """What the graphs answer here, in their own precision, for `verify` on the target."""
+    found = []
+    for number, case in enumerate(cases):
+        image = f"golden/{number}{case.suffix}"
+        writer.write(image, case.image)
+        tower = runner.run("tower", None, {"pixels": case.pixels.numpy()})
+        rungs = {k: _golden_rung(reference, runner, case, tower, k) for k in ladder.budgets}
+        ids = [*case.before, golden.IMAGE_PLACEHOLDER, *case.after]
+        found.append(
+            golden.GoldenCase(
+                name=f"case{number}",
+                image=image,
+                prompt=case.prompt,
+                pixels=case.pixels[0].numpy(),
+                text_ids=_int64(ids),
+                rungs=rungs,
+            )
+        )
+    for path, data in golden.encode_golden(found).items():
+        writer.write(path, data)
+
+
+def _golden_rung(
+    reference: Reference, runner: GraphRunner, case: Case, tower: dict[str, Any], budget: int
+) -> golden.GoldenRung:
+    import torch
+
+    out = runner.run("compress", budget, tower)
+    tokens = torch.from_numpy(out["visual_tokens"])
+    embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
+    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, reference.parts.text.stop_ids)
+    return golden.GoldenRung(kept=out["kept"], logits=logits[0], answer_ids=_int64(ids))
+
+
+def _int64(values: Sequence[int]) -> Any:
+    import numpy as np
+
+    return np.array(values, np.int64)
+
+
+def _make_manifest(
+    parts: Parts, method: Method, ladder: Ladder, precision: Precision, seed: int
+) -> Manifest:
+    text, vision = parts.text, parts.vision
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        producer=f"edgetok {version('edgetok')}",
+        family=parts.family,
+        method=method.name,
+        seed=seed if method.reseed else 0,
+        ladder=[
+            Rung(budget=b.budget, prompt_tokens=b.prompt_tokens, cache_slots=b.cache_slots)
+            for b in ladder
+        ],
+        precision=precision,
+        kv=KvCache(
+            layers=len(text.layers),
+            kv_heads=text.kv_heads,
+            head_dim=text.head_dim,
+            slots=ladder.largest.cache_slots,
+            policy="none",
+        ),
+        text=Text(
+            hidden=text.hidden,
+            vocabulary=text.vocabulary,
+            max_positions=text.max_positions,
+            stop_ids=list(text.stop_ids),
+            pad_id=text.pad_id,
+        ),
+        vision=Vision(
+            height_px=vision.image_px[0],
+            width_px=vision.image_px[1],
+            grid=list(vision.grid),
+            full_tokens=vision.full_tokens,
+        ),
+        stages=[],
+        files={},
+    )
+
+
+__all__ = ["ExportReport", "ParityReport", "Progress", "export_model"]

@@ -1,0 +1,109 @@
+"""The model as Hugging Face runs it, in eager PyTorch: what every graph is proved against.
+
+Nothing here shares code with the stages that are traced: features and probes come from the
+model's own `output_hidden_states` and `output_attentions`, text from its own cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgetok import names
+from edgetok.families.parts import Parts
+from edgetok.methods import Method
+from edgetok.tokens import Features, elbow_tokens
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Greedy decoding: logits [steps, W] float32 and the chosen ids."""
+
+    logits: Tensor
+    ids: list[int]
+
+
+class Reference:
+    """Runs one image and prompt through the whole model with a compressor in the middle."""
+
+    def __init__(self, parts: Parts, method: Method) -> None:
+        self.parts = parts
+        self.method = method
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """pixels [1, 3, h, w] -> every output of the tower graph, by name."""
+        vision = self.parts.vision
+        layer, prefix = len(vision.blocks), vision.prefix_tokens
+        with _recorded_keys(vision.blocks[-1], vision.heads) as keys:
+            out = vision.model(pixels, output_hidden_states=True, output_attentions=True)
+        rows, attention = out.hidden_states[layer][0], out.attentions[layer - 1][0]
+        found = {
+            names.FEATURES: rows[prefix:],
+            names.CLS_FEATURE: rows[:prefix],
+            names.CLS_ATTENTION: attention[:, 0, prefix:].mean(0),
+            names.RECEIVED_ATTENTION: attention.mean((0, 1))[prefix:],
+            names.KEYS: keys[0].mean(0)[prefix:],
+        }
+        if prefix:
+            found[names.SIGNAL_ELBOW] = elbow_tokens(
+                found[names.FEATURES], found[names.CLS_FEATURE]
+            )
+        return found
+
+    @torch.no_grad()
+    def compress(self, tower: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
+        """Tower outputs -> the outputs of the compress graph, by name."""
+        probes = {name: tower[name] for name in self.method.needs}
+        features = Features(tower[names.FEATURES], self.parts.vision.grid, probes)
+        plan = self.method.compress(features, budget)
+        tokens = self.parts.projector(plan.apply(features.rows()))
+        return {names.VISUAL_TOKENS: tokens, names.KEPT: plan.indices, names.SIZES: plan.sizes}
+
+    @torch.no_grad()
+    def embed(self, before: list[int], tokens: Tensor, after: list[int]) -> Tensor:
+        """Ids around visual tokens [K, D] -> input embeddings [1, rows, D]."""
+        table = self.parts.text.embed
+        parts = [table(torch.tensor(before)), tokens, table(torch.tensor(after))]
+        return torch.cat(parts)[None]
+
+    @torch.no_grad()
+    def answer(self, embeds: Tensor, new_tokens: int) -> Answer:
+        """Greedy decoding through Hugging Face's own cache, until a stop token."""
+        text = self.parts.text
+        ids: list[int] = []
+        logits: list[Tensor] = []
+        cache: Any = None
+        rows = embeds
+        while len(ids) < new_tokens:
+            out = text.model(inputs_embeds=rows, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            logits.append(text.head(out.last_hidden_state[0, -1]))
+            ids.append(int(logits[-1].argmax()))
+            if ids[-1] in text.stop_ids:
+                break
+            rows = text.embed(torch.tensor([[ids[-1]]]))
+        return Answer(torch.stack(logits), ids)
+
+
+class _recorded_keys:
+    """Records the key rows [1, heads, rows, H] of one block while it runs."""
+
+    def __init__(self, block: Any, heads: int) -> None:
+        self.projection = block.self_attn.k_proj
+        self.heads = heads
+        self.rows: list[Tensor] = []
+
+    def __enter__(self) -> _recorded_keys:
+        self.hook = self.projection.register_forward_hook(lambda _m, _i, out: self.rows.append(out))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hook.remove()
+
+    def __getitem__(self, batch: int) -> Tensor:
+        rows = self.rows[-1][batch]  # [rows, heads * H]
+        return rows.view(rows.shape[0], self.heads, -1).transpose(0, 1)

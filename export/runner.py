@@ -1,0 +1,91 @@
+"""Runs exported graphs one by one for the parity gate, straight through ONNX Runtime.
+
+It is deliberately not the runtime that ships: buffers are copied at each call, and nothing is
+shared with `edgetok.runtimes`, so that a fault there cannot hide a fault here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgetok import names
+from edgetok.export.graphs import Graph
+
+Array = npt.NDArray[Any]
+
+
+class GraphRunner:
+    """Sessions over the graphs of a bundle that is not published yet.
+
+    Args:
+        root: directory that holds `weights/model.bin`.
+    """
+
+    def __init__(self, graphs: Iterable[Graph], root: Path) -> None:
+        self._sessions: dict[tuple[str, int | None], Any] = {}
+        self._shapes: dict[str, tuple[list[int], str]] = {}
+        for graph in graphs:
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            # PyTorch works between two calls; threads that spin meanwhile would take its cores.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            folder = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(folder, str(root))
+            session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
+            self._sessions[graph.stage.stage, graph.stage.bucket] = session
+            for spec in graph.stage.inputs:
+                self._shapes[spec.name] = (spec.shape, spec.dtype)
+
+    def run(self, stage: str, bucket: int | None, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Run one graph; inputs that it does not have are left out."""
+        session = self._sessions[stage, bucket]
+        wanted = [value.name for value in session.get_inputs()]
+        found = [value.name for value in session.get_outputs()]
+        values = session.run(found, {name: feeds[name] for name in wanted})
+        return dict(zip(found, values, strict=True))
+
+    def answer(self, budget: int, embeds: Array, new_tokens: int, stop_ids: tuple[int, ...]) -> Any:
+        """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids."""
+        rows, count = self._pad(budget, embeds), embeds.shape[0]
+        feeds = self._empty_cache() | {
+            names.INPUT_EMBEDS: rows,
+            names.LAST_ROW: np.array([count - 1], np.int64),
+            names.PAST_LENGTHS: np.array([count - 1], np.int32),
+        }
+        out = self.run("prefill", budget, feeds)
+        logits, ids = [out[names.LOGITS][0]], [int(out[names.LOGITS].argmax())]
+        while len(ids) < new_tokens and ids[-1] not in stop_ids:
+            step: dict[str, Array] = {
+                names.TOKEN_ID: np.array([[ids[-1]]], np.int64),
+                names.PAST_LENGTHS: np.array([count], np.int32),
+                names.TOTAL_LENGTH: np.array([count + 1], np.int32),
+            }
+            out = self.run("decode", None, step | _as_past(out))
+            logits.append(out[names.LOGITS][0])
+            ids.append(int(out[names.LOGITS].argmax()))
+            count += 1
+        return np.stack(logits), ids
+
+    def _pad(self, budget: int, embeds: Array) -> Array:
+        inputs = self._sessions["prefill", budget].get_inputs()
+        shape = next(value.shape for value in inputs if value.name == names.INPUT_EMBEDS)
+        rows = np.zeros(shape, np.float32)
+        rows[0, : embeds.shape[0]] = embeds
+        return rows
+
+    def _empty_cache(self) -> dict[str, Array]:
+        return {
+            name: np.zeros(shape, dtype)
+            for name, (shape, dtype) in self._shapes.items()
+            if name.startswith("past_") and name != names.PAST_LENGTHS
+        }
+
+
+def _as_past(outputs: dict[str, Array]) -> dict[str, Array]:
+    return {n.replace("present_", "past_"): v for n, v in outputs.items() if n != names.LOGITS}

@@ -1,0 +1,183 @@
+"""Static torch modules, one per stage; tracing one of them gives its graph.
+
+Every module calls Hugging Face's own layers. Shapes are constants: N visual tokens, K budget,
+T prompt tokens, S prefill rows, C cache slots (see `edgetok.names`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgetok import names
+from edgetok.export.attention import (
+    emitting,
+    mean_keys,
+    probe_cls,
+    probe_received,
+    rotary_inside,
+)
+from edgetok.export.flavours.ort import CacheAttention, TowerAttention, fused_norms
+from edgetok.families.parts import Parts, TextParts, VisionParts
+from edgetok.methods import Method
+from edgetok.tokens import Features, elbow_tokens
+
+
+class Tower(nn.Module):
+    """pixels [1, 3, h, w] -> features [N, V], the probes in `needs`, and signals."""
+
+    def __init__(self, vision: VisionParts, needs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = vision.model
+        self.vision = vision
+        self.needs = needs
+
+    @property
+    def outputs(self) -> list[str]:
+        signals = [names.SIGNAL_ELBOW] if self.vision.prefix_tokens else []
+        return [names.FEATURES, *self.needs, *signals]
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        prefix = self.vision.prefix_tokens
+        attention = TowerAttention()
+        rows = self.vision.embed(pixels)  # [1, prefix + N, V]
+        with emitting(self.vision.model, attention):
+            for block in self.vision.blocks:
+                rows = block(rows, attention_mask=None)
+        features, cls = rows[0, prefix:], rows[0, :prefix]
+        found = {names.FEATURES: features, names.CLS_FEATURE: cls}
+        for name in self.needs:
+            if name not in found:
+                found[name] = self._probe(name, attention)
+        if prefix:
+            found[names.SIGNAL_ELBOW] = elbow_tokens(features, cls)
+        return tuple(found[name] for name in self.outputs)
+
+    def _probe(self, name: str, attention: TowerAttention) -> Tensor:
+        query, key, scaling = attention.last  # type: ignore[misc]  # set by the last block
+        prefix = self.vision.prefix_tokens
+        if name == names.CLS_ATTENTION:
+            return probe_cls(query, key, scaling)
+        if name == names.KEYS:
+            return mean_keys(key, prefix)
+        if name == names.RECEIVED_ATTENTION:
+            return probe_received(query, key, scaling, prefix)
+        raise KeyError(name)
+
+
+class Compress(nn.Module):
+    """features [N, V] and probes -> visual tokens [K, D], kept [K], sizes [K]."""
+
+    outputs = (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
+
+    def __init__(self, parts: Parts, method: Method, budget: int) -> None:
+        super().__init__()
+        self.projector = parts.projector
+        self.method = method
+        self.grid = parts.vision.grid
+        self.budget = budget
+
+    def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        given = dict(zip(self.method.needs, probes, strict=True))
+        rows = Features(features, self.grid, given)
+        plan = self.method.compress(rows, self.budget)
+        tokens = self.projector(plan.apply(rows.rows()))  # gather first: K rows projected, not N
+        return tokens, plan.indices, plan.sizes
+
+
+class Embed(nn.Module):
+    """token ids [T] -> text embeddings [T, D]."""
+
+    outputs = (names.TEXT_EMBEDS,)
+
+    def __init__(self, text: TextParts) -> None:
+        super().__init__()
+        self.embed = text.embed
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        rows: Tensor = self.embed(token_ids)
+        return rows
+
+
+class Decoder(nn.Module):
+    """Rows through all decoder layers over the KV buffer; shared by prefill and decode."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self, text: TextParts, slots: int, scales: list[tuple[Tensor, Tensor]] | None
+    ) -> None:
+        super().__init__()
+        self.model, self.head = text.model, text.head
+        self.text = text
+        cos, sin = rotary_tables(text, slots)
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
+        for layer, (key, value) in enumerate(scales or []):
+            self.register_buffer(f"key_scale_{layer}", key)
+            self.register_buffer(f"value_scale_{layer}", value)
+        self.quantized = scales is not None
+
+    @property
+    def outputs(self) -> list[str]:
+        layers = range(len(self.text.layers))
+        present = [n(i) for i in layers for n in (names.present_key, names.present_value)]
+        return [names.LOGITS, *present]
+
+    def run(self, rows: Tensor, lengths: Tensor, total: Tensor, past: tuple[Tensor, ...]) -> Any:
+        """rows [1, S, D] -> hidden rows [1, S, D] and the buffers after the call."""
+        pairs = list(zip(past[::2], past[1::2], strict=True))
+        attention = CacheAttention(pairs, lengths, total, self.cos, self.sin, self._scales())
+        dummy = torch.zeros(1)  # rotary happens inside the attention operator
+        with (
+            emitting(self.model, attention),
+            rotary_inside(self.text.layers),
+            fused_norms(self.model),
+        ):
+            for layer in self.text.layers:
+                rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy))
+        return rows, [buffer for pair in attention.present for buffer in pair]
+
+    def read_logits(self, row: Tensor) -> Tensor:
+        """The last row [1, D] -> logits [1, W]."""
+        with fused_norms(self.model):
+            normed = self.text.norm(row)
+        logits: Tensor = self.head(normed)
+        return logits
+
+    def _scales(self) -> list[tuple[Tensor, Tensor]] | None:
+        if not self.quantized:
+            return None
+        return [
+            (getattr(self, f"key_scale_{i}"), getattr(self, f"value_scale_{i}"))
+            for i in range(len(self.text.layers))
+        ]
+
+
+class Prefill(Decoder):
+    """input embeddings [1, S, D], padded on the right -> logits [1, W] of the last true row."""
+
+    def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *past: Tensor) -> Any:
+        total = torch.tensor([embeds.shape[1]], dtype=torch.int32)
+        rows, present = self.run(embeds, lengths, total, past)
+        # Rows are gathered before the head: S rows of logits would cost more than a layer.
+        return self.read_logits(rows[0].index_select(0, last)), *present
+
+
+class Decode(Decoder):
+    """One token id [1, 1] -> logits [1, W]."""
+
+    def forward(self, token: Tensor, lengths: Tensor, total: Tensor, *past: Tensor) -> Any:
+        rows, present = self.run(self.text.embed(token), lengths, total, past)
+        return self.read_logits(rows[0]), *present
+
+
+def rotary_tables(text: TextParts, slots: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of every cache position, [slots, H / 2], from the model's own rotary module."""
+    positions = torch.arange(slots)[None]
+    cos, sin = text.rotary(torch.zeros(1, 1, text.hidden), position_ids=positions)
+    half = cos.shape[-1] // 2  # the two halves repeat each other
+    return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()

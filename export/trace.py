@@ -1,0 +1,79 @@
+"""From a stage module to an ONNX graph: trace, name, and clean."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+
+from edgetok.errors import IncompatibleError
+
+OPSET = 20  # the newest whose operators TensorRT 10.3 and ONNX Runtime 1.20 both know
+
+
+def trace(
+    stage: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], name: str
+) -> ir.Model:
+    """Trace `stage` with example inputs of its static shapes.
+
+    Raises:
+        IncompatibleError: if PyTorch cannot export it.
+    """
+    log = io.StringIO()
+    with _quiet(log), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                stage,
+                tuple(inputs.values()),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                optimize=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise IncompatibleError(
+                f"PyTorch {torch.__version__} cannot export the {name} stage: "
+                f"{str(error).strip().splitlines()[0][:300]}"
+            ) from error
+    model: ir.Model = program.model  # type: ignore[union-attr]
+    return clean(model, name)
+
+
+def clean(model: ir.Model, name: str) -> ir.Model:
+    """Fold constants and drop everything that says where and when the graph was made."""
+    # Weights are constants too: without a limit, folding would copy transposed ones per use.
+    optimizer.optimize(model, onnx_shape_inference=False, output_size_limit=1 << 34)
+    # Tables such as the rotary ones leave the graph as nodes; only initializers can be shared.
+    passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=16)(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+    passes.ClearMetadataAndDocStringPass()(model)
+    model.graph.name = name
+    model.producer_name, model.producer_version = "edgetok", None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    return model
+
+
+@contextlib.contextmanager
+def _quiet(log: io.StringIO) -> Iterator[None]:
+    """The exporter reports on standard output and through warnings; errors are raised anyway."""
+    onnx_log = logging.getLogger("torch.onnx")
+    level = onnx_log.level
+    onnx_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(log):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        onnx_log.setLevel(level)
