@@ -32,16 +32,16 @@ def bench_command(
     `edgetok run --max-ttft-ms` and `--max-memory-mib` choose rungs from the table.
     """
     with working(as_json) as progress:
-        from edgetok import load
         from edgetok.bundle.golden import load_golden
         from edgetok.bundle.reader import Bundle
         from edgetok.runtimes import machine
         from edgetok.runtimes.bench import measure
+        from edgetok.runtimes.load import load
 
         progress("loading", 0.0)
         opened = Bundle.open(bundle)
         golden = load_golden(opened)[0]
-        model = load(bundle, device=device, threads=threads)
+        model = load(opened, device=device, threads=threads)
         progress("measuring", 0.1)
         rows = measure(
             model,

@@ -9,9 +9,11 @@ import msgspec
 import typer
 from rich.table import Table
 
+from edgetok.bundle.manifest import Manifest
 from edgetok.calibration.evaluate import Evaluation, Score
 from edgetok.cli.options import Budgets, BundleDir, Device, Json, Seed, Threads
 from edgetok.cli.output import emit, say, table, working
+from edgetok.ladder import parse_budgets
 
 
 def eval_command(
@@ -44,11 +46,14 @@ def eval_command(
     samples = sampling.load_samples(data)
     chosen = samples if count is None else sampling.draw(samples, count, seed)
     with working(as_json) as progress:
-        from edgetok import load
+        from edgetok.bundle.reader import Bundle
         from edgetok.calibration.evaluate import evaluate
+        from edgetok.runtimes.load import load
 
-        wanted = _parse_budgets(bundle, budgets)
-        model = load(bundle, device=device, budgets=wanted, threads=threads)
+        progress("loading", 0.0)
+        opened = Bundle.open(bundle)
+        wanted = _parse_budgets(budgets, opened.manifest)
+        model = load(opened, device=device, budgets=wanted, threads=threads)
         evaluation = evaluate(model, chosen, model.ladder.budgets, progress)
         if plot is not None:
             plotting.plot_accuracy(evaluation, plot, f"{bundle.name}, {evaluation.samples} samples")
@@ -57,15 +62,9 @@ def eval_command(
         say(f"plot in {plot}")
 
 
-def _parse_budgets(bundle: Path, budgets: str | None) -> tuple[int, ...] | None:
-    """Rungs as typed; `full` depends on the bundle."""
-    from edgetok.bundle.reader import Bundle
-    from edgetok.ladder import parse_budgets
-
-    if budgets is None:
-        return None
-    manifest = Bundle.open(bundle, check_hashes=False).manifest
-    return parse_budgets(budgets, manifest.vision.full_tokens)
+def _parse_budgets(budgets: str | None, manifest: Manifest) -> tuple[int, ...] | None:
+    """Rungs as typed; what `full` means depends on the bundle."""
+    return None if budgets is None else parse_budgets(budgets, manifest.vision.full_tokens)
 
 
 def _show(evaluation: Evaluation) -> list[Table | str]:

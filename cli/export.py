@@ -78,18 +78,17 @@ def export_command(
             parity_images=parity_images,
             progress=progress,
         )
-    size_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     fields = {
         "bundle": report.bundle,
-        "digest": f"sha256:{report.digest.removeprefix('sha256:')}",
-        "bytes": size_bytes,
+        "digest": f"sha256:{report.digest}",
+        "bytes": report.bytes,
         "seconds": round(report.seconds, 3),
         "parity": report.parity,
     }
     emit(
         fields,
         as_json,
-        f"{output} in {report.seconds:.1f} s, {size_bytes / _MIB:.1f} MiB",
+        f"{output} in {report.seconds:.1f} s, {report.bytes / _MIB:.1f} MiB",
         f"digest {fields['digest']}",
         f'next: edgetok run {output} --image FILE --prompt "…"',
     )

@@ -121,7 +121,7 @@ def _load(
 ) -> Model:
     """Open the bundle; where the rung is known, without the others."""
     with working(as_json) as progress:
-        from edgetok import load
+        from edgetok.runtimes.load import load
 
         progress("loading", 0.0)
         budgets = None if budget is None else (budget,)

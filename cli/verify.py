@@ -46,11 +46,11 @@ def verify_command(
                 f"{bundle} has digest sha256:{opened.digest}, and sha256:{expected} was expected; "
                 f"it is whole, but it is another bundle"
             )
-        from edgetok import load
+        from edgetok.runtimes.load import load
         from edgetok.runtimes.verify import verify
 
         progress("running golden samples", 0.2)
-        report = verify(opened, load(bundle, device=device))
+        report = verify(opened, load(opened, device=device))
         report.require_passed()
     digest = f"sha256:{opened.digest}"
     checks = msgspec.to_builtins(report.checks)

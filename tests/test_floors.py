@@ -88,8 +88,6 @@ def list_module_level_imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("room", MAY_KNOW)
 def test_room_knows_only_rooms_below(room: str) -> None:
     allowed = MAY_KNOW[room] | {room, "__version__"}
-    # The roof alone may call the public face.
-    allowed |= {"load"} if room == "cli" else set()
     files = list_files(room)
     assert files, f"room {room} has no files"
     offenders = {
