@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from workers import Workers
 
 WARM_UP_STEPS = 60
 LOG_STEPS = 20
@@ -25,6 +26,7 @@ class Settings:
     device: torch.device
     bf16: bool
     seed: int
+    workers: Workers
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 products where asked for; worth it on GPUs and on processors with AVX512-BF16."""

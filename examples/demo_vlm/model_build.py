@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import torch
 from tokenizer_build import build_tokenizer
+from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
@@ -19,6 +21,8 @@ from vocabulary import GRID, IMAGE_SIDE_PX, PATCH_SIDE_PX
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's own, which runtimes for LLaVA-1.5 expect."""
+WAVE_HEIGHT = 0.3
+"""About the size of a fresh patch embedding, so that attention can see positions at once."""
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
@@ -70,7 +74,24 @@ def build_model(
     """An untrained model in fp32 and its tokenizer."""
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
-    return LlavaForConditionalGeneration(build_config(tokenizer)), tokenizer
+    model = LlavaForConditionalGeneration(build_config(tokenizer))
+    places = model.model.vision_tower.embeddings.position_embedding.weight
+    with torch.no_grad():
+        places[1:] += draw_waves(places.shape[1])
+    return model, tokenizer
+
+
+def draw_waves(width: int) -> Tensor:
+    """Sines and cosines of a patch's row and column [576, width], to start positions from.
+
+    Looking at a neighbour is a rotation of these, which from noise would first have to be learned.
+    """
+    lengths = torch.logspace(math.log10(2 * GRID), math.log10(2.2), width // 4)
+    angles = 2 * math.pi * torch.arange(GRID)[:, None] / lengths
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows = line[:, None].expand(GRID, GRID, -1)
+    columns = line[None].expand(GRID, GRID, -1)
+    return WAVE_HEIGHT * torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
 def save_model(

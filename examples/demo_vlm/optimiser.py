@@ -6,17 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from workers import Workers
 
 Parameter = nn.Parameter
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration that pushes all singular values towards 1."""
+CHUNK = 7
+"""Matrices that one worker orthogonalises at a time."""
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearest half-orthogonal matrices, roughly [count, rows, columns], rows <= columns.
 
-    fp32, unlike torch.optim.Muon, whose bf16 is slow on most processors; equal shapes share
-    one batched product.
+    Equal shapes share one batched product, unlike in torch.optim.Muon.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -30,9 +32,14 @@ class Optimiser:
     """Muon with Nesterov momentum over block matrices, AdamW over everything else."""
 
     def __init__(
-        self, named: Iterable[tuple[str, Parameter]], muon_lr: float, adam_lr: float
+        self,
+        named: Iterable[tuple[str, Parameter]],
+        rates: tuple[float, float],
+        workers: Workers,
+        bf16: bool,
     ) -> None:
-        self.muon_lr, self.adam_lr = muon_lr, adam_lr
+        self.muon_lr, self.adam_lr = rates
+        self.workers, self.dtype = workers, torch.bfloat16 if bf16 else torch.float32
         self.groups: dict[tuple[int, int], list[Parameter]] = defaultdict(list)
         rest: list[Parameter] = []
         for name, parameter in named:
@@ -44,7 +51,7 @@ class Optimiser:
         self.momentum = {
             shape: [torch.zeros_like(p) for p in group] for shape, group in self.groups.items()
         }
-        self.adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.01)
+        self.adam = torch.optim.AdamW(rest, lr=self.adam_lr, betas=(0.9, 0.98), weight_decay=0.01)
 
     def step(self, factor: float) -> None:
         """One update with both learning rates multiplied by the factor; clears gradients."""
@@ -58,16 +65,16 @@ class Optimiser:
 
     def _step_muon(self, group: list[Parameter], momentum: list[Tensor], lr: float) -> None:
         live = [place for place, p in enumerate(group) if p.grad is not None]
-        updates = []
+        wide = []
         for place in live:
             gradient = group[place].grad
             assert gradient is not None  # noqa: S101 - filtered just above
             momentum[place].lerp_(gradient, 0.05)
             update = gradient.lerp(momentum[place], 0.95)
-            updates.append(update if update.shape[0] <= update.shape[1] else update.mT)
-        if not live:
-            return
-        for place, update in zip(live, orthogonalise(torch.stack(updates)), strict=True):
+            wide.append(update if update.shape[0] <= update.shape[1] else update.mT)
+        chunks = [torch.stack(wide[start : start + CHUNK]) for start in range(0, len(wide), CHUNK)]
+        steps = self.workers.map(lambda chunk: orthogonalise(chunk.to(self.dtype)).float(), chunks)
+        for place, update in zip(live, (each for chunk in steps for each in chunk), strict=True):
             p = group[place]
             rows, columns = p.shape
             scale = max(1.0, rows / columns) ** 0.5

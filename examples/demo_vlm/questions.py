@@ -70,9 +70,7 @@ def ask_questions(scene: Scene, kinds: list[str], rng: Generator) -> list[Questi
     return asked
 
 
-def ask_question(
-    scene: Scene, kind: str, asked: list[Question], rng: Generator
-) -> Question | None:
+def ask_question(scene: Scene, kind: str, asked: list[Question], rng: Generator) -> Question | None:
     """A question of the kind that was not asked yet: first its form is drawn, then its subject."""
     forms = [form for owner, form in FORMS if owner == kind]
     known = {question.prompt for question in asked}
@@ -139,7 +137,8 @@ def ask_shape_of_colour(scene: Scene) -> list[Option]:
 
 def ask_colour_of_text(scene: Scene) -> list[Option]:
     return [
-        ("colour of text", {"text": item.role}, item.colour) for item in scene.list_items(*ROLES[2:])
+        ("colour of text", {"text": item.role}, item.colour)
+        for item in scene.list_items(*ROLES[2:])
     ]
 
 
@@ -177,9 +176,7 @@ def ask_relation(scene: Scene) -> list[Option]:
     for name, item in named:
         for other_name, other in named:
             slots = {"thing": name, "other": other_name}
-            across, down = (
-                mine - its for mine, its in zip(item.centre, other.centre, strict=True)
-            )
+            across, down = (mine - its for mine, its in zip(item.centre, other.centre, strict=True))
             if abs(across) >= RELATION_PX:
                 options.append(("left or right", slots, "left" if across < 0 else "right"))
             if abs(down) >= RELATION_PX:
@@ -194,7 +191,7 @@ def ask_extreme(scene: Scene) -> list[Option]:
         return []
     options: list[Option] = []
     for extreme, (axis, sign) in EXTREMES.items():
-        ranked = sorted(shapes, key=lambda item: sign * item.centre[axis])  # noqa: B023
+        ranked = sorted(shapes, key=lambda item: sign * item.centre[axis])
         if abs(ranked[0].centre[axis] - ranked[1].centre[axis]) >= RELATION_PX / 2:
             options.append(("extreme", {"extreme": extreme}, ranked[0].name))
     return options
@@ -257,4 +254,3 @@ def list_phrases() -> Iterator[str]:
     for answer in (*BACKGROUNDS, *COLOUR_NAMES, *SHAPES, *PLACES, *NUMBER_NAMES):
         yield from [f" {answer}"] * 40
     yield from [f" {word}" for word in ("above", "below", "left", "right")] * 40
-

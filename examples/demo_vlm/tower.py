@@ -63,18 +63,29 @@ def compute_tower_loss(
     """
     hidden = see(tower, lesson.pixels, lesson.positions)
     fields = heads.read_points(hidden[:, 1:])
-    weights = torch.where(lesson.points[..., 0] < FIRST_SHAPE, BACKGROUND_WEIGHT, 1.0).flatten()
-    loss = hidden.new_zeros(())
-    for place, logits in enumerate(fields):
-        labels = lesson.points[..., place].flatten()
-        each = F.cross_entropy(logits.flatten(0, 2), labels, reduction="none")
-        loss = loss + (each * weights).sum() / weights.sum()
+    loss = weigh_points(fields, lesson.points)
     bag = F.binary_cross_entropy_with_logits(heads.bag(hidden[:, 0]), lesson.bag)
     loss = loss + 4 * bag
     if with_last_block:
         pooled = tower.post_layernorm(tower.encoder.layers[-1](hidden, None)[:, 0])
         loss = loss + 2 * F.binary_cross_entropy_with_logits(heads.bag_pooled(pooled), lesson.bag)
     return loss, {"loss": loss.item(), "bag": bag.item(), **score_points(fields, lesson.points)}
+
+
+def weigh_points(fields: tuple[Tensor, ...], points: Tensor) -> Tensor:
+    """Cross-entropy summed over fields, points of the background weighted down."""
+    weights = torch.where(points[..., 0] < FIRST_SHAPE, BACKGROUND_WEIGHT, 1.0).flatten()
+    loss = fields[0].new_zeros(())
+    for place, logits in enumerate(fields):
+        labels = points[..., place].flatten()
+        each = F.cross_entropy(logits.flatten(0, 2), labels, reduction="none")
+        loss = loss + (each * weights).sum() / weights.sum()
+    return loss
+
+
+def compute_point_loss(heads: TowerHeads, features: Tensor, points: Tensor) -> Tensor:
+    """The points' loss from features without CLS [batch, patches, width]."""
+    return weigh_points(heads.read_points(features), points)
 
 
 @torch.no_grad()

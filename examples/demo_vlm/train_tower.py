@@ -1,5 +1,6 @@
 """Phase one: the vision tower alone learns what stands in each patch."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from optimiser import Optimiser
 from scenes import draw_scene
 from splits import open_split
 from targets import Lesson, cut_lesson
+from torch import Tensor
 from tower import TowerHeads, compute_tower_loss
 from transformers import CLIPVisionModel
 from vocabulary import GRID
@@ -17,19 +19,24 @@ WINDOW_PATCHES = 12
 """96 pixels: a quarter of the scene, with glyphs at their final size."""
 WINDOWS_PER_SCENE = 4
 SCENES_PER_STEP = 8
+SCENES_PER_SHARE = 2
+"""Scenes whose gradient one worker computes at a time."""
 CROWDED_SHARE = 0.75
 """Of the scenes that windows are cut from; the rest are as the questions will see them."""
 WHOLE_SCENES_FROM = 0.75
 """From this share of the budget on the tower sees whole scenes, every third one crowded."""
 LAST_BLOCK_STEPS = 6
+"""The last block is trained in every sixth step; nothing but the pooled loss depends on it."""
+RATES = (0.02, 2e-3)
+"""Peak learning rates of Muon and AdamW."""
 
 
-def draw_lesson(settings: Settings, step: int, whole: bool) -> Lesson:
-    """The lesson of a step; it depends on seed, step and stage alone."""
-    rng = np.random.default_rng([settings.seed, step, int(whole)])
-    seeds = rng.integers(0, len(open_split("train")), SCENES_PER_STEP)
-    share = 1 / 3 if whole else CROWDED_SHARE
-    scenes = [draw_scene(int(seed), crowded=bool(rng.random() < share)) for seed in seeds]
+def draw_lesson(settings: Settings, step: int, share: int, whole: bool) -> Lesson:
+    """The lesson of a share of a step; it depends on seed, place and stage alone."""
+    rng = np.random.default_rng([settings.seed, step, share, int(whole)])
+    seeds = rng.integers(0, len(open_split("train")), SCENES_PER_SHARE)
+    crowded_share = 1 / 3 if whole else CROWDED_SHARE
+    scenes = [draw_scene(int(seed), crowded=bool(rng.random() < crowded_share)) for seed in seeds]
     if whole:
         return cut_lesson(scenes, GRID, 1, rng)
     return cut_lesson(scenes, WINDOW_PATCHES, WINDOWS_PER_SCENE, rng)
@@ -40,14 +47,12 @@ def move_lesson(lesson: Lesson, device: torch.device) -> Lesson:
     return Lesson(**{name: value.to(device) for name, value in vars(lesson).items()})
 
 
-def train_tower(
-    settings: Settings, tower: CLIPVisionModel, minutes: float, muon_lr: float
-) -> TowerHeads:
+def train_tower(settings: Settings, tower: CLIPVisionModel, minutes: float) -> TowerHeads:
     """Trains the tower in place for the budget; returns the auxiliary heads."""
     journal = Journal(settings, "tower", minutes)
     heads = TowerHeads(tower.config.hidden_size).to(settings.device)
     named = [*tower.named_parameters(), *heads.named_parameters()]
-    optimiser = Optimiser(named, muon_lr=muon_lr, adam_lr=2e-3)
+    optimiser = Optimiser(named, RATES, settings.workers, settings.bf16)
     state = journal.resume()
     if state is not None:
         tower.load_state_dict(state["tower"])
@@ -58,13 +63,17 @@ def train_tower(
         parts = {"tower": tower, "heads": heads, "optimiser": optimiser}
         return {name: part.state_dict() for name, part in parts.items()}
 
-    while journal.progress < 1:
-        lesson = draw_lesson(settings, journal.steps, journal.progress >= WHOLE_SCENES_FROM)
-        lesson = move_lesson(lesson, settings.device)
+    def study(share: int) -> tuple[Tensor, dict[str, float]]:
+        whole = journal.progress >= WHOLE_SCENES_FROM
+        lesson = draw_lesson(settings, journal.steps, share, whole)
         last = journal.steps % LAST_BLOCK_STEPS == 0
         with settings.autocast():
-            loss, scores = compute_tower_loss(tower, heads, lesson, last)
-        loss.backward()
+            return compute_tower_loss(tower, heads, move_lesson(lesson, settings.device), last)
+
+    tasks = [partial(study, share) for share in range(SCENES_PER_STEP // SCENES_PER_SHARE)]
+    parameters = [parameter for _, parameter in named]
+    while journal.progress < 1:
+        scores = settings.workers.compute_gradients(parameters, tasks)
         optimiser.step(journal.rate_factor)
         journal.record(scores)
         journal.save(collect)

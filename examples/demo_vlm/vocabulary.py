@@ -1,4 +1,4 @@
-"""Everything that a scene may show and a question may name. Order is part of the data's identity."""
+"""What a scene may show and a question may name. The order is part of the data's identity."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 30, 36),
@@ -29,7 +29,7 @@ WORDS = tuple(
     LIFT LION MILK MOON NECK NOON OPEN OVEN PARK PLUM QUIZ RAIN ROAD SALE SHOP SNOW STOP TAXI TREE
     UNIT VASE VIEW WEST WOLF WOOD YARD ZERO APPLE BREAD CHAIR CLOCK DRIVE EMPTY FRUIT GHOST HOTEL
     JUICE KNIFE LEMON MOUSE NORTH OCEAN PAPER QUEEN RADIO SHEEP TIGER TRAIN UNDER VIDEO WATER ZEBRA
-    """.split()
+    """.split()  # noqa: SIM905 - two hundred quoted lines say no more
 )
 MAX_CHARACTERS = 5
 """Longest printed word or number."""

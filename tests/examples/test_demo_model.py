@@ -1,0 +1,152 @@
+"""The demo's tokenizer, shapes and checkpoint."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples" / "demo_vlm"
+CHECKPOINT = FOLDER / "checkpoint"
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[dict[str, ModuleType]]:
+    """The example's modules, imported as its scripts import each other."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import make
+        import model_build
+        import packing
+        import questions
+        import tokenizer_build
+        import vocabulary
+
+        modules = [make, model_build, packing, questions, tokenizer_build, vocabulary]
+        yield {module.__name__: module for module in modules}
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(demo):
+    return demo["tokenizer_build"].build_tokenizer()
+
+
+def test_tokenizer_is_the_same_each_time(demo, tokenizer):
+    again = demo["tokenizer_build"].build_tokenizer()
+    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    assert len(tokenizer) <= 512
+
+
+def test_tokenizer_round_trip(demo, tokenizer):
+    for _, questions in demo["make"].make_samples("calibrate", 60, 6):
+        for question in questions:
+            text = f"{question.prompt} ASSISTANT: {question.answer}"
+            assert tokenizer.decode(tokenizer(text).input_ids) == text
+    for text in ("naïve – 日本語 <tag> \t x", "USERS' 3.14", "a  b"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_printed_text_is_spelled_character_by_character(demo, tokenizer):
+    for text in (*demo["vocabulary"].WORDS, "90210", "77"):
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer(f" {text}").input_ids)
+        assert tokens == ["Ġ", *text]
+
+
+def test_questions_take_few_tokens(demo, tokenizer):
+    lengths = [
+        len(tokenizer(question.prompt).input_ids)
+        for _, questions in demo["make"].make_samples("calibrate", 60, 6)
+        for question in questions
+    ]
+    assert max(lengths) <= 16
+
+
+def test_chat_template_of_several_turns(tokenizer):
+    image, text = {"type": "image"}, {"type": "text", "text": "What is the background?"}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "dots"}]}
+    messages = [{"role": "user", "content": [image, text]}]
+    first = "<s>USER: <image>\nWhat is the background? ASSISTANT:"
+    render = tokenizer.apply_chat_template
+    assert render(messages, add_generation_prompt=True, tokenize=False) == first
+    messages += [answer, {"role": "user", "content": "Where is the star?"}]
+    later = first + " dots</s>USER: Where is the star? ASSISTANT:"
+    assert render(messages, add_generation_prompt=True, tokenize=False) == later
+
+
+def test_packed_question_equals_its_prompt_alone(demo, tokenizer):
+    """Tokens of the packed form are those of the rendered chat, cut at the image."""
+    packer = demo["packing"].Packer(tokenizer)
+    question = demo["questions"].Question("What is the big word?", "STOP", "reading")
+    tokens, before = packer.tokenise(question)
+    prompt = "<s>USER: <image>\nWhat is the big word? ASSISTANT:"
+    whole = tokenizer(prompt).input_ids
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    assert [*packer.prefix, image, *tokens[:before]] == whole
+    assert tokenizer.decode(tokens[before:]) == " STOP</s>"
+
+
+def test_packed_questions_do_not_see_each_other(demo, tokenizer):
+    """Logits of a question packed with others equal those of the question alone."""
+    packing, Question = demo["packing"], demo["questions"].Question
+    model, _ = demo["model_build"].build_model(0)
+    packer = packing.Packer(tokenizer)
+    questions = [
+        Question("What is the big word?", "STOP", "reading"),
+        Question("Where is the red star?", "top left", "place"),
+    ]
+    visual = torch.randn(1, 9, 256)
+
+    def run(asked):
+        pack = packer.pack([asked])
+        embedded = torch.cat([visual, model.get_input_embeddings()(pack.tokens)], dim=1)
+        output = model.model.language_model(
+            inputs_embeds=embedded,
+            attention_mask=packing.build_mask(pack, 9),
+            position_ids=packing.build_positions(pack, 9),
+            use_cache=False,
+        )
+        return output.last_hidden_state[0, 9:]
+
+    with torch.no_grad():
+        packed, alone = run(questions), run(questions[1:])
+    assert torch.allclose(packed[-len(alone) :], alone, atol=1e-5)
+
+
+def test_training_tower_equals_the_hugging_face_tower(demo):
+    """What the training script computes by hand is what the shipped model computes."""
+    from decoder import look
+    from tower import normalise
+
+    model, _ = demo["model_build"].build_model(0)
+    tower = model.model.vision_tower.eval()
+    pixels = torch.randint(0, 256, (1, 3, 192, 192), dtype=torch.uint8)
+    with torch.no_grad():
+        features, attention = look(tower, pixels)
+        tower.set_attn_implementation("eager")
+        output = tower(normalise(pixels), output_hidden_states=True, output_attentions=True)
+    assert torch.allclose(features, output.hidden_states[-2][:, 1:], atol=1e-4)
+    expected = output.attentions[-2][:, :, 0, 1:].mean(1)
+    assert torch.allclose(attention, expected, atol=1e-5)
+
+
+@pytest.mark.skipif(not CHECKPOINT.exists(), reason="no checkpoint is trained yet")
+def test_checkpoint_is_small_plain_and_loads():
+    weights = list(CHECKPOINT.glob("*.safetensors"))
+    assert sum(path.stat().st_size for path in weights) <= 28 * 2**20
+    assert not list(CHECKPOINT.rglob("*.bin")) and not list(CHECKPOINT.rglob("*.py"))
+    assert "auto_map" not in json.loads((CHECKPOINT / "config.json").read_text())
+    model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
+        CHECKPOINT, output_loading_info=True
+    )
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert sum(parameter.numel() for parameter in model.parameters()) <= 14_000_000
+    processor = transformers.AutoProcessor.from_pretrained(CHECKPOINT)
+    assert processor.tokenizer.convert_tokens_to_ids("<image>") == model.config.image_token_index
