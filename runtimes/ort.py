@@ -12,11 +12,11 @@ from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
+from edgetok.runtimes.interface import SIGNAL_PREFIX, require_interface
 from edgetok.runtimes.protocol import FloatArray, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
 from edgetok.runtimes.session import BoundGraph, Memory, make_session
 
-_SIGNAL_PREFIX = "signal_"
 _WEIGHTS_PREFIX = "weights/"
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
 _SCRATCH = 8  # live activations, in multiples of the widest graph input or output
@@ -66,7 +66,7 @@ class OrtRuntime:
         graph.inputs[names.PIXELS].write(pixels)
         graph.run()
         outputs = {name: buffer.pull() for name, buffer in graph.outputs.items()}
-        signals = {n: float(v[0]) for n, v in outputs.items() if n.startswith(_SIGNAL_PREFIX)}
+        signals = {n: float(v[0]) for n, v in outputs.items() if n.startswith(SIGNAL_PREFIX)}
         tensors = {n: v.copy() for n, v in outputs.items() if n not in signals}
         return TowerOutput(tensors, signals)
 
@@ -145,11 +145,13 @@ class OrtRuntime:
 
     def _load(self, bundle: Bundle, provider: str) -> dict[tuple[str, int], BoundGraph]:
         weights = [path for path in bundle.manifest.files if path.startswith(_WEIGHTS_PREFIX)]
+        tower = bundle.stage("tower", self.ladder.smallest.budget)
         by_file: dict[str, BoundGraph] = {}
         graphs = {}
         for name in names.STAGES:
             for bucket in self.ladder:
                 stage = bundle.stage(name, bucket.budget)
+                require_interface(bundle.manifest, stage, bucket, tower)
                 if stage.file not in by_file:
                     by_file[stage.file] = self._bound(bundle, stage, provider)
                 graphs[name, bucket.budget] = by_file[stage.file]

@@ -11,6 +11,8 @@ import math
 import os
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -80,8 +82,9 @@ def resized_size(height: int, width: int, plan: ImagePlan) -> tuple[int, int]:
         return height, width
     short = plan.resize_shortest_px
     long = int(short * max(height, width) / min(height, width))
-    _require_size(max(1, short), max(1, long), "the resized image")
-    return (long, short) if width <= height else (short, long)
+    resized = (long, short) if width <= height else (short, long)
+    _require_size(*resized, "the resized image")
+    return resized
 
 
 def center_crop(pixels: NDArray[np.uint8], crop_px: list[int] | None) -> NDArray[np.uint8]:
@@ -137,9 +140,7 @@ def _open_file(path: Path) -> io.BufferedReader:
 
 def _open_header(file: IO[bytes], name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on; ours is a lower limit and an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _without_warnings():
             return Image.open(file, formats=limits.IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         raise InputError(
@@ -152,12 +153,20 @@ def _open_header(file: IO[bytes], name: str) -> Image.Image:
         ) from error
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    # Pillow warns of much that is an error here or does no harm: 89 megapixels, odd metadata.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _decode(picture: Image.Image, name: str) -> Image.Image:
     """Decode the first frame, turn it upright, make it RGB."""
     _require_size(picture.height, picture.width, name)
     try:
-        upright = ImageOps.exif_transpose(picture)
-        return _to_rgb(upright)
+        with _without_warnings():
+            return _to_rgb(ImageOps.exif_transpose(picture))
     except _DECODE_ERRORS as error:
         raise InputError(
             f"{name} is damaged ({error}); its header is sound but its pixels cannot be decoded, "

@@ -9,6 +9,17 @@ from types import ModuleType
 from edgetok.errors import IncompatibleError, UsageError
 
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# All that unpack into the folder `onnxruntime`.
+WHEELS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-migraphx",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,7 @@ def import_onnxruntime() -> ModuleType:
     Raises:
         IncompatibleError: with the commands that repair the installation.
     """
-    wheels = sorted(installed_wheels())
+    wheels = installed_wheels()
     if len(wheels) > 1:
         raise IncompatibleError(
             f"{' and '.join(wheels)} are both installed and have overwritten each other's files; "
@@ -69,10 +80,13 @@ def import_onnxruntime() -> ModuleType:
     return module
 
 
-def installed_wheels() -> set[str]:
-    """Names of the installed distributions that unpack into the folder `onnxruntime`."""
-    owners = importlib.metadata.packages_distributions().get("onnxruntime", [])
-    return {name.lower().replace("_", "-") for name in owners}
+def installed_wheels() -> list[str]:
+    """Those of `WHEELS` that are installed.
+
+    They are looked up by name: asking which distributions own the folder reads the files of every
+    distribution there is, 170 ms beside torch.
+    """
+    return [name for name in WHEELS if _is_installed(name)]
 
 
 def provider_of(device: str) -> str:
@@ -86,7 +100,7 @@ def provider_of(device: str) -> str:
         raise UsageError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
     available = import_onnxruntime().get_available_providers()
     if DEVICES[device] not in available:
-        wheels = sorted(installed_wheels())
+        wheels = installed_wheels()
         raise IncompatibleError(
             f"device {device!r} needs {DEVICES[device]}, and the installed onnxruntime has "
             f"{', '.join(available)}; {_repair(wheels, 'cpu' if device == 'cpu' else 'gpu')}"
@@ -110,3 +124,11 @@ def require_provider_in_use(used: list[str], wanted: str) -> None:
 def _repair(wheels: list[str], extra: str) -> str:
     # All of them must go: each has overwritten files of the others.
     return f"repair with: pip uninstall -y {' '.join(wheels)} && pip install 'edgetok[{extra}]'"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -16,7 +16,6 @@ from edgetok.errors import BundleError, EdgetokError, IncompatibleError, Resourc
 from edgetok.runtimes.providers import (
     STAGE_OPTIONS,
     StageOptions,
-    import_onnxruntime,
     require_provider_in_use,
 )
 
@@ -31,7 +30,8 @@ class Buffer:
     """
 
     def __init__(self, tensor: Tensor, device: str) -> None:
-        ort = import_onnxruntime()
+        import onnxruntime as ort
+
         # Pages of zeros become real memory when they are first written, so an unused part of the
         # KV cache costs nothing.
         self.host: NDArray[Any] = np.zeros(tensor.shape, tensor.dtype)
@@ -125,7 +125,8 @@ def make_session(graph: bytes, stage: Stage, root: Path, provider: str, threads:
         IncompatibleError: if this ONNX Runtime cannot run it on the provider.
         ResourceError: if memory ran out.
     """
-    ort = import_onnxruntime()
+    import onnxruntime as ort
+
     settings = _settings(ort, STAGE_OPTIONS[stage.stage], root, threads)
     if provider != "CPUExecutionProvider":
         # One node on the CPU would copy its tensors back and forth at every step.
@@ -168,10 +169,11 @@ def translated_errors(file: str) -> Iterator[None]:
             raise _out_of_memory(file, error) from error
         if type(error).__name__ == "NoSuchFile":
             raise BundleError(f"{file}: its weights cannot be opened: {_brief(text)}") from error
-        version = import_onnxruntime().__version__
+        import onnxruntime
+
         raise IncompatibleError(
-            f"{file}: onnxruntime {version} cannot run it: {_brief(text)}; upgrade onnxruntime or "
-            f"export again"
+            f"{file}: onnxruntime {onnxruntime.__version__} cannot run it: {_brief(text)}; upgrade "
+            f"onnxruntime or export again"
         ) from error
 
 

@@ -1,0 +1,103 @@
+"""What each graph of a bundle must take and give, so that a runtime may rely on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgetok import names
+from edgetok.bundle.manifest import Manifest, Stage, Tensor
+from edgetok.errors import BundleError
+from edgetok.ladder import Bucket
+
+SIGNAL_PREFIX = "signal_"
+
+Shape = list[int]
+Interface = dict[str, tuple[str, Shape | None]]  # dtype and shape by name; None: any shape
+
+
+def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage) -> None:
+    """Check that a graph that serves `bucket` fits the manifest and the tower.
+
+    Raises:
+        BundleError: naming all missing or misfit inputs and outputs.
+    """
+    inputs, outputs = _expected(manifest, stage, bucket, tower)
+    problems = [
+        *_misfits("input", stage.inputs, inputs),
+        *_misfits("output", stage.outputs, outputs),
+        *_unfed(stage, inputs),
+    ]
+    if problems:
+        raise BundleError(f"{stage.file}: {'; '.join(problems[:8])}; export again")
+
+
+def _expected(
+    manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage
+) -> tuple[Interface, Interface]:
+    text, vision = manifest.text, manifest.vision
+    past, present = _cache(manifest)
+    logits: Interface = {names.LOGITS: ("float32", [1, text.vocabulary])}
+    match stage.stage:
+        case "tower":
+            pixels = [1, 3, vision.height_px, vision.width_px]
+            signals: Interface = {
+                t.name: ("float32", [1]) for t in stage.outputs if t.name.startswith(SIGNAL_PREFIX)
+            }
+            features: Interface = {names.FEATURES: ("float32", None)}
+            return {names.PIXELS: ("float32", pixels)}, features | signals
+        case "compress":
+            # It reads what the tower wrote, so those are its only possible inputs.
+            offered: Interface = {t.name: (t.dtype, t.shape) for t in tower.outputs}
+            wanted = {t.name: offered[t.name] for t in stage.inputs if t.name in offered}
+            return wanted, {
+                names.VISUAL_TOKENS: ("float32", [bucket.budget, text.hidden]),
+                names.KEPT: ("int64", [bucket.budget]),
+                names.SIZES: ("float32", [bucket.budget]),
+            }
+        case "embed":
+            rows = bucket.prompt_tokens
+            embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, text.hidden])}
+            return {names.TOKEN_IDS: ("int64", [rows])}, embeds
+        case "prefill":
+            return {
+                names.INPUT_EMBEDS: ("float32", [1, bucket.prefill_tokens, text.hidden]),
+                names.LAST_ROW: ("int64", [1]),
+                names.PAST_LENGTHS: ("int32", [1]),
+                **past,
+            }, logits | present
+        case "decode":
+            return {
+                names.TOKEN_ID: ("int64", [1, 1]),
+                names.PAST_LENGTHS: ("int32", [1]),
+                names.TOTAL_LENGTH: ("int32", [1]),
+                **past,
+            }, logits | present
+
+
+def _cache(manifest: Manifest) -> tuple[Interface, Interface]:
+    kv = manifest.kv
+    dtype = "int8" if manifest.precision.kv == "int8" else "float32"
+    place = (dtype, [1, kv.kv_heads, kv.slots, kv.head_dim])
+    layers = range(kv.layers)
+    past = {name(layer): place for layer in layers for name in (names.past_key, names.past_value)}
+    present = {
+        name(layer): place for layer in layers for name in (names.present_key, names.present_value)
+    }
+    return {**past}, {**present}
+
+
+def _misfits(side: str, tensors: list[Tensor], expected: Interface) -> Iterator[str]:
+    actual = {tensor.name: tensor for tensor in tensors}
+    for name, (dtype, shape) in expected.items():
+        tensor = actual.get(name)
+        if tensor is None:
+            yield f"{side} {name} is missing"
+        elif tensor.dtype != dtype or (shape is not None and tensor.shape != shape):
+            wanted = "any shape" if shape is None else str(shape)
+            yield f"{side} {name} is {tensor.dtype} {tensor.shape}, not {dtype} {wanted}"
+
+
+def _unfed(stage: Stage, expected: Interface) -> Iterator[str]:
+    for tensor in stage.inputs:
+        if tensor.name not in expected:
+            yield f"input {tensor.name} is one that nothing feeds"

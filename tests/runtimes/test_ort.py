@@ -1,0 +1,300 @@
+"""ONNX Runtime over real graphs: the cache in place, padding, precisions, refusals."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from edgetok import names
+from edgetok.bundle.reader import Bundle
+from edgetok.errors import (
+    BundleError,
+    IncompatibleError,
+    InputError,
+    ResourceError,
+    UsageError,
+)
+from edgetok.ladder import Ladder
+from edgetok.runtimes import machine, ort, providers, session
+from edgetok.runtimes.interface import require_interface
+from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.protocol import Runtime
+
+
+def embeds(runtime: OrtRuntime, rows: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(
+        (rows, runtime.manifest.text.hidden), np.float32
+    )
+
+
+def test_is_a_runtime(runtime: OrtRuntime) -> None:
+    checked: Runtime = runtime
+    assert checked.ladder.budgets == (4, 8, 16)
+    assert (checked.device, checked.threads) == ("cpu", 1)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 17, 43])
+def test_a_step_equals_a_longer_prefill(runtime: OrtRuntime, rows: int) -> None:
+    bucket = runtime.ladder.smallest
+    prompt = embeds(runtime, rows)
+    token = runtime.embed([77]).copy()
+    whole = runtime.prefill(bucket, np.concatenate([prompt, token])).copy()
+    runtime.prefill(bucket, prompt)
+    stepped = runtime.step(77, rows)
+    np.testing.assert_allclose(stepped, whole, atol=2e-5)
+
+
+def test_steps_read_what_earlier_steps_wrote(runtime: OrtRuntime) -> None:
+    bucket = runtime.ladder.smallest
+    prompt, ids = embeds(runtime, 5), [9, 200, 31, 4]
+    runtime.prefill(bucket, prompt)
+    stepped = [runtime.step(token, 5 + i).copy() for i, token in enumerate(ids)]
+    whole = runtime.prefill(bucket, np.concatenate([prompt, runtime.embed(ids)]))
+    np.testing.assert_allclose(stepped[-1], whole, atol=2e-5)
+
+
+def test_padding_does_not_change_the_answer(runtime: OrtRuntime) -> None:
+    prompt = embeds(runtime, 20)
+    logits = [runtime.prefill(bucket, prompt).copy() for bucket in runtime.ladder]
+    steps = []
+    for bucket in runtime.ladder:
+        runtime.prefill(bucket, prompt)
+        steps.append(runtime.step(50, 20).copy())
+    for other in logits[1:]:
+        np.testing.assert_allclose(other, logits[0], atol=2e-5)
+    for other in steps[1:]:
+        np.testing.assert_allclose(other, steps[0], atol=2e-5)
+
+
+def test_nothing_of_a_longer_prompt_remains(runtime: OrtRuntime) -> None:
+    bucket = runtime.ladder.largest
+    runtime.prefill(bucket, embeds(runtime, 6))
+    fresh = runtime.step(50, 6).copy()
+    runtime.prefill(bucket, 100 * embeds(runtime, bucket.prefill_tokens, seed=2))
+    runtime.prefill(bucket, embeds(runtime, 6))
+    np.testing.assert_array_equal(runtime.step(50, 6), fresh)
+
+
+def test_past_and_present_are_the_same_memory(runtime: OrtRuntime) -> None:
+    graph = runtime._decode
+    past, present = graph.inputs[names.past_key(1)], graph.outputs[names.present_key(1)]
+    assert past.value.data_ptr() == present.value.data_ptr() == past.host.ctypes.data
+    runtime.prefill(runtime.ladder.smallest, embeds(runtime, 3))
+    filled = np.abs(past.host[0, 0]).sum(-1) > 0
+    assert filled[:3].all()
+
+
+def test_all_rungs_share_one_cache(runtime: OrtRuntime) -> None:
+    addresses = {
+        runtime._graph("prefill", bucket).inputs[names.past_value(0)].value.data_ptr()
+        for bucket in runtime.ladder
+    }
+    addresses.add(runtime._decode.inputs[names.past_value(0)].value.data_ptr())
+    assert len(addresses) == 1
+
+
+def test_an_int8_cache_stays_close(tiny_vlm: ModuleType, runtime: OrtRuntime, tmp_path: Path):
+    path = tiny_vlm.write(tmp_path / "int8.bundle", tiny_vlm.Recipe(int8_cache=True))
+    small = OrtRuntime(Bundle.open(path), threads=1)
+    assert small._decode.inputs[names.past_key(0)].host.dtype == np.int8
+    results = []
+    for each in (runtime, small):
+        each.prefill(each.ladder.smallest, embeds(runtime, 30))
+        results.append(each.step(99, 30).copy())
+    difference = np.abs(results[0] - results[1]).max()
+    assert 0 < difference < 0.05 * np.abs(results[0]).max()
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(0, False), (1, True), (44, True), (45, False)])
+def test_prefill_takes_as_many_rows_as_the_rung_has(runtime: OrtRuntime, rows: int, fits: bool):
+    if fits:
+        assert np.isfinite(runtime.prefill(runtime.ladder.smallest, embeds(runtime, rows))).all()
+        return
+    with pytest.raises(InputError, match=rf"{rows} prompt rows; this rung has room for 1\.\.44"):
+        runtime.prefill(runtime.ladder.smallest, embeds(runtime, rows))
+
+
+def test_a_full_cache_is_never_written_past(runtime: OrtRuntime) -> None:
+    slots = runtime.manifest.kv.slots
+    runtime.prefill(runtime.ladder.smallest, embeds(runtime, 2))
+    assert np.isfinite(runtime.step(5, slots - 1)).all()
+    with pytest.raises(InputError, match=f"{slots + 1} cache rows"):
+        runtime.step(5, slots)
+
+
+def test_embedding_too_many_ids_is_refused(runtime: OrtRuntime) -> None:
+    with pytest.raises(InputError, match=r"41 text tokens; this rung has room for 1\.\.40"):
+        runtime.embed([7] * 41)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_pixels_must_be_finite(runtime: OrtRuntime, bad: float) -> None:
+    pixels = np.zeros((1, 3, 8, 8), np.float32)
+    pixels[0, 1, 2, 3] = bad
+    with pytest.raises(InputError, match="NaN or infinity"):
+        runtime.encode(pixels)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((1, 3, 8, 9), "f4"), ((3, 8, 8), "f4"), ((1, 3, 8, 8), "f8")]
+)
+def test_pixels_must_fit(runtime: OrtRuntime, shape: tuple[int, ...], dtype: str) -> None:
+    with pytest.raises(InputError, match="this bundle reads float32"):
+        runtime.encode(np.zeros(shape, dtype))
+
+
+def test_pixels_may_be_strided_and_read_only(runtime: OrtRuntime) -> None:
+    plain = np.random.default_rng(0).standard_normal((1, 3, 8, 8), np.float32)
+    strided = np.asfortranarray(plain)
+    strided.flags.writeable = False
+    a, b = runtime.encode(plain), runtime.encode(strided)
+    np.testing.assert_array_equal(a.tensors[names.FEATURES], b.tensors[names.FEATURES])
+
+
+def test_an_encoded_image_survives_the_next(runtime: OrtRuntime) -> None:
+    first = runtime.encode(np.ones((1, 3, 8, 8), np.float32))
+    kept = first.tensors[names.FEATURES].copy()
+    visual = runtime.compress(first, runtime.ladder.smallest)
+    rows = visual.rows.copy()
+    second = runtime.encode(np.zeros((1, 3, 8, 8), np.float32))
+    runtime.compress(second, runtime.ladder.smallest)
+    np.testing.assert_array_equal(first.tensors[names.FEATURES], kept)
+    np.testing.assert_array_equal(visual.rows, rows)
+    assert first.signals == {names.SIGNAL_ELBOW: 12.0}
+
+
+def test_only_the_rungs_asked_for_are_loaded(bundle: Bundle) -> None:
+    runtime = OrtRuntime(bundle, budgets=[8], threads=1)
+    assert runtime.ladder.budgets == (8,)
+    with pytest.raises(UsageError, match=r"rung of 4 .* is not loaded; loaded are \(8,\)"):
+        runtime.prefill(bundle.ladder.smallest, embeds(runtime, 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budgets": [5]}, "no rung of 5 visual tokens"),
+        ({"budgets": []}, "no rungs to load"),
+        ({"threads": 0}, r"threads 0 is outside 1\.\.1024"),
+        ({"device": "tpu"}, "device 'tpu' is unknown; use one of cpu, cuda"),
+    ],
+)
+def test_wrong_options_are_refused(bundle: Bundle, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        OrtRuntime(bundle, **options)
+
+
+def test_a_missing_provider_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(IncompatibleError, match=r"needs CUDAExecutionProvider.*edgetok\[gpu\]"):
+        OrtRuntime(bundle, device="cuda")
+
+
+def test_a_provider_that_did_not_start_is_an_error() -> None:
+    with pytest.raises(IncompatibleError, match="could not start"):
+        providers.require_provider_in_use(["CPUExecutionProvider"], "CUDAExecutionProvider")
+
+
+def pretend_installed(monkeypatch: pytest.MonkeyPatch, *wheels: str) -> None:
+    def distribution(name: str) -> str:
+        if name not in wheels:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return name
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+
+
+def test_two_wheels_are_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    command = (
+        r"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'edgetok\[cpu\]' "
+        r"\(or edgetok\[gpu\]\)"
+    )
+    with pytest.raises(IncompatibleError, match=command):
+        OrtRuntime(bundle)
+
+
+def test_no_wheel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_installed(monkeypatch)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(IncompatibleError, match=r"install one of: pip install 'edgetok\[cpu\]'"):
+        providers.import_onnxruntime()
+
+
+def test_a_hollow_wheel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_installed(monkeypatch, "onnxruntime-gpu")
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    with pytest.raises(IncompatibleError, match="onnxruntime-gpu is installed but damaged"):
+        providers.import_onnxruntime()
+
+
+def test_too_little_memory_is_refused_before_loading(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(ort, "make_session", lambda *_: pytest.fail("made a session"))
+    with pytest.raises(ResourceError, match="needs at least 0 MiB and 0 MiB are free"):
+        OrtRuntime(bundle)
+
+
+def test_the_estimate_counts_weights_and_cache(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    weights = manifest.files["weights/model.bin"].bytes
+    cache = 2 * manifest.kv.layers * manifest.kv.slots * manifest.kv.head_dim * 4
+    one = ort.needed_bytes(manifest, Ladder(bundle.ladder.buckets[:1]))
+    assert weights + cache < one <= ort.needed_bytes(manifest, bundle.ladder)
+    assert one < weights + cache + 1_000_000
+
+
+def test_a_stage_without_what_a_runtime_needs_is_refused(bundle: Bundle) -> None:
+    import msgspec
+
+    decode = bundle.stage("decode", 4)
+    inputs = [t for t in decode.inputs if t.name != names.TOTAL_LENGTH]
+    damaged = msgspec.structs.replace(decode, inputs=inputs, outputs=decode.outputs[1:])
+    with pytest.raises(
+        BundleError, match="input total_length is missing; output logits is missing"
+    ):
+        require_interface(
+            bundle.manifest, damaged, bundle.ladder.smallest, bundle.stage("tower", 4)
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError("no"), ResourceError),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 9"), ResourceError),
+        (RuntimeError("std::bad_alloc"), ResourceError),
+        (RuntimeError("NOT_IMPLEMENTED : Could not find an implementation"), IncompatibleError),
+    ],
+)
+def test_errors_of_onnxruntime_are_translated(error: Exception, expected: type) -> None:
+    with pytest.raises(expected, match=r"decode\.onnx"), session.translated_errors("decode.onnx"):
+        raise error
+
+
+def test_weights_changed_while_loading_are_noticed(
+    tiny_vlm: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_vlm.write(tmp_path / "swapped.bundle")
+    opened = Bundle.open(path)
+    real = ort.make_session
+
+    def swap(*arguments: object) -> object:
+        weights = path / "weights" / "model.bin"
+        data = bytearray(weights.read_bytes())
+        data[0] ^= 1
+        weights.write_bytes(data)
+        return real(*arguments)
+
+    monkeypatch.setattr(ort, "make_session", swap)
+    with pytest.raises(BundleError, match=r"model\.bin"):
+        OrtRuntime(opened)

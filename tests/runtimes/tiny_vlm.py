@@ -1,0 +1,450 @@
+"""A vision-language model of a few kilobytes as a real bundle: random weights, every graph true.
+
+The tower cuts 8x8 pixels into 16 patches and projects them; `compress` keeps the patches with the
+largest probe; the decoder has two layers of GroupQueryAttention with rotary embedding and a cache
+in place. Loaded by the `tiny_vlm` fixture, since test folders are no packages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from edgetok import names
+from edgetok.bundle.manifest import (
+    KvCache,
+    Manifest,
+    Precision,
+    Rung,
+    Stage,
+    Tensor,
+    Text,
+    Vision,
+)
+from edgetok.bundle.processor import (
+    IMAGE_FILE,
+    PROMPT_FILE,
+    TOKENIZER_FILE,
+    ImagePlan,
+    PromptPlan,
+    Segment,
+)
+from edgetok.bundle.strict import encode_strict
+from edgetok.bundle.writer import BundleWriter
+
+SIDE, PATCHES, PATCH_VALUES, VISION_WIDTH = 8, 16, 12, 12
+WIDTH, LAYERS, HEADS, KV_HEADS, HEAD_DIM, MLP = 32, 2, 2, 1, 16, 64
+PROMPT_TOKENS, NEW_TOKENS = 40, 8
+BUDGETS = (4, 8, 16)
+WEIGHTS = "weights/model.bin"
+SPECIAL = ("<image>", "<|end|>", "<|start|>", "<pad>")
+IMAGE_ID, END_ID, START_ID, PAD_ID = range(4)
+VOCABULARY = 256 + len(SPECIAL)
+
+_ONNX = {
+    "float32": TensorProto.FLOAT,
+    "int8": TensorProto.INT8,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What may differ between two tiny models; the weights are the same."""
+
+    budgets: Sequence[int] = BUDGETS
+    prompt_tokens: int = PROMPT_TOKENS
+    slots: int = BUDGETS[-1] + PROMPT_TOKENS + NEW_TOKENS
+    int8_cache: bool = False
+    stop_ids: Sequence[int] = (END_ID,)
+    nan_budget: int | None = None
+    seed: int = 0
+
+
+@dataclass
+class _Weights:
+    """Tensors of the weights file, in the order in which they are asked for."""
+
+    seed: int
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+
+    def normal(self, name: str, *shape: int, scale: float | None = None) -> TensorProto:
+        spread = shape[0] ** -0.5 if scale is None else scale
+        generator = np.random.default_rng([self.seed, *name.encode()])
+        return self.put(name, spread * generator.standard_normal(shape, dtype=np.float32))
+
+    def put(self, name: str, array: np.ndarray) -> TensorProto:
+        if name not in self.arrays:
+            self.arrays[name] = array
+            self.offsets[name] = self.size
+            self.size += -(-array.nbytes // 4096) * 4096
+        return self._tensor(name)
+
+    def data(self) -> bytes:
+        whole = bytearray(self.size)
+        for name, array in self.arrays.items():
+            whole[self.offsets[name] : self.offsets[name] + array.nbytes] = array.tobytes()
+        return bytes(whole)
+
+    def _tensor(self, name: str) -> TensorProto:
+        array = self.arrays[name]
+        tensor = TensorProto(name=name, data_type=_ONNX[str(array.dtype)], dims=array.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        place = {"location": WEIGHTS, "offset": self.offsets[name], "length": array.nbytes}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+
+@dataclass
+class _Graph:
+    """Nodes and tensors of one graph while it is put together."""
+
+    weights: _Weights
+    nodes: list[NodeProto] = field(default_factory=list)
+    tensors: dict[str, TensorProto] = field(default_factory=dict)
+
+    def node(self, operator: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
+        return outputs[0]
+
+    def weight(self, name: str, *shape: int, scale: float | None = None) -> str:
+        self.tensors[name] = self.weights.normal(name, *shape, scale=scale)
+        return name
+
+    def table(self, name: str, array: np.ndarray) -> str:
+        self.tensors[name] = self.weights.put(name, np.ascontiguousarray(array))
+        return name
+
+    def constant(self, name: str, array: np.ndarray) -> str:
+        dtype = _ONNX[str(array.dtype)]
+        self.tensors[name] = helper.make_tensor(name, dtype, array.shape, array.ravel().tolist())
+        return name
+
+    def model(self, stage: Stage) -> ModelProto:
+        def values(tensors: list[Tensor]) -> list[Any]:
+            return [helper.make_tensor_value_info(t.name, _ONNX[t.dtype], t.shape) for t in tensors]
+
+        graph = helper.make_graph(
+            self.nodes,
+            stage.stage,
+            values(stage.inputs),
+            values(stage.outputs),
+            list(self.tensors.values()),
+        )
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def write(out: Path, recipe: Recipe | None = None, extra: dict[str, bytes] | None = None) -> Path:
+    """Publish a tiny bundle through the real writer."""
+    recipe = recipe or Recipe()
+    weights = _Weights(recipe.seed)
+    made = _graphs(recipe, weights)
+    with BundleWriter(out) as writer:
+        for stage, model in made:
+            writer.write(stage.file, model.SerializeToString(deterministic=True))
+        writer.write(WEIGHTS, weights.data())
+        writer.write(IMAGE_FILE, encode_strict(image_plan()))
+        writer.write(PROMPT_FILE, encode_strict(prompt_plan()))
+        writer.write(TOKENIZER_FILE, tokenizer_json())
+        for path, data in (extra or {}).items():
+            writer.write(path, data)
+        writer.publish(_manifest(recipe, [stage for stage, _ in made]))
+    return out
+
+
+def image_plan() -> ImagePlan:
+    return ImagePlan(
+        resize_shortest_px=SIDE,
+        resize_px=None,
+        resample="bicubic",
+        crop_px=[SIDE, SIDE],
+        rescale=1 / 255,
+        mean=[0.48145466, 0.4578275, 0.40821073],
+        std=[0.26862954, 0.26130258, 0.27577711],
+    )
+
+
+def prompt_plan() -> PromptPlan:
+    return PromptPlan(
+        segments=[
+            Segment(ids=[START_ID]),
+            Segment(text="User: "),
+            Segment(slot="image"),
+            Segment(text="\n"),
+            Segment(slot="user"),
+            Segment(text="\nAnswer:"),
+        ],
+        forbidden_ids=[IMAGE_ID, END_ID, START_ID, PAD_ID],
+    )
+
+
+def tokenizer_json() -> bytes:
+    """One id per byte, after the control tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return tokenizer.to_str().encode()
+
+
+def _graphs(recipe: Recipe, weights: _Weights) -> list[tuple[Stage, ModelProto]]:
+    made = [_tower(weights), _embed(recipe, weights)]
+    made += [_compress(recipe, weights, k) for k in recipe.budgets]
+    made += [_prefill(recipe, weights, k) for k in recipe.budgets]
+    return [*made, _decode(recipe, weights)]
+
+
+def _tower(weights: _Weights) -> tuple[Stage, ModelProto]:
+    stage = _stage(
+        "tower",
+        None,
+        [_floats(names.PIXELS, 1, 3, SIDE, SIDE)],
+        [
+            _floats(names.FEATURES, PATCHES, VISION_WIDTH),
+            _floats(names.CLS_ATTENTION, PATCHES),
+            _floats(names.SIGNAL_ELBOW, 1),
+        ],
+    )
+    graph = _Graph(weights)
+    cut = graph.constant("cut", np.array([3, 4, 2, 4, 2], np.int64))
+    flat = graph.constant("flat", np.array([PATCHES, PATCH_VALUES], np.int64))
+    one = graph.constant("one", np.array([1], np.int64))
+    graph.node("Reshape", [names.PIXELS, cut], "blocks")
+    graph.node("Transpose", ["blocks"], "patches", perm=[1, 3, 0, 2, 4])
+    graph.node("Reshape", ["patches", flat], "rows")
+    weight = graph.weight("tower.weight", PATCH_VALUES, VISION_WIDTH)
+    graph.node("MatMul", ["rows", weight], names.FEATURES)
+    graph.node("ReduceMean", [names.FEATURES, one], names.CLS_ATTENTION, keepdims=0)
+    # How many tokens the image wants: 8 + 4 times its mean pixel.
+    graph.node("ReduceMean", ["rows"], "mean", keepdims=0)
+    graph.node("Mul", ["mean", graph.constant("four", np.array([4], np.float32))], "scaled")
+    graph.node(
+        "Add", ["scaled", graph.constant("eight", np.array([8], np.float32))], names.SIGNAL_ELBOW
+    )
+    return stage, graph.model(stage)
+
+
+def _compress(recipe: Recipe, weights: _Weights, budget: int) -> tuple[Stage, ModelProto]:
+    stage = _stage(
+        "compress",
+        budget,
+        [_floats(names.FEATURES, PATCHES, VISION_WIDTH), _floats(names.CLS_ATTENTION, PATCHES)],
+        [
+            _floats(names.VISUAL_TOKENS, budget, WIDTH),
+            _ids(names.KEPT, budget),
+            _floats(names.SIZES, budget),
+        ],
+    )
+    graph = _Graph(weights)
+    count = graph.constant("count", np.array([budget], np.int64))
+    graph.node("TopK", [names.CLS_ATTENTION, count], "scores", names.KEPT)
+    graph.node("Gather", [names.FEATURES, names.KEPT], "rows")
+    projector = graph.weight("projector", VISION_WIDTH, WIDTH)
+    graph.node("MatMul", ["rows", projector], "projected")
+    factor = np.nan if budget == recipe.nan_budget else 1.0
+    scale = graph.constant("scale", np.array([factor], np.float32))
+    graph.node("Mul", ["projected", scale], names.VISUAL_TOKENS)
+    graph.node("Mul", ["scores", graph.constant("nought", np.zeros(1, np.float32))], "zeros")
+    graph.node("Add", ["zeros", graph.constant("unit", np.ones(1, np.float32))], names.SIZES)
+    return stage, graph.model(stage)
+
+
+def _embed(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
+    rows = recipe.prompt_tokens
+    stage = _stage(
+        "embed", None, [_ids(names.TOKEN_IDS, rows)], [_floats(names.TEXT_EMBEDS, rows, WIDTH)]
+    )
+    graph = _Graph(weights)
+    table = graph.weight("embeddings", VOCABULARY, WIDTH, scale=1.0)
+    graph.node("Gather", [table, names.TOKEN_IDS], names.TEXT_EMBEDS)
+    return stage, graph.model(stage)
+
+
+def _prefill(recipe: Recipe, weights: _Weights, budget: int) -> tuple[Stage, ModelProto]:
+    rows = budget + recipe.prompt_tokens
+    inputs = [
+        _floats(names.INPUT_EMBEDS, 1, rows, WIDTH),
+        _ids(names.LAST_ROW, 1),
+        _lengths(names.PAST_LENGTHS),
+    ]
+    stage = _stage("prefill", budget, inputs + _cache(recipe, "past"), _outputs(recipe))
+    graph = _Graph(weights)
+    total = graph.constant("total", np.array([rows], np.int32))
+    hidden = _decoder(graph, recipe, names.INPUT_EMBEDS, total)
+    graph.node("Gather", [hidden, names.LAST_ROW], "last", axis=1)
+    _head(graph, "last")
+    return stage, graph.model(stage)
+
+
+def _decode(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
+    inputs = [
+        _ids(names.TOKEN_ID, 1, 1),
+        _lengths(names.PAST_LENGTHS),
+        _lengths(names.TOTAL_LENGTH),
+    ]
+    stage = _stage("decode", None, inputs + _cache(recipe, "past"), _outputs(recipe))
+    graph = _Graph(weights)
+    table = graph.weight("embeddings", VOCABULARY, WIDTH, scale=1.0)
+    graph.node("Gather", [table, names.TOKEN_ID], "embeds")
+    _head(graph, _decoder(graph, recipe, "embeds", names.TOTAL_LENGTH))
+    return stage, graph.model(stage)
+
+
+def _decoder(graph: _Graph, recipe: Recipe, hidden: str, total: str) -> str:
+    """Layers over [1, rows, D]; the name of their output."""
+    angles = np.outer(np.arange(recipe.slots), 100.0 ** -np.linspace(0, 1, HEAD_DIM // 2))
+    cos = graph.table("cos", np.cos(angles).astype(np.float32))
+    sin = graph.table("sin", np.sin(angles).astype(np.float32))
+    for layer in range(LAYERS):
+        attended = _attention(graph, recipe, hidden, layer, [total, cos, sin])
+        hidden = _mlp(graph, attended, layer)
+    return hidden
+
+
+def _attention(graph: _Graph, recipe: Recipe, hidden: str, layer: int, ends: list[str]) -> str:
+    at = f"layer{layer}"
+    sizes = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM}
+    normed = _norm(graph, hidden, f"{at}.input")
+    rows = [
+        graph.node(
+            "MatMul", [normed, graph.weight(f"{at}.{part}.weight", WIDTH, size)], f"{at}.{part}"
+        )
+        for part, size in sizes.items()
+    ]
+    past = [names.past_key(layer), names.past_value(layer)]
+    present = [names.present_key(layer), names.present_value(layer)]
+    inputs = [*rows, *past, names.PAST_LENGTHS, *ends]
+    attributes: dict[str, Any] = {}
+    if recipe.int8_cache:
+        scale = np.full((1, KV_HEADS, 1, HEAD_DIM), 0.03, np.float32)
+        inputs += ["", "", "", graph.table("k_scale", scale), graph.table("v_scale", scale)]
+        attributes = {
+            "kv_cache_bit_width": 8,
+            "k_quant_type": "PER_CHANNEL",
+            "v_quant_type": "PER_CHANNEL",
+        }
+    graph.node(
+        "GroupQueryAttention",
+        inputs,
+        f"{at}.attended",
+        *present,
+        domain="com.microsoft",
+        num_heads=HEADS,
+        kv_num_heads=KV_HEADS,
+        do_rotary=1,
+        **attributes,
+    )
+    weight = graph.weight(f"{at}.o.weight", HEADS * HEAD_DIM, WIDTH)
+    graph.node("MatMul", [f"{at}.attended", weight], f"{at}.projected")
+    return graph.node("Add", [hidden, f"{at}.projected"], f"{at}.residual")
+
+
+def _mlp(graph: _Graph, hidden: str, layer: int) -> str:
+    at = f"layer{layer}.mlp"
+    up = graph.weight(f"{at}.up", WIDTH, MLP)
+    down = graph.weight(f"{at}.down", MLP, WIDTH)
+    graph.node("MatMul", [_norm(graph, hidden, at), up], f"{at}.wide")
+    graph.node("Tanh", [f"{at}.wide"], f"{at}.bent")
+    graph.node("MatMul", [f"{at}.bent", down], f"{at}.narrow")
+    return graph.node("Add", [hidden, f"{at}.narrow"], f"{at}.output")
+
+
+def _norm(graph: _Graph, hidden: str, at: str) -> str:
+    weight = graph.table("norm", np.ones(WIDTH, np.float32))
+    return graph.node("SimplifiedLayerNormalization", [hidden, weight], f"{at}.normed", axis=-1)
+
+
+def _head(graph: _Graph, hidden: str) -> None:
+    """[1, 1, D] to logits [1, W]."""
+    one = graph.constant("first", np.array(0, np.int64))
+    graph.node("Gather", [_norm(graph, hidden, "head"), one], "row", axis=1)
+    weight = graph.weight("head", WIDTH, VOCABULARY, scale=0.3)
+    graph.node("MatMul", ["row", weight], names.LOGITS)
+
+
+def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
+    rungs = [
+        Rung(
+            budget=k,
+            prompt_tokens=recipe.prompt_tokens,
+            cache_slots=min(recipe.slots, k + recipe.prompt_tokens + NEW_TOKENS),
+        )
+        for k in recipe.budgets
+    ]
+    return Manifest(
+        format_version=1,
+        producer="edgetok tests",
+        family="tiny",
+        method="topk",
+        seed=recipe.seed,
+        ladder=rungs,
+        precision=Precision(weights="fp32", kv="int8" if recipe.int8_cache else "fp32"),
+        kv=KvCache(
+            layers=LAYERS,
+            kv_heads=KV_HEADS,
+            head_dim=HEAD_DIM,
+            slots=recipe.slots,
+            policy="none",
+        ),
+        text=Text(
+            hidden=WIDTH,
+            vocabulary=VOCABULARY,
+            max_positions=recipe.slots,
+            stop_ids=list(recipe.stop_ids),
+            pad_id=PAD_ID,
+        ),
+        vision=Vision(height_px=SIDE, width_px=SIDE, grid=[4, 4], full_tokens=PATCHES),
+        stages=stages,
+        files={},
+    )
+
+
+def _stage(name: str, bucket: int | None, inputs: list[Tensor], outputs: list[Tensor]) -> Stage:
+    suffix = "" if bucket is None else f"_{bucket}"
+    return Stage(
+        stage=name,
+        bucket=bucket,
+        flavour="ort",
+        file=f"onnx/ort/{name}{suffix}.onnx",
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _cache(recipe: Recipe, side: str) -> list[Tensor]:
+    dtype = "int8" if recipe.int8_cache else "float32"
+    shape = [1, KV_HEADS, recipe.slots, HEAD_DIM]
+    return [
+        Tensor(name=f"{side}_{part}_{layer}", dtype=dtype, shape=shape)
+        for layer in range(LAYERS)
+        for part in ("key", "value")
+    ]
+
+
+def _outputs(recipe: Recipe) -> list[Tensor]:
+    return [_floats(names.LOGITS, 1, VOCABULARY), *_cache(recipe, "present")]
+
+
+def _floats(name: str, *shape: int) -> Tensor:
+    return Tensor(name=name, dtype="float32", shape=list(shape))
+
+
+def _ids(name: str, *shape: int) -> Tensor:
+    return Tensor(name=name, dtype="int64", shape=list(shape))
+
+
+def _lengths(name: str) -> Tensor:
+    return Tensor(name=name, dtype="int32", shape=[1])
