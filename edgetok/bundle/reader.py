@@ -166,9 +166,12 @@ def _read_manifest(root_fd: int, root: Path) -> bytes:
             f"{root}: incomplete, there is no {MANIFEST_FILE}; an export was interrupted or this "
             f"is not a bundle; {_WAY_OUT}"
         ) from None
+    except OSError as error:
+        raise BundleError(f"{root}: cannot be read: {error.strerror or error}") from error
     descriptor = open_beneath(root_fd, MANIFEST_FILE)
     try:
-        return _read_up_to(descriptor, limits.MANIFEST_BYTES + 1)
+        with _read_errors(MANIFEST_FILE):
+            return _read_up_to(descriptor, limits.MANIFEST_BYTES + 1)
     finally:
         os.close(descriptor)
 
@@ -183,9 +186,18 @@ def _opened(root_fd: int, path: str, file: File) -> Iterator[int]:
             raise BundleError(
                 f"{path}: {actual_bytes} bytes, but the manifest says {file.bytes}; {_WAY_OUT}"
             )
-        yield descriptor
+        with _read_errors(path):
+            yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _read_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a failing disk or network share
+        raise BundleError(f"{what}: cannot be read: {error.strerror or error}") from error
 
 
 def _check(root_fd: int, path: str, file: File, check_hash: bool) -> _Identity:

@@ -99,8 +99,9 @@ def target_lock(out: Path) -> Iterator[None]:
     path = out.with_name(f"{out.name}.lock")
     descriptor = _locked(path)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # on a full disk the lock holds all the same, without a name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         with suppress(OSError):
@@ -203,6 +204,9 @@ def _locked(path: Path) -> int:
                 f"{path}: process {holder or 'unknown'} is writing this bundle; "
                 f"wait for it or choose another output"
             ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise ResourceError(f"{path}: cannot lock the output: {error.strerror}") from error
         except BaseException:
             os.close(descriptor)
             raise

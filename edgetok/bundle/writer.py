@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -88,7 +88,8 @@ class BundleWriter:
             stack.enter_context(target_lock(self._out))
             # Another writer may have published between the check and the lock.
             require_target(self._out, force=self._force, sources=self._sources)
-            clean_stale(self._out.parent)
+            with suppress(OSError):  # a parent that may be written but not listed
+                clean_stale(self._out.parent)
             stack.callback(shutil.rmtree, self._root, ignore_errors=True)
             with _resource_errors(self._root):
                 self._root.mkdir()

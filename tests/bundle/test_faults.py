@@ -186,17 +186,23 @@ def test_signal_in_the_middle_of_a_file(tiny, tmp_path, number, code, left):
     assert names(out.parent) == ["b"]
 
 
-def test_full_disk_names_the_file_and_how_far_it_came(tiny, tmp_path, capfd):
+@pytest.mark.parametrize("room_bytes", [0, 1, 5000])
+def test_full_disk_names_the_file_and_how_far_it_came(tiny, tmp_path, capfd, room_bytes):
     out = tmp_path / "work" / "b"
     out.parent.mkdir()
 
     def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # the weights are 12288 bytes
-        tiny.write(out)
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, unlimited[1]))
+        try:
+            tiny.write(out)  # begins with the weights, 12288 bytes
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)  # the message goes to a file, too
 
     assert _exit_code(_in_child(work)) == 6
     message = capfd.readouterr().err
-    assert f"{out}/weights/model.bin: cannot be written after 5000 bytes: File too large" in message
+    expected = f"{out}/weights/model.bin: cannot be written after {room_bytes} bytes: File too"
+    assert expected in message
     assert names(out.parent) == []
 
 

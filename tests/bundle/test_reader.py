@@ -1,5 +1,6 @@
 """Opening, reading and the errors of both."""
 
+import errno
 import hashlib
 import shutil
 from pathlib import Path
@@ -139,6 +140,26 @@ def test_descriptors_do_not_leak(tiny, bundle_dir):
         with pytest.raises(BundleError):
             Bundle.open(bundle_dir / "weights")
     assert _open_descriptors() == before
+
+
+def test_failing_disk_is_an_error_of_the_bundle(tiny, bundle_dir, monkeypatch):
+    bundle = Bundle.open(bundle_dir)
+
+    def broken(descriptor: int, count: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(reader.os, "read", broken)
+    with pytest.raises(BundleError, match=r"model\.bin: cannot be read: Input/output"):
+        bundle.read(tiny.WEIGHTS)
+    with pytest.raises(BundleError, match=r"manifest\.json: cannot be read: Input/output"):
+        Bundle.open(bundle_dir)
+
+
+def test_bundle_of_version_1_is_read_forever(tiny):
+    """A bundle as the first release wrote it; it is never written again."""
+    bundle = tiny.use(Path(__file__).parent / "data" / "v1")
+    assert bundle.digest == "ab9de2d95f27a4388e19961a746c8c470e6d064b7c97a9260ed749453132e681"
+    assert bundle.ladder.budgets == (2, 4)
 
 
 def test_golden_cases_round_trip(tiny, bundle_dir):
