@@ -40,14 +40,13 @@ def bench_command(
 
         progress("loading", 0.0)
         opened = Bundle.open(bundle)
-        golden = load_golden(opened)[0]
         model = load(opened, device=device, threads=threads)
         progress("measuring", 0.1)
         rows = measure(
             model,
             repeats=repeats,
-            image=image or opened.read(golden.image),
-            prompt=prompt or golden.prompt,
+            image=opened.read(load_golden(opened)[0].image) if image is None else image,
+            prompt=load_golden(opened)[0].prompt if prompt is None else prompt,
         )
     measured = BenchTable(model.digest, model.device, tuple(rows))
     path = save_table(measured)

@@ -11,6 +11,7 @@ from rich.table import Table
 from edgetok.bundle.manifest import Manifest, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
+from edgetok.names import STAGES
 
 _MIB = 1 << 20
 
@@ -46,23 +47,23 @@ def _sum_sizes(manifest: Manifest) -> dict[str, int]:
     return dict(sorted(sizes.items()))
 
 
-def _show_facts(manifest: Manifest, digest: str) -> Table:
+def _show_facts(manifest: Manifest, digest: str) -> str:
+    """Lines rather than a table, which would cut the digest on a narrow terminal."""
     sizes = _sum_sizes(manifest)
     vision, text, kv = manifest.vision, manifest.text, manifest.kv
     parts = ", ".join(f"{folder} {bytes_ / _MIB:.1f}" for folder, bytes_ in sizes.items())
-    shown = Table.grid(padding=(0, 2))
-    shown.add_row("family", manifest.family)
-    shown.add_row("method", manifest.method)
-    shown.add_row("precision", f"weights {manifest.precision.weights}, KV {manifest.precision.kv}")
-    shown.add_row(
-        "image", f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens"
-    )
-    shown.add_row("decoder", f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words")
-    shown.add_row("KV cache", f"{kv.slots} slots of {kv.kv_heads} heads x {kv.head_dim}")
-    shown.add_row("size", f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})")
-    shown.add_row("written by", f"{manifest.producer}, format {manifest.format_version}")
-    shown.add_row("digest", digest)
-    return shown
+    facts = {
+        "family": manifest.family,
+        "method": manifest.method,
+        "precision": f"weights {manifest.precision.weights}, KV {manifest.precision.kv}",
+        "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
+        "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
+        "KV cache": f"{kv.slots} slots of {kv.kv_heads} heads x {kv.head_dim}",
+        "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
+        "written by": f"{manifest.producer}, format {manifest.format_version}",
+        "digest": digest,
+    }
+    return "\n".join(f"{fact:<12}{value}" for fact, value in facts.items())
 
 
 def _show_ladder(manifest: Manifest) -> Table:
@@ -76,7 +77,8 @@ def _show_ladder(manifest: Manifest) -> Table:
 
 def _show_stages(manifest: Manifest) -> Table:
     shown = table("Stages", "stage", ">rung", "flavour", ">KiB", "inputs", "outputs")
-    for stage in manifest.stages:
+    order = sorted(manifest.stages, key=lambda s: (STAGES.index(s.stage), s.bucket or 0))
+    for stage in order:
         size = f"{manifest.files[stage.file].bytes / 1024:.0f}"
         rung = "all" if stage.bucket is None else str(stage.bucket)
         ends = (_shorten(stage.inputs), _shorten(stage.outputs))

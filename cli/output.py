@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -14,6 +15,7 @@ from rich.table import Table
 
 Report = Callable[[str, float], None]  # what is being done, and the share that is done, 0..1
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 _PIPE_COLUMNS = 160  # a pipe has no width; tables must not be cut at 80
 
 
@@ -21,7 +23,8 @@ def console(*, error: bool = False) -> Console:
     """A console for results, or for what accompanies them; NO_COLOR is honoured by rich."""
     stream = sys.stderr if error else sys.stdout
     width = None if stream.isatty() else _PIPE_COLUMNS
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    # Names in a bundle are a stranger's: they are text, never markup.
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def emit_json(fields: dict[str, Any], *, ok: bool = True) -> None:
@@ -36,16 +39,33 @@ def emit(fields: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
         emit_json(fields)
         return
     for each in shown:
-        console().print(each)
+        if isinstance(each, str):
+            echo(each)
+        else:
+            console().print(each)
+
+
+def echo(text: str, *, end: str = "\n") -> None:
+    """Text of a result as it is, except that it cannot command a terminal."""
+    typer.echo((disarm(text) if sys.stdout.isatty() else text) + end, nl=False)
 
 
 def say(text: str) -> None:
     """A remark beside the result, on standard error."""
-    typer.echo(text, err=True)
+    typer.echo(disarm(text), err=True)
+
+
+def disarm(text: str) -> str:
+    """Show control characters instead of sending them: an image may make a model say them.
+
+    >>> disarm("red\\x1b[2J\\n")
+    'red\\\\x1b[2J\\n'
+    """
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def table(title: str, *columns: str) -> Table:
-    """A plain table; columns that end in a unit or count hold figures and lean right."""
+    """A plain table; a column whose name starts with > holds figures and leans right."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         figures = column[:1] == ">"

@@ -11,7 +11,7 @@ import typer
 
 from edgetok import limits
 from edgetok.cli.options import BundleDir, Device, Json, Seed, Threads
-from edgetok.cli.output import emit, say, working
+from edgetok.cli.output import echo, emit, say, working
 from edgetok.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ def _follow(stream: Stream, *, shown: bool) -> Answer:
     with stream:
         for piece in stream:
             if shown:
-                typer.echo(piece, nl=False)
+                echo(piece, end="")
     if shown:
-        typer.echo()
+        echo("")
     return stream.answer
 
 

@@ -1,0 +1,241 @@
+"""The verbs that read a bundle, on a tiny one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgetok.bundle.reader import Bundle
+
+from .conftest import Run
+
+QUESTION = "What is 3?"
+
+
+@pytest.fixture
+def image(samples: Path) -> Path:
+    return samples.parent / "3.png"
+
+
+@pytest.fixture
+def damaged(bundle: Path, tmp_path: Path) -> Path:
+    """A copy with one bit of the weights turned."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "damaged.bundle"))
+    weights = next((copy / "weights").iterdir())
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    return copy
+
+
+def test_inspect_shows_ladder_stages_and_digest(edgetok: Run, bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    shown = edgetok("inspect", bundle)
+    assert (shown.code, shown.err) == (0, "")
+    assert f"digest      sha256:{opened.digest}\n" in shown.out
+    for stage in ("tower", "compress", "embed", "prefill", "decode"):
+        assert f"\n{stage} " in shown.out
+    fields = edgetok("inspect", bundle, "--json").json
+    assert fields["ok"] is True
+    assert fields["digest"] == f"sha256:{opened.digest}"
+    assert [rung["budget"] for rung in fields["ladder"]] == [4, 8, 16]
+    assert fields["bytes"] == sum(file["bytes"] for file in fields["files"].values())
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify", "bench"])
+def test_damage_is_3_and_names_the_file(edgetok: Run, damaged: Path, verb: str) -> None:
+    done = edgetok(verb, damaged)
+    assert (done.code, done.out) == (3, "")
+    assert "weights/" in done.err
+    assert "sha256" in done.err
+
+
+def test_run_refuses_damage(edgetok: Run, damaged: Path, image: Path) -> None:
+    assert edgetok("run", damaged, "--image", image, "--prompt", QUESTION).code == 3
+
+
+def test_run_puts_the_answer_on_stdout_and_the_rest_on_stderr(
+    edgetok: Run, bundle: Path, image: Path
+) -> None:
+    options = ("--image", image, "--prompt", QUESTION, "--budget", "8", "--max-new-tokens", "4")
+    fields = edgetok("run", bundle, *options, "--json").json
+    assert (fields["ok"], fields["budget"], len(fields["kept"])) == (True, 8, 8)
+    assert fields["timings_ms"]["ttft"] > 0
+    assert fields["memory_mib"] > 1
+    plain = edgetok("run", bundle, *options)
+    assert plain.out == fields["text"] + "\n"
+    assert plain.err.count("\n") == 1
+    assert plain.err.startswith("8 visual tokens (8 visual tokens were asked for); first token ")
+    assert "tokens/s" in plain.err
+    assert "MiB" in plain.err
+
+
+def test_streaming_prints_the_same(edgetok: Run, bundle: Path, image: Path) -> None:
+    options = ("--image", image, "--prompt", QUESTION, "--max-new-tokens", "6")
+    assert edgetok("run", bundle, *options, "--stream").out == edgetok("run", bundle, *options).out
+
+
+def test_sampling_follows_the_seed(edgetok: Run, bundle: Path, image: Path) -> None:
+    options = ("--image", image, "--prompt", QUESTION, "--temperature", "3", "--json")
+    texts = [edgetok("run", bundle, *options, "--seed", seed).json["text"] for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_image_from_standard_input(bundle: Path, image: Path) -> None:
+    command = [sys.executable, "-m", "edgetok.cli", "run", str(bundle), "--image", "-"]
+    done = subprocess.run(
+        [*command, "--prompt", QUESTION, "--json"],
+        stdin=image.open("rb"),
+        capture_output=True,
+        check=True,
+    )
+    by_path = subprocess.run(
+        [*command[:-1], str(image), "--prompt", QUESTION, "--json"], capture_output=True, check=True
+    )
+    assert json.loads(done.stdout)["token_ids"] == json.loads(by_path.stdout)["token_ids"]
+
+
+def test_the_elbow_gives_its_reason(edgetok: Run, bundle: Path, image: Path) -> None:
+    done = edgetok("run", bundle, "--image", image, "--prompt", QUESTION, "--signal", "elbow")
+    assert done.code == 0
+    assert "the CLS-similarity curve bends at" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--budget", "5"), 2, "no rung of 5 visual tokens; this bundle has (4, 8, 16)"),
+        (("--temperature", "-1"), 2, "temperature -1"),
+        (("--top-p", "2"), 2, "top_p 2"),
+        (("--max-new-tokens", "0"), 2, "0"),
+        (("--threads", "0"), 2, "0"),
+        (("--device", "tpu"), 2, "device 'tpu' is unknown"),
+        (("--prompt", "word " * 500), 5, "64"),
+        (("--image", "missing.png"), 5, "missing.png"),
+    ],
+)
+def test_run_refuses(
+    edgetok: Run,
+    bundle: Path,
+    image: Path,
+    options: tuple[str, ...],
+    code: int,
+    words: str,
+) -> None:
+    done = edgetok("run", bundle, "--image", image, "--prompt", QUESTION, *options)
+    assert (done.code, done.out) == (code, "")
+    assert words in done.err
+
+
+def test_run_loads_neither_torch_nor_transformers(bundle: Path, image: Path) -> None:
+    script = (
+        "import sys; from edgetok.cli.app import execute; code = execute(sys.argv[1:]); "
+        "sys.exit(code or sorted({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    command = [sys.executable, "-c", script, "run", str(bundle), "--image", str(image)]
+    done = subprocess.run(
+        [*command, "--prompt", QUESTION], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_limit_needs_a_measurement_which_bench_makes(
+    edgetok: Run, bundle: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGETOK_CACHE_DIR", str(tmp_path))
+    question = ("run", bundle, "--image", image, "--prompt", QUESTION, "--json")
+    unmeasured = edgetok(*question, "--max-ttft-ms", "10000")
+    assert unmeasured.code == 2
+    assert "run `edgetok bench BUNDLE`" in unmeasured.json["error"]["message"]
+
+    table = edgetok("bench", bundle, "--repeats", "2", "--json").json
+    assert [row["budget"] for row in table["rows"]] == [4, 8, 16]
+    assert all(row["ttft_ms_p50"] <= row["ttft_ms_p95"] for row in table["rows"])
+    assert Path(table["table"]).is_file()
+
+    assert edgetok(*question, "--max-ttft-ms", "100000").json["budget"] == 16
+    tight = edgetok(*question, "--max-ttft-ms", "100000", "--max-memory-mib", "0.5").json
+    assert tight["budget"] == 4
+    assert "over the limit of 0.5" in tight["reason"]
+
+
+def test_bench_prints_a_table(edgetok: Run, bundle: Path, image: Path) -> None:
+    done = edgetok("bench", bundle, "--repeats", "1", "--image", image, "--prompt", QUESTION)
+    assert done.code == 0
+    assert "TTFT ms p50" in done.out
+    assert done.err.startswith("kept in ")
+
+
+def test_bench_refuses_a_count_that_measures_nothing(edgetok: Run, bundle: Path) -> None:
+    assert edgetok("bench", bundle, "--repeats", "0").code == 2
+
+
+def test_verify_repeats_the_golden_cases(edgetok: Run, bundle: Path) -> None:
+    done = edgetok("verify", bundle)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("All checks passed")
+    checks = edgetok("verify", bundle, "--json").json["checks"]
+    assert {check["what"] for check in checks} >= {"pixels", "kept", "logits", "answer ids"}
+
+
+def test_verify_pins_a_digest(edgetok: Run, bundle: Path) -> None:
+    digest = Bundle.open(bundle).digest
+    assert edgetok("verify", bundle, "--expect-digest", f"sha256:{digest}").code == 0
+    other = edgetok("verify", bundle, "--expect-digest", "sha256:" + "0" * 64, "--json")
+    assert other.code == 7
+    assert other.json["error"]["code"] == "verification"
+    assert digest in other.json["error"]["message"]
+
+
+def test_eval_scores_every_rung_and_kind(
+    edgetok: Run, bundle: Path, samples: Path, tmp_path: Path
+) -> None:
+    plot = tmp_path / "accuracy.png"
+    options = ("--data", samples, "--count", "6", "--plot", plot)
+    fields = edgetok("eval", bundle, *options, "--json").json
+    assert (fields["ok"], fields["samples"]) == (True, 6)
+    assert [rung["budget"] for rung in fields["rungs"]] == [4, 8, 16]
+    for rung in fields["rungs"]:
+        assert rung["all"]["low"] <= rung["all"]["accuracy"] <= rung["all"]["high"]
+        assert set(rung["kinds"]) == {"global", "detail"}
+    assert fields["oracle"]["mean_tokens"] >= 4
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_eval_of_chosen_rungs_reads_well(edgetok: Run, bundle: Path, samples: Path) -> None:
+    done = edgetok("eval", bundle, "--data", samples, "--budgets", "4,full", "--count", "2")
+    assert done.code == 0
+    lines = [line.split()[0] for line in done.out.splitlines() if line.split()]
+    assert "4" in lines
+    assert "16" in lines
+    assert "8" not in lines
+
+
+def test_eval_refuses_no_samples_at_all(edgetok: Run, bundle: Path, samples: Path) -> None:
+    assert edgetok("eval", bundle, "--data", samples, "--count", "0").code == 2
+
+
+def test_plot_without_matplotlib_names_the_extra(
+    edgetok: Run, bundle: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = edgetok("eval", bundle, "--data", samples, "--plot", tmp_path / "plot.png")
+    assert done.code == 4
+    assert 'pip install "edgetok[plot]"' in done.err
+
+
+def test_what_a_model_says_cannot_command_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgetok.cli import output
+
+    written: list[str] = []
+    monkeypatch.setattr(output.typer, "echo", lambda text, **_: written.append(text))
+    monkeypatch.setattr(output.sys.stdout, "isatty", lambda: True, raising=False)
+    output.echo("red\x1b]0;owned\x07 [bold]\n\tdoor", end="")
+    assert written == ["red\\x1b]0;owned\\x07 [bold]\n\tdoor"]
+    output.say("bad name \x9b2J")
+    assert written[1] == "bad name \\x9b2J"
