@@ -35,8 +35,21 @@ def available_bytes() -> int | None:
 
 
 def private_bytes() -> int | None:
-    """Memory that only this process holds; mapped files that others could share do not count."""
-    return _private_bytes(_read("/proc/self/smaps_rollup"))
+    """Memory that only this process holds and that cannot be read again from a file.
+
+    Mapped weights are left out, however many graphs map them: their pages are the file's.
+    """
+    rollup = _read("/proc/self/smaps_rollup")
+    parts = [_kib_field(rollup, "Private_Dirty"), _kib_field(rollup, "Swap")]
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def resident_bytes() -> int | None:
+    """Memory that this process occupies, mapped weights included, each page counted once.
+
+    The proportional size, since the plain one counts a page again for every graph that maps it.
+    """
+    return _kib_field(_read("/proc/self/smaps_rollup"), "Pss")
 
 
 def facts() -> dict[str, str | int]:
@@ -62,11 +75,6 @@ def _processor_name() -> str:
 
 def _meminfo_bytes(field: str) -> int | None:
     return _kib_field(_read("/proc/meminfo"), field)
-
-
-def _private_bytes(rollup: str) -> int | None:
-    parts = [_kib_field(rollup, "Private_Clean"), _kib_field(rollup, "Private_Dirty")]
-    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 def _kib_field(text: str, field: str) -> int | None:

@@ -149,7 +149,7 @@ class OrtRuntime:
         by_file: dict[str, BoundGraph] = {}
         graphs = {}
         for name in names.STAGES:
-            for bucket in self.ladder:
+            for bucket in reversed(self.ladder.buckets):  # see `Memory`
                 stage = bundle.stage(name, bucket.budget)
                 require_interface(bundle.manifest, stage, bucket, tower)
                 if stage.file not in by_file:

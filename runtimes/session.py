@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,12 +30,10 @@ class Buffer:
     Write `host`, then `push`; or `pull`, then read `host`. On the CPU both are the same memory.
     """
 
-    def __init__(self, tensor: Tensor, device: str) -> None:
+    def __init__(self, tensor: Tensor, device: str, storage: NDArray[Any]) -> None:
         import onnxruntime as ort
 
-        # Pages of zeros become real memory when they are first written, so an unused part of the
-        # KV cache costs nothing.
-        self.host: NDArray[Any] = np.zeros(tensor.shape, tensor.dtype)
+        self.host: NDArray[Any] = storage[: math.prod(tensor.shape)].reshape(tensor.shape)
         self._on_host = device == "cpu"
         if self._on_host:
             self.value = ort.OrtValue.ortvalue_from_numpy(self.host)
@@ -57,21 +56,32 @@ class Buffer:
 
 @dataclass(slots=True)
 class Memory:
-    """All buffers of a runtime: tensors of one name and shape are one buffer in every graph.
+    """All buffers of a runtime: tensors of one name are one buffer in every graph.
 
-    So the tower writes where `compress` reads, all rungs share one KV cache, and what `present_*`
-    writes is what `past_*` reads at the next step.
+    So the tower writes where `compress` reads, all rungs share one KV cache and one set of input
+    rows, and what `present_*` writes is what `past_*` reads at the next step. The graph with the
+    largest tensor of a name must come first.
     """
 
     device: str
+    _storage: dict[tuple[str, str], NDArray[Any]] = field(default_factory=dict)
     _buffers: dict[tuple[str, tuple[int, ...], str], Buffer] = field(default_factory=dict)
 
     def buffer(self, tensor: Tensor, device: str) -> Buffer:
         name = tensor.name.replace("present_", "past_", 1)
         key = (name, tuple(tensor.shape), device)
         if key not in self._buffers:
-            self._buffers[key] = Buffer(tensor, device)
+            self._buffers[key] = Buffer(tensor, device, self._reserve(name, tensor))
         return self._buffers[key]
+
+    def _reserve(self, name: str, tensor: Tensor) -> NDArray[Any]:
+        count = math.prod(tensor.shape)
+        storage = self._storage.get((name, tensor.dtype))
+        if storage is None or storage.size < count:
+            # Pages of zeros become real memory when they are first written, so an unused part of
+            # the KV cache costs nothing.
+            storage = self._storage[name, tensor.dtype] = np.zeros(count, tensor.dtype)
+        return storage
 
 
 class BoundGraph:
@@ -132,9 +142,9 @@ def make_session(graph: bytes, stage: Stage, root: Path, provider: str, threads:
         # One node on the CPU would copy its tensors back and forth at every step.
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     with translated_errors(stage.file):
-        session = ort.InferenceSession(graph, settings, providers=[provider])
+        # Its fallback prints to standard output, and would run on another device.
+        session = ort.InferenceSession(graph, settings, [provider], enable_fallback=0)
     require_provider_in_use(session.get_providers(), provider)
-    session.disable_fallback()
     return session
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,3 +105,16 @@ def test_a_cgroup_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     files.clear()
     assert machine.available_bytes() is None
     assert machine.private_bytes() is None
+    assert machine.resident_bytes() is None
+
+
+def test_mapped_files_are_resident_but_not_private(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(bytes(32 << 20))
+    before = machine.private_bytes(), machine.resident_bytes()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[::4096]) == 0  # touch every page
+        after = machine.private_bytes(), machine.resident_bytes()
+    assert None not in before + after
+    assert after[0] - before[0] < 8 << 20
+    assert after[1] - before[1] > 16 << 20
