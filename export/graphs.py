@@ -15,7 +15,7 @@ from edgetok.bundle.manifest import Tensor as TensorSpec
 from edgetok.export import stages
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import fusion
-from edgetok.export.trace import trace
+from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
 from edgetok.ladder import Ladder
@@ -68,8 +68,9 @@ class GraphBuilder:
     def _build_one(self, name: str, budget: int | None) -> Graph:
         module, inputs, outputs = self._stage(name, budget)
         title = name if budget is None else f"{name}_{budget}"
-        model = fusion.fuse(trace(module, inputs, outputs, title))
-        self._quantizer.quantize(model, name, BITS[self.weights])
+        with quiet():
+            model = fusion.fuse(trace(module, inputs, outputs, title))
+            self._quantizer.quantize(model, name, BITS[self.weights])
         stage = Stage(
             stage=name,  # type: ignore[arg-type]  # one of the literal's names
             bucket=budget,

@@ -27,8 +27,7 @@ def trace(
     Raises:
         IncompatibleError: if PyTorch cannot export it.
     """
-    log = io.StringIO()
-    with _quiet(log), torch.no_grad():
+    with torch.no_grad():
         try:
             program = torch.onnx.export(
                 stage,
@@ -66,14 +65,19 @@ def clean(model: ir.Model, name: str) -> ir.Model:
 
 
 @contextlib.contextmanager
-def _quiet(log: io.StringIO) -> Iterator[None]:
-    """The exporter reports on standard output and through warnings; errors are raised anyway."""
-    onnx_log = logging.getLogger("torch.onnx")
-    level = onnx_log.level
-    onnx_log.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """The exporter and the graph passes report on standard output, through warnings and logs.
+
+    What matters of it is raised as an error, so none of it reaches the user.
+    """
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(log):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        onnx_log.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

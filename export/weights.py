@@ -46,7 +46,7 @@ class Quantizer:
         model.graph.opset_imports[CONTRIB] = 1
         for node in list(model.graph):
             weight = _constant_matrix(node)
-            if weight is None or min(weight.shape) < SMALLEST_ROWS:
+            if weight is None or not is_quantizable(weight):
                 continue
             is_head = node.outputs[0].is_graph_output() and "head" in bits and stage != "compress"
             self._replace(model.graph, node, weight, bits["head" if is_head else stage])
@@ -87,6 +87,14 @@ class Quantizer:
             packed, scales = quantize_matrix(weight, bits)
             self._seen[key] = (ir.tensor(packed), ir.tensor(scales))
         return self._seen[key]
+
+
+def is_quantizable(weight: npt.NDArray[np.float32]) -> bool:
+    """Whether a matrix [K, N] is large enough to be worth quantizing.
+
+    Only K counts: packing matrices side by side changes N, and must not change their precision.
+    """
+    return int(weight.shape[0]) >= SMALLEST_ROWS
 
 
 def quantize_matrix(

@@ -1,0 +1,118 @@
+"""A LLaVA small enough to export in seconds: random weights, 16 visual tokens, two layers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ 'USER: ' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\n' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+SIDE_PX = 32
+
+
+def write_tiny_llava(path: Path, *, tower: str = "clip", decoder: str = "llama") -> Path:
+    """Write a model with seeded weights; `tower` is clip or siglip, `decoder` llama or qwen2."""
+    tokenizer = _make_tokenizer()
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=_vision(tower),
+        text_config=_text(decoder, tokenizer.get_vocab_size()),
+        image_token_id=3,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default" if tower == "clip" else "full",
+        projector_hidden_act="gelu",
+    )
+    model = LlavaForConditionalGeneration(config).eval()
+    for weight in model.parameters():
+        if weight.ndim > 1:  # spread, so that answers depend on the image
+            torch.nn.init.normal_(weight, std=1.5 / weight.shape[-1] ** 0.5)
+        else:
+            weight.data += 0.1 * torch.randn_like(weight)
+    model.generation_config.eos_token_id = 2
+    model.save_pretrained(path)
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    (path / "tokenizer_config.json").write_text(
+        json.dumps(names | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
+    (path / "preprocessor_config.json").write_text(json.dumps(_processor()))
+    return path
+
+
+def _vision(tower: str) -> CLIPVisionConfig | SiglipVisionConfig:
+    kind = CLIPVisionConfig if tower == "clip" else SiglipVisionConfig
+    return kind(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=SIDE_PX,
+        patch_size=8,
+    )
+
+
+def _text(decoder: str, vocabulary: int) -> LlamaConfig | Qwen2Config:
+    kind = LlamaConfig if decoder == "llama" else Qwen2Config
+    return kind(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+
+
+def _make_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=SPECIAL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(
+        ["USER: What is in the picture? ASSISTANT: a red circle"], trainer
+    )
+    return tokenizer
+
+
+def _processor() -> dict[str, object]:
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": SIDE_PX},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": SIDE_PX, "width": SIDE_PX},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
