@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from pathlib import Path
 
@@ -110,7 +111,9 @@ def test_a_cgroup_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mapped_files_are_resident_but_not_private(tmp_path: Path) -> None:
     path = tmp_path / "weights.bin"
-    path.write_bytes(bytes(32 << 20))
+    with path.open("wb") as file:
+        file.write(bytes(32 << 20))
+        os.fsync(file.fileno())  # pages that still wait to be written count as dirty
     before = machine.private_bytes(), machine.resident_bytes()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         assert sum(mapped[::4096]) == 0  # touch every page
