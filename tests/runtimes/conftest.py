@@ -38,14 +38,14 @@ def bundle_dir(tiny_vlm: ModuleType, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def bundle(bundle_dir: Path) -> Bundle:
+def opened(bundle_dir: Path) -> Bundle:
     return Bundle.open(bundle_dir)
 
 
 @pytest.fixture(scope="session")
-def model(bundle: Bundle) -> Model:
+def model(opened: Bundle) -> Model:
     """A loaded model that all tests share: it keeps no state between answers."""
-    return load(bundle, threads=1)
+    return load(opened, threads=1)
 
 
 @pytest.fixture(scope="session")

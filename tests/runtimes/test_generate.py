@@ -309,9 +309,9 @@ def test_first_logits_are_those_of_the_answer(model: Model, photo: np.ndarray) -
 
 
 def test_a_subset_of_rungs_answers_as_the_whole_ladder(
-    bundle: Bundle, model: Model, photo: np.ndarray
+    opened: Bundle, model: Model, photo: np.ndarray
 ) -> None:
-    small = load(bundle, budgets=(4, 8), threads=1)
+    small = load(opened, budgets=(4, 8), threads=1)
     assert small.generate(photo, "what?").budget == 8
     assert (
         small.generate(photo, "what?", budget=4).token_ids

@@ -168,11 +168,11 @@ def test_an_encoded_image_survives_the_next(runtime: OrtRuntime) -> None:
     assert first.signals == {names.SIGNAL_ELBOW: 12.0}
 
 
-def test_only_the_rungs_asked_for_are_loaded(bundle: Bundle) -> None:
-    runtime = OrtRuntime(bundle, budgets=[8], threads=1)
+def test_only_the_rungs_asked_for_are_loaded(opened: Bundle) -> None:
+    runtime = OrtRuntime(opened, budgets=[8], threads=1)
     assert runtime.ladder.budgets == (8,)
     with pytest.raises(UsageError, match=r"rung of 4 .* is not loaded; loaded are \(8,\)"):
-        runtime.prefill(bundle.ladder.smallest, embeds(runtime, 3))
+        runtime.prefill(opened.ladder.smallest, embeds(runtime, 3))
 
 
 @pytest.mark.parametrize(
@@ -184,17 +184,17 @@ def test_only_the_rungs_asked_for_are_loaded(bundle: Bundle) -> None:
         ({"device": "tpu"}, "device 'tpu' is unknown; use one of cpu, cuda"),
     ],
 )
-def test_wrong_options_are_refused(bundle: Bundle, options: dict, message: str) -> None:
+def test_wrong_options_are_refused(opened: Bundle, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        OrtRuntime(bundle, **options)
+        OrtRuntime(opened, **options)
 
 
-def test_a_missing_provider_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_provider_is_an_error(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(IncompatibleError, match=r"needs CUDAExecutionProvider.*edgetok\[gpu\]"):
-        OrtRuntime(bundle, device="cuda")
+        OrtRuntime(opened, device="cuda")
 
 
 def test_a_provider_that_did_not_start_is_an_error() -> None:
@@ -211,14 +211,14 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, *wheels: str) -> None:
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
 
 
-def test_two_wheels_are_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_wheels_are_an_error(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
     command = (
         r"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'edgetok\[cpu\]' "
         r"\(or edgetok\[gpu\]\)"
     )
     with pytest.raises(IncompatibleError, match=command):
-        OrtRuntime(bundle)
+        OrtRuntime(opened)
 
 
 def test_no_wheel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,34 +236,34 @@ def test_a_hollow_wheel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_little_memory_is_refused_before_loading(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    opened: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
     monkeypatch.setattr(ort, "make_session", lambda *_: pytest.fail("made a session"))
     with pytest.raises(ResourceError, match="needs at least 0 MiB and 0 MiB are free"):
-        OrtRuntime(bundle)
+        OrtRuntime(opened)
 
 
-def test_the_estimate_counts_weights_and_cache(bundle: Bundle) -> None:
-    manifest = bundle.manifest
+def test_the_estimate_counts_weights_and_cache(opened: Bundle) -> None:
+    manifest = opened.manifest
     weights = manifest.files["weights/model.bin"].bytes
     cache = 2 * manifest.kv.layers * manifest.kv.slots * manifest.kv.head_dim * 4
-    one = ort.needed_bytes(manifest, Ladder(bundle.ladder.buckets[:1]))
-    assert weights + cache < one <= ort.needed_bytes(manifest, bundle.ladder)
+    one = ort.needed_bytes(manifest, Ladder(opened.ladder.buckets[:1]))
+    assert weights + cache < one <= ort.needed_bytes(manifest, opened.ladder)
     assert one < weights + cache + 1_000_000
 
 
-def test_a_stage_without_what_a_runtime_needs_is_refused(bundle: Bundle) -> None:
+def test_a_stage_without_what_a_runtime_needs_is_refused(opened: Bundle) -> None:
     import msgspec
 
-    decode = bundle.stage("decode", 4)
+    decode = opened.stage("decode", 4)
     inputs = [t for t in decode.inputs if t.name != names.TOTAL_LENGTH]
     damaged = msgspec.structs.replace(decode, inputs=inputs, outputs=decode.outputs[1:])
     with pytest.raises(
         BundleError, match="input total_length is missing; output logits is missing"
     ):
         require_interface(
-            bundle.manifest, damaged, bundle.ladder.smallest, bundle.stage("tower", 4)
+            opened.manifest, damaged, opened.ladder.smallest, opened.stage("tower", 4)
         )
 
 

@@ -51,8 +51,8 @@ def case(model: Model, photo: np.ndarray) -> GoldenCase:
 
 def report(tiny_vlm: ModuleType, out: Path, photo: np.ndarray, case: GoldenCase) -> Report:
     golden = encode_golden([case]) | {IMAGE: png(photo)}
-    bundle = Bundle.open(tiny_vlm.write(out, extra=golden))
-    return verify(bundle, load(bundle, threads=1))
+    opened = Bundle.open(tiny_vlm.write(out, extra=golden))
+    return verify(opened, load(opened, threads=1))
 
 
 def changed(case: GoldenCase, budget: int, **changes: np.ndarray) -> GoldenCase:
@@ -98,9 +98,9 @@ def test_logits_that_are_not_numbers_fail(tiny_vlm, tmp_path, photo, case: Golde
     assert [check.what for check in result.failures] == ["logits", "logits cosine"]
 
 
-def test_a_bundle_without_golden_cases_says_so(bundle: Bundle, model: Model) -> None:
+def test_a_bundle_without_golden_cases_says_so(opened: Bundle, model: Model) -> None:
     with pytest.raises(BundleError, match="golden"):
-        verify(bundle, model)
+        verify(opened, model)
 
 
 def test_measures_of_difference() -> None:
