@@ -179,7 +179,7 @@ def _require_stored(entries: list[zipfile.ZipInfo]) -> None:
     if len(names) != len(entries):
         raise BundleError(f"{TENSORS_FILE}: two entries have the same name")
     for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+        if entry.compress_type != zipfile.ZIP_STORED:
             raise BundleError(f"{TENSORS_FILE}: `{shorten(entry.filename)}` is compressed")
 
 

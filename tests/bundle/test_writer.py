@@ -1,6 +1,7 @@
 """Writing: what is refused before any work, what is published, and what is left behind."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -285,6 +286,43 @@ def test_abandoned_lock_file_is_no_obstacle(tiny, tmp_path):
     (tmp_path / "b.lock").write_text("99999\n")
     tiny.write(tmp_path / "b")
     assert names(tmp_path) == ["b"]
+
+
+def test_lock_on_a_file_that_was_just_removed_is_worth_nothing(tmp_path, monkeypatch):
+    """Between opening and locking, the holder removes the file and the next one makes its own."""
+    path = tmp_path / "b.lock"
+    genuine = target._open_lock
+    holders = []
+
+    def opened_too_early(path: Path) -> int:
+        descriptor = genuine(path)
+        if not holders:
+            path.unlink()
+            holders.append(genuine(path))
+            fcntl.flock(holders[0], fcntl.LOCK_EX)
+        return descriptor
+
+    monkeypatch.setattr(target, "_open_lock", opened_too_early)
+    with pytest.raises(ResourceError, match="is writing"), target_lock(tmp_path / "b"):
+        pytest.fail("two holders at once")
+    assert path.exists()  # it is the other's
+    os.close(holders[0])
+    with target_lock(tmp_path / "b"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_half_a_file_is_not_left_behind(tmp_path):
+    def failing():
+        yield b"half"
+        raise ValueError("the other half")
+
+    with BundleWriter(tmp_path / "b") as writer:
+        with pytest.raises(ValueError, match="the other half"):
+            writer.write("a/x", failing())
+        assert writer.files == {}
+        assert list(writer.path_of("a").iterdir()) == []
+        assert writer.write("a/x", b"whole").bytes == 5
 
 
 def test_lock_that_is_a_link_is_refused(tmp_path):
