@@ -12,11 +12,21 @@ import pytest
 from PIL import Image
 
 from edgetok.bundle.golden import GoldenCase, GoldenRung, encode_golden
+from edgetok.bundle.manifest import Precision
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, VerificationError
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.load import load
-from edgetok.runtimes.verify import Report, cosine, mismatches, verify
+from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.verify import (
+    Report,
+    cosine,
+    largest_regret,
+    mismatches,
+    relative,
+    tolerances_for,
+    verify,
+)
 
 IMAGE = "golden/scene.png"
 PROMPT = "what is it?"
@@ -65,37 +75,84 @@ def test_a_sound_bundle_passes(tiny_vlm, tmp_path, photo, case) -> None:
     assert result.failures == ()
     result.require_passed()
     found = [(check.budget, check.what) for check in result.checks]
-    rung_checks = ["kept", "logits", "logits cosine", "answer ids"]
+    rung_checks = ["kept", "logits", "logits cosine", "answer"]
     wanted = [(None, "pixels"), (None, "prompt ids")]
     assert found == wanted + [(k, what) for k in (4, 8, 16) for what in rung_checks]
 
 
-@pytest.mark.parametrize("what", ["pixels", "prompt ids", "kept", "logits", "answer ids"])
+def another(ids: np.ndarray, index: int) -> np.ndarray:
+    """The same answer with another token in one place."""
+    changed_ids = ids.copy()
+    changed_ids[index] = (changed_ids[index] + 1) % 200
+    return changed_ids
+
+
+@pytest.mark.parametrize("what", ["pixels", "prompt ids", "kept", "logits", "answer"])
 def test_a_deviation_is_named(tiny_vlm, tmp_path, photo, case: GoldenCase, what: str) -> None:
     rung = case.rungs[8]
+    nudge = np.zeros_like(rung.logits)
+    nudge[11] = 0.01
     damaged = {
+        "pixels": case,
         "prompt ids": dataclasses.replace(case, text_ids=case.text_ids[::-1].copy()),
         "kept": changed(case, 8, kept=rung.kept[::-1].copy()),
-        "logits": changed(case, 8, logits=rung.logits + np.float32(0.01)),
-        "answer ids": changed(case, 8, answer_ids=rung.answer_ids[:-2]),
+        "logits": changed(case, 8, logits=rung.logits + nudge),
+        "answer": changed(case, 8, answer_ids=another(rung.answer_ids, 7)),
     }
-    if what == "pixels":
-        result = report(tiny_vlm, tmp_path / "b", np.flip(photo, 0).copy(), case)
-    elif what == "answer ids":
-        other = rung.answer_ids.copy()
-        other[3] = (other[3] + 1) % 200
-        result = report(tiny_vlm, tmp_path / "b", photo, changed(case, 8, answer_ids=other))
-    else:
-        result = report(tiny_vlm, tmp_path / "b", photo, damaged[what])
+    seen = np.flip(photo, 0).copy() if what == "pixels" else photo
+    result = report(tiny_vlm, tmp_path / "b", seen, damaged[what])
     assert {check.what for check in result.failures} == {what}
     with pytest.raises(VerificationError, match=f"1 of 14 checks failed: {what} of scene"):
         result.require_passed()
 
 
+@pytest.mark.parametrize("index", range(8))
+def test_every_token_of_an_answer_counts(model: Model, photo, case, index: int) -> None:
+    bucket = model.ladder.bucket(8)
+    for ids, regretted in (
+        (case.rungs[8].answer_ids, False),
+        (another(case.rungs[8].answer_ids, index), True),
+        (np.array([10**6]), True),
+        (np.array([], np.int64), False),
+    ):
+        logits = model.first_logits(photo, PROMPT, budget=8)
+        regret = largest_regret(model, changed(case, 8, answer_ids=ids), logits, bucket)
+        assert (regret > 0) == regretted
+
+
+def test_an_answer_that_turns_to_nan_fails(model: Model, photo, case, monkeypatch) -> None:
+    logits = model.first_logits(photo, PROMPT, budget=8)
+    bad = np.full_like(logits, np.nan)
+    monkeypatch.setattr(OrtRuntime, "step", lambda *_: bad)
+    assert np.isnan(largest_regret(model, case, logits, model.ladder.bucket(8)))
+
+
+def test_tied_tokens_may_change_places(model: Model, case: GoldenCase) -> None:
+    logits = np.zeros(260, np.float32)
+    logits[5], logits[6] = 3.0, 2.999
+    golden = changed(case, 8, answer_ids=np.array([6]))
+    assert largest_regret(model, golden, logits, model.ladder.bucket(8)) < 0.0011
+
+
+def test_tolerances_follow_the_precision() -> None:
+    def logits(weights: str, kv: str) -> float:
+        return tolerances_for(Precision(weights=weights, kv=kv)).logits
+
+    assert logits("fp32", "fp32") < logits("fp32", "int8") < logits("int4", "int8")
+    assert logits("int8", "fp32") == logits("int4", "fp32") < 1
+
+
+def test_differences_are_relative_to_the_spread() -> None:
+    assert relative(0.5, 2.0) == 0.25
+    assert relative(0.0, 0.0) == 0.0
+    assert relative(0.1, 0.0) == float("inf")
+    assert np.isnan(relative(0.1, float("nan")))
+
+
 def test_logits_that_are_not_numbers_fail(tiny_vlm, tmp_path, photo, case: GoldenCase) -> None:
     logits = np.full_like(case.rungs[4].logits, np.nan)
     result = report(tiny_vlm, tmp_path / "b", photo, changed(case, 4, logits=logits))
-    assert [check.what for check in result.failures] == ["logits", "logits cosine"]
+    assert [check.what for check in result.failures] == ["logits", "logits cosine", "answer"]
 
 
 def test_a_bundle_without_golden_cases_says_so(opened: Bundle, model: Model) -> None:
