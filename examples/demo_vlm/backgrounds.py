@@ -8,7 +8,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from vocabulary import IMAGE_SIDE_PX
 
-Pixels = NDArray[np.uint8]
+Plane = NDArray[np.float64]
+"""float64 [192, 192], or a colour [3]"""
 Generator = np.random.Generator
 
 
@@ -44,52 +45,55 @@ def crop_photograph(photograph: Image.Image, rng: Generator) -> Image.Image:
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
 
 
-def pick_two_tones(rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def pick_two_tones(rng: Generator) -> tuple[Plane, Plane]:
     """Two muted tones, apart enough to see the texture, dull enough to leave objects in front."""
     base = rng.uniform(120, 215) + rng.uniform(-22, 22, 3)
     step = rng.uniform(16, 34) * rng.choice([-1.0, 1.0])
     return base, base + step + rng.uniform(-8, 8, 3)
 
 
-def _coordinates() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rows, columns = np.mgrid[0:IMAGE_SIDE_PX, 0:IMAGE_SIDE_PX].astype(np.float64)
+def _coordinates() -> tuple[Plane, Plane]:
+    line: Plane = np.arange(IMAGE_SIDE_PX, dtype=np.float64)
+    columns, rows = np.meshgrid(line, line)
     return rows, columns
 
 
-def _plain(rng: Generator) -> NDArray[np.float64]:
+def _plain(rng: Generator) -> Plane:
     return np.zeros((IMAGE_SIDE_PX, IMAGE_SIDE_PX))
 
 
-def _stripes(rng: Generator) -> NDArray[np.float64]:
+def _stripes(rng: Generator) -> Plane:
     rows, columns = _coordinates()
     angle, period_px = rng.uniform(0, np.pi), rng.uniform(8, 22)
-    wave = (rows * np.sin(angle) + columns * np.cos(angle)) / period_px + rng.random()
+    wave: Plane = (rows * np.sin(angle) + columns * np.cos(angle)) / period_px + rng.random()
     return (wave % 1 < 0.5).astype(np.float64)
 
 
-def _dots(rng: Generator) -> NDArray[np.float64]:
+def _dots(rng: Generator) -> Plane:
     rows, columns = _coordinates()
     period_px = rng.uniform(10, 20)
     offset = rng.uniform(0, period_px, 2)
     y, x = (rows + offset[0]) % period_px, (columns + offset[1]) % period_px
-    distance = np.hypot(y - period_px / 2, x - period_px / 2)
+    distance: Plane = np.hypot(y - period_px / 2, x - period_px / 2)
     return (distance < period_px * 0.28).astype(np.float64)
 
 
-def _checks(rng: Generator) -> NDArray[np.float64]:
+def _checks(rng: Generator) -> Plane:
     rows, columns = _coordinates()
     side_px = rng.uniform(7, 18)
     offset = rng.uniform(0, 2 * side_px, 2)
-    return ((rows + offset[0]) // side_px + (columns + offset[1]) // side_px) % 2
+    cells: Plane = (rows + offset[0]) // side_px + (columns + offset[1]) // side_px
+    return cells % 2
 
 
-def _clouds(rng: Generator) -> NDArray[np.float64]:
+def _clouds(rng: Generator) -> Plane:
     total = np.zeros((IMAGE_SIDE_PX, IMAGE_SIDE_PX))
     for cells, weight in ((5, 0.6), (11, 0.3), (23, 0.15)):
         coarse = Image.fromarray(rng.random((cells, cells)).astype(np.float32))
         smooth = coarse.resize((IMAGE_SIDE_PX, IMAGE_SIDE_PX), Image.Resampling.BICUBIC)
         total += weight * np.asarray(smooth, dtype=np.float64)
-    return np.clip((total - total.min()) / np.ptp(total), 0, 1) * 1.6
+    stretched: Plane = 1.6 * (total - total.min()) / np.ptp(total)
+    return stretched
 
 
 _TEXTURES = {

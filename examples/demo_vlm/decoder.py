@@ -1,6 +1,7 @@
 """The decoder while it learns: which visual tokens it gets, its forward pass and its loss."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from packing import Pack, build_mask, build_positions
@@ -48,14 +49,14 @@ def look(tower: CLIPVisionModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return last(hidden, None)[:, 1:], attention
 
 
-def attend_from_cls(layer: torch.nn.Module, hidden: Tensor) -> Tensor:
+def attend_from_cls(layer: Any, hidden: Tensor) -> Tensor:
     """Attention of the CLS token over the patches, mean over heads [batch, patches]."""
     part = layer.self_attn
     normed = layer.layer_norm1(hidden)
     heads = part.num_heads
     query = part.q_proj(normed[:, :1]).unflatten(-1, (heads, -1)).transpose(1, 2)
     key = part.k_proj(normed).unflatten(-1, (heads, -1)).transpose(1, 2)
-    scores = (query @ key.mT).float() * part.head_dim**-0.5
+    scores: Tensor = (query @ key.mT).float() * part.head_dim**-0.5
     return scores.softmax(-1).mean(1)[:, 0, 1:]
 
 

@@ -21,7 +21,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     Equal shapes share one batched product, unlike in torch.optim.Muon.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x: Tensor = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -60,8 +60,8 @@ class Optimiser:
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for shape, group in self.groups.items():
-                self._step_muon(group, self.momentum[shape], self.muon_lr * factor)
+            for shape, matrices in self.groups.items():
+                self._step_muon(matrices, self.momentum[shape], self.muon_lr * factor)
 
     def _step_muon(self, group: list[Parameter], momentum: list[Tensor], lr: float) -> None:
         live = [place for place, p in enumerate(group) if p.grad is not None]

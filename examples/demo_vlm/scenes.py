@@ -34,6 +34,7 @@ SMALL_TEXT_PX = (8, 12)
 HANDWRITING_PX = (10, 12)
 SHAPE_PX = (18, 34)
 GAP_PX = 3
+"""Least distance between the boxes of two items."""
 PLACING_TRIES = 60
 
 
@@ -84,14 +85,14 @@ class Wish:
     """Margin of an opaque plate under the glyphs; 0 for none."""
 
 
-def draw_scene(seed: int, crowded: bool = False) -> Scene:
-    """The scene of a seed. Crowded ones, for training the tower only, hold far more objects."""
+def draw_scene(seed: int) -> Scene:
+    """The scene of a seed."""
     evaluation = find_split(seed) in ("evaluate", "reserved")
-    rng = np.random.default_rng([seed, int(crowded)])
+    rng = np.random.default_rng([seed, 0])
     background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
     image = draw_background(background, rng)
     items: list[Item] = []
-    for wish in list_wishes(rng, crowded, evaluation):
+    for wish in list_wishes(rng, evaluation):
         item = place_wish(wish, items, rng)
         if item is not None:
             paint_item(image, item, wish, rng)
@@ -99,16 +100,11 @@ def draw_scene(seed: int, crowded: bool = False) -> Scene:
     return Scene(seed, background, tuple(items), np.asarray(image, dtype=np.uint8))
 
 
-def list_wishes(rng: Generator, crowded: bool, evaluation: bool) -> list[Wish]:
+def list_wishes(rng: Generator, evaluation: bool) -> list[Wish]:
     """What the scene shall hold, large objects first so that they find room."""
-    big = ["big word", "big number"]
-    small = ["small word", "small number"]
-    if crowded:
-        texts = [*big, *big, *small, *small, *small, *small]
-        shapes, digits = int(rng.integers(2, 6)), int(rng.integers(4, 13))
-    else:
-        texts = pick_one_or_both(big, rng) + pick_one_or_both(small, rng)
-        shapes, digits = int(rng.integers(1, 6)), int(rng.integers(0, 4))
+    texts = pick_one_or_both(["big word", "big number"], rng)
+    texts += pick_one_or_both(["small word", "small number"], rng)
+    shapes, digits = int(rng.integers(1, 6)), int(rng.integers(0, 4))
     wishes = [wish_text(role, rng) for role in texts]
     wishes += wish_shapes(shapes, rng)
     return wishes + wish_digits(digits, rng, evaluation)

@@ -72,8 +72,9 @@ def describe_points(scene: Scene) -> NDArray[np.int64]:
                 region[:] = len(rows)
             rows.append(describe_cell(item, order))
     half = PATCH_SIDE_PX // 2
-    sampled = owner[half::PATCH_SIDE_PX, half // 2 :: half]
-    described = np.asarray(rows, dtype=np.int64)[sampled.reshape(GRID, GRID, POINTS)]
+    sampled: NDArray[np.int64] = owner[half::PATCH_SIDE_PX, half // 2 :: half]
+    table: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)
+    described = table[sampled.reshape(GRID, GRID, POINTS)]
     fill_background_places(described)
     return described
 
@@ -106,11 +107,11 @@ def cut_lesson(scenes: list[Scene], side: int, windows: int, rng: np.random.Gene
     for scene in scenes:
         described = describe_points(scene)
         for _ in range(windows):
-            row, column = rng.integers(0, GRID - side + 1, 2)
+            row, column = (int(place) for place in rng.integers(0, GRID - side + 1, 2))
             patches = np.s_[row : row + side, column : column + side]
             area = [slice(s.start * PATCH_SIDE_PX, s.stop * PATCH_SIDE_PX) for s in patches]
             pixels.append(scene.pixels[area[0], area[1]])
-            points.append(hide_cut_strings(described[patches], int(column) * PATCH_SIDE_PX))
+            points.append(hide_cut_strings(described[patches], column * PATCH_SIDE_PX))
             positions.append(grid[patches].reshape(-1))
     stacked = torch.from_numpy(np.stack(points)).flatten(1, 2)
     return Lesson(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-BACKGROUND_WEIGHT = 0.25
+BACKGROUND_WEIGHT = 0.1
 """Most points show background; so much less does each of them count."""
 
 
@@ -43,7 +43,8 @@ def embed_patches(tower: CLIPVisionModel, pixels: Tensor, positions: Tensor) -> 
     patches = patches + part.position_embedding(positions + 1)
     start = part.class_embedding + part.position_embedding.weight[0]
     hidden = torch.cat([start.expand(len(patches), 1, -1), patches], dim=1)
-    return tower.pre_layrnorm(hidden)
+    normed: Tensor = tower.pre_layrnorm(hidden)
+    return normed
 
 
 def see(tower: CLIPVisionModel, pixels: Tensor, positions: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def pick_mode(rng: np.random.Generator, early: bool) -> tuple[str, int]:
     if not early:
         shares = {"all": 0.3, "cls": 0.45, "random": 0.1, "occupied": 0.15}
     mode = str(rng.choice(list(shares), p=list(shares.values())))
-    kept = 160 if mode == "occupied" else int(rng.choice(KEPT))
+    kept = 128 if mode == "occupied" else int(rng.choice(KEPT))
     return mode, kept
 
 

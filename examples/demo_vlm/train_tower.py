@@ -8,6 +8,7 @@ import torch
 from journal import Journal, Settings
 from optimiser import Optimiser
 from scenes import draw_scene
+from sheets import draw_sheet
 from splits import open_split
 from targets import Lesson, cut_lesson
 from torch import Tensor
@@ -21,10 +22,10 @@ WINDOWS_PER_SCENE = 4
 SCENES_PER_STEP = 8
 SCENES_PER_SHARE = 2
 """Scenes whose gradient one worker computes at a time."""
-CROWDED_SHARE = 0.75
-"""Of the scenes that windows are cut from; the rest are as the questions will see them."""
+SHEET_SHARE = 0.75
+"""Of the pictures that windows are cut from; the others are scenes."""
 WHOLE_SCENES_FROM = 0.75
-"""From this share of the budget on the tower sees whole scenes, every third one crowded."""
+"""From this share of the budget on the tower sees whole pictures, a third of them sheets."""
 LAST_BLOCK_STEPS = 6
 """The last block is trained in every sixth step; nothing but the pooled loss depends on it."""
 RATES = (0.02, 2e-3)
@@ -35,8 +36,8 @@ def draw_lesson(settings: Settings, step: int, share: int, whole: bool) -> Lesso
     """The lesson of a share of a step; it depends on seed, place and stage alone."""
     rng = np.random.default_rng([settings.seed, step, share, int(whole)])
     seeds = rng.integers(0, len(open_split("train")), SCENES_PER_SHARE)
-    crowded_share = 1 / 3 if whole else CROWDED_SHARE
-    scenes = [draw_scene(int(seed), crowded=bool(rng.random() < crowded_share)) for seed in seeds]
+    sheet_share = 1 / 3 if whole else SHEET_SHARE
+    scenes = [(draw_sheet if rng.random() < sheet_share else draw_scene)(int(s)) for s in seeds]
     if whole:
         return cut_lesson(scenes, GRID, 1, rng)
     return cut_lesson(scenes, WINDOW_PATCHES, WINDOWS_PER_SCENE, rng)

@@ -4,7 +4,7 @@ On a processor that others use too, one operation split over two threads waits f
 whole shares of a step handed to whichever thread is free do not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ class Workers:
         """Results of the function in the arguments' order."""
         return list(self._pool.map(function, arguments))
 
-    def compute_gradients(self, parameters: list[nn.Parameter], tasks: list[Task]) -> Scores:
+    def compute_gradients(self, parameters: list[nn.Parameter], tasks: Sequence[Task]) -> Scores:
         """Leaves the gradient of the tasks' mean loss in the parameters; returns mean scores."""
 
         def run(task: Task) -> tuple[tuple[Tensor | None, ...], Scores]:

@@ -25,11 +25,12 @@ def demo() -> Iterator[dict[str, ModuleType]]:
         import make
         import questions
         import scenes
+        import sheets
         import splits
         import targets
         import vocabulary
 
-        modules = [glyphs, make, questions, scenes, splits, targets, vocabulary]
+        modules = [glyphs, make, questions, scenes, sheets, splits, targets, vocabulary]
         yield {module.__name__: module for module in modules}
     finally:
         sys.path.remove(str(FOLDER))
@@ -97,11 +98,12 @@ def test_scene_takes_its_handwriting_from_its_splits_part(demo, monkeypatch):
     assert asked and all(asked)
 
 
-@pytest.mark.parametrize("crowded", [False, True])
-def test_items_do_not_overlap_and_stay_inside(demo, crowded):
+@pytest.mark.parametrize("sheet", [False, True])
+def test_items_do_not_overlap_and_stay_inside(demo, sheet):
     side = demo["vocabulary"].IMAGE_SIDE_PX
     for seed in range(12):
-        items = demo["scenes"].draw_scene(seed, crowded).items
+        draw = demo["sheets"].draw_sheet if sheet else demo["scenes"].draw_scene
+        items = draw(seed).items
         painted = np.zeros((side, side), dtype=int)
         for item in items:
             left, top, right, bottom = item.box
