@@ -36,6 +36,7 @@ Start with:
 [bold]edgetok run[/] out.bundle --image sign.png --prompt "What does it say?"
 """
 _INTERRUPTED = 130
+_PIPE_CLOSED = 141  # as a shell shows SIGPIPE
 _EPILOG = "Exit codes: " + " · ".join(f"{code} {what}" for code, what in EXIT_CODES.items())
 
 app = typer.Typer(
@@ -96,6 +97,8 @@ def execute(arguments: Sequence[str]) -> int:
         if code == _INTERRUPTED:  # typer has swallowed the exception
             return _report(KeyboardInterrupt(), arguments)
         return code if isinstance(code, int) else 0
+    except SystemExit:  # typer and rich leave so when the reader of a pipe has left
+        return _PIPE_CLOSED
     except (Exception, KeyboardInterrupt, Terminated) as error:
         return _report(error, arguments)
 

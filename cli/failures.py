@@ -23,6 +23,7 @@ EXIT_CODES = {
     6: "resources",
     7: "verification failed",
     130: "SIGINT",
+    141: "the reader of a pipe left",
     143: "SIGTERM",
 }
 

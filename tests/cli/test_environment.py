@@ -86,9 +86,10 @@ def test_no_color_is_honoured_and_colour_can_be_forced(edgetok_process: Run) -> 
     assert "\x1b[3" not in plain, "no colours"
 
 
-def test_a_reader_that_stops_early_is_no_bug(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m edgetok.cli --help | head -n 1 > /dev/null; true"
+@pytest.mark.parametrize("verb", ["methods", "--help", "methods --json"])
+def test_a_reader_that_stops_early_is_no_bug(tmp_path: Path, verb: str) -> None:
+    command = f"{sys.executable} -m edgetok.cli {verb} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False
     )
-    assert "bug" not in done.stderr
+    assert (done.stdout, done.stderr) == ("141\n", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -79,6 +80,22 @@ def test_without_torch_the_extra_is_named(model_dir: Path, tmp_path: Path) -> No
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (4, "")
     assert 'pip install "edgetok[export]"' in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_6_and_leaves_nothing(model_dir: Path, tmp_path: Path) -> None:
+    """No file may grow beyond 32 KiB, which the weights do."""
+    command = [sys.executable, "-m", "edgetok.cli", "export", str(model_dir), "-o", "out.bundle"]
+    done = subprocess.run(
+        [*command, *SMALL],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, 1 << 15)),
+    )
+    assert (done.returncode, done.stdout) == (6, ""), done.stderr
+    assert "out.bundle/weights" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

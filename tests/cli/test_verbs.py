@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from edgetok.bundle.reader import Bundle
 
@@ -130,6 +131,19 @@ def test_run_refuses(
     done = edgetok("run", bundle, "--image", image, "--prompt", QUESTION, *options)
     assert (done.code, done.out) == (code, "")
     assert words in done.err
+
+
+def test_run_refuses_images_that_are_none_or_too_large(
+    edgetok: Run, bundle: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no image", encoding="utf-8")
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 10_000)).save(bomb)  # 200 megapixels in 25 kB
+    for image, words in ((text, "text.png"), (bomb, "64000000")):
+        done = edgetok("run", bundle, "--image", image, "--prompt", QUESTION)
+        assert (done.code, done.out) == (5, "")
+        assert words in done.err
 
 
 def test_run_loads_neither_torch_nor_transformers(bundle: Path, image: Path) -> None:
