@@ -132,7 +132,7 @@ def _rung_checks(
         ("kept", mismatches(kept, golden.kept), 0.0),
         ("logits", difference, tolerances.logits),
         ("logits cosine", angle, 1 - tolerances.logits_cosine),
-        ("answer", regret, 2 * tolerances.logits),  # both tokens' logits may be off
+        ("answer ids", regret, 2 * tolerances.logits),  # both tokens' logits may be off
     ]
     for what, value, tolerance in values:
         yield Check(case.name, bucket.budget, what, value, tolerance)

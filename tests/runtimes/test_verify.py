@@ -75,7 +75,7 @@ def test_a_sound_bundle_passes(tiny_vlm, tmp_path, photo, case) -> None:
     assert result.failures == ()
     result.require_passed()
     found = [(check.budget, check.what) for check in result.checks]
-    rung_checks = ["kept", "logits", "logits cosine", "answer"]
+    rung_checks = ["kept", "logits", "logits cosine", "answer ids"]
     wanted = [(None, "pixels"), (None, "prompt ids")]
     assert found == wanted + [(k, what) for k in (4, 8, 16) for what in rung_checks]
 
@@ -87,7 +87,7 @@ def another(ids: np.ndarray, index: int) -> np.ndarray:
     return changed_ids
 
 
-@pytest.mark.parametrize("what", ["pixels", "prompt ids", "kept", "logits", "answer"])
+@pytest.mark.parametrize("what", ["pixels", "prompt ids", "kept", "logits", "answer ids"])
 def test_a_deviation_is_named(tiny_vlm, tmp_path, photo, case: GoldenCase, what: str) -> None:
     rung = case.rungs[8]
     nudge = np.zeros_like(rung.logits)
@@ -97,7 +97,7 @@ def test_a_deviation_is_named(tiny_vlm, tmp_path, photo, case: GoldenCase, what:
         "prompt ids": dataclasses.replace(case, text_ids=case.text_ids[::-1].copy()),
         "kept": changed(case, 8, kept=rung.kept[::-1].copy()),
         "logits": changed(case, 8, logits=rung.logits + nudge),
-        "answer": changed(case, 8, answer_ids=another(rung.answer_ids, 7)),
+        "answer ids": changed(case, 8, answer_ids=another(rung.answer_ids, 7)),
     }
     seen = np.flip(photo, 0).copy() if what == "pixels" else photo
     result = report(tiny_vlm, tmp_path / "b", seen, damaged[what])
@@ -152,7 +152,7 @@ def test_differences_are_relative_to_the_spread() -> None:
 def test_logits_that_are_not_numbers_fail(tiny_vlm, tmp_path, photo, case: GoldenCase) -> None:
     logits = np.full_like(case.rungs[4].logits, np.nan)
     result = report(tiny_vlm, tmp_path / "b", photo, changed(case, 4, logits=logits))
-    assert [check.what for check in result.failures] == ["logits", "logits cosine", "answer"]
+    assert [check.what for check in result.failures] == ["logits", "logits cosine", "answer ids"]
 
 
 def test_a_bundle_without_golden_cases_says_so(opened: Bundle, model: Model) -> None:
