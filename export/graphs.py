@@ -112,8 +112,8 @@ class GraphBuilder:
             names.CLS_FEATURE: (1, width),
         }
         inputs = {names.FEATURES: torch.rand(n, width)}
-        inputs |= {name: torch.rand(*shapes[name]) for name in self.method.needs}
-        return stages.Compress(self.parts, self.method, budget), inputs
+        compress = stages.Compress(self.parts, self.method, budget)
+        return compress, inputs | {name: torch.rand(*shapes[name]) for name in compress.needs}
 
     def _prefill(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
         rows = self.ladder.bucket(budget).prefill_tokens

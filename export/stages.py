@@ -68,7 +68,7 @@ class Tower(nn.Module):
 
 
 class Compress(nn.Module):
-    """features [N, V] and probes -> visual tokens [K, D], kept [K], sizes [K]."""
+    """features [N, V] and the probes in `needs` -> visual tokens [K, D], kept [K], sizes [K]."""
 
     outputs = (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
 
@@ -78,9 +78,10 @@ class Compress(nn.Module):
         self.method = method
         self.grid = parts.vision.grid
         self.budget = budget
+        self.needs = method.needs_at(parts.vision.full_tokens, budget)
 
     def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        given = dict(zip(self.method.needs, probes, strict=True))
+        given = dict(zip(self.needs, probes, strict=True))
         rows = Features(features, self.grid, given)
         plan = self.method.compress(rows, self.budget)
         tokens = self.projector(plan.apply(rows.rows()))  # gather first: K rows projected, not N

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgetok.errors import IncompatibleError
 
+FOLDED_ELEMENTS = 16_384  # larger constants stay computed: a rung should not add weights
 OPSET = 20  # the newest whose operators TensorRT 10.3 and ONNX Runtime 1.20 both know
 
 
@@ -50,9 +51,13 @@ def trace(
 
 def clean(model: ir.Model, name: str) -> ir.Model:
     """Fold constants and drop everything that says where and when the graph was made."""
-    # Weights are constants too: without a limit, folding would copy transposed ones per use.
-    optimizer.optimize(model, onnx_shape_inference=False, output_size_limit=1 << 34)
-    # Tables such as the rotary ones leave the graph as nodes; only initializers can be shared.
+    optimizer.optimize_ir(
+        model,
+        onnx_shape_inference=False,
+        output_size_limit=FOLDED_ELEMENTS,
+        should_fold=lambda node: True if node.op_type == "Transpose" else None,  # of weights
+    )
+    # Constants leave the graph's nodes: only initializers can be shared between graphs.
     passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=16)(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.RemoveUnusedOpsetsPass()(model)
