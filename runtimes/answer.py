@@ -86,6 +86,7 @@ class Progress:
     decision: Decision | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
     prompt_tokens: int = 0
+    max_new_tokens: int = 0
     kept: tuple[int, ...] = ()
     token_ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)

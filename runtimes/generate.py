@@ -227,7 +227,7 @@ class Model:
             with progress.watch.measure("ttft"):
                 logits, rows = self._begin(image, text, request, progress)
                 token_id = self._choose(logits, sampler, progress)
-            yield from self._decode(token_id, rows, sampler, request, progress)
+            yield from self._decode(token_id, rows, sampler, progress)
 
     def _begin(
         self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
@@ -242,6 +242,7 @@ class Model:
         progress.signals = encoded.output.signals
         progress.decision = request.policy.choose(self.ladder, encoded.output.signals)
         bucket = progress.decision.bucket
+        progress.max_new_tokens = request.max_new_tokens or bucket.new_tokens
         require_prompt_fits(prompt, bucket.prompt_tokens)
         with watch.measure("compress"):
             visual = self.runtime.compress(encoded.output, bucket)
@@ -252,23 +253,20 @@ class Model:
             return self.runtime.prefill(bucket, embeds), len(embeds)
 
     def _decode(
-        self,
-        token_id: int | None,
-        rows: int,
-        sampler: Sampler,
-        request: Request,
-        progress: Progress,
+        self, token_id: int | None, rows: int, sampler: Sampler, progress: Progress
     ) -> Generator[str, None, None]:
         """Yield the text of `token_id` and of all that follow; `rows` are in the cache."""
         detokenizer = Detokenizer(self.processor.tokenizer)
+        piece = "" if token_id is None else detokenizer.push(token_id)
         while token_id is not None:
-            yield from progress.show(detokenizer.push(token_id))
-            progress.stop_reason = self._exhausted(rows, request, progress)
+            yield from progress.show(piece)
+            progress.stop_reason = self._exhausted(rows, progress)
             if progress.stop_reason is not None:
                 break
             with progress.watch.measure("decode_total"):
                 logits = self.runtime.step(token_id, rows)
                 token_id = self._choose(logits, sampler, progress)
+                piece = "" if token_id is None else detokenizer.push(token_id)
             rows += 1
         yield from progress.show(detokenizer.flush())
 
@@ -284,14 +282,9 @@ class Model:
             return None
         return token_id
 
-    def _exhausted(
-        self, rows: int, request: Request, progress: Progress
-    ) -> Literal["length", "cache"] | None:
+    def _exhausted(self, rows: int, progress: Progress) -> Literal["length", "cache"] | None:
         """Why no further token may be generated, if so."""
-        if progress.decision is None:
-            raise AssertionError("a rung is chosen before the first token")
-        allowed = request.max_new_tokens or progress.decision.bucket.new_tokens
-        if len(progress.token_ids) >= allowed:
+        if len(progress.token_ids) >= progress.max_new_tokens:
             return "length"
         if rows >= min(self.manifest.kv.slots, self.manifest.text.max_positions):
             return "cache"

@@ -6,9 +6,11 @@ import os
 import platform
 from pathlib import Path
 
-_CGROUP_LIMITS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+_CGROUPS = Path("/sys/fs/cgroup")
+# Limit, usage, and the name of the page cache that can be dropped: version 2, then version 1.
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
@@ -86,11 +88,22 @@ def _kib_field(text: str, field: str) -> int | None:
 
 
 def _cgroup_free_bytes() -> int | None:
-    for limit_file, usage_file in _CGROUP_LIMITS:
-        limit, usage = _read(limit_file).strip(), _read(usage_file).strip()
-        if limit.isdigit() and usage.isdigit():  # "max" means no limit
-            return max(0, int(limit) - int(usage))
-    return None
+    """The least that this process's control groups leave; None without a limit."""
+    own = [line.split(":", 2)[2] for line in _read("/proc/self/cgroup").splitlines()]
+    folders = {_CGROUPS, _CGROUPS / "memory"}
+    folders |= {root / path.lstrip("/") for root in tuple(folders) for path in own}
+    free = [_folder_free_bytes(folder, *files) for folder in folders for files in _CGROUP_FILES]
+    known = [value for value in free if value is not None]
+    return min(known) if known else None
+
+
+def _folder_free_bytes(folder: Path, limit_file: str, usage_file: str, cache: str) -> int | None:
+    limit, usage = (_read(f"{folder}/{name}").strip() for name in (limit_file, usage_file))
+    if not (limit.isdigit() and usage.isdigit()):  # "max" means no limit
+        return None
+    # Reading files fills a group up to its limit; what is not in use gives way.
+    statistics = dict(line.split(" ", 1) for line in _read(f"{folder}/memory.stat").splitlines())
+    return max(0, int(limit) - int(usage) + int(statistics.get(cache, 0)))
 
 
 def _read(path: str) -> str:

@@ -93,15 +93,31 @@ def test_machine_facts_name_the_machine() -> None:
     assert 0 < available >> 20 <= facts["memory_mib"]
 
 
-def test_a_cgroup_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("folder", "names", "cache"),
+    [
+        ("/sys/fs/cgroup", ("memory.max", "memory.current"), "inactive_file"),
+        ("/sys/fs/cgroup/user.slice/job", ("memory.max", "memory.current"), "inactive_file"),
+        (
+            "/sys/fs/cgroup/memory/user.slice/job",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "total_inactive_file",
+        ),
+    ],
+)
+def test_a_cgroup_limit_counts(
+    monkeypatch: pytest.MonkeyPatch, folder: str, names: tuple[str, str], cache: str
+) -> None:
     files = {
         "/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n",
-        "/sys/fs/cgroup/memory.max": "3000000\n",
-        "/sys/fs/cgroup/memory.current": "1000000\n",
+        "/proc/self/cgroup": "0::/user.slice/job\n",
+        f"{folder}/{names[0]}": "3000000\n",
+        f"{folder}/{names[1]}": "2500000\n",
+        f"{folder}/memory.stat": f"anon 900000\n{cache} 1500000\nslab 3\n",
     }
-    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(machine, "_read", lambda path: files.get(str(path), ""))
     assert machine.available_bytes() == 2_000_000
-    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    files[f"{folder}/{names[0]}"] = "max\n"
     assert machine.available_bytes() == 4000 << 10
     files.clear()
     assert machine.available_bytes() is None
