@@ -12,9 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from edgetok import limits
 from edgetok.bundle.manifest import Manifest
-from edgetok.control import BenchTable, Elbow, Fixed, Largest, Limit, Policy, load_table
+from edgetok.control import BenchTable, Fixed, load_table
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
@@ -22,10 +21,8 @@ from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.processor import Processor
 from edgetok.runtimes.prompt import Detokenizer, Prompt, require_prompt_fits
 from edgetok.runtimes.protocol import FloatArray, Runtime, TowerOutput
+from edgetok.runtimes.request import Choice, Request, Signal
 from edgetok.runtimes.sampling import Sampler, Sampling
-
-Signal = Literal["elbow"]
-Tables = Callable[[str, str], BenchTable]  # from a bundle's digest and a device
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +31,6 @@ class EncodedImage:
 
     output: TowerOutput
     digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The options of one answer, checked."""
-
-    policy: Policy
-    sampling: Sampling
-    max_new_tokens: int | None
 
 
 class Stream:
@@ -92,7 +80,7 @@ class Model:
         runtime: where the graphs run.
         processor: of the same bundle.
         digest: the bundle's.
-        tables: finds what `edgetok bench` measured.
+        tables: finds what `edgetok bench` measured, by the bundle's digest and the device.
         clock: seconds, monotonic; tests bring their own.
     """
 
@@ -102,7 +90,7 @@ class Model:
         processor: Processor,
         digest: str,
         *,
-        tables: Tables = load_table,
+        tables: Callable[[str, str], BenchTable] = load_table,
         clock: Clock = time.perf_counter,
     ) -> None:
         self.runtime = runtime
@@ -199,8 +187,8 @@ class Model:
                 first piece, while another stream of this model is open.
             InputError: at the first piece, if image or prompt is rejected.
         """
-        policy = self._policy(budget, max_ttft_ms, max_memory_mib, signal)
-        _require_new_tokens(max_new_tokens)
+        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
+        policy = choice.policy(self.ladder, lambda: self._tables(self.digest, self.device))
         request = Request(policy, Sampling(temperature, top_p, seed), max_new_tokens)
         progress = Progress(Stopwatch(self._clock))
         return Stream(self._run(image, prompt, request, progress), progress)
@@ -309,27 +297,6 @@ class Model:
         split = len(prompt.before)
         return np.concatenate([text[:split], visual, text[split:]])
 
-    def _policy(
-        self,
-        budget: int | None,
-        max_ttft_ms: float | None,
-        max_memory_mib: float | None,
-        signal: Signal | None,
-    ) -> Policy:
-        limited = max_ttft_ms is not None or max_memory_mib is not None
-        if (budget is not None) + limited + (signal is not None) > 1:
-            raise UsageError("a budget, limits and a signal exclude each other; give one of them")
-        if budget is not None:
-            self.ladder.bucket(budget)  # an unknown rung is an error now, not at the first piece
-            return Fixed(budget)
-        if limited:
-            return Limit(self._tables(self.digest, self.device), max_ttft_ms, max_memory_mib)
-        if signal is None:
-            return Largest()
-        if signal != "elbow":
-            raise UsageError(f"signal {signal!r} is unknown; use 'elbow'")
-        return Elbow()
-
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         # Waiting would deadlock a thread that forgot to close its own stream.
@@ -342,8 +309,3 @@ class Model:
             yield
         finally:
             self._in_use.release()
-
-
-def _require_new_tokens(count: int | None) -> None:
-    if count is not None and not 1 <= count <= limits.NEW_TOKENS:
-        raise UsageError(f"max_new_tokens {count} is outside 1..{limits.NEW_TOKENS}")

@@ -1,0 +1,79 @@
+"""The options of one answer, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from edgetok import limits
+from edgetok.control import BenchTable, Elbow, Fixed, Largest, Limit, Policy
+from edgetok.errors import UsageError
+from edgetok.ladder import Ladder
+from edgetok.runtimes.sampling import Sampling
+
+Signal = Literal["elbow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How the user wants the rung to be chosen; at most one way.
+
+    Args:
+        budget: this rung.
+        max_ttft_ms, max_memory_mib: the largest rung that was measured to stay within both.
+        signal: the image chooses.
+
+    Raises:
+        UsageError: if more than one is given, or the signal is unknown.
+    """
+
+    budget: int | None = None
+    max_ttft_ms: float | None = None
+    max_memory_mib: float | None = None
+    signal: Signal | None = None
+
+    def __post_init__(self) -> None:
+        ways = (self.budget is not None, self._is_limited, self.signal is not None)
+        if sum(ways) > 1:
+            raise UsageError("a budget, limits and a signal exclude each other; give one of them")
+        if self.signal not in (None, "elbow"):
+            raise UsageError(f"signal {self.signal!r} is unknown; use 'elbow'")
+
+    @property
+    def _is_limited(self) -> bool:
+        return self.max_ttft_ms is not None or self.max_memory_mib is not None
+
+    def policy(self, ladder: Ladder, table: Callable[[], BenchTable]) -> Policy:
+        """The policy that chooses so.
+
+        Args:
+            table: reads the measurements; called if there is a limit.
+
+        Raises:
+            UsageError: for an unknown rung, a limit that is not positive, or no measurements.
+        """
+        if self.budget is not None:
+            ladder.bucket(self.budget)  # an unknown rung is an error now, not after the tower
+            return Fixed(self.budget)
+        if self._is_limited:
+            return Limit(table(), self.max_ttft_ms, self.max_memory_mib)
+        return Largest() if self.signal is None else Elbow()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of one answer.
+
+    Raises:
+        UsageError: if `max_new_tokens` is outside its range.
+    """
+
+    policy: Policy
+    sampling: Sampling
+    max_new_tokens: int | None = None  # None: as many as the rung was exported for
+
+    def __post_init__(self) -> None:
+        count = self.max_new_tokens
+        if count is not None and not 1 <= count <= limits.NEW_TOKENS:
+            raise UsageError(f"max_new_tokens {count} is outside 1..{limits.NEW_TOKENS}")
