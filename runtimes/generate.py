@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
@@ -20,17 +19,9 @@ from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
 from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.processor import Processor
 from edgetok.runtimes.prompt import Detokenizer, Prompt, require_prompt_fits
-from edgetok.runtimes.protocol import FloatArray, Runtime, TowerOutput
-from edgetok.runtimes.request import Choice, Request, Signal
+from edgetok.runtimes.protocol import FloatArray, Runtime
+from edgetok.runtimes.request import Choice, EncodedImage, Request, Signal
 from edgetok.runtimes.sampling import Sampler, Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """An image after the tower, for several questions or another rung; of one bundle only."""
-
-    output: TowerOutput
-    digest: str
 
 
 class Stream:

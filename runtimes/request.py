@@ -1,4 +1,4 @@
-"""The options of one answer, checked before anything runs."""
+"""What one answer is asked for: an image, perhaps encoded before, and checked options."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ from edgetok import limits
 from edgetok.control import BenchTable, Elbow, Fixed, Largest, Limit, Policy
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
+from edgetok.runtimes.protocol import TowerOutput
 from edgetok.runtimes.sampling import Sampling
 
 Signal = Literal["elbow"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """An image after the tower, for several questions or another rung; of one bundle only."""
+
+    output: TowerOutput
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)

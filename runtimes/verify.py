@@ -14,7 +14,8 @@ from edgetok.bundle.manifest import Precision
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import VerificationError
 from edgetok.ladder import Bucket
-from edgetok.runtimes.generate import EncodedImage, Model
+from edgetok.runtimes.generate import Model
+from edgetok.runtimes.request import EncodedImage
 
 
 @dataclass(frozen=True, slots=True)
