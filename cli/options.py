@@ -17,7 +17,7 @@ Budgets = Annotated[
     str | None,
     typer.Option(help="Rungs to use, such as 64,128,full; all of the bundle if left out."),
 ]
-Device = Annotated[str, typer.Option(help="Where to run: cpu.")]
+Device = Annotated[str, typer.Option(help="Where to run: cpu or cuda.")]
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the CPU provider; its own choice by default.")
 ]
