@@ -19,6 +19,6 @@ Budgets = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where to run: cpu or cuda.")]
 Threads = Annotated[
-    int | None, typer.Option(help="Threads of the CPU provider; its own choice by default.")
+    int | None, typer.Option(help="Threads per operator; one per physical core by default.")
 ]
 Seed = Annotated[int, typer.Option(help="Makes what is drawn repeatable.")]
