@@ -7,10 +7,11 @@ are. How much the coarser weights cost is reported beside it, end to end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgetok.bundle.manifest import Weights
 from edgetok.export.weights import BITS, dequantize_matrix, is_quantizable, quantize_matrix
@@ -29,7 +30,21 @@ def hold_quantized(parts: Parts, weights: Weights) -> None:
         ((parts.text.head,), "head"),
     ):
         for linear in _linears(modules):
-            _round(linear, bits[stage])
+            linear.weight = _rounded(linear.weight, bits[stage])
+
+
+@contextmanager
+def round_linears(modules: Iterable[nn.Module], bits: int) -> Iterator[None]:
+    """Round some modules for a time, to see what their precision alone costs."""
+    linears = list(_linears(modules))
+    before = [linear.weight for linear in linears]
+    try:
+        for linear in linears:
+            linear.weight = _rounded(linear.weight, bits)
+        yield
+    finally:
+        for linear, weight in zip(linears, before, strict=True):
+            linear.weight = weight
 
 
 def _linears(modules: Iterable[nn.Module]) -> Iterable[nn.Linear]:
@@ -37,9 +52,10 @@ def _linears(modules: Iterable[nn.Module]) -> Iterable[nn.Linear]:
         yield from (inner for inner in module.modules() if isinstance(inner, nn.Linear))
 
 
-def _round(linear: nn.Linear, bits: int) -> None:
-    weight = linear.weight.detach().numpy().T  # [K, N], as graphs hold it
-    if is_quantizable(weight):
-        rounded = dequantize_matrix(*quantize_matrix(weight, bits), weight.shape[0], bits)
-        # A new parameter, since a head may share its old one with the embedding.
-        linear.weight = nn.Parameter(torch.from_numpy(rounded.T.copy()), requires_grad=False)
+def _rounded(parameter: Tensor, bits: int) -> nn.Parameter:
+    """A new parameter, since a head may share its old one with the embedding."""
+    weight = parameter.detach().numpy().T  # [K, N], as graphs hold it
+    if not is_quantizable(weight):
+        return nn.Parameter(parameter, requires_grad=False)
+    rounded = dequantize_matrix(*quantize_matrix(weight, bits), weight.shape[0], bits)
+    return nn.Parameter(torch.from_numpy(rounded.T.copy()), requires_grad=False)

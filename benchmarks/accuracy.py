@@ -1,0 +1,54 @@
+"""Accuracy of every method at every budget on the demo model's evaluation questions.
+
+    python benchmarks/accuracy.py --questions 500 --json docs/results/accuracy.json
+
+All rungs see the same questions; float32, so that only the choice of tokens differs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import common
+
+import edgetok
+from edgetok.calibration.evaluate import RungScore, evaluate
+from edgetok.methods import METHODS
+
+
+def main() -> None:
+    options = common.arguments(__doc__, questions=500, methods=tuple(METHODS), seeds=(0, 1, 2))
+    samples = common.demo_samples("evaluate", options.questions)
+    rows = []
+    for method in options.methods:
+        for seed in options.seeds if METHODS[method].reseed else (0,):
+            started = time.monotonic()
+            bundle = common.demo_bundle(
+                options.model, method=method, seed=seed, budgets=common.BUDGETS
+            )
+            model = edgetok.load(bundle)
+            scores = evaluate(model, samples, common.BUDGETS, lambda *_: None)
+            rows += [_row(method, seed, score) for score in scores.rungs]
+            took = time.monotonic() - started
+            print(f"{method} {seed}: {took:.0f} s", file=sys.stderr, flush=True)
+    common.report(f"accuracy on {len(samples)} questions, percent", rows, options.json)
+
+
+def _row(method: str, seed: int, score: RungScore) -> dict[str, Any]:
+    kinds = {kind: round(100 * s.accuracy, 1) for kind, s in sorted(score.kinds.items())}
+    whole = score.all
+    return {
+        "method": method,
+        "seed": seed,
+        "tokens": score.budget,
+        "all": round(100 * whole.accuracy, 1),
+        "low95": round(100 * whole.low, 1),
+        "high95": round(100 * whole.high, 1),
+        **kinds,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What the benchmark scripts share: demo samples, bundles made on demand, facts, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edgetok.calibration.samples import Sample, load_samples
+from edgetok.export.pipeline import export_model
+from edgetok.runtimes import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ROOT / "examples/demo_vlm/checkpoint"
+OUT = ROOT / "out/benchmarks"
+BUDGETS = (32, 64, 128, 192, 576)
+
+
+def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
+    """Options `--name value` with the given defaults, `--model`, and `--json FILE` for results."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--json", type=Path, help="write the results into this file")
+    for name, default in defaults.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(default, tuple):
+            parser.add_argument(flag, nargs="+", type=type(default[0]), default=default)
+        else:
+            parser.add_argument(flag, type=type(default), default=default)
+    return parser.parse_args()
+
+
+def demo_samples(split: str, count: int) -> tuple[Sample, ...]:
+    """Questions of a split of the demo data, drawn once."""
+    folder = OUT / f"{split}-{count}"
+    if not (folder / "samples.jsonl").exists():
+        maker = [sys.executable, "make.py", "--split", split, "--count", str(count)]
+        subprocess.run([*maker, "-o", str(folder)], cwd=ROOT / "examples/demo_vlm", check=True)
+    return load_samples(folder / "samples.jsonl")
+
+
+def demo_bundle(model: Path, **options: Any) -> Path:
+    """Export with these options, unless a bundle of the same model, options and code is there."""
+    demo_samples("calibrate", 64)
+    made_of = json.dumps([_digest_of(model), sorted(options.items())], default=str)
+    name = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    out = OUT / f"{options.get('method', 'visionzip')}-{name}.bundle"
+    if not out.exists():
+        samples = OUT / "calibrate-64/samples.jsonl"
+        export_model(model, out, samples=samples, parity_images=1, **options)
+    return out
+
+
+def _digest_of(model: Path) -> str:
+    """Of the weights and of the code that exports them."""
+    digest = hashlib.sha256((model / "model.safetensors").read_bytes())
+    for folder in ("edgetok", "export", "calibration"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def facts() -> dict[str, Any]:
+    """Machine and versions, for the head of every result."""
+    libraries = ("torch", "transformers", "onnx", "onnxruntime")
+    return machine.facts() | {name: version(name) for name in libraries}
+
+
+def report(title: str, rows: Sequence[dict[str, Any]], path: Path | None) -> None:
+    """Print facts and rows as a Markdown table; write both as JSON if a path is given."""
+    print(f"\n{title}\n{json.dumps(facts())}\n")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(_show(row.get(column, "")) for column in columns) + " |")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = {"title": title, "machine": facts(), "rows": list(rows)}
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _show(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
