@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import pairwise
 
 import numpy as np
@@ -27,11 +28,13 @@ class Tolerances:
         logits_cosine: least cosine of the logits.
         pixels: largest difference of a pixel; 0.02 is one of 256 levels after normalising, by
             which decoders of JPEG differ.
+        kept: share of the visual tokens that may be others, or in another place.
     """
 
     logits: float
     logits_cosine: float
     pixels: float = 0.02
+    kept: float = 0.0
 
 
 # Only the order of additions differs.
@@ -40,7 +43,7 @@ EXACT = Tolerances(logits=1e-3, logits_cosine=0.99999)
 INT8_CACHE = Tolerances(logits=0.05, logits_cosine=0.999)
 # Kernels of quantized weights round the activations to 8 bits, or do not: it depends on the
 # processor, and on whether weights are packed. A wrong graph is off by whole deviations.
-QUANTIZED_WEIGHTS = Tolerances(logits=0.3, logits_cosine=0.99)
+QUANTIZED_WEIGHTS = Tolerances(logits=0.3, logits_cosine=0.99, kept=0.1)
 
 
 def tolerances_for(precision: Precision) -> Tolerances:
@@ -130,7 +133,7 @@ def _rung_checks(
     regret = relative(largest_regret(model, case, logits, bucket), spread)
     angle = 1 - cosine(logits, golden.logits)
     values = [
-        ("kept", mismatches(kept, golden.kept), 0.0),
+        ("kept", displaced(kept, golden.kept), tolerances.kept),
         ("logits", difference, tolerances.logits),
         ("logits cosine", angle, 1 - tolerances.logits_cosine),
         ("answer ids", regret, 2 * tolerances.logits),  # both tokens' logits may be off
@@ -188,6 +191,15 @@ def mismatches(actual: Sequence[int], golden: NDArray[np.int64]) -> float:
     wanted = golden.tolist()
     differing = sum(a != b for a, b in zip(actual, wanted, strict=False))
     return float(differing + abs(len(actual) - len(wanted)))
+
+
+def displaced(actual: Sequence[int], golden: NDArray[np.int64]) -> float:
+    """Share of the golden tokens that are missing or out of order; 0 means equal."""
+    wanted = golden.tolist()
+    if list(actual) == wanted:
+        return 0.0
+    blocks = SequenceMatcher(None, list(actual), wanted, autojunk=False).get_matching_blocks()
+    return 1 - sum(block.size for block in blocks) / max(len(actual), len(wanted))
 
 
 def _describe(check: Check) -> str:

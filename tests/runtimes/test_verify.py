@@ -21,6 +21,7 @@ from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.verify import (
     Report,
     cosine,
+    displaced,
     largest_regret,
     mismatches,
     relative,
@@ -139,6 +140,7 @@ def test_tolerances_follow_the_precision() -> None:
         return tolerances_for(Precision(weights=weights, kv=kv)).logits
 
     assert logits("fp32", "fp32") < logits("fp32", "int8") < logits("int4", "int8")
+    assert tolerances_for(Precision(weights="fp32", kv="int8")).kept == 0
     assert logits("int8", "fp32") == logits("int4", "fp32") < 1
 
 
@@ -158,6 +160,23 @@ def test_logits_that_are_not_numbers_fail(tiny_vlm, tmp_path, photo, case: Golde
 def test_a_bundle_without_golden_cases_says_so(opened: Bundle, model: Model) -> None:
     with pytest.raises(BundleError, match="golden"):
         verify(opened, model)
+
+
+@pytest.mark.parametrize(
+    ("actual", "share"),
+    [
+        ([0, 2, 5, 9], 0.0),
+        ([0, 2, 6, 9], 0.25),
+        ([0, 3, 5, 9], 0.25),
+        ([2, 5, 9, 12], 0.25),
+        ([2, 0, 5, 9], 0.25),
+        ([1, 3, 4, 8], 1.0),
+        ([0, 2, 5], 0.25),
+        ([], 1.0),
+    ],
+)
+def test_displaced_tokens_are_counted_once(actual: list[int], share: float) -> None:
+    assert displaced(actual, np.array([0, 2, 5, 9])) == share
 
 
 def test_measures_of_difference() -> None:
