@@ -45,7 +45,9 @@ STAGE_OPTIONS = {
     "compress": StageOptions(False, False, False, "once per image and small beside the tower"),
     "embed": StageOptions(False, False, False, "a gather: nothing to pack"),
     "prefill": StageOptions(False, False, False, "as the tower, and there is one per rung"),
-    "decode": StageOptions(True, True, True, "one row per run: int4 takes 0.8 ms packed, 30 ms not"),
+    "decode": StageOptions(
+        True, True, True, "one row per run: int4 takes 0.8 ms packed, 30 ms not"
+    ),
 }
 
 
