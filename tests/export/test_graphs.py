@@ -1,0 +1,99 @@
+"""What graphs look like: fused, static, free of control flow and of traces of the machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgetok import names
+from edgetok.export.external import FILE
+from edgetok.export.graphs import GraphBuilder
+from edgetok.export.reference import Reference
+from edgetok.export.runner import GraphRunner
+from edgetok.export.stages import rotary_tables
+from edgetok.families import open_model
+from edgetok.ladder import build_ladder
+from edgetok.methods import find_method
+
+FORBIDDEN = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress"}
+
+
+def _graphs(bundle: Path) -> dict[str, onnx.ModelProto]:
+    files = sorted((bundle / "onnx/ort").glob("*.onnx"))
+    return {file.stem: onnx.load(file, load_external_data=False) for file in files}
+
+
+def test_decode_step_is_fused(bundle: Path) -> None:
+    """Per layer: packed projection, attention, output, gate, up, down, and few small nodes."""
+    decode = Counter(node.op_type for node in _graphs(bundle)["decode"].graph.node)
+    layers = 2
+    assert decode["GroupQueryAttention"] == layers
+    assert decode["MatMul"] == 5 * layers  # q, k and v are one
+    assert decode["SkipSimplifiedLayerNormalization"] == 2 * layers - 1
+    assert decode["QuickGelu"] == layers
+    assert not {"Sigmoid", "Cos", "Sin", "Neg", "Concat", "Pow", "Reshape"} & decode.keys()
+    assert sum(decode.values()) <= 10 * layers + 6
+
+
+def test_graphs_are_static_and_free_of_control_flow(bundle: Path) -> None:
+    for name, model in _graphs(bundle).items():
+        assert not FORBIDDEN & {node.op_type for node in model.graph.node}, name
+        for value in [*model.graph.input, *model.graph.output]:
+            dims = value.type.tensor_type.shape.dim
+            assert all(dim.HasField("dim_value") for dim in dims), (name, value.name)
+
+
+def test_graphs_tell_nothing_of_the_machine(bundle: Path) -> None:
+    for file in (bundle / "onnx/ort").glob("*.onnx"):
+        data = file.read_bytes()
+        for secret in (b"/home", b"/tmp", b"site-packages", b".py", str(Path.cwd()).encode()):
+            assert secret not in data, (file.name, secret)
+
+
+def test_tied_embedding_is_stored_once(bundle: Path) -> None:
+    """Embed, decode and the head of prefill point at one place of the weights file."""
+    places = []
+    for name in ("embed", "decode", "prefill_4"):
+        for tensor in _graphs(bundle)[name].graph.initializer:
+            where = {entry.key: entry.value for entry in tensor.external_data}
+            if where and list(tensor.dims)[1:] == [64] and tensor.dims[0] > 256:
+                places.append(where["offset"])
+    assert len(places) >= 3 and len(set(places)) == 1
+
+
+def test_rotary_tables_equal_the_model(model_dir: Path) -> None:
+    text = open_model(model_dir).text
+    cos, sin = rotary_tables(text, 40)
+    inverse = 10000.0 ** -(torch.arange(8, dtype=torch.float64) / 8)
+    angles = torch.arange(40, dtype=torch.float64)[:, None] * inverse
+    torch.testing.assert_close(cos.double(), angles.cos(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sin.double(), angles.sin(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["fastervlm", "visionzip", "random", "pool"])
+def test_kept_tokens_equal_torch_on_many_images(
+    model_dir: Path, tmp_path: Path, method: str
+) -> None:
+    """The acceptance runs 500 real scenes (benchmarks/parity.py); here 20 random images."""
+    parts = open_model(model_dir)
+    reference = Reference(parts, find_method(method))
+    ladder = build_ladder((4, 9), 32, 4)
+    builder = GraphBuilder(parts, reference.method, ladder, "fp32", None)
+    graphs = builder.build(lambda *_: None)
+    (tmp_path / FILE).parent.mkdir()
+    (tmp_path / FILE).write_bytes(b"".join(builder.store.chunks()))
+    runner = GraphRunner(graphs, tmp_path)
+    for pixels in torch.randn(20, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)):
+        tower = runner.run("tower", None, {names.PIXELS: pixels.numpy()})
+        for budget in ladder.budgets:
+            want = reference.compress(reference.encode(pixels), budget)
+            got = runner.run("compress", budget, tower)
+            np.testing.assert_array_equal(got[names.KEPT], want[names.KEPT].numpy())
+            np.testing.assert_allclose(
+                got[names.VISUAL_TOKENS], want[names.VISUAL_TOKENS].numpy(), atol=1e-4
+            )

@@ -1,0 +1,83 @@
+"""Chat templates: what they become, and that hostile ones do no harm."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from edgetok import limits
+from edgetok.errors import InputError
+from edgetok.export.cases import split_prompt
+from edgetok.families.checkpoint import read_checkpoint
+from edgetok.families.prompt_plan import read_prompt_plan
+
+IMAGE = 3
+
+
+@pytest.fixture
+def copy(model_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model_dir, tmp_path / "model"))
+
+
+def _plan(path: Path, template: str | None = None):  # type: ignore[no-untyped-def]
+    if template is not None:
+        (path / "chat_template.jinja").write_text(template)
+    return read_prompt_plan(read_checkpoint(path), IMAGE)
+
+
+def test_segments_of_the_template(copy: Path) -> None:
+    plan = _plan(copy)
+    assert [s.slot for s in plan.segments if s.slot] == ["image", "user"]
+    assert plan.segments[0].ids == [1]
+    assert plan.segments[-1].text == " ASSISTANT:"
+    assert plan.forbidden_ids == [0, 1, 2, 3]
+
+
+def test_ids_equal_transformers(copy: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    question = "What is  in the\npicture? Ünïcode 画"
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    template = (copy / "chat_template.jinja").read_text()
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        chat_template=template,
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
+    before, after = split_prompt(_plan(copy), tokenizer.backend_tokenizer, question)
+    assert [*before, IMAGE, *after] == wanted
+
+
+HOSTILE = {
+    "attribute walk": "{{ ().__class__.__bases__[0].__subclasses__() }}",
+    "import": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "mutation": "{% do messages.append(1) %}{{ messages }}",
+    "memory": "{{ 'x' * 10**10 }}",
+    "raises": "{{ raise_exception('no images here') }}",
+    "syntax": "{% for %}",
+    "no user text": "<image>",
+    "two images": "<image><image>{{ messages[0]['content'][1]['text'] }}",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_template_is_refused(copy: Path, template: str) -> None:
+    with pytest.raises(InputError):
+        _plan(copy, template)
+
+
+def test_endless_template_is_ended(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHAT_TEMPLATE_SECONDS", 1)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(InputError, match="longer than 1 s"):
+        _plan(copy, loop)
+
+
+def test_long_template_is_refused(copy: Path) -> None:
+    with pytest.raises(InputError, match="longer than"):
+        _plan(copy, "x" * (limits.CHAT_TEMPLATE_BYTES + 1))
