@@ -102,7 +102,9 @@ def _parse_budget(part: int | str, full_tokens: int) -> int:
     if word == "full":
         return full_tokens
     if not (word.isascii() and word.removeprefix("-").isdigit()):
-        raise UsageError(f"budget {word!r} is no whole number; use numbers such as 64,128 or 'full'")
+        raise UsageError(
+            f"budget {word!r} is no whole number; use numbers such as 64,128 or 'full'"
+        )
     budget = int(word)
     if not 1 <= budget <= full_tokens:
         raise UsageError(

@@ -37,6 +37,9 @@ class GraphRunner:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             folder = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(folder, str(root))
+            # As the runtime ships them: packed and unpacked kernels round int8 rows differently.
+            unpacked = "0" if graph.stage.stage == "decode" else "1"
+            options.add_session_config_entry("session.disable_prepacking", unpacked)
             session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
             self._sessions[graph.stage.stage, graph.stage.bucket] = session
             for spec in graph.stage.inputs:

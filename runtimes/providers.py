@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -63,6 +64,8 @@ def import_onnxruntime() -> ModuleType:
             f"{' and '.join(wheels)} are both installed and have overwritten each other's files; "
             f"{_repair(wheels, 'cpu')} (or edgetok[gpu])"
         )
+    # Releases from 1.29 on report session data to their maker unless told not to, before import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
 

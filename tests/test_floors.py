@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 GROUND = {"errors", "limits", "ladder", "names", "tokens"}
-TOOLS = {"methods", "kv", "families", "bundle", "control"}
+TOOLS = {"methods", "families", "bundle", "control"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
 MAY_KNOW: dict[str, set[str]] = {
@@ -24,7 +24,6 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokens": {"errors", "limits", "names"},
     "methods": GROUND,
     "families": GROUND | {"bundle"},  # the image and prompt plans that a bundle holds
-    "kv": GROUND - {"tokens"},
     "bundle": GROUND - {"tokens"},
     "control": GROUND - {"tokens"},
     "calibration": GROUND | TOOLS,

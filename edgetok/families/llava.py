@@ -94,8 +94,11 @@ def _find_vision(model: Any) -> VisionParts:
 
 def find_text(decoder: Any, head: Any, model: Any) -> TextParts:
     """The parts of a Llama-like decoder: `layers`, `norm`, `embed_tokens`, `rotary_emb`."""
+    from optimum.utils import NormalizedConfigManager
+
     config = decoder.config
-    heads = config.num_attention_heads
+    common = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+    heads = common.num_attention_heads
     stop = model.generation_config.eos_token_id
     stop = config.eos_token_id if stop is None else stop
     stop_ids = (
@@ -109,11 +112,11 @@ def find_text(decoder: Any, head: Any, model: Any) -> TextParts:
         embed=decoder.embed_tokens,
         head=head,
         rotary=decoder.rotary_emb,
-        hidden=config.hidden_size,
+        hidden=common.hidden_size,
         heads=heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocabulary=config.vocab_size,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or common.hidden_size // heads,
+        vocabulary=common.vocab_size,
         max_positions=config.max_position_embeddings,
         stop_ids=stop_ids,
         pad_id=pad if pad is not None else 0,

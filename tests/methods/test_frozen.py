@@ -85,4 +85,6 @@ def test_onnx_runtime_returns_what_torch_does(
         frozen = session.run(None, {name: t.numpy() for name, t in inputs.items()})
         np.testing.assert_array_equal(frozen[1], kept, err_msg=case)
         np.testing.assert_allclose(frozen[2], sizes, rtol=1e-5, err_msg=case)
-        np.testing.assert_allclose(frozen[0], tokens, rtol=1e-5, atol=1e-5, err_msg=case)
+        # Relative to the largest: sums in another order differ by a few of its last bits.
+        scale = max(1.0, float(np.abs(tokens).max()))
+        np.testing.assert_allclose(frozen[0], tokens, rtol=0, atol=1e-5 * scale, err_msg=case)

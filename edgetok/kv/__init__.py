@@ -1,1 +1,0 @@
-"""The KV cache: slot layouts, quantizers and eviction policies."""
