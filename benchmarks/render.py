@@ -35,12 +35,13 @@ def main() -> None:
             machine = result["machine"]
             where = f"{machine['cores']} cores of {machine['processor']}"
             libraries = f"onnxruntime {machine['onnxruntime']}, torch {machine['torch']}"
-            parts.append(f"## {title}\n\n`{script}`: {result['title']}.\n{where}; {libraries}.\n")
+            head = f"`{script}`: {result['title']}.\n{where}; {libraries}."
+            parts.append(f"## {title}\n\n{head}\n")
             parts.append(render(result))
     (RESULTS.parent / "results.md").write_text("\n".join(parts))
 
 
-_HEAD = """Every figure here was printed by a script of `benchmarks/`; the JSON files beside this page
+_HEAD = """Every figure here was printed by a script of `benchmarks/`; the JSON files in `results/`
 hold them with the facts of the machine. They are about the demo model (`examples/demo_vlm`), on its
 evaluation questions, which no method was tuned on. They say how methods compare on this small
 model, and nothing about large ones.
