@@ -113,8 +113,8 @@ def _decode_bytes(bundle: Path) -> int:
     """Weight bytes that one decode step reads; the embedding table is read in one row only."""
     opened = Bundle.open(bundle)
     graph = onnx.load_from_string(opened.graph(opened.stage("decode", None))).graph
-    looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    found = [t for t in graph.initializer if t.external_data and t.name not in looked_up]
+    read = {name for node in graph.node if node.op_type != "Gather" for name in node.input}
+    found = [t for t in graph.initializer if t.external_data and t.name in read]
     return sum(int(e.value) for t in found for e in t.external_data if e.key == "length")
 
 
