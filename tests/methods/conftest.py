@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,13 +19,26 @@ WIDTH, KEY_WIDTH = 24, 16
 Case = Callable[[dict[str, Tensor]], None]
 
 
+SCORES = (
+    names.CLS_ATTENTION,
+    names.RECEIVED_ATTENTION,
+    names.LATE_CLS_ATTENTION,
+    names.OBJECT_ATTENTION,
+    names.GLOBAL_ATTENTION,
+    names.NEXT_CLS_ATTENTION,
+    names.NEXT_WIDE_ATTENTION,
+)
+ROWS = (names.FEATURES, names.KEYS, names.NEXT_KEYS)
+
+
 def tie_scores(parts: dict[str, Tensor]) -> None:
-    parts[names.CLS_ATTENTION] = (parts[names.CLS_ATTENTION] * 4).floor() / 4
+    for name in SCORES:
+        parts[name] = (parts[name] * 4).floor() / 4
 
 
 def duplicate_rows(parts: dict[str, Tensor]) -> None:
     """Four different patches, repeated."""
-    for name in (names.FEATURES, names.KEYS, names.CLS_ATTENTION):
+    for name in (*ROWS, *SCORES):
         parts[name] = parts[name][torch.arange(parts[name].shape[0]) % 4]
 
 
@@ -37,12 +53,12 @@ def make_zero(parts: dict[str, Tensor]) -> None:
 
 
 def zero_some_rows(parts: dict[str, Tensor]) -> None:
-    for name in (names.FEATURES, names.KEYS):
+    for name in ROWS:
         parts[name][::3] = 0
 
 
 def add_outlier(parts: dict[str, Tensor]) -> None:
-    for name in (names.FEATURES, names.KEYS, names.CLS_ATTENTION):
+    for name in (*ROWS, *SCORES):
         parts[name][parts[name].shape[0] // 2] *= 1e4
 
 
@@ -72,7 +88,10 @@ def build_features(
         names.CLS_ATTENTION: torch.rand(n, generator=generator),
         names.KEYS: torch.randn(n, KEY_WIDTH, generator=generator),
         names.CLS_FEATURE: torch.randn(1, WIDTH, generator=generator),
+        names.NEXT_KEYS: torch.randn(n, WIDTH, generator=generator),
     }
+    for name in SCORES[1:]:
+        parts[name] = torch.rand(n, generator=generator)
     CASES[case](parts)
     x = parts.pop(names.FEATURES)
     return Features(x, grid, {k: v for k, v in parts.items() if needs is None or k in needs})
@@ -81,6 +100,16 @@ def build_features(
 @pytest.fixture(params=list(CASES))
 def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def loops() -> ModuleType:
+    """Every method in plain Python, by its name: `loops.REFERENCES`."""
+    spec = importlib.util.spec_from_file_location("loops", Path(__file__).parent / "loops.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""Matchers: which tokens are merged with which."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgetok.tokens.mergers import mean
+from edgetok.tokens.plan import Plan, one_hot
+from edgetok.tokens.scorers import on_grid, similarity
+from edgetok.tokens.selectors import BIG, order, topk_mask
+
+SMALLEST_WEIGHT = 1e-12
+
+
+def bipartite(
+    metric: Tensor, r: int, sizes: Tensor | None = None, penalty: Tensor | None = None
+) -> Plan:
+    """Merge the `r` even tokens that most resemble an odd one into it: a plan of n - r tokens.
+
+    Order: even tokens that stay, by descending similarity, then the odd ones.
+
+    Args:
+        metric: [n, H], compared by cosine.
+        r: at most n // 2.
+        sizes: [n], weights of the mean; 1 each if None.
+        penalty: [n], taken from an even token's similarity, so that it is merged later.
+    """
+    n = metric.shape[0]
+    edges = similarity(metric[::2], metric[1::2])  # [even, odd]
+    if penalty is not None:
+        edges = on_grid(edges - penalty[::2].unsqueeze(1))
+    ranked = order(edges.amax(1))
+    gone, stay = ranked[:r], ranked[r:]
+    joins = one_hot(edges.argmax(1).index_select(0, gone), n // 2)  # [r, odd]
+    odd = torch.arange(1, n, 2)
+    weights = mean(odd, joins.T @ one_hot(gone * 2, n), sizes)
+    merged = Plan.mix(weights, odd)
+    return Plan.gather(stay * 2, n).concat(merged) if stay.shape[0] else merged
+
+
+def nearest_tokens(metric: Tensor, centres: Tensor, count: int) -> Tensor:
+    """The `count` tokens most similar to each centre, itself left out: -> [C, N] float32.
+
+    metric [N, H], centres [C] int64.
+    """
+    similar = similarity(metric.index_select(0, centres), metric)
+    others = torch.where(one_hot(centres, metric.shape[0]).bool(), -BIG, similar)
+    return topk_mask(others, count).float()
+
+
+def kmeans(x: Tensor, weight: Tensor, members: Tensor, start: Tensor, steps: int) -> Tensor:
+    """Clusters by cosine, means by `weight`, after a fixed number of steps: -> weights [C, N].
+
+    A cluster that loses all its members keeps the mean that it had.
+
+    Args:
+        x: [N, V].
+        weight: [N], positive.
+        members: [N] bool, the tokens to cluster.
+        start: [C] int64, the first centres.
+    """
+    weights = one_hot(start, x.shape[0])
+    for _ in range(steps):
+        joined = one_hot(similarity(weights @ x, x).argmax(0), start.shape[0]).T
+        groups = joined * (weight * members.float())
+        total = groups.sum(1, keepdim=True)
+        weights = torch.where(total > 0, groups / total.clamp(min=SMALLEST_WEIGHT), weights)
+    return weights
