@@ -44,7 +44,8 @@ class VisionParts:
     @property
     def late_blocks(self) -> range:
         """The last third of the blocks: 16 to 22 of the 23 that LLaVA runs of CLIP-L."""
-        return range(-(-2 * len(self.blocks) // 3), len(self.blocks))
+        depth = len(self.blocks)
+        return range(min(-(-2 * depth // 3), depth - 1), depth)
 
     @property
     def object_block(self) -> int:

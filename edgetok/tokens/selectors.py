@@ -86,6 +86,8 @@ def plus_mask(centres: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def mask_of(indices: Tensor, n: int) -> Tensor:
     """True at `indices`: [K] int64 -> [n] bool."""
+    if indices.shape[0] == 0:  # runtimes disagree on reducing an axis of length 0
+        return torch.zeros(n, dtype=torch.bool, device=indices.device)
     return (indices.unsqueeze(1) == torch.arange(n, device=indices.device)).any(0)
 
 
