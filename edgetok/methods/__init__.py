@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from edgetok.errors import UsageError
 from edgetok.methods import (
+    aim,
     divprune,
     fastervlm,
     fopru,
     hiprune,
+    llavolta,
     pool,
+    prumerge,
     random,
     sparsity_similarity,
     todre,
+    turbo,
+    vflowopt,
     visionzip,
+    vispruner,
     vtc_cls,
 )
 from edgetok.methods.method import Method
@@ -34,6 +40,13 @@ METHODS: dict[str, Method] = {
         sparsity_similarity.METHOD,
         divprune.METHOD,
         todre.METHOD,
+        vispruner.METHOD,
+        prumerge.METHOD,
+        prumerge.PLUS,
+        llavolta.METHOD,
+        vflowopt.METHOD,
+        aim.METHOD,
+        turbo.METHOD,
         random.METHOD,
         pool.METHOD,
     )

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
         coverage,
         dedup_halving,
         farthest,
-        greedy,
         max_sum,
+        take_one_by_one,
     )
     from edgetok.tokens.matchers import (
         bipartite,
+        halve,
         kmeans,
         nearest_tokens,
+        sum_neighbours,
     )
     from edgetok.tokens.mergers import (
         area_pooling,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
         sum_plus_mean,
     )
     from edgetok.tokens.plan import Plan, one_hot
-    from edgetok.tokens.quotas import (
+    from edgetok.tokens.quota import (
         cells,
         quota_topk,
         quotas,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     )
     from edgetok.tokens.selectors import (
         complement,
+        even_indices,
+        exclude,
         forced_topk,
         mask_of,
         order,
@@ -84,9 +88,11 @@ __all__ = [
     "effective_count",
     "elbow",
     "elbow_tokens",
+    "even_indices",
+    "exclude",
     "farthest",
     "forced_topk",
-    "greedy",
+    "halve",
     "kmeans",
     "mask_of",
     "max_sum",
@@ -105,7 +111,9 @@ __all__ = [
     "seeded_subset",
     "similarity",
     "spread_anchors",
+    "sum_neighbours",
     "sum_plus_mean",
+    "take_one_by_one",
     "topk",
     "topk_mask",
     "unit_rows",
@@ -118,7 +126,7 @@ _HOMES = (
     "matchers",
     "mergers",
     "plan",
-    "quotas",
+    "quota",
     "scorers",
     "selectors",
     "signals",

@@ -13,7 +13,7 @@ from edgetok.tokens.selectors import BIG, mask_of, order, raster_indices
 State = TypeVar("State")
 
 
-def greedy(
+def take_one_by_one(
     first: Tensor,
     state: State,
     score: Callable[[State], Tensor],
@@ -46,7 +46,7 @@ def farthest(similar: Tensor, k: int) -> Tensor:
         return torch.minimum(nearest, alone.index_select(0, pick))
 
     n = similar.shape[0]
-    taken = greedy(first, torch.full((1, n), BIG), lambda nearest: nearest, update, k)
+    taken = take_one_by_one(first, torch.full((1, n), BIG), lambda nearest: nearest, update, k)
     return raster_indices(mask_of(taken, n), k)
 
 
@@ -61,7 +61,7 @@ def max_sum(similar: Tensor, first: Tensor, k: int) -> Tensor:
         return total + alone.index_select(0, pick)
 
     n = similar.shape[0]
-    taken = greedy(first, torch.zeros(1, n), lambda total: total, update, k)
+    taken = take_one_by_one(first, torch.zeros(1, n), lambda total: total, update, k)
     return raster_indices(mask_of(taken, n), k)
 
 
@@ -83,7 +83,7 @@ def coverage(gains: Tensor, bonus: Tensor, k: int) -> Tensor:
         return served, torch.where(torch.arange(n) == pick, -BIG, own)
 
     start = torch.zeros(gains.shape[0], 1), bonus.unsqueeze(0)
-    taken = greedy(score(start).argmax(1), start, score, update, k)
+    taken = take_one_by_one(score(start).argmax(1), start, score, update, k)
     return raster_indices(mask_of(taken, n), k)
 
 

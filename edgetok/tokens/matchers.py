@@ -8,7 +8,7 @@ from torch import Tensor
 from edgetok.tokens.mergers import mean
 from edgetok.tokens.plan import Plan, one_hot
 from edgetok.tokens.scorers import on_grid, similarity
-from edgetok.tokens.selectors import BIG, order, topk_mask
+from edgetok.tokens.selectors import exclude, mask_of, order, topk_mask
 
 SMALLEST_WEIGHT = 1e-12
 
@@ -39,14 +39,40 @@ def bipartite(
     return Plan.gather(stay * 2, n).concat(merged) if stay.shape[0] else merged
 
 
+def halve(metric: Tensor, k: int, penalty: Tensor | None = None, *, by_size: bool = False) -> Plan:
+    """Repeat `bipartite` until `k` tokens are left, metric and penalty merged along: -> a plan.
+
+    metric [N, H], penalty [N]; `by_size` weighs means by how many tokens each stands for.
+    """
+    n = metric.shape[0]
+    plan = Plan.identity(n)
+    while n > k:
+        r = min(n // 2, n - k)
+        extra = None if penalty is None else plan.apply(penalty.unsqueeze(1))[:, 0]
+        step = bipartite(plan.apply(metric), r, plan.sizes if by_size else None, extra)
+        plan, n = plan.compose(step), n - r
+    return plan
+
+
 def nearest_tokens(metric: Tensor, centres: Tensor, count: int) -> Tensor:
     """The `count` tokens most similar to each centre, itself left out: -> [C, N] float32.
 
     metric [N, H], centres [C] int64.
     """
     similar = similarity(metric.index_select(0, centres), metric)
-    others = torch.where(one_hot(centres, metric.shape[0]).bool(), -BIG, similar)
-    return topk_mask(others, count).float()
+    own = one_hot(centres, metric.shape[0]).bool()
+    return topk_mask(exclude(similar, own), count).float()
+
+
+def sum_neighbours(metric: Tensor, weight: Tensor, centres: Tensor, count: int) -> Plan:
+    """Add to each centre its nearest tokens by `weight`; a last token sums all but the centres.
+
+    metric [N, H], weight [N], centres [C] int64 -> a plan of C + 1 tokens.
+    """
+    n = metric.shape[0]
+    around = one_hot(centres, n) + nearest_tokens(metric, centres, count) * weight
+    rest = torch.where(mask_of(centres, n), 0.0, weight).unsqueeze(0)
+    return Plan.mix(torch.cat([around, rest]), torch.cat([centres, torch.tensor([-1])]))
 
 
 def kmeans(x: Tensor, weight: Tensor, members: Tensor, start: Tensor, steps: int) -> Tensor:

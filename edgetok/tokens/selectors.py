@@ -84,6 +84,16 @@ def plus_mask(centres: Tensor, grid: tuple[int, int]) -> Tensor:
     return mask_of(around.flatten(), rows * columns)
 
 
+def exclude(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores with those in `mask` behind all others: [..., N], [..., N] bool -> [..., N]."""
+    return torch.where(mask, -BIG, scores)
+
+
+def even_indices(n: int, count: int) -> Tensor:
+    """`count` of `n` indices at even steps from 0, a constant: -> [count] int64."""
+    return torch.arange(count) * max(1, n // max(1, count))
+
+
 def mask_of(indices: Tensor, n: int) -> Tensor:
     """True at `indices`: [K] int64 -> [n] bool."""
     if indices.shape[0] == 0:  # runtimes disagree on reducing an axis of length 0

@@ -136,6 +136,128 @@ def visionzip(features: Any, k: int, contextual: int | None = None) -> Result:
     return np.stack(rows), [-1, *dominant, *centres], sizes
 
 
+# --- pruned and deduplicated ----------------------------------------------------------------------
+
+
+def vispruner(features: Any, k: int) -> Result:
+    similar = cosines(array(features.x))
+    by_score = ranked(features.cls_attention.tolist())
+    important, left = by_score[: k // 2], by_score[k // 2 :]
+    while len(left) > k - k // 2:
+        odd = left[1::2]
+        even = [(max(similar[i][j] for j in odd), i) for i in left[::2]]
+        even.sort(key=lambda pair: -pair[0])  # stable: equal ones stay in the list's order
+        left = [i for _, i in even[min(8, len(left) - (k - k // 2)) :]] + odd
+    return prune(features, sorted(important + left))
+
+
+# --- merged ---------------------------------------------------------------------------------------
+
+
+def mix(features: Any, groups: Sequence[dict[int, float]], indices: list[int]) -> Result:
+    """Sums of weighted rows; a row is shared out among its groups by its weights."""
+    x = array(features.x)
+    rows = [sum((w * x[i] for i, w in group.items()), np.zeros(x.shape[1])) for group in groups]
+    whole = [sum(group.get(i, 0.0) for group in groups) for i in range(len(x))]
+    sizes = [sum(w / whole[i] for i, w in group.items() if whole[i]) for group in groups]
+    return np.stack(rows), indices, sizes
+
+
+def mean_of(group: Sequence[int]) -> dict[int, float]:
+    return {i: 1 / len(group) for i in group}
+
+
+def around_centres(features: Any, centres: list[int]) -> Result:
+    c = features.probe("next_wide_attention").tolist()
+    keys = array(features.probe("next_keys"))
+    groups = []
+    for centre in centres:
+        others = [i for i in range(len(c)) if i != centre]
+        others.sort(key=lambda i: (-coarse(cosine(keys[centre], keys[i])), i))
+        groups.append({centre: 1.0} | {i: c[i] for i in others[:32]})
+    rest = {i: c[i] for i in range(len(c)) if i not in centres}
+    return mix(features, [*groups, rest], [*centres, -1])
+
+
+def prumerge(features: Any, k: int) -> Result:
+    ranking = ranked(features.probe("next_wide_attention").tolist())
+    return around_centres(features, ranking[: k - 1])
+
+
+def prumerge_plus(features: Any, k: int) -> Result:
+    n, count = len(features.x), k - 1 - round((k - 1) / 4)
+    centres = {i * max(1, n // count) for i in range(count)} if count else set()
+    for i in ranked(features.probe("next_wide_attention").tolist()):
+        if len(centres) < k - 1:
+            centres.add(i)
+    return around_centres(features, sorted(centres))
+
+
+def llavolta(features: Any, k: int) -> Result:
+    stride = len(features.x) // k
+    groups = [mean_of(range(i * stride, (i + 1) * stride)) for i in range(k)]
+    return mix(features, groups, [-1] * k)
+
+
+def vflowopt(features: Any, k: int) -> Result:
+    (rows, columns), score = features.grid, features.probe("global_attention").tolist()
+    quarters: list[list[int]] = [[], [], [], []]
+    for i in range(rows * columns):
+        below, right = i // columns * 2 >= rows, i % columns * 2 >= columns
+        quarters[2 * below + right].append(i)
+    weakest = {min(quarter, key=lambda i: (score[i], i)) for quarter in quarters}
+    kept = [i for i in ranked(score) if i not in weakest][: k - 4]
+    made = {i: {i: 1.0} for i in kept}
+    for quarter in quarters:
+        left = [i for i in quarter if i not in kept]
+        weights = {i: max(score[i], 1e-6) for i in left}
+        total = sum(weights.values())
+        best = max(left, key=lambda i: (score[i], -i))
+        made[best] = {i: w / total for i, w in weights.items()}
+    return mix(features, [made[i] for i in sorted(made)], sorted(made))
+
+
+def halve(
+    features: Any, k: int, metric: Array, penalty: Sequence[float] | None, by_size: bool
+) -> Result:
+    """Tokens as (centre, weights of rows, rows it stands for), merged in rounds."""
+    made = [(i, {i: 1.0}, 1) for i in range(len(metric))]
+
+    def of(weights: dict[int, float], values: Any) -> Any:
+        return sum(w * values[i] for i, w in weights.items())
+
+    while len(made) > k:
+        even, odd = made[::2], made[1::2]
+        r = min(len(odd), len(made) - k)
+        edges = []
+        for _, own, _ in even:
+            row = [coarse(cosine(of(own, metric), of(w, metric))) for _, w, _ in odd]
+            edges.append([coarse(e - of(own, penalty)) for e in row] if penalty else row)
+        order = ranked([max(row) for row in edges])
+        target = {s: edges[s].index(max(edges[s])) for s in order[:r]}
+        merged = []
+        for d, (centre, own, size) in enumerate(odd):
+            parts = [(own, size)] + [even[s][1:] for s in sorted(target) if target[s] == d]
+            shares = [s if by_size else 1 for _, s in parts]
+            joined: dict[int, float] = {}
+            for (weights, _), share in zip(parts, shares, strict=True):
+                for i, w in weights.items():
+                    joined[i] = joined.get(i, 0.0) + w * share / sum(shares)
+            merged.append((centre, joined, sum(s for _, s in parts)))
+        made = [even[s] for s in order[r:]] + merged
+    x = array(features.x)
+    return np.stack([of(w, x) for _, w, _ in made]), [c for c, _, _ in made], [s for *_, s in made]
+
+
+def aim(features: Any, k: int) -> Result:
+    return halve(features, k, array(features.x), None, by_size=False)
+
+
+def turbo(features: Any, k: int) -> Result:
+    penalty = [30 * c for c in features.cls_attention.tolist()]
+    return halve(features, k, array(features.keys), penalty, by_size=True)
+
+
 # --- baselines ------------------------------------------------------------------------------------
 
 
@@ -154,5 +276,12 @@ REFERENCES: dict[str, Callable[[Any, int], Result]] = {
     "divprune": divprune,
     "todre": todre,
     "visionzip": visionzip,
+    "vispruner": vispruner,
+    "prumerge": prumerge,
+    "prumerge+": prumerge_plus,
+    "llavolta": llavolta,
+    "vflowopt": vflowopt,
+    "aim": aim,
+    "turbo": turbo,
     "random": random,
 }
