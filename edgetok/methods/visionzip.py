@@ -28,7 +28,11 @@ def split(budget: int) -> tuple[int, int]:
 
 
 def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
-    dominant, contextual = split(budget)
+    return keep_and_merge(features, *split(budget))
+
+
+def keep_and_merge(features: tokens.Features, dominant: int, contextual: int) -> tokens.Plan:
+    """The CLS row, dominant - 1 patches, and `contextual` merged tokens."""
     n, patches = features.n_tokens, dominant - 1
     kept = tokens.topk_mask(features.cls_attention, patches)
     anchors = tokens.spread_anchors(tokens.raster_indices(~kept, n - patches), contextual)

@@ -54,24 +54,31 @@ def halve(metric: Tensor, k: int, penalty: Tensor | None = None, *, by_size: boo
     return plan
 
 
-def nearest_tokens(metric: Tensor, centres: Tensor, count: int) -> Tensor:
+def nearest_tokens(
+    metric: Tensor, centres: Tensor, count: int, members: Tensor | None = None
+) -> Tensor:
     """The `count` tokens most similar to each centre, itself left out: -> [C, N] float32.
 
-    metric [N, H], centres [C] int64.
+    metric [N, H], centres [C] int64; of `members` [N] bool only, if given.
     """
     similar = similarity(metric.index_select(0, centres), metric)
-    own = one_hot(centres, metric.shape[0]).bool()
-    return topk_mask(exclude(similar, own), count).float()
+    out = one_hot(centres, metric.shape[0]).bool()
+    out = out if members is None else out | ~members
+    return topk_mask(exclude(similar, out), count).float()
 
 
-def sum_neighbours(metric: Tensor, weight: Tensor, centres: Tensor, count: int) -> Plan:
+def sum_neighbours(
+    metric: Tensor, weight: Tensor, centres: Tensor, count: int, members: Tensor | None = None
+) -> Plan:
     """Add to each centre its nearest tokens by `weight`; a last token sums all but the centres.
 
-    metric [N, H], weight [N], centres [C] int64 -> a plan of C + 1 tokens.
+    metric [N, H], weight [N], centres [C] int64 -> a plan of C + 1 tokens, made of `members` [N]
+    bool only, if given.
     """
     n = metric.shape[0]
-    around = one_hot(centres, n) + nearest_tokens(metric, centres, count) * weight
-    rest = torch.where(mask_of(centres, n), 0.0, weight).unsqueeze(0)
+    around = one_hot(centres, n) + nearest_tokens(metric, centres, count, members) * weight
+    left = ~mask_of(centres, n) if members is None else ~mask_of(centres, n) & members
+    rest = torch.where(left, weight, 0.0).unsqueeze(0)
     return Plan.mix(torch.cat([around, rest]), torch.cat([centres, torch.tensor([-1])]))
 
 

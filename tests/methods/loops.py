@@ -136,6 +136,31 @@ def visionzip(features: Any, k: int, contextual: int | None = None) -> Result:
     return np.stack(rows), [-1, *dominant, *centres], sizes
 
 
+def visiondrop(features: Any, k: int) -> Result:
+    return visionzip(features, k, contextual=max(1, round(k / 8)))
+
+
+def vmtc(features: Any, k: int) -> Result:
+    x, score = array(features.x), features.cls_attention.tolist()
+    clusters = max(1, round(10 * k / 64))
+    kept = highest(score, k - clusters)
+    rest = [i for i in range(len(x)) if i not in kept]
+    means = [{rest[c * max(1, len(rest) // clusters)]: 1.0} for c in range(clusters)]
+    for _ in range(3):
+        middles = np.stack([sum(w * x[i] for i, w in mean.items()) for mean in means])
+        near = cosines(x[rest], middles)
+        joined = [
+            [i for i, row in zip(rest, near, strict=True) if row.index(max(row)) == c]
+            for c in range(clusters)
+        ]
+        for c, group in enumerate(joined):
+            weights = {i: max(score[i], 1e-6) for i in group}
+            total = sum(weights.values())
+            means[c] = {i: w / total for i, w in weights.items()} if group else means[c]
+    singles = [{i: 1.0} for i in kept]
+    return mix(features, [*singles, *means], [*kept, *[-1] * clusters])
+
+
 # --- pruned and deduplicated ----------------------------------------------------------------------
 
 
@@ -149,6 +174,37 @@ def vispruner(features: Any, k: int) -> Result:
         even.sort(key=lambda pair: -pair[0])  # stable: equal ones stay in the list's order
         left = [i for _, i in even[min(8, len(left) - (k - k // 2)) :]] + odd
     return prune(features, sorted(important + left))
+
+
+def mustdrop(features: Any, k: int) -> Result:
+    return prune(features, highest(features.probe("next_cls_attention"), k))
+
+
+def quarters_of(grid: tuple[int, int]) -> list[list[int]]:
+    rows, columns = grid
+    quarters: list[list[int]] = [[], [], [], []]
+    for i in range(rows * columns):
+        below, right = i // columns * 2 >= rows, i % columns * 2 >= columns
+        quarters[2 * below + right].append(i)
+    return quarters
+
+
+def tokencorr(features: Any, k: int) -> Result:
+    similar, score = cosines(array(features.keys)), features.cls_attention.tolist()
+    quarters = quarters_of(features.grid)
+    distinct = []
+    for quarter in quarters:
+        repeats = [sum(similar[i][j] > 0.8 for j in quarter) for i in quarter]
+        distinct.append(sum(10 * count < len(quarter) for count in repeats))
+    total = max(sum(distinct), 1)
+    quotas = [k * count // total for count in distinct]
+    for q in sorted(range(4), key=lambda q: (-(k * distinct[q] % total), q))[: k - sum(quotas)]:
+        quotas[q] += 1
+    kept: list[int] = []
+    for quarter, quota in zip(quarters, quotas, strict=True):
+        kept += sorted(quarter, key=lambda i: (-score[i], i))[:quota]
+    left = [i for i in ranked(score) if i not in kept]
+    return prune(features, sorted(kept + left[: k - len(kept)]))
 
 
 # --- merged ---------------------------------------------------------------------------------------
@@ -167,16 +223,16 @@ def mean_of(group: Sequence[int]) -> dict[int, float]:
     return {i: 1 / len(group) for i in group}
 
 
-def around_centres(features: Any, centres: list[int]) -> Result:
+def around_centres(features: Any, centres: list[int], kept: Sequence[int] = ()) -> Result:
     c = features.probe("next_wide_attention").tolist()
     keys = array(features.probe("next_keys"))
-    groups = []
+    groups: list[dict[int, float]] = [{i: 1.0} for i in kept]
     for centre in centres:
-        others = [i for i in range(len(c)) if i != centre]
+        others = [i for i in range(len(c)) if i != centre and i not in kept]
         others.sort(key=lambda i: (-coarse(cosine(keys[centre], keys[i])), i))
         groups.append({centre: 1.0} | {i: c[i] for i in others[:32]})
-    rest = {i: c[i] for i in range(len(c)) if i not in centres}
-    return mix(features, [*groups, rest], [*centres, -1])
+    rest = {i: c[i] for i in range(len(c)) if i not in centres and i not in kept}
+    return mix(features, [*groups, rest], [*kept, *centres, -1])
 
 
 def prumerge(features: Any, k: int) -> Result:
@@ -193,6 +249,13 @@ def prumerge_plus(features: Any, k: int) -> Result:
     return around_centres(features, sorted(centres))
 
 
+def recoverable(features: Any, k: int) -> Result:
+    ranking = ranked(features.probe("next_wide_attention").tolist())
+    recovered = max(1, round(0.15 * k))
+    count = k - 1 - recovered
+    return around_centres(features, ranking[count : k - 1], sorted(ranking[:count]))
+
+
 def llavolta(features: Any, k: int) -> Result:
     stride = len(features.x) // k
     groups = [mean_of(range(i * stride, (i + 1) * stride)) for i in range(k)]
@@ -200,11 +263,7 @@ def llavolta(features: Any, k: int) -> Result:
 
 
 def vflowopt(features: Any, k: int) -> Result:
-    (rows, columns), score = features.grid, features.probe("global_attention").tolist()
-    quarters: list[list[int]] = [[], [], [], []]
-    for i in range(rows * columns):
-        below, right = i // columns * 2 >= rows, i % columns * 2 >= columns
-        quarters[2 * below + right].append(i)
+    score, quarters = features.probe("global_attention").tolist(), quarters_of(features.grid)
     weakest = {min(quarter, key=lambda i: (score[i], i)) for quarter in quarters}
     kept = [i for i in ranked(score) if i not in weakest][: k - 4]
     made = {i: {i: 1.0} for i in kept}
@@ -282,6 +341,11 @@ REFERENCES: dict[str, Callable[[Any, int], Result]] = {
     "llavolta": llavolta,
     "vflowopt": vflowopt,
     "aim": aim,
+    "vmtc": vmtc,
+    "tokencorr": tokencorr,
+    "visiondrop": visiondrop,
+    "mustdrop": mustdrop,
+    "recoverable": recoverable,
     "turbo": turbo,
     "random": random,
 }

@@ -17,8 +17,20 @@ from edgetok.methods.visionzip import split
 
 GRID = (10, 10)
 N = 100
-MERGERS = {"visionzip", "pool", "prumerge", "prumerge+", "llavolta", "vflowopt", "aim", "turbo"}
-OVERLAPPING = {"prumerge", "prumerge+"}  # a row may go into several tokens
+MERGERS = {
+    "visionzip",
+    "pool",
+    "prumerge",
+    "prumerge+",
+    "llavolta",
+    "vflowopt",
+    "aim",
+    "turbo",
+    "vmtc",
+    "visiondrop",
+    "recoverable",
+}
+OVERLAPPING = {"prumerge", "prumerge+", "recoverable"}  # a row may go into several tokens
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 
 
@@ -122,9 +134,7 @@ def test_visionzip_splits_as_the_paper_does(k: int, expected: tuple[int, int]) -
 @every_method
 @pytest.mark.parametrize("budget", [0, -3, 101])
 def test_impossible_budgets_are_refused(method: Method, budget: int, features_of: Any) -> None:
-    with pytest.raises(
-        UsageError, match=f"{re.escape(method.name)} cannot make {budget} of 100 visual"
-    ):
+    with pytest.raises(UsageError, match=re.escape(f"{method.name} cannot make {budget} of 100")):
         method.compress(features_of("random", GRID, method.needs), budget)
 
 
