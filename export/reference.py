@@ -63,12 +63,12 @@ class Reference:
     def compress(self, tower: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
         """Tower outputs -> the outputs of the compress graph, by name."""
         probes = {name: tower[name] for name in self.method.needs}
-        rows, project = tower[names.FEATURES], self.parts.projector
-        if self.method.space == "projected":
-            rows, project = project(rows), lambda merged: merged
+        rows, in_vision = tower[names.FEATURES], self.method.space == "vision"
+        rows = rows if in_vision else self.parts.projector(rows)
         features = Features(rows, self.parts.vision.grid, probes)
         plan = self.method.compress(features, budget)
-        tokens = project(plan.apply(features.rows()))
+        tokens = plan.apply(features.rows())
+        tokens = self.parts.projector(tokens) if in_vision else tokens
         return {names.VISUAL_TOKENS: tokens, names.KEPT: plan.indices, names.SIZES: plan.sizes}
 
     @torch.no_grad()
