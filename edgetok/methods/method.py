@@ -40,6 +40,7 @@ class Method:
         summary: one line for lists.
         reduce: features and a budget below N -> plan.
         budgets: N and grid -> the budgets it can meet, ascending; N is always possible.
+        cls_row_optional: whether it does without the CLS row, where a tower has none.
         space: whose rows it compares and mixes: the tower's, or the projector's, which then runs
             on all N rows and not on K.
         reseed: for methods that draw, a seed -> the method that draws with it.
@@ -53,6 +54,7 @@ class Method:
     summary: str
     reduce: Callable[[tokens.Features, int], tokens.Plan]
     budgets: Callable[[int, tuple[int, int]], Sequence[int]] = any_budget
+    cls_row_optional: bool = False
     space: Space = "vision"
     reseed: Callable[[int], Method] | None = None
 
@@ -78,7 +80,9 @@ class Method:
         """
         if prefix_tokens or not OF_CLS.intersection(self.needs):
             return self
-        needs = tuple(dict.fromkeys(CLS_FREE.get(name, name) for name in self.needs))
+        spared = {names.CLS_FEATURE} if self.cls_row_optional else set()
+        wanted = [CLS_FREE.get(name, name) for name in self.needs if name not in spared]
+        needs = tuple(dict.fromkeys(wanted))
         missing = [name for name in needs if name in OF_CLS]
         if missing:
             raise UsageError(

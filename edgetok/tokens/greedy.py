@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from edgetok.tokens.selectors import BIG, mask_of, order, raster_indices
+from edgetok.tokens.selectors import BIG, mask_of, order_on_grid, raster_indices
 
 State = TypeVar("State")
 
@@ -97,7 +97,7 @@ def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tens
         even, odd = ranked[::2], ranked[1::2]
         nearest = similar.index_select(0, even).index_select(1, odd).amax(1)
         gone = min(step, ranked.shape[0] - keep, even.shape[0])
-        ranked = torch.cat([even.index_select(0, order(nearest)[gone:]), odd])
+        ranked = torch.cat([even.index_select(0, order_on_grid(nearest)[gone:]), odd])
     return ranked
 
 

@@ -84,15 +84,32 @@ def test_tokens_come_back_the_same_to_all_rows_of_a_group(method: Method, featur
         torch.testing.assert_close(back[row], expected)
 
 
-def test_fastervlm_keeps_the_same_patches_in_any_arrangement(features_of: Any) -> None:
-    features = features_of("random", GRID)
+# The others look at the grid, at even places, or draw.
+ANY_ORDER = ["fastervlm", "vtc-cls", "fopru", "sparsity-similarity", "divprune", "todre"]
+ANY_ORDER += ["vispruner", "mustdrop", "prumerge", "recoverable"]
+
+
+@pytest.mark.parametrize("name", ANY_ORDER)
+def test_the_same_patches_are_kept_in_any_arrangement(name: str, features_of: Any) -> None:
+    features, method = features_of("random", GRID), find_method(name)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
-    moved = type(features)(
-        features.x[order], GRID, {names.CLS_ATTENTION: features.cls_attention[order]}
-    )
-    method = find_method("fastervlm")
-    kept = method.compress(features, 20).indices.tolist()
-    assert sorted(order[method.compress(moved, 20).indices].tolist()) == kept
+    probes = {n: p[order] if p.shape[0] == N else p for n, p in features.probes.items()}
+    moved = type(features)(features.x[order], GRID, probes)
+    kept = [i for i in method.compress(features, 20).indices.tolist() if i >= 0]
+    again = [i for i in method.compress(moved, 20).indices.tolist() if i >= 0]
+    assert sorted(order[again].tolist()) == sorted(kept)
+
+
+@pytest.mark.parametrize("name", ["visionzip", "visiondrop"])
+def test_without_a_cls_row_all_dominant_tokens_are_patches(name: str, features_of: Any) -> None:
+    method = find_method(name).for_tower(prefix_tokens=0)
+    features = features_of("random", GRID, method.needs)
+    assert set(method.needs) == {names.RECEIVED_ATTENTION, names.KEYS}
+    plan = method.compress(features, 64)
+    dominant = 54 if name == "visionzip" else 56
+    best = features.received_attention.topk(dominant).indices.tolist()
+    assert plan.indices[:dominant].tolist() == sorted(best)
+    assert plan.sizes.sum().item() == N
 
 
 def test_visionzip_keeps_the_same_dominant_patches_in_any_arrangement(features_of: Any) -> None:

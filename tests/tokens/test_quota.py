@@ -62,6 +62,7 @@ def test_each_group_gives_its_best_and_the_best_of_the_others_fill_up(
 def test_order_and_ranks_are_those_of_a_stable_sort(scores: list[int]) -> None:
     values = torch.tensor(scores, dtype=torch.float32)
     assert tokens.order(values).tolist() == ranked(scores)
+    assert tokens.order_on_grid(values / 8).tolist() == ranked(scores)
     assert [ranked(scores).index(i) for i in range(len(scores))] == tokens.ranks(values).tolist()
 
 
