@@ -5,24 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgetok.bundle import golden
-from edgetok.bundle.manifest import (
-    FORMAT_VERSION,
-    KvCache,
-    KvPrecision,
-    Manifest,
-    Precision,
-    Rung,
-    Text,
-    Vision,
-    Weights,
-)
+from edgetok import names
+from edgetok.bundle.manifest import KvPrecision, Precision, Weights
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
@@ -31,8 +20,10 @@ from edgetok.calibration.samples import draw, load_samples
 from edgetok.errors import UsageError
 from edgetok.export import external
 from edgetok.export.cases import Case, make_cases, synthetic_cases
-from edgetok.export.graphs import GraphBuilder, Progress, Scales
-from edgetok.export.parity import PARITY_TOKENS, ParityReport, prove
+from edgetok.export.describe import describe
+from edgetok.export.golden import write_golden
+from edgetok.export.graphs import Graph, GraphBuilder, Scales
+from edgetok.export.parity import prove
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
 from edgetok.families import open_model
@@ -89,12 +80,8 @@ def export_model(
     """
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
-    _require_precision(weights, kv)
-    if kv == "int8" and samples is None:
-        raise UsageError(
-            "an int8 KV cache needs images and prompts to measure its scales on; "
-            "give samples (--samples FILE.jsonl or a folder), or use kv fp32 (--kv fp32)"
-        )
+    _require_precision(weights, kv, samples)
+    precision = Precision(weights=weights, kv=kv)
     chosen = find_method(method, seed)
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
@@ -108,34 +95,34 @@ def export_model(
         scales = _measure_scales(reference, calibration) if kv == "int8" else None
         builder = GraphBuilder(parts, chosen, ladder, weights, scales)
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
-        writer.write(external.FILE, builder.store.chunks())
-        for graph in graphs:
-            writer.write(graph.stage.file, graph.data)
+        _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
         runner = GraphRunner(graphs, writer.path_of(""))
-        precision = Precision(weights=weights, kv=kv)
         report = prove(reference, runner, ladder, cases, precision, synthetic=samples is None)
         say("write", 0.95)
         _write_processor(writer, parts)
-        _write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
-        parity = msgspec.to_builtins(report)
+        write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
-        manifest = _make_manifest(parts, chosen, ladder, precision, seed)
-        digest = writer.publish(msgspec.structs.replace(manifest, stages=stages))
+        digest = writer.publish(describe(parts, chosen, ladder, precision, seed, stages))
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
     seconds = time.monotonic() - started
-    return ExportReport(Path(out), digest, seconds, total_bytes, parity)
+    return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
 
 
-def _require_precision(weights: str, kv: str) -> None:
+def _require_precision(weights: str, kv: str, samples: object) -> None:
     for what, value, known in (
         ("weights", weights, ("fp32", "int8", "int4")),
         ("kv", kv, ("fp32", "int8")),
     ):
         if value not in known:
             raise UsageError(f"{what} precision {value!r} is unknown; choose {', '.join(known)}")
+    if kv == "int8" and samples is None:
+        raise UsageError(
+            "an int8 KV cache needs images and prompts to measure its scales on; "
+            "give samples (--samples FILE.jsonl or a folder), or use kv fp32 (--kv fp32)"
+        )
 
 
 def _make_ladder(
@@ -185,103 +172,19 @@ def _measure_scales(reference: Reference, cases: Sequence[Case]) -> Scales:
 
     def rows() -> Iterable[Any]:
         for case in cases:
-            tokens = reference.compress(reference.encode(case.pixels), full)["visual_tokens"]
+            tokens = reference.compress(reference.encode(case.pixels), full)[names.VISUAL_TOKENS]
             yield reference.embed(case.before, tokens, case.after)
 
     return measure_kv_scales(reference.parts.text, rows())
+
+
+def _write_graphs(writer: BundleWriter, builder: GraphBuilder, graphs: Sequence[Graph]) -> None:
+    writer.write(external.FILE, builder.store.chunks())
+    for graph in graphs:
+        writer.write(graph.stage.file, graph.data)
 
 
 def _write_processor(writer: BundleWriter, parts: Parts) -> None:
     writer.write(IMAGE_FILE, encode_strict(parts.image))
     writer.write(PROMPT_FILE, encode_strict(parts.prompt))
     writer.write(TOKENIZER_FILE, (parts.path / "tokenizer.json").read_bytes())
-
-
-def _write_golden(
-    writer: BundleWriter,
-    reference: Reference,
-    runner: GraphRunner,
-    ladder: Ladder,
-    cases: Sequence[Case],
-) -> None:
-    """What the graphs answer here, in their own precision, for `verify` on the target."""
-    found = []
-    for number, case in enumerate(cases):
-        image = f"golden/{number}{case.suffix}"
-        writer.write(image, case.image)
-        tower = runner.run("tower", None, {"pixels": case.pixels.numpy()})
-        rungs = {k: _golden_rung(reference, runner, case, tower, k) for k in ladder.budgets}
-        ids = [*case.before, golden.IMAGE_PLACEHOLDER, *case.after]
-        found.append(
-            golden.GoldenCase(
-                name=f"case{number}",
-                image=image,
-                prompt=case.prompt,
-                pixels=case.pixels[0].numpy(),
-                text_ids=_int64(ids),
-                rungs=rungs,
-            )
-        )
-    for path, data in golden.encode_golden(found).items():
-        writer.write(path, data)
-
-
-def _golden_rung(
-    reference: Reference, runner: GraphRunner, case: Case, tower: dict[str, Any], budget: int
-) -> golden.GoldenRung:
-    import torch
-
-    out = runner.run("compress", budget, tower)
-    tokens = torch.from_numpy(out["visual_tokens"])
-    embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
-    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, reference.parts.text.stop_ids)
-    return golden.GoldenRung(kept=out["kept"], logits=logits[0], answer_ids=_int64(ids))
-
-
-def _int64(values: Sequence[int]) -> Any:
-    import numpy as np
-
-    return np.array(values, np.int64)
-
-
-def _make_manifest(
-    parts: Parts, method: Method, ladder: Ladder, precision: Precision, seed: int
-) -> Manifest:
-    text, vision = parts.text, parts.vision
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        producer=f"edgetok {version('edgetok')}",
-        family=parts.family,
-        method=method.name,
-        seed=seed if method.reseed else 0,
-        ladder=[
-            Rung(budget=b.budget, prompt_tokens=b.prompt_tokens, cache_slots=b.cache_slots)
-            for b in ladder
-        ],
-        precision=precision,
-        kv=KvCache(
-            layers=len(text.layers),
-            kv_heads=text.kv_heads,
-            head_dim=text.head_dim,
-            slots=ladder.largest.cache_slots,
-            policy="none",
-        ),
-        text=Text(
-            hidden=text.hidden,
-            vocabulary=text.vocabulary,
-            max_positions=text.max_positions,
-            stop_ids=list(text.stop_ids),
-            pad_id=text.pad_id,
-        ),
-        vision=Vision(
-            height_px=vision.image_px[0],
-            width_px=vision.image_px[1],
-            grid=list(vision.grid),
-            full_tokens=vision.full_tokens,
-        ),
-        stages=[],
-        files={},
-    )
-
-
-__all__ = ["ExportReport", "ParityReport", "Progress", "export_model"]

@@ -40,7 +40,7 @@ class Reference:
         vision = self.parts.vision
         layer, prefix = len(vision.blocks), vision.prefix_tokens
         block = vision.next_block or vision.blocks[-1]
-        with _recorded_keys(vision.blocks[-1], vision.heads) as keys, Projections(block) as next_:
+        with RecordedKeys(vision.blocks[-1], vision.heads) as keys, Projections(block) as next_:
             out = vision.model(pixels, output_hidden_states=True, output_attentions=True)
         rows, attention = out.hidden_states[layer][0], out.attentions[layer - 1][0]
         found = {
@@ -96,8 +96,17 @@ class Reference:
             rows = text.embed(torch.tensor([[ids[-1]]]))
         return Answer(torch.stack(logits), ids)
 
+    @torch.no_grad()
+    def follow(self, embeds: Tensor, ids: list[int]) -> Tensor:
+        """Logits [steps, W] of each step of a given answer, in one pass without a cache."""
+        text = self.parts.text
+        rows = torch.cat([embeds, text.embed(torch.tensor([ids[:-1]], dtype=torch.int64))], dim=1)
+        hidden = text.model(inputs_embeds=rows, use_cache=False).last_hidden_state[0, -len(ids) :]
+        logits: Tensor = text.head(hidden)
+        return logits
 
-class _recorded_keys:
+
+class RecordedKeys:
     """Records the key rows [1, heads, rows, H] of one block while it runs."""
 
     def __init__(self, block: Any, heads: int) -> None:
@@ -105,7 +114,7 @@ class _recorded_keys:
         self.heads = heads
         self.rows: list[Tensor] = []
 
-    def __enter__(self) -> _recorded_keys:
+    def __enter__(self) -> RecordedKeys:
         self.hook = self.projection.register_forward_hook(lambda _m, _i, out: self.rows.append(out))
         return self
 

@@ -59,7 +59,7 @@ def facts() -> dict[str, str | int]:
     return {
         "processor": _processor_name(),
         "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
         "cores": physical_cores(),
         "memory_mib": (_meminfo_bytes("MemTotal") or 0) >> 20,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,11 @@ from PIL import Image
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needed a hub would be a bug
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# A shell that starts a job in the background has it ignore SIGINT, and children inherit that;
+# tests that interrupt a process need it as a terminal would start it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def load_helper(name: str) -> ModuleType:

@@ -43,7 +43,7 @@ KEPT = (64, 96, 128, 192)
 NAMING_EARLY, NAMING_LATE = 0.3, 0.05
 POINTS_WEIGHT = 0.3
 """Weights beside the answers' loss: of naming, and in the joint phase of the points' targets."""
-EARLY = 0.3
+EARLY = 0.65
 """Up to this share of the decoder's budget most images come as their occupied patches only."""
 
 

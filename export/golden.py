@@ -1,0 +1,61 @@
+"""Golden cases: what the graphs answer where they were exported, for `verify` on the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgetok import names
+from edgetok.bundle import golden
+from edgetok.bundle.writer import BundleWriter
+from edgetok.export.cases import Case
+from edgetok.export.parity import PARITY_TOKENS
+from edgetok.export.reference import Reference
+from edgetok.export.runner import GraphRunner
+from edgetok.ladder import Ladder
+
+
+def write_golden(
+    writer: BundleWriter,
+    reference: Reference,
+    runner: GraphRunner,
+    ladder: Ladder,
+    cases: Sequence[Case],
+) -> None:
+    """Run every case on every rung, in the graphs' own precision, and write what comes out."""
+    found = []
+    for number, case in enumerate(cases):
+        image = f"golden/{number}{case.suffix}"
+        writer.write(image, case.image)
+        tower = runner.run("tower", None, {names.PIXELS: case.pixels.numpy()})
+        rungs = {k: _golden_rung(reference, runner, case, tower, k) for k in ladder.budgets}
+        ids = [*case.before, golden.IMAGE_PLACEHOLDER, *case.after]
+        found.append(
+            golden.GoldenCase(
+                name=f"case{number}",
+                image=image,
+                prompt=case.prompt,
+                pixels=case.pixels[0].numpy(),
+                text_ids=_int64(ids),
+                rungs=rungs,
+            )
+        )
+    for path, data in golden.encode_golden(found).items():
+        writer.write(path, data)
+
+
+def _golden_rung(
+    reference: Reference, runner: GraphRunner, case: Case, tower: dict[str, Any], budget: int
+) -> golden.GoldenRung:
+    out = runner.run("compress", budget, tower)
+    tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
+    embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
+    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, reference.parts.text.stop_ids)
+    return golden.GoldenRung(kept=out[names.KEPT], logits=logits[0], answer_ids=_int64(ids))
+
+
+def _int64(values: Sequence[int]) -> Any:
+    return np.array(values, np.int64)
