@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -103,11 +105,18 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def loops() -> ModuleType:
-    """Every method in plain Python, by its name: `loops.REFERENCES`."""
-    spec = importlib.util.spec_from_file_location("loops", Path(__file__).parent / "loops.py")
+def references() -> dict[str, Callable[..., Any]]:
+    """Every method in plain Python, by its name."""
+    modules = [load_sibling(name) for name in ("loops", "merging_loops")]
+    return {name: loop for module in modules for name, loop in module.REFERENCES.items()}
+
+
+def load_sibling(name: str) -> ModuleType:
+    """Import a module of this folder: with importlib mode, tests are no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # merging_loops imports loops
     spec.loader.exec_module(module)
     return module
 

@@ -1,4 +1,4 @@
-"""Each method against its paper's procedure in plain Python (`loops.py`), on all cases."""
+"""Each method against its procedure in plain Python (`loops.py`, `merging_loops.py`)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ GRIDS_AND_BUDGETS = [((10, 10), k) for k in BUDGETS] + [((8, 12), 48), ((24, 24)
 WITH_LOOPS = [name for name in METHODS if name != "pool"]  # pool has its own test below
 
 
-def check(name: str, grid: Any, k: int, case: str, features_of: Any, loops: Any) -> None:
+def check(name: str, grid: Any, k: int, case: str, features_of: Any, references: Any) -> None:
     method = find_method(name)
     n = grid[0] * grid[1]
     k = min((b for b in method.budgets(n, grid) if b < n), key=lambda b: abs(b - k))
     features = features_of(case, grid, method.needs)
     plan = method.compress(features, k)
-    rows, indices, sizes = loops.REFERENCES[name](features, k)
+    rows, indices, sizes = references[name](features, k)
     assert plan.indices.tolist() == indices
     np.testing.assert_allclose(plan.sizes, sizes, rtol=1e-5)
     scale = max(1.0, float(np.abs(rows).max()))
@@ -30,18 +30,18 @@ def check(name: str, grid: Any, k: int, case: str, features_of: Any, loops: Any)
 @pytest.mark.parametrize(("grid", "k"), [((10, 10), 37), ((8, 12), 64)])
 @pytest.mark.parametrize("name", WITH_LOOPS)
 def test_tokens_indices_and_sizes_are_those_of_the_reference(
-    name: str, grid: Any, k: int, case: str, features_of: Any, loops: Any
+    name: str, grid: Any, k: int, case: str, features_of: Any, references: Any
 ) -> None:
-    check(name, grid, k, case, features_of, loops)
+    check(name, grid, k, case, features_of, references)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("grid", "k"), [*GRIDS_AND_BUDGETS, ((24, 24), 192)])
 @pytest.mark.parametrize("name", WITH_LOOPS)
 def test_so_are_they_at_other_budgets(
-    name: str, grid: Any, k: int, case: str, features_of: Any, loops: Any
+    name: str, grid: Any, k: int, case: str, features_of: Any, references: Any
 ) -> None:
-    check(name, grid, k, case, features_of, loops)
+    check(name, grid, k, case, features_of, references)
 
 
 @pytest.mark.parametrize(("grid", "k"), GRIDS_AND_BUDGETS)
