@@ -19,7 +19,9 @@ from edgetok.methods import METHODS
 
 
 def main() -> None:
-    options = common.arguments(__doc__, questions=500, methods=tuple(METHODS), seeds=(0, 1, 2))
+    options = common.arguments(
+        __doc__, questions=500, methods=tuple(METHODS), seeds=(0, 1, 2), threads=0
+    )
     samples = common.demo_samples("evaluate", options.questions)
     rows = []
     for method in options.methods:
@@ -28,7 +30,7 @@ def main() -> None:
             bundle = common.demo_bundle(
                 options.model, method=method, seed=seed, budgets=common.BUDGETS
             )
-            model = edgetok.load(bundle)
+            model = edgetok.load(bundle, threads=options.threads or None)
             scores = evaluate(model, samples, common.BUDGETS, lambda *_: None)
             rows += [_row(method, seed, score) for score in scores.rungs]
             took = time.monotonic() - started

@@ -31,7 +31,9 @@ PRECISIONS = (("int8", "int8"), ("int4", "int8"))
 
 
 def main() -> None:
-    options = common.arguments(__doc__, prompts=500, method="visionzip", blame_prompts=100)
+    options = common.arguments(
+        __doc__, prompts=500, method="visionzip", blame_prompts=100, threads=0
+    )
     samples = common.demo_samples("evaluate", options.prompts)
     wanted = _answers(options, samples, "fp32", "fp32")
     rows = []
@@ -54,7 +56,7 @@ def _answers(
     bundle = common.demo_bundle(
         options.model, method=options.method, weights=weights, kv=kv, budgets=common.BUDGETS
     )
-    model = edgetok.load(bundle)
+    model = edgetok.load(bundle, threads=options.threads or None)
     found: dict[int, list[tuple[int, ...]]] = {budget: [] for budget in common.BUDGETS}
     encoded = {}
     for sample in samples:
@@ -73,17 +75,18 @@ def _blame(options: Any, samples: Sequence[Sample], budget: int = 64) -> list[di
     parts = open_model(options.model)
     reference = Reference(parts, find_method(options.method))
     cases = make_cases(parts, samples)
+    towers = [reference.encode(case.pixels) for case in cases]
     answers = []
-    for case in cases:
-        tokens = reference.compress(reference.encode(case.pixels), budget)[names.VISUAL_TOKENS]
+    for case, tower in zip(cases, towers, strict=True):
+        tokens = reference.compress(tower, budget)[names.VISUAL_TOKENS]
         embeds = reference.embed(case.before, tokens, case.after)
         answers.append(reference.answer(embeds, NEW_TOKENS).ids)
     rows = []
     for name, modules, stage in _named_parts(parts):
         with round_linears(modules, BITS["int4"][stage]):
             lost = total = 0
-            for case, ids in zip(cases, answers, strict=True):
-                tower = reference.encode(case.pixels)
+            for case, exact, ids in zip(cases, towers, answers, strict=True):
+                tower = reference.encode(case.pixels) if stage == "tower" else exact
                 tokens = reference.compress(tower, budget)[names.VISUAL_TOKENS]
                 embeds = reference.embed(case.before, tokens, case.after)
                 likeliest = reference.follow(embeds, ids).argmax(-1)

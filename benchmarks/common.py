@@ -48,9 +48,11 @@ def demo_samples(split: str, count: int) -> tuple[Sample, ...]:
 def demo_bundle(model: Path, **options: Any) -> Path:
     """Export with these options, unless a bundle of the same model, options and code is there."""
     demo_samples("calibrate", 64)
+    defaults = {"method": "visionzip", "seed": 0, "weights": "fp32", "kv": "fp32"}
+    options = defaults | options
     made_of = json.dumps([_digest_of(model), sorted(options.items())], default=str)
     name = hashlib.sha256(made_of.encode()).hexdigest()[:12]
-    out = OUT / f"{options.get('method', 'visionzip')}-{name}.bundle"
+    out = OUT / f"{options['method']}-{name}.bundle"
     if not out.exists():
         samples = OUT / "calibrate-64/samples.jsonl"
         export_model(model, out, samples=samples, parity_images=1, **options)

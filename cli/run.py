@@ -94,7 +94,7 @@ def run_command(
     answer = _follow(pieces, shown=stream)
     memory_mib = _measure_memory_mib()
     if as_json or not stream:
-        emit(_describe(answer, memory_mib), as_json, answer.text)
+        emit(_describe(answer, memory_mib), as_json, answer.text.strip())
     if not as_json:
         say(_summarise(answer, memory_mib))
 

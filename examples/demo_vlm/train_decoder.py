@@ -159,6 +159,8 @@ def train_answers(
     joint: bool,
 ) -> None:
     """Trains answers in place for the budget: the decoder alone, or jointly with the tower."""
+    if minutes <= 0:
+        return  # and leave no state: a later, longer call would take it for trained
     journal = Journal(settings, "joint" if joint else "decoder", minutes)
     packer = Packer(tokenizer)
     shares = [

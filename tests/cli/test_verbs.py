@@ -69,7 +69,7 @@ def test_run_puts_the_answer_on_stdout_and_the_rest_on_stderr(
     assert fields["timings_ms"]["ttft"] > 0
     assert fields["memory_mib"] > 1
     plain = edgetok("run", bundle, *options)
-    assert plain.out == fields["text"] + "\n"
+    assert plain.out == fields["text"].strip() + "\n"
     assert plain.err.count("\n") == 1
     assert plain.err.startswith("8 visual tokens (8 visual tokens were asked for); first token ")
     assert "tokens/s" in plain.err
