@@ -24,9 +24,11 @@ def quotas(weights: Tensor, k: int) -> Tensor:
 
     What rounding down leaves goes to the largest remainders, one each, ties to the lower index.
     """
-    shares = weights * k / weights.sum().clamp(min=SMALLEST_TOTAL)
-    whole = shares.floor()
-    return whole + (ranks(shares - whole) < k - whole.sum()).float()
+    scaled, total = weights * k, weights.sum().clamp(min=SMALLEST_TOTAL)
+    whole = (scaled / total).floor()
+    # Not the fraction of the quotient: of counts, this remainder is exact and so are its ties.
+    remainder = scaled - whole * total
+    return whole + (ranks(remainder) < k - whole.sum()).float()
 
 
 def quota_topk(scores: Tensor, groups: Tensor, counts: Tensor, k: int) -> Tensor:
