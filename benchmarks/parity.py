@@ -1,6 +1,7 @@
-"""Every method and rung against PyTorch, float32: kept indices, logits and greedy answers.
+r"""Every method and rung against PyTorch, float32: kept indices, logits and greedy answers.
 
-    python benchmarks/parity.py --images 500 --prompts 200 --json docs/results/parity.json
+    python benchmarks/parity.py --methods fastervlm visionzip random pool \
+        --json docs/results/parity.json
 
 Kept indices are compared end to end: image -> tower graph -> compress graph against Hugging
 Face's eager attention -> the method in eager PyTorch.

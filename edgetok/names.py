@@ -14,6 +14,14 @@ KEYS = "keys"  # float32 [N, H], mean over heads of the feature layer's keys
 CLS_FEATURE = "cls_feature"  # float32 [1, V], the CLS row beside FEATURES
 RECEIVED_ATTENTION = "received_attention"  # float32 [N], mean over heads and queries (no CLS)
 
+# Attention of other blocks than the feature layer: `VisionParts` says which ones they are.
+LATE_CLS_ATTENTION = "late_cls_attention"  # float32 [N], CLS_ATTENTION summed over late blocks
+OBJECT_ATTENTION = "object_attention"  # float32 [N], RECEIVED_ATTENTION of the object block
+GLOBAL_ATTENTION = "global_attention"  # float32 [N], from the most attended patches to all
+NEXT_CLS_ATTENTION = "next_cls_attention"  # float32 [N], CLS_ATTENTION of the next block
+NEXT_WIDE_ATTENTION = "next_wide_attention"  # float32 [N], the same as one head of width V
+NEXT_KEYS = "next_keys"  # float32 [N, V], keys of the next block, all heads side by side
+
 SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-similarity curve
 
 VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "edgetok"
+GLOBAL_FACTOR = 34.8  # VFlowOpt's released search for a quarter of the tokens
 
 
 class Emitter(Protocol):
@@ -125,6 +126,29 @@ def probe_received(query: Tensor, key: Tensor, scaling: float, prefix_tokens: in
     """
     scores = (query[0] * scaling) @ key[0].transpose(1, 2)
     return torch.softmax(scores.float(), dim=-1).mean((0, 1))[prefix_tokens:]
+
+
+def probe_wide(query: Tensor, key: Tensor) -> Tensor:
+    """Attention of the CLS row as one head over the full width, which PruMerge reads.
+
+    query, key [1, heads, 1 + N, H] -> float32 [N].
+    """
+    rows, width = merge_heads(key)[0], query.shape[1] * query.shape[3]
+    scores = (merge_heads(query[:, :, :1])[0] * width**-0.5) @ rows.T  # [1, 1 + N]
+    return torch.softmax(scores.float(), dim=-1)[0, 1:]
+
+
+def probe_global(query: Tensor, key: Tensor, scaling: float, prefix_tokens: int) -> Tensor:
+    """Mean attention from the patches that receive `GLOBAL_FACTOR` times the mean or more.
+
+    All patches ask if none is above it. query, key [1, heads, prefix + N, H] -> float32 [N].
+    """
+    scores = (query[0] * scaling) @ key[0].transpose(1, 2)
+    mean = torch.softmax(scores.float(), dim=-1).mean(0)[prefix_tokens:, prefix_tokens:]
+    received = mean.mean(0)
+    asks = (received >= GLOBAL_FACTOR * received.mean()).float()
+    asks = torch.where(asks.max() > 0, asks, 1.0)
+    return (asks @ mean) / asks.sum()
 
 
 def mean_keys(key: Tensor, prefix_tokens: int) -> Tensor:

@@ -106,14 +106,15 @@ class GraphBuilder:
         vision = self.parts.vision
         n, width, head = vision.full_tokens, vision.width, vision.width // vision.heads
         shapes = {
-            names.CLS_ATTENTION: (n,),
-            names.RECEIVED_ATTENTION: (n,),
             names.KEYS: (n, head),
             names.CLS_FEATURE: (1, width),
+            names.NEXT_KEYS: (n, width),
         }
         inputs = {names.FEATURES: torch.rand(n, width)}
         compress = stages.Compress(self.parts, self.method, budget)
-        return compress, inputs | {name: torch.rand(*shapes[name]) for name in compress.needs}
+        return compress, inputs | {
+            name: torch.rand(*shapes.get(name, (n,))) for name in compress.needs
+        }
 
     def _prefill(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
         rows = self.ladder.bucket(budget).prefill_tokens

@@ -87,6 +87,7 @@ def export_model(
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         parts = open_model(Path(model_dir))
+        chosen = chosen.for_tower(parts.vision.prefix_tokens)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edgetok import names
+from edgetok.export.reference_probes import Projections, other_probe
 from edgetok.families.parts import Parts
 from edgetok.methods import Method
 from edgetok.tokens import Features, elbow_tokens
@@ -38,7 +39,8 @@ class Reference:
         """pixels [1, 3, h, w] -> every output of the tower graph, by name."""
         vision = self.parts.vision
         layer, prefix = len(vision.blocks), vision.prefix_tokens
-        with RecordedKeys(vision.blocks[-1], vision.heads) as keys:
+        block = vision.next_block or vision.blocks[-1]
+        with RecordedKeys(vision.blocks[-1], vision.heads) as keys, Projections(block) as next_:
             out = vision.model(pixels, output_hidden_states=True, output_attentions=True)
         rows, attention = out.hidden_states[layer][0], out.attentions[layer - 1][0]
         found = {
@@ -48,6 +50,9 @@ class Reference:
             names.RECEIVED_ATTENTION: attention.mean((0, 1))[prefix:],
             names.KEYS: keys[0].mean(0)[prefix:],
         }
+        maps = [attention[0] for attention in out.attentions]
+        for name in {*self.method.needs} - found.keys():
+            found[name] = other_probe(name, vision, maps, next_)
         if prefix:
             found[names.SIGNAL_ELBOW] = elbow_tokens(
                 found[names.FEATURES], found[names.CLS_FEATURE]
@@ -58,9 +63,12 @@ class Reference:
     def compress(self, tower: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
         """Tower outputs -> the outputs of the compress graph, by name."""
         probes = {name: tower[name] for name in self.method.needs}
-        features = Features(tower[names.FEATURES], self.parts.vision.grid, probes)
+        rows, in_vision = tower[names.FEATURES], self.method.space == "vision"
+        rows = rows if in_vision else self.parts.projector(rows)
+        features = Features(rows, self.parts.vision.grid, probes)
         plan = self.method.compress(features, budget)
-        tokens = self.parts.projector(plan.apply(features.rows()))
+        tokens = plan.apply(features.rows())
+        tokens = self.parts.projector(tokens) if in_vision else tokens
         return {names.VISUAL_TOKENS: tokens, names.KEPT: plan.indices, names.SIZES: plan.sizes}
 
     @torch.no_grad()

@@ -15,14 +15,19 @@ from edgetok import names
 from edgetok.export.attention import (
     emitting,
     mean_keys,
+    merge_heads,
     probe_cls,
+    probe_global,
     probe_received,
+    probe_wide,
     rotary_inside,
 )
 from edgetok.export.flavours.ort import CacheAttention, TowerAttention, fused_norms
 from edgetok.families.parts import Parts, TextParts, VisionParts
 from edgetok.methods import Method
 from edgetok.tokens import Features, elbow_tokens
+
+_OF_NEXT_BLOCK = {names.NEXT_CLS_ATTENTION, names.NEXT_WIDE_ATTENTION, names.NEXT_KEYS}
 
 
 class Tower(nn.Module):
@@ -46,6 +51,9 @@ class Tower(nn.Module):
         with emitting(self.vision.model, attention):
             for block in self.vision.blocks:
                 rows = block(rows, attention_mask=None)
+            if self.vision.next_block is not None and set(self.needs) & _OF_NEXT_BLOCK:
+                # Only its queries and keys are read: the rest does not reach the graph.
+                self.vision.next_block(rows, attention_mask=None)
         features, cls = rows[0, prefix:], rows[0, :prefix]
         found = {names.FEATURES: features, names.CLS_FEATURE: cls}
         for name in self.needs:
@@ -56,15 +64,32 @@ class Tower(nn.Module):
         return tuple(found[name] for name in self.outputs)
 
     def _probe(self, name: str, attention: TowerAttention) -> Tensor:
-        query, key, scaling = attention.last  # type: ignore[misc]  # set by the last block
-        prefix = self.vision.prefix_tokens
+        prefix, blocks = self.vision.prefix_tokens, attention.blocks
+        if name in _OF_NEXT_BLOCK:
+            return _next_probe(name, *blocks[-1], prefix)
+        query, key, scaling = blocks[len(self.vision.blocks) - 1]
         if name == names.CLS_ATTENTION:
             return probe_cls(query, key, scaling)
         if name == names.KEYS:
             return mean_keys(key, prefix)
         if name == names.RECEIVED_ATTENTION:
             return probe_received(query, key, scaling, prefix)
+        if name == names.GLOBAL_ATTENTION:
+            return probe_global(query, key, scaling, prefix)
+        if name == names.OBJECT_ATTENTION:
+            return probe_received(*blocks[self.vision.object_block], prefix)
+        if name == names.LATE_CLS_ATTENTION:
+            late = [probe_cls(*blocks[i]) for i in self.vision.late_blocks]
+            return torch.stack(late).sum(0)
         raise KeyError(name)
+
+
+def _next_probe(name: str, query: Tensor, key: Tensor, scaling: float, prefix: int) -> Tensor:
+    if name == names.NEXT_CLS_ATTENTION:
+        return probe_cls(query, key, scaling)
+    if name == names.NEXT_WIDE_ATTENTION:
+        return probe_wide(query, key)
+    return merge_heads(key)[0, prefix:]
 
 
 class Compress(nn.Module):
@@ -82,6 +107,10 @@ class Compress(nn.Module):
 
     def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         given = dict(zip(self.needs, probes, strict=True))
+        if self.method.space == "projected" and self.budget < features.shape[0]:
+            rows = Features(self.projector(features), self.grid, given)
+            plan = self.method.compress(rows, self.budget)
+            return plan.apply(rows.x), plan.indices, plan.sizes
         rows = Features(features, self.grid, given)
         plan = self.method.compress(rows, self.budget)
         tokens = self.projector(plan.apply(rows.rows()))  # gather first: K rows projected, not N

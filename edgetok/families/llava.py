@@ -89,6 +89,7 @@ def _find_vision(model: Any) -> VisionParts:
         image_px=(vision.image_size, vision.image_size),
         width=vision.hidden_size,
         heads=vision.num_attention_heads,
+        next_block=next(iter(tower.encoder.layers[depth:]), None),
     )
 
 

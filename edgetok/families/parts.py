@@ -21,6 +21,8 @@ class VisionParts:
     Args:
         embed: pixels [1, 3, h, w] -> hidden rows [1, prefix + N, V], position embedding added.
         blocks: the blocks to run, in order; the last one is the feature layer.
+        next_block: the block behind the feature layer, of which some probes read queries and
+            keys; None if there is none, and they read those of the feature layer.
         prefix_tokens: rows before the patches (1 with a CLS token, 0 without).
         grid: rows and columns of the N patches.
     """
@@ -33,10 +35,22 @@ class VisionParts:
     image_px: tuple[int, int]
     width: int
     heads: int
+    next_block: nn.Module | None = None
 
     @property
     def full_tokens(self) -> int:
         return self.grid[0] * self.grid[1]
+
+    @property
+    def late_blocks(self) -> range:
+        """The last third of the blocks: 16 to 22 of the 23 that LLaVA runs of CLIP-L."""
+        depth = len(self.blocks)
+        return range(min(-(-2 * depth // 3), depth - 1), depth)
+
+    @property
+    def object_block(self) -> int:
+        """The block at three eighths of the depth: 8 of the 23, the paper's ninth layer."""
+        return max(0, -(-3 * len(self.blocks) // 8) - 1)
 
 
 @dataclass(frozen=True, slots=True)

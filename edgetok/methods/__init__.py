@@ -6,16 +6,60 @@ The list and its facts load without torch; `compress` needs it.
 from __future__ import annotations
 
 from edgetok.errors import UsageError
-from edgetok.methods import fastervlm, pool, random, visionzip
+from edgetok.methods import (
+    aim,
+    divprune,
+    fastervlm,
+    fopru,
+    hiprune,
+    llavolta,
+    mustdrop,
+    pool,
+    prumerge,
+    random,
+    recoverable,
+    sparsity_similarity,
+    todre,
+    tokencorr,
+    turbo,
+    vflowopt,
+    visiondrop,
+    visionzip,
+    vispruner,
+    vmtc,
+    vtc_cls,
+)
 from edgetok.methods.method import Method
 
 __all__ = ["METHODS", "Method", "find_method"]
 
 METHODS: dict[str, Method] = {
-    "fastervlm": fastervlm.METHOD,
-    "visionzip": visionzip.METHOD,
-    "random": random.METHOD,
-    "pool": pool.METHOD,
+    method.name: method
+    for method in (
+        fastervlm.METHOD,
+        visionzip.METHOD,
+        vtc_cls.METHOD,
+        fopru.METHOD,
+        fopru.ROWS,
+        hiprune.METHOD,
+        sparsity_similarity.METHOD,
+        divprune.METHOD,
+        todre.METHOD,
+        vispruner.METHOD,
+        prumerge.METHOD,
+        prumerge.PLUS,
+        llavolta.METHOD,
+        vflowopt.METHOD,
+        aim.METHOD,
+        turbo.METHOD,
+        vmtc.METHOD,
+        tokencorr.METHOD,
+        visiondrop.METHOD,
+        mustdrop.METHOD,
+        recoverable.METHOD,
+        random.METHOD,
+        pool.METHOD,
+    )
 }
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgetok import tokens
+from edgetok import names, tokens
 from edgetok.errors import UsageError
 
 Verdict = Literal["exact", "fixed-budget", "own formulation"]
 Where = Literal["behind the tower", "in the tower", "in prefill"]
+Space = Literal["vision", "projected"]
+
+# Read in place of the CLS token's attention where there is no CLS token.
+CLS_FREE = {
+    names.CLS_ATTENTION: names.RECEIVED_ATTENTION,
+    names.NEXT_CLS_ATTENTION: names.RECEIVED_ATTENTION,
+}
+OF_CLS = {*CLS_FREE, names.LATE_CLS_ATTENTION, names.NEXT_WIDE_ATTENTION, names.CLS_FEATURE}
 
 
 def any_budget(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
@@ -32,6 +40,9 @@ class Method:
         summary: one line for lists.
         reduce: features and a budget below N -> plan.
         budgets: N and grid -> the budgets it can meet, ascending; N is always possible.
+        cls_row_optional: whether it does without the CLS row, where a tower has none.
+        space: whose rows it compares and mixes: the tower's, or the projector's, which then runs
+            on all N rows and not on K.
         reseed: for methods that draw, a seed -> the method that draws with it.
     """
 
@@ -43,6 +54,8 @@ class Method:
     summary: str
     reduce: Callable[[tokens.Features, int], tokens.Plan]
     budgets: Callable[[int, tuple[int, int]], Sequence[int]] = any_budget
+    cls_row_optional: bool = False
+    space: Space = "vision"
     reseed: Callable[[int], Method] | None = None
 
     def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
@@ -55,6 +68,34 @@ class Method:
         if budget == features.n_tokens:
             return tokens.Plan.identity(budget)
         return self.reduce(features, budget)
+
+    def for_tower(self, prefix_tokens: int) -> Method:
+        """The form for a tower of so many tokens before the patches.
+
+        Without a CLS token (SigLIP), the attention that a patch receives from all patches stands
+        in for the CLS token's, as ports of these methods have it: an own formulation.
+
+        Raises:
+            UsageError: if the method reads something else of the CLS token.
+        """
+        if prefix_tokens or not OF_CLS.intersection(self.needs):
+            return self
+        spared = {names.CLS_FEATURE} if self.cls_row_optional else set()
+        wanted = [CLS_FREE.get(name, name) for name in self.needs if name not in spared]
+        needs = tuple(dict.fromkeys(wanted))
+        missing = [name for name in needs if name in OF_CLS]
+        if missing:
+            raise UsageError(
+                f"{self.name} reads {', '.join(missing)}, and this vision tower has no CLS token; "
+                "`edgetok methods` lists what each method needs"
+            )
+
+        def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
+            stand_ins = {cls: features.probes[n] for cls, n in CLS_FREE.items() if n in needs}
+            probes = {**features.probes, **stand_ins}
+            return self.reduce(tokens.Features(features.x, features.grid, probes), budget)
+
+        return replace(self, needs=needs, verdict="own formulation", reduce=reduce)
 
     def needs_at(self, n_tokens: int, budget: int) -> tuple[str, ...]:
         """The probes that the graph of one budget reads: none for the identity."""

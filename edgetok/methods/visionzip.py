@@ -10,7 +10,8 @@ contextual token is the centre PLUS the mean of those that joined, not an averag
 dominant in raster order, contextual. Sizes sum to N + 1. K = N is the identity, without CLS.
 
 Frozen form: exact, since the number of remaining patches depends on K alone. Equal scores and
-similarities go to the lower index; the reference leaves their order open.
+similarities go to the lower index; the reference leaves their order open. Without a CLS token, the
+received attention ranks, all dominant tokens are patches, and sizes sum to N.
 """
 
 from __future__ import annotations
@@ -28,14 +29,20 @@ def split(budget: int) -> tuple[int, int]:
 
 
 def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
-    dominant, contextual = split(budget)
-    n, patches = features.n_tokens, dominant - 1
+    return keep_and_merge(features, *split(budget))
+
+
+def keep_and_merge(features: tokens.Features, dominant: int, contextual: int) -> tokens.Plan:
+    """The CLS row, dominant - 1 patches, and `contextual` merged tokens."""
+    has_cls = names.CLS_FEATURE in features.probes
+    n, patches = features.n_tokens, dominant - has_cls
     kept = tokens.topk_mask(features.cls_attention, patches)
     anchors = tokens.spread_anchors(tokens.raster_indices(~kept, n - patches), contextual)
     groups = tokens.nearest_anchor(features.keys, anchors, members=~kept)
     merged = tokens.Plan.mix(tokens.sum_plus_mean(anchors, groups), anchors)
     pruned = tokens.Plan.gather(tokens.raster_indices(kept, patches), n)
-    return tokens.Plan.cls_row(n).concat(pruned).concat(merged)
+    chosen = tokens.Plan.cls_row(n).concat(pruned) if has_cls else pruned
+    return chosen.concat(merged)
 
 
 def budgets(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
@@ -52,4 +59,5 @@ METHOD = Method(
     summary="keeps the CLS token and the patches it attends to, merges the rest by their keys",
     reduce=reduce,
     budgets=budgets,
+    cls_row_optional=True,
 )

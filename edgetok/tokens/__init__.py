@@ -14,51 +14,125 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgetok.tokens.features import Features
+    from edgetok.tokens.greedy import (
+        coverage,
+        dedup_halving,
+        farthest,
+        max_sum,
+        take_one_by_one,
+    )
+    from edgetok.tokens.matchers import (
+        bipartite,
+        halve,
+        kmeans,
+        nearest_tokens,
+        sum_neighbours,
+    )
     from edgetok.tokens.mergers import (
         area_pooling,
+        cell_means,
         mean,
         nearest_anchor,
         spread_anchors,
         sum_plus_mean,
     )
     from edgetok.tokens.plan import Plan, one_hot
-    from edgetok.tokens.scorers import cls_similarity, cosine, unit_rows
+    from edgetok.tokens.quota import (
+        cells,
+        quota_topk,
+        quotas,
+    )
+    from edgetok.tokens.scorers import (
+        band_scores,
+        cls_similarity,
+        cosine,
+        on_grid,
+        similarity,
+        unit_rows,
+        without_sinks,
+    )
     from edgetok.tokens.selectors import (
         complement,
+        even_indices,
+        exclude,
         forced_topk,
         mask_of,
+        order,
+        order_on_grid,
+        plus_mask,
+        ranks,
         raster_indices,
+        row_topk,
         seeded_subset,
         topk,
         topk_mask,
     )
-    from edgetok.tokens.signals import effective_count, elbow, elbow_tokens
+    from edgetok.tokens.signals import (
+        effective_count,
+        elbow,
+        elbow_tokens,
+    )
 
 __all__ = [
     "Features",
     "Plan",
     "area_pooling",
+    "band_scores",
+    "bipartite",
+    "cell_means",
+    "cells",
     "cls_similarity",
     "complement",
     "cosine",
+    "coverage",
+    "dedup_halving",
     "effective_count",
     "elbow",
     "elbow_tokens",
+    "even_indices",
+    "exclude",
+    "farthest",
     "forced_topk",
+    "halve",
+    "kmeans",
     "mask_of",
+    "max_sum",
     "mean",
     "nearest_anchor",
+    "nearest_tokens",
+    "on_grid",
     "one_hot",
+    "order",
+    "order_on_grid",
+    "plus_mask",
+    "quota_topk",
+    "quotas",
+    "ranks",
     "raster_indices",
+    "row_topk",
     "seeded_subset",
+    "similarity",
     "spread_anchors",
+    "sum_neighbours",
     "sum_plus_mean",
+    "take_one_by_one",
     "topk",
     "topk_mask",
     "unit_rows",
+    "without_sinks",
 ]
 
-_HOMES = ("features", "mergers", "plan", "scorers", "selectors", "signals")
+_HOMES = (
+    "features",
+    "greedy",
+    "matchers",
+    "mergers",
+    "plan",
+    "quota",
+    "scorers",
+    "selectors",
+    "signals",
+)
 
 
 def __getattr__(name: str) -> object:

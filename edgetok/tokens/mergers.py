@@ -49,10 +49,23 @@ def sum_plus_mean(anchors: Tensor, groups: Tensor) -> Tensor:
     return one_hot(anchors, groups.shape[1]) + groups / counts
 
 
-def mean(anchors: Tensor, groups: Tensor) -> Tensor:
-    """Mean of an anchor and its members: [C] int64, [C, N] -> weights [C, N]."""
+def mean(anchors: Tensor, groups: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Mean of an anchor and its members: [C] int64, [C, N] -> weights [C, N].
+
+    `sizes` [N] weighs them by what each stands for.
+    """
     group = one_hot(anchors, groups.shape[1]) + groups
+    group = group if sizes is None else group * sizes
     return group / group.sum(1, keepdim=True)
+
+
+def cell_means(members: Tensor, weight: Tensor, cells: Tensor, count: int) -> Tensor:
+    """Mean of the members of each cell by `weight`: -> weights [count, N].
+
+    members [N] bool, weight [N] positive, cells [N] int64; each cell has a member.
+    """
+    groups = one_hot(cells, count).T * (weight * members.float())
+    return groups / groups.sum(1, keepdim=True)
 
 
 def area_pooling(grid: tuple[int, int], k: int) -> Tensor:

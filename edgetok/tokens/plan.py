@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMALLEST_SUM = 1e-6  # clamps denominators (R13); true shares are at least 1/N, far above it
+SMALLEST_SUM = 1e-12  # clamps denominators (R13); attention as a weight lies far above it
 
 
 def one_hot(indices: Tensor, n: int) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 SMALLEST_NORM = 1e-6  # a zero vector then has cosine 0 with everything (R13)
+STEPS = 4096  # per unit, twice as fine as half precision, in which the references compare
+SINK_PENALTY = 1e4  # beyond any attention or cosine
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -20,3 +23,35 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def cls_similarity(x: Tensor, cls_feature: Tensor) -> Tensor:
     """Cosine of each patch with the CLS row: [N, V], [1, V] -> [N]."""
     return (unit_rows(x) * unit_rows(cls_feature)).sum(1)
+
+
+def on_grid(scores: Tensor) -> Tensor:
+    """Scores rounded to multiples of 1 / 4096, for scores of a magnitude near 1.
+
+    Kernels add in different orders, so what is equal by mathematics differs in its last bits,
+    and a comparison would fall one way in torch and the other in a runtime. On the grid it is a
+    tie again, and small sums and differences of such scores are exact.
+    """
+    return (scores * STEPS).round() / STEPS
+
+
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of every row of `a` with every row of `b`, on the grid: [A, V], [B, V] -> [A, B]."""
+    return on_grid(cosine(a, b))
+
+
+def band_scores(scores: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mean score of each row of the grid, on a grid relative to the best: [N] -> [rows]."""
+    means = scores.reshape(grid).mean(1)
+    return on_grid(means / means.abs().max().clamp(min=1e-30))
+
+
+def without_sinks(scores: Tensor, x: Tensor, factor: float = 4.0) -> Tensor:
+    """Scores with attention sinks put behind all others: [N], [N, V] -> [N].
+
+    Sinks of a vision tower are rows of unusual length, which draw attention whatever they show:
+    those longer than `factor` times the mean (after VisAttnSink, which knows sinks of language
+    models by single dimensions). They are taken only if nothing else is left.
+    """
+    lengths = (x * x).sum(1).sqrt()
+    return torch.where(lengths > factor * lengths.mean(), scores - SINK_PENALTY, scores)

@@ -11,18 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgetok.tokens.scorers import STEPS
+
 BIG = 1e9  # beyond any score; finite, so that no arithmetic on it makes NaN (R13)
 
 
 def topk_mask(scores: Tensor, k: int) -> Tensor:
-    """True at the `k` highest scores, ties to the lower index: [N] -> [N] bool."""
+    """True at the `k` highest of each row, ties to the lower index: [..., N] -> [..., N] bool."""
     if k == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.topk(k).values[k - 1]
+    threshold = scores.topk(k).values[..., k - 1 :]
     above = scores > threshold
     tied = scores == threshold
-    places = k - above.float().sum()  # left for ties; float32 counts exactly below 2^24
-    return above | (tied & (tied.float().cumsum(0) <= places))
+    # Places left for ties; float32 counts exactly below 2^24.
+    places = k - above.float().sum(-1, keepdim=True)
+    return above | (tied & (tied.float().cumsum(-1) <= places))
 
 
 def raster_indices(mask: Tensor, k: int) -> Tensor:
@@ -48,8 +51,65 @@ def forced_topk(scores: Tensor, forced: Tensor, k: int) -> Tensor:
     return topk(torch.where(forced, BIG, scores), k)
 
 
+def ranks(scores: Tensor, comparable: Tensor | None = None) -> Tensor:
+    """Place of each score, 0 for the highest, ties by index: [N] -> [N] float32 (R6).
+
+    With `comparable` [N, N] bool, the place among those that it may be compared with.
+    """
+    position = torch.arange(scores.shape[0], device=scores.device)
+    earlier = position.unsqueeze(0) < position.unsqueeze(1)
+    own, other = scores.unsqueeze(1), scores.unsqueeze(0)
+    before = (other > own) | ((other == own) & earlier)
+    return (before if comparable is None else before & comparable).float().sum(1)
+
+
+def order(scores: Tensor) -> Tensor:
+    """Indices by descending score, ties by ascending index: [N] -> [N] int64."""
+    return (-ranks(scores)).topk(scores.shape[0]).indices  # ranks are distinct
+
+
+def order_on_grid(scores: Tensor) -> Tensor:
+    """`order` of scores on the grid in [-1, 1], at most 2048 of them: [N] -> [N] int64.
+
+    Fewer operators than `order`, for selectors of many rounds. The keys are distinct integers
+    below 2^24, which float32 holds exactly.
+    """
+    n = scores.shape[0]
+    return (scores * (STEPS * n) - torch.arange(n, dtype=torch.float32)).topk(n).indices
+
+
+def row_topk(scores: Tensor, grid: tuple[int, int], k: int) -> Tensor:
+    """All patches of the `k / columns` best rows of the grid: [rows] -> [k] int64."""
+    rows = topk(scores, k // grid[1])
+    return (rows.unsqueeze(1) * grid[1] + torch.arange(grid[1])).reshape(k)
+
+
+def plus_mask(centres: Tensor, grid: tuple[int, int]) -> Tensor:
+    """True at the centres and one step left, right, up and down: [C] int64 -> [N] bool.
+
+    Steps are taken along the raster and end at the first and last patch, as HiPrune takes them:
+    left of a row's first patch lies the last patch of the row above.
+    """
+    rows, columns = grid
+    steps = torch.tensor([0, -1, 1, -columns, columns])
+    around = (centres.unsqueeze(1) + steps).clamp(0, rows * columns - 1)
+    return mask_of(around.flatten(), rows * columns)
+
+
+def exclude(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores with those in `mask` behind all others: [..., N], [..., N] bool -> [..., N]."""
+    return torch.where(mask, -BIG, scores)
+
+
+def even_indices(n: int, count: int) -> Tensor:
+    """`count` of `n` indices at even steps from 0, a constant: -> [count] int64."""
+    return torch.arange(count) * max(1, n // max(1, count))
+
+
 def mask_of(indices: Tensor, n: int) -> Tensor:
     """True at `indices`: [K] int64 -> [n] bool."""
+    if indices.shape[0] == 0:  # runtimes disagree on reducing an axis of length 0
+        return torch.zeros(n, dtype=torch.bool, device=indices.device)
     return (indices.unsqueeze(1) == torch.arange(n, device=indices.device)).any(0)
 
 

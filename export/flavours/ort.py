@@ -16,14 +16,14 @@ from edgetok.export.flavours.names import CONTRIB
 
 @dataclass
 class TowerAttention:
-    """Full attention as one MultiHeadAttention; keeps the last block's query and key for probes."""
+    """Full attention as one MultiHeadAttention; keeps query and key of each block for probes."""
 
-    last: tuple[Tensor, Tensor, float] | None = None
+    blocks: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        self.last = (query, key, scaling)
+        self.blocks.append((query, key, scaling))
         inputs = [merge_heads(part) for part in (query, key, value)]
         return torch.onnx.ops.symbolic(
             f"{CONTRIB}::MultiHeadAttention",

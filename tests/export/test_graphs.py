@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from edgetok import names
+from edgetok.errors import UsageError
 from edgetok.export.external import FILE
 from edgetok.export.graphs import GraphBuilder
 from edgetok.export.reference import Reference
@@ -18,7 +20,7 @@ from edgetok.export.runner import GraphRunner
 from edgetok.export.stages import rotary_tables
 from edgetok.families import open_model
 from edgetok.ladder import build_ladder
-from edgetok.methods import find_method
+from edgetok.methods import METHODS, Method, find_method
 
 FORBIDDEN = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress"}
 
@@ -80,9 +82,28 @@ def test_kept_tokens_equal_torch_on_many_images(
     model_dir: Path, tmp_path: Path, method: str
 ) -> None:
     """The acceptance runs 500 real scenes (benchmarks/parity.py); here 20 random images."""
+    _compare_kept(model_dir, tmp_path, find_method(method))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_keeps_what_torch_keeps(
+    tiny_llava: ModuleType, tmp_path: Path, method: str, tower: str
+) -> None:
+    path = tiny_llava.write_tiny_llava(tmp_path / "model", tower=tower)
+    try:
+        form = find_method(method).for_tower(open_model(path).vision.prefix_tokens)
+    except UsageError:
+        pytest.skip("reads what only a CLS token tells")
+    _compare_kept(path, tmp_path, form)
+
+
+def _compare_kept(model_dir: Path, tmp_path: Path, method: Method) -> None:
     parts = open_model(model_dir)
-    reference = Reference(parts, find_method(method))
-    ladder = build_ladder((4, 9), 32, 4)
+    reference = Reference(parts, method)
+    possible = [budget for budget in method.budgets(16, (4, 4)) if 4 <= budget < 16]
+    ladder = build_ladder((possible[0], possible[len(possible) // 2]), 32, 4)
     builder = GraphBuilder(parts, reference.method, ladder, "fp32", None)
     graphs = builder.build(lambda *_: None)
     (tmp_path / FILE).parent.mkdir()

@@ -142,7 +142,7 @@ def test_ledger_refuses_nan() -> None:
 
 @pytest.mark.parametrize(
     ("tower", "decoder", "method"),
-    [("clip", "qwen2", "fastervlm"), ("siglip", "llama", "pool"), ("clip", "llama", "random")],
+    [("clip", "qwen2", "todre"), ("siglip", "llama", "visionzip"), ("clip", "llama", "random")],
 )
 def test_other_towers_and_decoders(
     tower: str, decoder: str, method: str, tiny_llava, tmp_path: Path

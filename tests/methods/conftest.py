@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +21,26 @@ WIDTH, KEY_WIDTH = 24, 16
 Case = Callable[[dict[str, Tensor]], None]
 
 
+SCORES = (
+    names.CLS_ATTENTION,
+    names.RECEIVED_ATTENTION,
+    names.LATE_CLS_ATTENTION,
+    names.OBJECT_ATTENTION,
+    names.GLOBAL_ATTENTION,
+    names.NEXT_CLS_ATTENTION,
+    names.NEXT_WIDE_ATTENTION,
+)
+ROWS = (names.FEATURES, names.KEYS, names.NEXT_KEYS)
+
+
 def tie_scores(parts: dict[str, Tensor]) -> None:
-    parts[names.CLS_ATTENTION] = (parts[names.CLS_ATTENTION] * 4).floor() / 4
+    for name in SCORES:
+        parts[name] = (parts[name] * 4).floor() / 4
 
 
 def duplicate_rows(parts: dict[str, Tensor]) -> None:
     """Four different patches, repeated."""
-    for name in (names.FEATURES, names.KEYS, names.CLS_ATTENTION):
+    for name in (*ROWS, *SCORES):
         parts[name] = parts[name][torch.arange(parts[name].shape[0]) % 4]
 
 
@@ -37,12 +55,12 @@ def make_zero(parts: dict[str, Tensor]) -> None:
 
 
 def zero_some_rows(parts: dict[str, Tensor]) -> None:
-    for name in (names.FEATURES, names.KEYS):
+    for name in ROWS:
         parts[name][::3] = 0
 
 
 def add_outlier(parts: dict[str, Tensor]) -> None:
-    for name in (names.FEATURES, names.KEYS, names.CLS_ATTENTION):
+    for name in (*ROWS, *SCORES):
         parts[name][parts[name].shape[0] // 2] *= 1e4
 
 
@@ -72,7 +90,10 @@ def build_features(
         names.CLS_ATTENTION: torch.rand(n, generator=generator),
         names.KEYS: torch.randn(n, KEY_WIDTH, generator=generator),
         names.CLS_FEATURE: torch.randn(1, WIDTH, generator=generator),
+        names.NEXT_KEYS: torch.randn(n, WIDTH, generator=generator),
     }
+    for name in SCORES[1:]:
+        parts[name] = torch.rand(n, generator=generator)
     CASES[case](parts)
     x = parts.pop(names.FEATURES)
     return Features(x, grid, {k: v for k, v in parts.items() if needs is None or k in needs})
@@ -81,6 +102,23 @@ def build_features(
 @pytest.fixture(params=list(CASES))
 def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def references() -> dict[str, Callable[..., Any]]:
+    """Every method in plain Python, by its name."""
+    modules = [load_sibling(name) for name in ("loops", "merging_loops")]
+    return {name: loop for module in modules for name, loop in module.REFERENCES.items()}
+
+
+def load_sibling(name: str) -> ModuleType:
+    """Import a module of this folder: with importlib mode, tests are no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # merging_loops imports loops
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -16,15 +16,12 @@ from edgetok import names
 from edgetok.methods import METHODS, Method
 from edgetok.tokens import Features
 
-GRIDS_AND_BUDGETS = [
-    ((10, 10), 2),
-    ((10, 10), 37),
-    ((10, 10), 100),
-    ((24, 24), 32),
-    ((24, 24), 192),
-    ((24, 24), 576),
-]
+QUICK = [((10, 10), 37)]
+SLOW = [((10, 10), 5), ((10, 10), 80), ((24, 24), 32), ((24, 24), 192), ((24, 24), 400)]
 DYNAMIC_OPS = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress", "ScatterElements"}
+
+
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 
 
 class Compress(torch.nn.Module):
@@ -37,9 +34,12 @@ class Compress(torch.nn.Module):
 
     def forward(self, x: Tensor, *probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         needs = self.method.needs_at(x.shape[0], self.budget)
+        projected = self.method.space == "projected"
+        x = self.projector(x) if projected else x
         features = Features(x, self.grid, dict(zip(needs, probes, strict=True)))
         plan = self.method.compress(features, self.budget)
-        return self.projector(plan.apply(features.rows())), plan.indices, plan.sizes
+        tokens = plan.apply(features.rows())
+        return tokens if projected else self.projector(tokens), plan.indices, plan.sizes
 
 
 def freeze(stage: Compress, features: Features) -> onnx.ModelProto:
@@ -66,11 +66,36 @@ def require_static(model: onnx.ModelProto) -> None:
         assert all(dim.HasField("dim_value") for dim in dims), value.name
 
 
-@pytest.mark.parametrize(("grid", "k"), GRIDS_AND_BUDGETS)
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def nearest_budget(method: Method, grid: tuple[int, int], k: int) -> int:
+    possible = [b for b in method.budgets(grid[0] * grid[1], grid) if b < grid[0] * grid[1]]
+    return min(possible, key=lambda budget: abs(budget - k))
+
+
+@pytest.mark.parametrize(("grid", "k"), QUICK)
+@every_method
 def test_onnx_runtime_returns_what_torch_does(
     method: Method, grid: Any, k: int, features_of: Any, cases: tuple[str, ...]
 ) -> None:
+    compare(method, grid, nearest_budget(method, grid, k), features_of, cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("grid", "k"), SLOW)
+@every_method
+def test_onnx_runtime_returns_what_torch_does_at_other_budgets(
+    method: Method, grid: Any, k: int, features_of: Any, cases: tuple[str, ...]
+) -> None:
+    compare(method, grid, nearest_budget(method, grid, k), features_of, cases)
+
+
+@pytest.mark.parametrize(
+    "method", [METHODS["visionzip"], METHODS["divprune"]], ids=["visionzip", "divprune"]
+)
+def test_all_tokens_need_nothing(method: Method, features_of: Any, cases: tuple[str, ...]) -> None:
+    compare(method, (10, 10), 100, features_of, cases)
+
+
+def compare(method: Method, grid: Any, k: int, features_of: Any, cases: tuple[str, ...]) -> None:
     stage, n = Compress(method, grid, k), grid[0] * grid[1]
     needs = method.needs_at(n, k)
     ordered = {name: features_of("random", grid).probe(name) for name in needs}

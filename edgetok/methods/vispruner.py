@@ -1,0 +1,39 @@
+"""VisPruner (arXiv 2412.01818 v2): half by CLS attention, half by what resembles nothing else.
+
+Inputs: features [N, V]; CLS attention [N] of the feature layer, mean over heads.
+
+K // 2 patches have the highest CLS attention. The others, by descending attention, are split into
+even and odd places; the 8 even ones that most resemble an odd one go, and so on until the list
+is as short as the budget wants. Raster order.
+
+Frozen form: exact, since the number of rounds depends on N and K alone: 64 for 576 to 64 tokens,
+unrolled. Cosines are compared on a grid of 1/4096.
+"""
+
+from __future__ import annotations
+
+from edgetok import names, tokens
+from edgetok.methods.method import Method
+
+DROPPED_PER_ROUND = 8
+
+
+def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
+    n, important = features.n_tokens, budget // 2
+    chosen = tokens.topk_mask(features.cls_attention, important)
+    rest = tokens.order(tokens.exclude(features.cls_attention, chosen))[: n - important]
+    similar = tokens.similarity(features.x, features.x)
+    diverse = tokens.dedup_halving(similar, rest, budget - important, DROPPED_PER_ROUND)
+    kept = tokens.raster_indices(chosen | tokens.mask_of(diverse, n), budget)
+    return tokens.Plan.gather(kept, n)
+
+
+METHOD = Method(
+    name="vispruner",
+    paper="arXiv 2412.01818 v2",
+    where="behind the tower",
+    needs=(names.CLS_ATTENTION,),
+    verdict="exact",
+    summary="keeps half by CLS attention, half by how little they resemble others",
+    reduce=reduce,
+)

@@ -1,0 +1,106 @@
+"""Greedy choice: one token after the other, unrolled into as many steps as tokens are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from edgetok.tokens.selectors import BIG, mask_of, order_on_grid, raster_indices
+
+State = TypeVar("State")
+
+
+def take_one_by_one(
+    first: Tensor,
+    state: State,
+    score: Callable[[State], Tensor],
+    update: Callable[[State, Tensor], State],
+    k: int,
+) -> Tensor:
+    """Take `first` [1], then k - 1 times what scores best: -> [k] int64, in the order taken.
+
+    Args:
+        state: what is known before the first choice.
+        score: state -> [1, N]; far below all others where a token was taken.
+        update: state and the token taken [1] -> state.
+    """
+    taken = [first]
+    for _ in range(k - 1):
+        state = update(state, taken[-1])
+        taken.append(score(state).argmax(1))
+    return torch.cat(taken)
+
+
+def farthest(similar: Tensor, k: int) -> Tensor:
+    """Tokens far from each other, by max-min distance: [N, N] -> [k] int64 in raster order.
+
+    The first one is farthest from its nearest neighbour.
+    """
+    alone = _but_self(-similar, -BIG)  # the negative similarity orders as the distance does
+    first = _but_self(similar, -BIG).amax(1).unsqueeze(0).argmin(1)
+
+    def update(nearest: Tensor, pick: Tensor) -> Tensor:
+        return torch.minimum(nearest, alone.index_select(0, pick))
+
+    n = similar.shape[0]
+    taken = take_one_by_one(first, torch.full((1, n), BIG), lambda nearest: nearest, update, k)
+    return raster_indices(mask_of(taken, n), k)
+
+
+def max_sum(similar: Tensor, first: Tensor, k: int) -> Tensor:
+    """From `first` [1], always the token least similar to all taken: [N, N] -> [k] int64.
+
+    In raster order.
+    """
+    alone = _but_self(-similar, -BIG)
+
+    def update(total: Tensor, pick: Tensor) -> Tensor:
+        return total + alone.index_select(0, pick)
+
+    n = similar.shape[0]
+    taken = take_one_by_one(first, torch.zeros(1, n), lambda total: total, update, k)
+    return raster_indices(mask_of(taken, n), k)
+
+
+def coverage(gains: Tensor, bonus: Tensor, k: int) -> Tensor:
+    """Tokens whose best gain per row adds up to most: [M, N], [N] -> [k] int64, raster order.
+
+    Facility location: row m is served by the token taken that has the highest `gains[m]`, 0 or
+    more; `bonus` is added for each token by itself.
+    """
+    n = gains.shape[1]
+
+    def score(state: tuple[Tensor, Tensor]) -> Tensor:
+        served, own = state
+        return (gains - served).clamp(min=0).sum(0, keepdim=True) + own
+
+    def update(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
+        served, own = state
+        served = torch.maximum(served, gains.index_select(1, pick))
+        return served, torch.where(torch.arange(n) == pick, -BIG, own)
+
+    start = torch.zeros(gains.shape[0], 1), bonus.unsqueeze(0)
+    taken = take_one_by_one(score(start).argmax(1), start, score, update, k)
+    return raster_indices(mask_of(taken, n), k)
+
+
+def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tensor:
+    """Drop tokens that resemble others until `keep` are left: [R] int64 -> [keep] int64.
+
+    The list is split into its even and odd places; the `step` even ones most similar to an odd
+    one go, the other even ones follow by descending similarity, then the odd ones. Repeated.
+    """
+    while ranked.shape[0] > keep:
+        even, odd = ranked[::2], ranked[1::2]
+        nearest = similar.index_select(0, even).index_select(1, odd).amax(1)
+        gone = min(step, ranked.shape[0] - keep, even.shape[0])
+        ranked = torch.cat([even.index_select(0, order_on_grid(nearest)[gone:]), odd])
+    return ranked
+
+
+def _but_self(similar: Tensor, value: float) -> Tensor:
+    """[N, N] with `value` on the diagonal."""
+    return torch.where(torch.eye(similar.shape[0], dtype=torch.bool), value, similar)
