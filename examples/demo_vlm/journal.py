@@ -62,7 +62,7 @@ class Journal:
     def rate_factor(self) -> float:
         """Learning rate relative to its peak: short warm-up, flat, then down to 0."""
         warm = min(1.0, (self.steps + 1) / WARM_UP_STEPS)
-        return warm * min(1.0, (1.0 - self.progress) / 0.35 + 0.01)
+        return warm * min(1.0, (1.0 - self.progress) / 0.6 + 0.01)
 
     @property
     def state_path(self) -> Path:

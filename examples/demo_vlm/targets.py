@@ -30,17 +30,23 @@ FIELDS: dict[str, int] = {
     "role": len(ROLES) + 1,
     "across": 12,
     "down": 12,
+    "anchor": 2,
 }
 """Targets of a point and their number of classes.
 
 0 stands for 'none' in colour, order and role. Across and down are the place of the middle of what
 stands there, in steps of 16 pixels, so that a question about places finds its answer in any patch.
+The anchor is the one patch that holds that middle, so that counting things is counting patches.
 """
+FIELD_PLACES = {name: place for place, name in enumerate(FIELDS)}
 PLACE_STEP_PX = 16
 POINTS = 2
 """A patch is asked at two points, since a patch can hold two small characters."""
-BAG = WHATS + len(SHAPES) * len(COLOUR_NAMES)
-"""Targets of the CLS token: which of these are anywhere in the picture."""
+COLOURED = len(SHAPES) * len(COLOUR_NAMES)
+TEXT_ROLES = ROLES[2:]
+BAG = WHATS + COLOURED + len(TEXT_ROLES) * len(CHARACTERS)
+"""Targets of the CLS token: which things, shapes in a colour, and characters of each sort of text
+are anywhere in the picture. They make it look at what questions are about, as a caption would."""
 IGNORED = -100
 
 
@@ -60,8 +66,10 @@ class Lesson:
 
 def describe_points(scene: Scene) -> NDArray[np.int64]:
     """Targets at each point and the left edge of its string [GRID, GRID, POINTS, FIELDS + 1]."""
+    anchor = FIELD_PLACES["anchor"]
     owner = np.zeros((IMAGE_SIDE_PX, IMAGE_SIDE_PX), dtype=np.int64)
-    rows = [[BACKGROUNDS.index(scene.background), 0, 0, 0, 0, 0, 0]]
+    rows = [[BACKGROUNDS.index(scene.background)] + [0] * len(FIELDS)]
+    anchors = [(-1, -1)]
     for item in scene.items:
         for order, cell in enumerate(item.cells):
             left, top, right, bottom = cell
@@ -71,10 +79,14 @@ def describe_points(scene: Scene) -> NDArray[np.int64]:
             else:
                 region[:] = len(rows)
             rows.append(describe_cell(item, order))
+            anchors.append(find_anchor(item))
     half = PATCH_SIDE_PX // 2
     sampled: NDArray[np.int64] = owner[half::PATCH_SIDE_PX, half // 2 :: half]
     table: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)
-    described = table[sampled.reshape(GRID, GRID, POINTS)]
+    owners = sampled.reshape(GRID, GRID, POINTS)
+    described = table[owners]
+    here = np.moveaxis(np.indices((GRID, GRID)), 0, -1)[:, :, None]
+    described[..., anchor] = (np.asarray(anchors)[owners] == here).all(-1)
     fill_background_places(described)
     return described
 
@@ -82,9 +94,16 @@ def describe_points(scene: Scene) -> NDArray[np.int64]:
 def fill_background_places(described: NDArray[np.int64]) -> None:
     """The background has no middle: there, a point's place is its own."""
     rows, columns = np.indices(described.shape[:2]) * PATCH_SIDE_PX // PLACE_STEP_PX
-    background = described[..., 3] == 0
-    for place, values in ((4, columns), (5, rows)):
+    background = described[..., FIELD_PLACES["role"]] == 0
+    for name, values in (("across", columns), ("down", rows)):
+        place = FIELD_PLACES[name]
         described[..., place] = np.where(background, values[..., None], described[..., place])
+
+
+def find_anchor(item: Item) -> tuple[int, int]:
+    """Row and column of the patch that holds the item's middle."""
+    across, down = item.centre
+    return int(down // PATCH_SIDE_PX), int(across // PATCH_SIDE_PX)
 
 
 def describe_cell(item: Item, order: int) -> list[int]:
@@ -93,11 +112,11 @@ def describe_cell(item: Item, order: int) -> list[int]:
     colour = COLOUR_NAMES.index(item.colour) + 1
     place = [int(middle // PLACE_STEP_PX) for middle in item.centre]
     if item.role == "shape":
-        return [FIRST_SHAPE + SHAPES.index(item.name), colour, 0, role, *place, 0]
+        return [FIRST_SHAPE + SHAPES.index(item.name), colour, 0, role, *place, 0, 0]
     if item.role == "handwritten digit":
-        return [FIRST_DIGIT + int(item.name), colour, 0, role, *place, 0]
+        return [FIRST_DIGIT + int(item.name), colour, 0, role, *place, 0, 0]
     what = FIRST_CHARACTER + CHARACTERS.index(item.name[order])
-    return [what, colour, order + 1, role, *place, item.cells[0][0]]
+    return [what, colour, order + 1, role, *place, 0, item.cells[0][0]]
 
 
 def cut_lesson(scenes: list[Scene], side: int, windows: int, rng: np.random.Generator) -> Lesson:
@@ -131,11 +150,16 @@ def hide_cut_strings(described: NDArray[np.int64], left_px: int) -> NDArray[np.i
 
 
 def fill_bag(points: Tensor) -> Tensor:
-    """Which things, and which shapes in which colours, occur [batch, BAG]."""
-    what, colour = points[..., 0].flatten(1), points[..., 1].flatten(1)
+    """Which things, shapes in colours, and characters of sorts of text occur [batch, BAG]."""
+    what, colour, role = (
+        points[..., FIELD_PLACES[name]].flatten(1) for name in ("what", "colour", "role")
+    )
     bag = torch.zeros(len(points), BAG + 1)
     bag.scatter_(1, what, 1.0)
     is_shape = (what >= FIRST_SHAPE) & (what < FIRST_DIGIT)
     coloured = WHATS + (what - FIRST_SHAPE) * len(COLOUR_NAMES) + colour - 1
     bag.scatter_(1, torch.where(is_shape, coloured, BAG), 1.0)
+    sort = role - 1 - ROLES.index(TEXT_ROLES[0])
+    printed = WHATS + COLOURED + sort * len(CHARACTERS) + what - FIRST_CHARACTER
+    bag.scatter_(1, torch.where(what >= FIRST_CHARACTER, printed, BAG), 1.0)
     return bag[:, :BAG]

@@ -12,7 +12,7 @@ from sheets import draw_sheet
 from splits import open_split
 from targets import Lesson, cut_lesson
 from torch import Tensor
-from tower import TowerHeads, compute_tower_loss
+from tower import TowerHeads, compute_tower_loss, speed_up
 from transformers import CLIPVisionModel
 from vocabulary import GRID
 
@@ -28,7 +28,7 @@ WHOLE_SCENES_FROM = 0.75
 """From this share of the budget on the tower sees whole pictures, a third of them sheets."""
 LAST_BLOCK_STEPS = 6
 """The last block is trained in every sixth step; nothing but the pooled loss depends on it."""
-RATES = (0.02, 2e-3)
+RATES = (0.015, 2e-3)
 """Peak learning rates of Muon and AdamW."""
 
 
@@ -51,6 +51,7 @@ def move_lesson(lesson: Lesson, device: torch.device) -> Lesson:
 def train_tower(settings: Settings, tower: CLIPVisionModel, minutes: float) -> TowerHeads:
     """Trains the tower in place for the budget; returns the auxiliary heads."""
     journal = Journal(settings, "tower", minutes)
+    speed_up(tower)
     heads = TowerHeads(tower.config.hidden_size).to(settings.device)
     named = [*tower.named_parameters(), *heads.named_parameters()]
     optimiser = Optimiser(named, RATES, settings.workers, settings.bf16)
