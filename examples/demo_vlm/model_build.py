@@ -94,7 +94,21 @@ def build_model(
         for layer, offsets in zip(model.model.vision_tower.encoder.layers, AIMS, strict=False):
             for head, (down, across) in enumerate(offsets):
                 aim_head(layer.self_attn, head, down, across)
+        settle_decoder(model)
     return model, tokenizer
+
+
+def settle_decoder(model: LlavaForConditionalGeneration) -> None:
+    """Starts the residual stream at the embeddings, entries about 1, and each block at nothing.
+
+    With Hugging Face's small embeddings, the first updates of the first block drown them.
+    """
+    decoder = model.model.language_model
+    decoder.embed_tokens.weight.normal_(0.0, 1.0)
+    decoder.norm.weight.fill_(decoder.config.hidden_size**-0.5)
+    for layer in decoder.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
 
 
 def aim_head(attention: Any, head: int, down: int, across: int) -> None:
