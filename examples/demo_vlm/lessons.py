@@ -20,6 +20,8 @@ KEPT = (64, 96, 128, 192)
 CONVERSATION_SHARE = 0.15
 """Of the rows: their questions are turns of one conversation instead of each by itself."""
 POOL_SCENES = 1500
+ALL_TOKENS = {"all": 1.0}
+"""How a model is trained that never sees fewer visual tokens than all."""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import torch
+import train_decoder
+import train_joint
 from journal import Settings
+from lessons import ALL_TOKENS
 from model_build import build_model, save_model
 from plot import plot_log
 from symbols import Symbols
 from tower import TowerHeads
-from train_decoder import train_decoder
-from train_joint import ALL_TOKENS_ONLY, MODES, train_joint, train_projector
 from train_tower import train_tower
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from workers import Workers
@@ -30,9 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--decoder-minutes", type=float, default=40)
     parser.add_argument("--projector-minutes", type=float, default=4)
     parser.add_argument("--joint-minutes", type=float, default=30)
-    parser.add_argument(
-        "--all-tokens-only", action="store_true", help="let the joint phase see no sampled tokens"
-    )
+    parser.add_argument("--all-tokens-only", action="store_true", help="never sample visual tokens")
     parser.add_argument("--only", choices=("tower", "decoder"), help="train this phase and stop")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="bf16 products in training")
@@ -52,7 +51,10 @@ def train_alone(
     if arguments.only != "decoder":
         heads = train_tower(settings, model.model.vision_tower, arguments.tower_minutes)
     if arguments.only != "tower":
-        symbols = train_decoder(settings, model, tokenizer, arguments.decoder_minutes)
+        modes = ALL_TOKENS if arguments.all_tokens_only else train_decoder.MODES
+        symbols = train_decoder.train_decoder(
+            settings, model, tokenizer, arguments.decoder_minutes, modes
+        )
     return heads, symbols
 
 
@@ -69,9 +71,9 @@ def main() -> int:
     heads, symbols = train_alone(arguments, settings, model, tokenizer)
     if heads is None or symbols is None:
         return 0
-    train_projector(settings, model, symbols, arguments.projector_minutes)
-    modes = ALL_TOKENS_ONLY if arguments.all_tokens_only else MODES
-    train_joint(settings, model, tokenizer, heads, arguments.joint_minutes, modes)
+    train_joint.train_projector(settings, model, symbols, arguments.projector_minutes)
+    modes = ALL_TOKENS if arguments.all_tokens_only else train_joint.MODES
+    train_joint.train_joint(settings, model, tokenizer, heads, arguments.joint_minutes, modes)
     save_model(model, tokenizer, arguments.output)
     plot_log(arguments.work / "log.jsonl", arguments.work / "curves.png")
     return 0

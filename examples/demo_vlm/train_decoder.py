@@ -32,14 +32,15 @@ class Share:
         model: LlavaForConditionalGeneration,
         symbols: Symbols,
         packer: Packer,
+        modes: dict[str, float],
     ) -> None:
-        self.number, self.settings = number, settings
+        self.number, self.settings, self.modes = number, settings, modes
         self.model, self.symbols, self.packer = model, symbols, packer
         self.prefix, self.pool = packer.prefix, Pool()
 
     def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of the share of a step."""
-        mode, kept = pick_mode(MODES, np.random.default_rng([self.settings.seed, step]))
+        mode, kept = pick_mode(self.modes, np.random.default_rng([self.settings.seed, step]))
         rng = np.random.default_rng([self.settings.seed, step, self.number, 2])
         known = self.pool.draw(rng, FRESH_PER_SHARE, OLD_PER_SHARE)
         points = torch.stack([each.points for each in known])
@@ -58,13 +59,16 @@ def train_decoder(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     minutes: float,
+    modes: dict[str, float],
 ) -> Symbols:
     """Trains the decoder in place for the budget; returns the symbols that it reads."""
     journal = Journal(settings, "decoder", minutes)
     torch.manual_seed(settings.seed)
     symbols = Symbols(model, tokenizer).to(settings.device)
     packer = Packer(tokenizer)
-    shares = [Share(number, settings, model, symbols, packer) for number in range(SHARES_PER_STEP)]
+    shares = [
+        Share(number, settings, model, symbols, packer, modes) for number in range(SHARES_PER_STEP)
+    ]
     decoder = model.model.language_model
     named = [*decoder.named_parameters(), *symbols.named_parameters()]
     optimiser = Optimiser(named, RATES, settings.workers, settings.bf16)

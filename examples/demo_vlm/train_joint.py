@@ -32,8 +32,6 @@ WINDOWS_WEIGHT = 0.1
 """Of the tower's own lessons, so that it does not forget what no question asks about."""
 WHOLE_LESSONS = 0.25
 MODES = {"all": 0.3, "cls": 0.45, "random": 0.1, "occupied": 0.15}
-ALL_TOKENS_ONLY = {"all": 1.0}
-"""For a second checkpoint, of a model that never saw fewer tokens."""
 
 
 def show_scenes(seeds: list[int], device: torch.device) -> tuple[list[Scene], Tensor, Tensor]:
