@@ -74,7 +74,7 @@ def compute_answer_loss(
 
     Args:
         visual: [batch, kept, width], what the projector gives.
-        evidence: bool [asked, kept], what `mark_evidence` gives for the kept patches.
+        evidence: bool [2, asked, kept], what `mark_evidence` gives for the kept patches.
     """
     device = visual.device
     embed = model.get_input_embeddings()
@@ -87,9 +87,8 @@ def compute_answer_loss(
     pointing = []
     for place, layer in enumerate(decoder.layers):
         if place in LAYERS:
-            pointing.append(
-                compute_pointing_loss(layer, hidden, turns, pack, len(prefix), evidence)
-            )
+            marks = evidence[LAYERS.index(place)]
+            pointing.append(compute_pointing_loss(layer, hidden, turns, pack, len(prefix), marks))
         hidden = layer(hidden, attention_mask=mask, position_embeddings=turns)
     logits = model.lm_head(decoder.norm(hidden[:, before:][pack.asked])).float()
     targets = pack.tokens.roll(-1, dims=1)[pack.asked]

@@ -4,6 +4,7 @@ Finding the right patch among hundreds is most of the way to an answer, and by t
 alone a small decoder spends most of a short training on discovering that it has to.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,15 +16,17 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 LAYERS = (2, 3)
-"""Blocks whose first head is told; the other heads and blocks are free."""
+"""Blocks whose first head is told, the earlier one of two compared things by the first of them; the
+other heads and blocks are free."""
 HEAD = 0
 
 
 def mark_evidence(known: list[Known], questions: list[list[Question]], pack: Pack) -> Tensor:
-    """Which patches each asked token is read from, bool [asked, 576]; none for the background.
+    """Which patches each asked token is read from, per block of LAYERS [2, asked, 576], bool.
 
-    The characters of a printed text are read one by one, things are counted at their anchors, and
-    everything else is read from all patches of its items.
+    The characters of a printed text are read one by one, things are counted at their anchors, of
+    two that are compared each block sees one, and everything else is read from all patches of its
+    items. There are none for the background.
     """
     rows, positions = pack.asked.nonzero(as_tuple=True)
     tables = [list_cells(each.scene) for each in known]
@@ -33,9 +36,21 @@ def mark_evidence(known: list[Known], questions: list[list[Question]], pack: Pac
         number, step = int(pack.owner[row, position]), int(pack.steps[row, position])
         key = row, number, step
         if key not in found:
-            found[key] = find_evidence(known[row], tables[row], questions[row][number], step)
+            question = questions[row][number]
+            parts = [split_evidence(question, turn) for turn in range(len(LAYERS))]
+            found[key] = torch.stack(
+                [find_evidence(known[row], tables[row], part, step) for part in parts]
+            )
         marks.append(found[key])
-    return torch.stack(marks)
+    return torch.stack(marks, dim=1)
+
+
+def split_evidence(question: Question, turn: int) -> Question:
+    """The question as one of the blocks answers it: about the first or the last of two things."""
+    if question.kind != "place":
+        return question
+    about = question.about[:1] if turn == 0 else question.about[-1:]
+    return replace(question, about=about)
 
 
 def find_evidence(
@@ -56,9 +71,9 @@ def find_evidence(
 
 
 def take_evidence(evidence: Tensor, pack: Pack, chosen: Tensor) -> Tensor:
-    """The evidence among the kept patches [asked, kept], of chosen [batch, kept]."""
+    """The evidence among the kept patches [2, asked, kept], of chosen [batch, kept]."""
     rows = pack.asked.nonzero(as_tuple=True)[0]
-    return evidence.gather(1, chosen[rows])
+    return evidence.gather(2, chosen[rows].expand(len(LAYERS), -1, -1))
 
 
 def compute_pointing_loss(

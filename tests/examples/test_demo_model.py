@@ -186,7 +186,7 @@ def test_evidence_of_a_printed_text_is_its_characters_in_turn(demo, tokenizer):
     marks = pointing.mark_evidence(known, questions, pack)
     rows, positions = pack.asked.nonzero(as_tuple=True)
     checked = 0
-    for row, position, mark in zip(rows.tolist(), positions.tolist(), marks, strict=True):
+    for row, position, mark in zip(rows.tolist(), positions.tolist(), marks[0], strict=True):
         question = questions[row][pack.owner[row, position]]
         step = int(pack.steps[row, position])
         if question.kind != "reading" or not 0 < step <= len(question.answer):
