@@ -62,10 +62,11 @@ class GraphBuilder:
         graphs = []
         for done, (name, budget) in enumerate(jobs):
             progress(f"{name} {budget or ''}".strip(), done / len(jobs))
-            graphs.append(self._build_one(name, budget))
+            graphs.append(self.build_one(name, budget))
         return graphs
 
-    def _build_one(self, name: str, budget: int | None) -> Graph:
+    def build_one(self, name: str, budget: int | None) -> Graph:
+        """One stage, of a rung unless all rungs share it."""
         module, inputs, outputs = self._stage(name, budget)
         title = name if budget is None else f"{name}_{budget}"
         with quiet():
