@@ -39,6 +39,7 @@ stands there, in steps of 16 pixels, so that a question about places finds its a
 The anchor is the one patch that holds that middle, so that counting things is counting patches.
 """
 FIELD_PLACES = {name: place for place, name in enumerate(FIELDS)}
+WHAT_PLACE, COLOUR_PLACE = FIELD_PLACES["what"], FIELD_PLACES["colour"]
 PLACE_STEP_PX = 16
 POINTS = 2
 """A patch is asked at two points, since a patch can hold two small characters."""

@@ -85,7 +85,7 @@ def test_packed_question_equals_its_prompt_alone(demo, tokenizer):
     """Tokens of the packed form are those of the rendered chat, cut at the image."""
     packer = demo["packing"].Packer(tokenizer)
     question = demo["questions"].Question("What is the big word?", "STOP", "reading")
-    tokens, before = packer.tokenise(question)
+    tokens, before = packer.tokenise(question, first=True)
     prompt = "<s>USER: <image>\nWhat is the big word? ASSISTANT:"
     whole = tokenizer(prompt).input_ids
     image = tokenizer.convert_tokens_to_ids("<image>")
@@ -120,10 +120,27 @@ def test_packed_questions_do_not_see_each_other(demo, tokenizer):
     assert torch.allclose(packed[-len(alone) :], alone, atol=1e-5)
 
 
+def test_conversation_equals_its_rendered_chat(demo, tokenizer):
+    """Turns packed as a conversation are the tokens of the chat template, and see their past."""
+    packer, Question = demo["packing"].Packer(tokenizer), demo["questions"].Question
+    turns = [
+        Question("What is the big word?", "STOP", "reading"),
+        Question("Where is the red star?", "top left", "place"),
+    ]
+    pack = packer.pack([turns], conversations=True)
+    chat = "<image>\nWhat is the big word? ASSISTANT: STOP</s>"
+    chat += "USER: Where is the red star? ASSISTANT: top left</s>"
+    assert pack.tokens[0].tolist() == tokenizer(chat).input_ids[1:]
+    assert pack.places[0].tolist() == list(range(pack.tokens.shape[1]))
+    total = 3 + pack.tokens.shape[1]
+    mask = demo["packing"].build_mask(pack, 3)[0, 0]
+    assert mask.equal(torch.ones(total, total).tril().bool())
+
+
 def test_training_tower_equals_the_hugging_face_tower(demo):
     """What the training script computes by hand is what the shipped model computes."""
     from decoder import look
-    from tower import normalise
+    from tower import normalise, speed_up
 
     model, _ = demo["model_build"].build_model(0)
     tower = model.model.vision_tower.eval()
@@ -132,6 +149,9 @@ def test_training_tower_equals_the_hugging_face_tower(demo):
         features, attention = look(tower, pixels)
         tower.set_attn_implementation("eager")
         output = tower(normalise(pixels), output_hidden_states=True, output_attentions=True)
+        speed_up(tower)
+        quick, _ = look(tower, pixels)
+    assert torch.allclose(quick, features, atol=1e-4)
     assert torch.allclose(features, output.hidden_states[-2][:, 1:], atol=1e-4)
     expected = output.attentions[-2][:, :, 0, 1:].mean(1)
     assert torch.allclose(attention, expected, atol=1e-5)
