@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from edgetok.errors import IncompatibleError
 
 FOLDED_ELEMENTS = 16_384  # larger constants stay computed: a rung should not add weights
-OPSET = 20  # the newest whose operators TensorRT 10.3 and ONNX Runtime 1.20 both know
+OPSET = 20  # of the `ort` flavour; ONNX Runtime 1.20 knows it too
 
 
 def trace(
-    stage: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], name: str
+    stage: nn.Module,
+    inputs: dict[str, Tensor],
+    outputs: Sequence[str],
+    name: str,
+    opset: int = OPSET,
 ) -> ir.Model:
     """Trace `stage` with example inputs of its static shapes.
 
@@ -34,7 +38,7 @@ def trace(
                 stage,
                 tuple(inputs.values()),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=list(inputs),
                 output_names=list(outputs),
                 optimize=False,
