@@ -34,6 +34,13 @@ def export_command(
         Literal["fp32", "int8"],
         typer.Option(help="Precision of the KV cache; int8 needs --samples."),
     ] = "fp32",
+    flavour: Annotated[
+        Literal["ort", "portable"],
+        typer.Option(
+            help="`portable` adds tower and compressor in standard operators (opset 24) for other "
+            "runtimes; the decoder has no such form yet."
+        ),
+    ] = "ort",
     samples: Annotated[
         Path | None,
         typer.Option(help="JSONL file or folder of images that scales are measured on."),
@@ -70,6 +77,7 @@ def export_command(
             method=method,
             weights=weights,
             kv=kv,
+            flavour=flavour,
             samples=samples,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,

@@ -30,6 +30,14 @@ class Emitter(Protocol):
         ...
 
 
+class TowerEmitter(Emitter, Protocol):
+    """Spells the attention of a tower, and keeps query, key and scale of each block for probes."""
+
+    blocks: list[tuple[Tensor, Tensor, float]]
+
+    def __init__(self) -> None: ...
+
+
 _active: list[Emitter] = []
 
 

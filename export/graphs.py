@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
-from edgetok.bundle.manifest import KvPrecision, Stage, Weights
+from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
 from edgetok.export import stages
 from edgetok.export.external import WeightStore
-from edgetok.export.flavours import fusion
+from edgetok.export.flavours import fusion, portable
 from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
@@ -39,6 +39,7 @@ class GraphBuilder:
 
     Args:
         scales: per layer key and value scales [1, G, 1, H] of an int8 cache, or None for float32.
+        flavour: `portable` adds the stages that have this form, beside those of `ort`.
     """
 
     parts: Parts
@@ -46,6 +47,7 @@ class GraphBuilder:
     ladder: Ladder
     weights: Weights
     scales: Scales | None
+    flavour: Flavour = "ort"
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -59,27 +61,40 @@ class GraphBuilder:
         """Every stage, the shared ones first, then rung by rung."""
         jobs: list[tuple[str, int | None]] = [("tower", None), ("embed", None), ("decode", None)]
         jobs += [(name, k) for k in self.ladder.budgets for name in ("compress", "prefill")]
+        spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
+        if self.flavour == "portable":
+            spelled += [(*job, "portable") for job in jobs if job[0] in portable.STAGES]
         graphs = []
-        for done, (name, budget) in enumerate(jobs):
-            progress(f"{name} {budget or ''}".strip(), done / len(jobs))
-            graphs.append(self._build_one(name, budget))
+        for done, (name, budget, flavour) in enumerate(spelled):
+            progress(f"{name} {budget or ''}".strip(), done / len(spelled))
+            graphs.append(self.build_one(name, budget, flavour))
         return graphs
 
-    def _build_one(self, name: str, budget: int | None) -> Graph:
-        module, inputs, outputs = self._stage(name, budget)
+    def build_one(self, name: str, budget: int | None, flavour: Flavour = "ort") -> Graph:
+        """One stage, of a rung unless all rungs share it."""
         title = name if budget is None else f"{name}_{budget}"
         with quiet():
-            model = fusion.fuse(trace(module, inputs, outputs, title))
-            self._quantizer.quantize(model, name, BITS[self.weights])
+            model = self._spell(name, budget, flavour, title)
         stage = Stage(
             stage=name,  # type: ignore[arg-type]  # one of the literal's names
             bucket=budget,
-            flavour="ort",
-            file=f"onnx/ort/{title}.onnx",
+            flavour=flavour,
+            file=f"onnx/{flavour}/{title}.onnx",
             inputs=[_describe(value) for value in model.graph.inputs],
             outputs=[_describe(value) for value in model.graph.outputs],
         )
         return Graph(stage, self.store.externalize(model))
+
+    def _spell(self, name: str, budget: int | None, flavour: Flavour, title: str) -> ir.Model:
+        """A stage traced, rewritten and quantized as its flavour has it."""
+        module, inputs, outputs = self._stage(name, budget)
+        if flavour == "ort":
+            model = fusion.fuse(trace(module, inputs, outputs, title))
+            return self._quantizer.quantize(model, name, BITS[self.weights])
+        if isinstance(module, stages.Tower):
+            module.attention = portable.TowerAttention
+        model = trace(module, inputs, outputs, title, portable.OPSET)
+        return portable.spell(model, name, BITS[self.weights])
 
     def _stage(
         self, name: str, budget: int | None

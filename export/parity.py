@@ -15,7 +15,7 @@ from edgetok import names
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
-from edgetok.export.quantized import hold_quantized
+from edgetok.export.quantized import hold_portable, hold_quantized
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
 from edgetok.ladder import Ladder
@@ -123,28 +123,55 @@ def prove(
     *,
     synthetic: bool,
 ) -> ParityReport:
-    """Compare graphs and chain on every case. Rounds the reference's weights as the graphs' are.
-
-    Raises:
-        VerificationError: if any measure is beyond its limit; names the worst three.
-    """
-    exact = precision == Precision(weights="fp32", kv="fp32")
-    ledger = Ledger(LIMITS["fp32" if exact else "quantized"])
+    """Compare graphs and chain on every case. Rounds the reference's weights as the graphs' are."""
+    ledger = Ledger(_limits(precision))
     expected = [[_expect(reference, case, k) for k in ladder.budgets] for case in cases]
     hold_quantized(reference.parts, precision.weights)
     for case, answers in zip(cases, expected, strict=True):
         want = reference.encode(case.pixels)
-        got = runner.run("tower", None, {names.PIXELS: case.pixels.numpy()})
-        for name, value in got.items():
-            if not name.startswith("signal_"):
-                ledger.compare("tower", None, name, value, want[name].numpy())
+        got = runner.run("tower", None, _pixels(case))
+        _prove_tower(ledger, want, got)
         for budget, answer in zip(ladder.budgets, answers, strict=True):
             _prove_compress(ledger, reference, runner, want, budget)
             _prove_decoder(ledger, reference, runner, case, want, budget)
             _prove_chain(ledger, reference, runner, case, got, answer, budget)
-    report = ParityReport(precision, len(cases), synthetic, ledger.checks())
-    require_parity(report)
-    return report
+    return ParityReport(precision, len(cases), synthetic, ledger.checks())
+
+
+def prove_portable(
+    reference: Reference,
+    runner: GraphRunner,
+    ladder: Ladder,
+    cases: Sequence[Case],
+    precision: Precision,
+) -> list[Check]:
+    """Compare the portable vision graphs in ONNX Runtime with PyTorch, on the same rounded weights.
+
+    Its weights have scales of their own, so this comes before `prove` rounds the reference.
+    """
+    ledger = Ledger(_limits(Precision(weights=precision.weights, kv="fp32")))
+    with hold_portable(reference.parts, precision.weights):
+        for case in cases:
+            want = reference.encode(case.pixels)
+            _prove_tower(ledger, want, runner.run("tower", None, _pixels(case)))
+            for budget in ladder.budgets:
+                _prove_compress(ledger, reference, runner, want, budget)
+    return [msgspec.structs.replace(c, stage=f"portable {c.stage}") for c in ledger.checks()]
+
+
+def _limits(precision: Precision) -> Limits:
+    exact = precision == Precision(weights="fp32", kv="fp32")
+    return LIMITS["fp32" if exact else "quantized"]
+
+
+def _pixels(case: Case) -> dict[str, Array]:
+    return {names.PIXELS: case.pixels.numpy()}
+
+
+def _prove_tower(ledger: Ledger, want: dict[str, torch.Tensor], got: dict[str, Array]) -> None:
+    for name, value in got.items():
+        if not name.startswith("signal_"):
+            ledger.compare("tower", None, name, value, want[name].numpy())
 
 
 def _expect(reference: Reference, case: Case, budget: int) -> Expected:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import (
+    TowerEmitter,
     emitting,
     mean_keys,
     merge_heads,
@@ -31,10 +32,19 @@ _OF_NEXT_BLOCK = {names.NEXT_CLS_ATTENTION, names.NEXT_WIDE_ATTENTION, names.NEX
 
 
 class Tower(nn.Module):
-    """pixels [1, 3, h, w] -> features [N, V], the probes in `needs`, and signals."""
+    """pixels [1, 3, h, w] -> features [N, V], the probes in `needs`, and signals.
 
-    def __init__(self, vision: VisionParts, needs: tuple[str, ...]) -> None:
+    `attention` spells the blocks' attention in one flavour.
+    """
+
+    def __init__(
+        self,
+        vision: VisionParts,
+        needs: tuple[str, ...],
+        attention: type[TowerEmitter] = TowerAttention,
+    ) -> None:
         super().__init__()
+        self.attention = attention
         self.model = vision.model
         self.vision = vision
         self.needs = needs
@@ -46,7 +56,7 @@ class Tower(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         prefix = self.vision.prefix_tokens
-        attention = TowerAttention()
+        attention = self.attention()
         rows = self.vision.embed(pixels)  # [1, prefix + N, V]
         with emitting(self.vision.model, attention):
             for block in self.vision.blocks:
@@ -63,7 +73,7 @@ class Tower(nn.Module):
             found[names.SIGNAL_ELBOW] = elbow_tokens(features, cls)
         return tuple(found[name] for name in self.outputs)
 
-    def _probe(self, name: str, attention: TowerAttention) -> Tensor:
+    def _probe(self, name: str, attention: TowerEmitter) -> Tensor:
         prefix, blocks = self.vision.prefix_tokens, attention.blocks
         if name in _OF_NEXT_BLOCK:
             return _next_probe(name, *blocks[-1], prefix)

@@ -42,6 +42,7 @@ METHOD = Method(
     verdict="exact",
     summary="keeps the patches that receive the most attention",
     reduce=reduce,
+    cost="9 N",
 )
 
 ROWS = replace(
@@ -50,4 +51,5 @@ ROWS = replace(
     summary="keeps the rows of patches that receive the most attention",
     reduce=reduce_rows,
     budgets=whole_rows,
+    cost="2 N",
 )

@@ -44,6 +44,8 @@ class Method:
         space: whose rows it compares and mixes: the tower's, or the projector's, which then runs
             on all N rows and not on K.
         reseed: for methods that draw, a seed -> the method that draws with it.
+        cost: FLOPs of choosing and mixing as a sum of products of N visual tokens, K kept, row
+            width D and key width H, see `edgetok.methods.cost`; "" where it is not stated.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Method:
     cls_row_optional: bool = False
     space: Space = "vision"
     reseed: Callable[[int], Method] | None = None
+    cost: str = ""
 
     def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
         """The plan for `budget` tokens; a budget of N is the identity for every method.

@@ -29,4 +29,5 @@ METHOD = Method(
     summary="keeps the tokens least similar to all that it has kept",
     reduce=reduce,
     space="projected",
+    cost="2 N² D + 6 N² + 2 K N",
 )

@@ -94,10 +94,13 @@ def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tens
     one go, the other even ones follow by descending similarity, then the odd ones. Repeated.
     """
     while ranked.shape[0] > keep:
-        even, odd = ranked[::2], ranked[1::2]
+        # Places are constants: to gather them is one node of a graph, a slice a dozen at first.
+        even = ranked.index_select(0, torch.arange(0, ranked.shape[0], 2))
+        odd = ranked.index_select(0, torch.arange(1, ranked.shape[0], 2))
         nearest = similar.index_select(0, even).index_select(1, odd).amax(1)
         gone = min(step, ranked.shape[0] - keep, even.shape[0])
-        ranked = torch.cat([even.index_select(0, order_on_grid(nearest)[gone:]), odd])
+        stay = order_on_grid(nearest).index_select(0, torch.arange(gone, even.shape[0]))
+        ranked = torch.cat([even.index_select(0, stay), odd])
     return ranked
 
 

@@ -80,17 +80,20 @@ CASES: dict[str, Case] = {
 
 
 def build_features(
-    case: str, grid: tuple[int, int], needs: tuple[str, ...] | None = None
+    case: str,
+    grid: tuple[int, int],
+    needs: tuple[str, ...] | None = None,
+    width: int = WIDTH,
 ) -> Features:
-    """Features of a case with the probes of `needs`, or all."""
+    """Features [N, width] of a case with the probes of `needs`, or all."""
     n = grid[0] * grid[1]
     generator = torch.Generator().manual_seed(n)
     parts = {
-        names.FEATURES: torch.randn(n, WIDTH, generator=generator),
+        names.FEATURES: torch.randn(n, width, generator=generator),
         names.CLS_ATTENTION: torch.rand(n, generator=generator),
         names.KEYS: torch.randn(n, KEY_WIDTH, generator=generator),
-        names.CLS_FEATURE: torch.randn(1, WIDTH, generator=generator),
-        names.NEXT_KEYS: torch.randn(n, WIDTH, generator=generator),
+        names.CLS_FEATURE: torch.randn(1, width, generator=generator),
+        names.NEXT_KEYS: torch.randn(n, width, generator=generator),
     }
     for name in SCORES[1:]:
         parts[name] = torch.rand(n, generator=generator)

@@ -1,0 +1,249 @@
+r"""Accuracy of every method at equal budgets, per kind of question, against random and pooling.
+
+    python benchmarks/methods_report.py --model examples/demo_vlm/checkpoint \
+        --json docs/results/methods.json
+
+PyTorch, float32: the tower runs once per image, and all methods of one budget answer all its
+questions in one batch (`packed.py`). How often that tells the same as generation with an exported
+bundle is checked on a sample and printed. A method that cannot meet a budget gets the largest one
+below it. `render.py` makes table and plot of the JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import common
+import torch
+from packed import Asked, answer_all
+from tokenizers import Tokenizer
+from torch import Tensor
+
+import edgetok
+from edgetok import names
+from edgetok.calibration.evaluate import Score, normalise
+from edgetok.calibration.samples import Sample
+from edgetok.errors import UsageError
+from edgetok.export.cases import Case, make_cases, split_prompt
+from edgetok.export.reference import Reference
+from edgetok.families import open_model
+from edgetok.families.parts import Parts
+from edgetok.methods import METHODS, Method, find_method
+
+BUDGETS = (192, 128, 64, 32)
+PER_IMAGE = 5  # one question of each kind
+CHECKED = ("fastervlm", 64)  # the method and rung that are compared with generation
+Outcomes = dict[tuple[str, int, int], list[bool]]  # of method, seed, budget: right or wrong
+
+
+def main() -> None:
+    options = common.arguments(
+        __doc__, images=400, methods=tuple(METHODS), seeds=(0, 1, 2), workers=2, check=100
+    )
+    samples = common.demo_samples("evaluate", PER_IMAGE * options.images, PER_IMAGE)
+    started = time.monotonic()
+    outcomes = ask_all(options, samples)
+    took = time.monotonic() - started
+    rows = [score(key, right, outcomes, samples) for key, right in sorted(outcomes.items())]
+    common.report(f"accuracy on {len(samples)} questions", [_flat(row) for row in rows], None)
+    agreement = check(options, samples, outcomes) if options.check else "not checked"
+    print(f"\nas generation with a bundle answers: {agreement}\n{took:.0f} s without that check")
+    if options.json:
+        result = {"title": f"{len(samples)} questions", "machine": common.facts()}
+        weights = (options.model / "model.safetensors").read_bytes()
+        result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+        result |= {"agreement": agreement, "rows": rows}
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+# --- asking --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method in the form for a tower, with the seed that it draws with."""
+
+    method: Method
+    seed: int
+
+    def budget(self, parts: Parts, wanted: int) -> int | None:
+        """The largest budget that it can meet without exceeding `wanted`."""
+        possible = self.method.budgets(parts.vision.full_tokens, parts.vision.grid)
+        return max((b for b in possible if b <= wanted), default=None)
+
+
+def list_subjects(parts: Parts, methods: Sequence[str], seeds: Sequence[int]) -> list[Subject]:
+    """Every method that this tower can serve; one per seed of those that draw."""
+    found = []
+    for name in methods:
+        for seed in seeds if METHODS[name].reseed else (0,):
+            try:
+                method = find_method(name, seed).for_tower(parts.vision.prefix_tokens)
+            except UsageError as error:
+                print(error, file=sys.stderr)
+                continue
+            found.append(Subject(method, seed))
+    return found
+
+
+class Viewer:
+    """Visual tokens of one image by any method; what methods share is computed once.
+
+    The one place that knows what kinds of methods there are: those behind the tower share one
+    pass through it.
+    """
+
+    def __init__(self, parts: Parts, subjects: Sequence[Subject]) -> None:
+        self.parts = parts
+        needs = {name for s in subjects for name in s.method.needs}
+        self._all = Reference(parts, replace(METHODS["pool"], needs=tuple(sorted(needs))))
+
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """pixels [1, 3, h, w] -> all that any of the methods reads."""
+        return self._all.encode(pixels)
+
+    def tokens(self, seen: dict[str, Tensor], method: Method, budget: int) -> Tensor:
+        """Visual tokens [K, D] of a method, one set for all questions."""
+        return Reference(self.parts, method).compress(seen, budget)[names.VISUAL_TOKENS]
+
+
+def ask_all(options: Any, samples: Sequence[Sample]) -> Outcomes:
+    """Outcomes per method, seed and budget, in the samples' order."""
+    by_image: dict[Path, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_image[sample.image].append(sample)
+    images = list(by_image.values())
+    shares = [images[i :: options.workers] for i in range(options.workers)]
+    job = partial(_ask_share, options.model, options.methods, options.seeds)
+    if options.workers == 1:
+        answered = [job(images)]
+    else:
+        with ProcessPoolExecutor(options.workers) as pool:
+            answered = list(pool.map(job, shares))
+    outcomes: Outcomes = defaultdict(list)
+    for number in range(len(images)):  # dealt out in turn, and gathered the same way
+        for key, right in answered[number % options.workers][number // options.workers].items():
+            outcomes[key] += right
+    return dict(outcomes)
+
+
+def _ask_share(
+    model: Path, methods: Sequence[str], seeds: Sequence[int], images: list[list[Sample]]
+) -> list[Outcomes]:
+    torch.set_num_threads(1)
+    parts = open_model(model)
+    subjects = list_subjects(parts, methods, seeds)
+    viewer, asker = Viewer(parts, subjects), Asker(parts)
+    cases = make_cases(parts, [questions[0] for questions in images])
+    found = []
+    for number, (case, questions) in enumerate(zip(cases, images, strict=True)):
+        found.append(asker.ask(viewer, subjects, case, questions))
+        print(f"image {number + 1} of {len(images)}", end="\r", file=sys.stderr, flush=True)
+    return found
+
+
+class Asker:
+    """Asks all questions about one image on every rung of every method."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
+
+    def ask(
+        self, viewer: Viewer, subjects: Sequence[Subject], case: Case, questions: Sequence[Sample]
+    ) -> Outcomes:
+        """Right or wrong, per method, seed and budget; budget N under the name `all tokens`."""
+        asked = [self._tokenise(sample) for sample in questions]
+        seen = viewer.encode(case.pixels)
+        full = self.parts.vision.full_tokens
+        everything = viewer.tokens(seen, METHODS["pool"], full)
+        found: Outcomes = {
+            ("all tokens", 0, full): self._answer(case.before, [everything], asked)[0]
+        }
+        for wanted in BUDGETS:
+            by_budget: dict[int, list[Subject]] = defaultdict(list)
+            for subject in subjects:
+                if (k := subject.budget(self.parts, wanted)) is not None:
+                    by_budget[k].append(subject)
+            for k, group in by_budget.items():
+                tokens = [viewer.tokens(seen, subject.method, k) for subject in group]
+                rows = self._answer(case.before, tokens, asked)
+                keys = [(s.method.name, s.seed, wanted) for s in group]
+                found |= dict(zip(keys, rows, strict=True))
+        return found
+
+    def _answer(
+        self, before: Sequence[int], tokens: list[Tensor], asked: list[Asked]
+    ) -> list[list[bool]]:
+        return answer_all(self.parts.text, before, torch.stack(tokens), [asked] * len(tokens))
+
+    def _tokenise(self, sample: Sample) -> Asked:
+        _, after = split_prompt(self.parts.prompt, self._tokenizer, sample.prompt)
+        answer = self._tokenizer.encode(f" {sample.answer}", add_special_tokens=False).ids
+        return Asked(tuple(after), (*answer, self.parts.text.stop_ids[0]))
+
+
+# --- scoring -------------------------------------------------------------------------------------
+
+
+def score(
+    key: tuple[str, int, int], right: list[bool], outcomes: Outcomes, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """One row of the report: shares with Wilson's 95 % intervals, and tests against baselines."""
+    method, seed, budget = key
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    for sample, outcome in zip(samples, right, strict=True):
+        by_kind[str(sample.kind)].append(outcome)
+    row: dict[str, Any] = {"method": method, "seed": seed, "tokens": budget}
+    row["all"] = _interval(right)
+    row["kinds"] = {kind: _interval(by_kind[kind]) for kind in sorted(by_kind)}
+    for baseline in ("random", "pool"):
+        rivals = [o for (m, _, b), o in outcomes.items() if (m, b) == (baseline, budget)]
+        if rivals and method != baseline:
+            best = max(rivals, key=sum)  # of the seeds, the one that is hardest to beat
+            row[baseline] = {"wins": _count(right, best), "losses": _count(best, right)}
+            row[baseline]["p"] = common.mcnemar(**row[baseline])
+    return row
+
+
+def _interval(right: Sequence[bool]) -> dict[str, Any]:
+    found = Score.count(right)
+    return {"right": found.right, "of": found.total, "low": found.low, "high": found.high}
+
+
+def _count(mine: Sequence[bool], other: Sequence[bool]) -> int:
+    return sum(a and not b for a, b in zip(mine, other, strict=True))
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    shares = {"all": row["all"], **row["kinds"]}
+    flat = {name: round(100 * s["right"] / s["of"], 1) for name, s in shares.items()}
+    tests = {f"p against {b}": row[b]["p"] for b in ("random", "pool") if b in row}
+    return {name: row[name] for name in ("method", "seed", "tokens")} | flat | tests
+
+
+def check(options: Any, samples: Sequence[Sample], outcomes: Outcomes) -> str:
+    """Ask some questions of an exported bundle too, and count equal outcomes."""
+    method, budget = CHECKED
+    bundle = common.demo_bundle(options.model, method=method, budgets=(budget,))
+    model = edgetok.load(bundle)
+    some = samples[: options.check]
+    same = 0
+    for sample, right in zip(some, outcomes[method, 0, budget], strict=False):
+        given = model.generate(sample.image, sample.prompt, max_new_tokens=24).text
+        same += (normalise(given) == normalise(sample.answer or "")) == right
+    return f"{same} of {len(some)} questions ({method} at {budget} tokens)"
+
+
+if __name__ == "__main__":
+    main()
