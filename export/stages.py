@@ -93,7 +93,7 @@ def _next_probe(name: str, query: Tensor, key: Tensor, scaling: float, prefix: i
 
 
 class Compress(nn.Module):
-    """features [N, V] and the probes in `needs` -> visual tokens [K, D], kept [K], sizes [K]."""
+    """features [N, V] and what is in `needs` -> visual tokens [K, D], kept [K], sizes [K]."""
 
     outputs = (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
 
@@ -108,7 +108,7 @@ class Compress(nn.Module):
     def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         given = dict(zip(self.needs, probes, strict=True))
         if self.method.space == "projected" and self.budget < features.shape[0]:
-            rows = Features(self.projector(features), self.grid, given)
+            rows = Features(self.projector(features), self.grid, given, vision=features)
             plan = self.method.compress(rows, self.budget)
             return plan.apply(rows.x), plan.indices, plan.sizes
         rows = Features(features, self.grid, given)

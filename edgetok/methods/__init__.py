@@ -8,6 +8,7 @@ from __future__ import annotations
 from edgetok.errors import UsageError
 from edgetok.methods import (
     aim,
+    cdpruner,
     divprune,
     fastervlm,
     fopru,
@@ -57,6 +58,7 @@ METHODS: dict[str, Method] = {
         visiondrop.METHOD,
         mustdrop.METHOD,
         recoverable.METHOD,
+        cdpruner.METHOD,
         random.METHOD,
         pool.METHOD,
     )

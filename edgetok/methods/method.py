@@ -34,7 +34,8 @@ class Method:
         name: as typed by users.
         paper: where it was published, or "baseline".
         where: where it acts.
-        needs: probes it reads besides the features, by their names in `edgetok.names`.
+        needs: what it reads besides the features, by their names in `edgetok.names`: probes of
+            the tower, and of the prompt those in `names.OF_PROMPT`.
         verdict: whether the frozen form returns the reference's tokens (`exact`), a variant with
             a constant budget (`fixed-budget`), or follows no reference (`own formulation`).
         summary: one line for lists.
@@ -93,12 +94,22 @@ class Method:
         def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
             stand_ins = {cls: features.probes[n] for cls, n in CLS_FREE.items() if n in needs}
             probes = {**features.probes, **stand_ins}
-            return self.reduce(tokens.Features(features.x, features.grid, probes), budget)
+            return self.reduce(replace(features, probes=probes), budget)
 
         return replace(self, needs=needs, verdict="own formulation", reduce=reduce)
 
+    @property
+    def tower_needs(self) -> tuple[str, ...]:
+        """The probes that the tower must emit: all but those of the prompt."""
+        return tuple(name for name in self.needs if name not in names.OF_PROMPT)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether it looks at the user's text."""
+        return self.tower_needs != self.needs
+
     def needs_at(self, n_tokens: int, budget: int) -> tuple[str, ...]:
-        """The probes that the graph of one budget reads: none for the identity."""
+        """What the graph of one budget reads beside the features: nothing for the identity."""
         return () if budget == n_tokens else self.needs
 
     def check_budget(self, n_tokens: int, grid: tuple[int, int], budget: int) -> None:

@@ -176,7 +176,8 @@ def test_names_and_unknown_names() -> None:
 @every_method
 def test_needs_are_names_of_tower_outputs(method: Method, features_of: Any) -> None:
     features = features_of("random", GRID)
-    assert all(features.probe(name).shape[0] in (1, N) for name in method.needs)
+    assert all(features.probe(name).shape[0] in (1, N) for name in method.tower_needs)
+    assert {*method.needs} - {*method.tower_needs} in (set(), {*names.OF_PROMPT})
 
 
 def test_the_list_loads_without_torch() -> None:
