@@ -27,6 +27,13 @@ def export_command(
     method: Annotated[
         str, typer.Option(help="Token compressor; `edgetok methods` lists them.")
     ] = "visionzip",
+    mask_sinks: Annotated[
+        bool,
+        typer.Option(
+            "--mask-sinks",
+            help="Take attention sinks, patches of unusual length, only if nothing else is left.",
+        ),
+    ] = False,
     weights: Annotated[
         Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
     ] = "fp32",
@@ -68,6 +75,7 @@ def export_command(
             output,
             budgets=budgets,
             method=method,
+            mask_sinks=mask_sinks,
             weights=weights,
             kv=kv,
             samples=samples,

@@ -53,6 +53,7 @@ def export_model(
     *,
     budgets: str | int | Iterable[int | str] = "64,128,192,full",
     method: str = "visionzip",
+    mask_sinks: bool = False,
     weights: Weights = "fp32",
     kv: KvPrecision = "fp32",
     samples: str | Path | None = None,
@@ -69,6 +70,8 @@ def export_model(
         model_dir: local model directory.
         out: the bundle to publish.
         budgets: visual tokens per rung, such as "64,128,full".
+        mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
+            method with "+masked-sinks".
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
@@ -82,12 +85,12 @@ def export_model(
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, samples)
     precision = Precision(weights=weights, kv=kv)
-    chosen = find_method(method, seed)
+    chosen = find_method(method, seed, mask_sinks=mask_sinks)
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         parts = open_model(Path(model_dir))
-        chosen = chosen.for_tower(parts.vision.prefix_tokens)
+        chosen = chosen.for_tiles(parts.vision.tiles).for_tower(parts.vision.prefix_tokens)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.cases import Case
+from edgetok.export.reference_flow import Values
 from edgetok.export.reference_probes import Projections, other_probe
 from edgetok.families.parts import Parts
 from edgetok.methods import Method
@@ -41,7 +42,11 @@ class Reference:
         vision = self.parts.vision
         layer, prefix = len(vision.blocks), vision.prefix_tokens
         block = vision.next_block or vision.blocks[-1]
-        with RecordedKeys(vision.blocks[-1], vision.heads) as keys, Projections(block) as next_:
+        with (
+            RecordedKeys(vision.blocks[-1], vision.heads) as keys,
+            Projections(block) as next_,
+            Values(vision) as values,
+        ):
             out = vision.model(pixels, output_hidden_states=True, output_attentions=True)
         rows, attention = out.hidden_states[layer][0], out.attentions[layer - 1][0]
         found = {
@@ -52,6 +57,8 @@ class Reference:
             names.KEYS: keys[0].mean(0)[prefix:],
         }
         maps = [attention[0] for attention in out.attentions]
+        if names.FLOW_SCORE in self.method.tower_needs:
+            found[names.FLOW_SCORE] = values.score(maps)
         for name in {*self.method.tower_needs} - found.keys():
             found[name] = other_probe(name, vision, maps, next_)
         if prefix:
@@ -77,7 +84,8 @@ class Reference:
         vision, in_vision = seen[names.FEATURES], self.method.space == "vision"
         probes = {name: seen[name] for name in self.method.needs_at(len(vision), budget)}
         rows = vision if in_vision else self.parts.projector(vision)
-        features = Features(rows, self.parts.vision.grid, probes, vision=vision)
+        grid, tiles = self.parts.vision.grid, self.parts.vision.tiles
+        features = Features(rows, grid, probes, vision=vision, tiles=tiles)
         plan = self.method.compress(features, budget)
         tokens = plan.apply(features.rows())
         tokens = self.parts.projector(tokens) if in_vision else tokens

@@ -239,13 +239,12 @@ class Model:
         progress.max_new_tokens = request.max_new_tokens or bucket.new_tokens
         require_prompt_fits(prompt, bucket.prompt_tokens)
         with watch.measure("embed"):
-            text = self._embed(prompt)
+            written = self._embed(prompt)
         with watch.measure("compress"):
-            visual = self.runtime.compress(encoded.output, bucket, text)
+            visual = self.runtime.compress(encoded.output, bucket, written)
         progress.kept = tuple(visual.kept.tolist())
-        with watch.measure("embed"):
-            embeds = _assemble(prompt, text.rows, visual.rows)
         with watch.measure("prefill"):
+            embeds = _assemble(prompt, written.rows, visual.rows)
             return self.runtime.prefill(bucket, embeds), len(embeds)
 
     def _decode(

@@ -25,4 +25,5 @@ METHOD = Method(
     verdict="exact",
     summary="keeps the patches with the highest CLS attention",
     reduce=reduce,
+    ranked=(names.CLS_ATTENTION,),
 )

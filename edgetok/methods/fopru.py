@@ -42,6 +42,7 @@ METHOD = Method(
     verdict="exact",
     summary="keeps the patches that receive the most attention",
     reduce=reduce,
+    ranked=(names.RECEIVED_ATTENTION,),
 )
 
 ROWS = replace(
@@ -50,4 +51,5 @@ ROWS = replace(
     summary="keeps the rows of patches that receive the most attention",
     reduce=reduce_rows,
     budgets=whole_rows,
+    ranked=(),  # a masked patch would sink its whole row
 )

@@ -33,4 +33,5 @@ METHOD = Method(
     verdict="exact",
     summary="keeps patches on objects, their neighbours, and the most attended of the rest",
     reduce=reduce,
+    ranked=(names.OBJECT_ATTENTION, names.RECEIVED_ATTENTION),
 )

@@ -17,8 +17,16 @@ Space = Literal["vision", "projected"]
 CLS_FREE = {
     names.CLS_ATTENTION: names.RECEIVED_ATTENTION,
     names.NEXT_CLS_ATTENTION: names.RECEIVED_ATTENTION,
+    names.NEXT_CLS_LOGITS: names.RECEIVED_ATTENTION,
 }
-OF_CLS = {*CLS_FREE, names.LATE_CLS_ATTENTION, names.NEXT_WIDE_ATTENTION, names.CLS_FEATURE}
+OF_CLS = {
+    *CLS_FREE,
+    names.EARLY_CLS_ATTENTION,
+    names.LATE_CLS_ATTENTION,
+    names.NEXT_WIDE_ATTENTION,
+    names.CLS_FEATURE,
+}
+MASKED_SINKS = "+masked-sinks"  # behind a method's name
 
 
 def any_budget(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
@@ -45,6 +53,11 @@ class Method:
         space: whose rows it compares and mixes: the tower's, or the projector's, which then runs
             on all N rows and not on K.
         reseed: for methods that draw, a seed -> the method that draws with it.
+        ranked: those of `needs` that it ranks patches by and uses for nothing else, so that
+            attention sinks can be put last in them.
+        tiles: rows and columns of the tiles that its features come in, behind a thumbnail; None
+            for pictures in one part.
+        retile: for methods that share a budget among tiles, a grid of them -> the method for it.
     """
 
     name: str
@@ -58,6 +71,9 @@ class Method:
     cls_row_optional: bool = False
     space: Space = "vision"
     reseed: Callable[[int], Method] | None = None
+    ranked: tuple[str, ...] = ()
+    tiles: tuple[int, int] | None = None
+    retile: Callable[[tuple[int, int]], Method] | None = None
 
     def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
         """The plan for `budget` tokens; a budget of N is the identity for every method.
@@ -97,6 +113,42 @@ class Method:
             return self.reduce(replace(features, probes=probes), budget)
 
         return replace(self, needs=needs, verdict="own formulation", reduce=reduce)
+
+    def for_tiles(self, tiles: tuple[int, int] | None) -> Method:
+        """The form for pictures that are cut into so many rows and columns of tiles.
+
+        Raises:
+            UsageError: if the method takes pictures in one part only.
+        """
+        if tiles is None:
+            return self
+        if self.retile is None:
+            raise UsageError(
+                f"{self.name} takes pictures in one part, and this model cuts them into "
+                f"{tiles[0]} x {tiles[1]} tiles; hired and globalcom2 take tiles"
+            )
+        return self.retile(tiles)
+
+    def masking_sinks(self) -> Method:
+        """The form that takes attention sinks only if nothing else is left: an own formulation.
+
+        Raises:
+            UsageError: if the method does not rank patches by attention.
+        """
+        if not self.ranked:
+            raise UsageError(
+                f"{self.name} does not rank patches by attention alone, so no sinks can be masked "
+                "in it; leave --mask-sinks out"
+            )
+
+        def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
+            rows = features.tower_rows
+            masked = {n: tokens.without_sinks(features.probe(n), rows) for n in self.ranked}
+            return self.reduce(replace(features, probes={**features.probes, **masked}), budget)
+
+        retile, name = self.retile, self.name + MASKED_SINKS
+        tiled = None if retile is None else lambda tiles: retile(tiles).masking_sinks()
+        return replace(self, name=name, verdict="own formulation", reduce=reduce, retile=tiled)
 
     @property
     def tower_needs(self) -> tuple[str, ...]:

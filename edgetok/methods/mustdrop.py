@@ -27,4 +27,5 @@ METHOD = Method(
     verdict="fixed-budget",
     summary="keeps the patches with the highest CLS attention of the last layer",
     reduce=reduce,
+    ranked=(names.NEXT_CLS_ATTENTION,),
 )

@@ -29,4 +29,5 @@ METHOD = Method(
     summary="keeps the tokens least similar to all that it has kept",
     reduce=reduce,
     space="projected",
+    ranked=(names.NEXT_CLS_ATTENTION,),
 )

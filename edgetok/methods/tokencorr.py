@@ -42,4 +42,5 @@ METHOD = Method(
     verdict="own formulation",
     summary="shares the budget among quarters by how little their patches repeat",
     reduce=reduce,
+    ranked=(names.CLS_ATTENTION,),
 )

@@ -60,4 +60,5 @@ METHOD = Method(
     reduce=reduce,
     budgets=budgets,
     cls_row_optional=True,
+    ranked=(names.CLS_ATTENTION,),
 )

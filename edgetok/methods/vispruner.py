@@ -36,4 +36,5 @@ METHOD = Method(
     verdict="exact",
     summary="keeps half by CLS attention, half by how little they resemble others",
     reduce=reduce,
+    ranked=(names.CLS_ATTENTION,),
 )

@@ -26,4 +26,5 @@ METHOD = Method(
     verdict="exact",
     summary="keeps the patches with the highest CLS attention over the late layers",
     reduce=reduce,
+    ranked=(names.LATE_CLS_ATTENTION,),
 )

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgetok.tokens.complete_graph import merge_complete
     from edgetok.tokens.features import Features
     from edgetok.tokens.greedy import (
         coverage,
@@ -44,11 +45,14 @@ if TYPE_CHECKING:
         quotas,
     )
     from edgetok.tokens.scorers import (
+        attended,
         band_scores,
         cls_similarity,
         cosine,
         on_grid,
+        on_relative_grid,
         rescaled,
+        shares,
         similarity,
         text_relevance,
         unit_rows,
@@ -67,6 +71,7 @@ if TYPE_CHECKING:
         raster_indices,
         row_topk,
         seeded_subset,
+        spread_indices,
         topk,
         topk_mask,
     )
@@ -75,11 +80,17 @@ if TYPE_CHECKING:
         elbow,
         elbow_tokens,
     )
+    from edgetok.tokens.tiles import (
+        spread_over_tiles,
+        sum_by_tile,
+        tile_numbers,
+    )
 
 __all__ = [
     "Features",
     "Plan",
     "area_pooling",
+    "attended",
     "band_scores",
     "bipartite",
     "cell_means",
@@ -102,9 +113,11 @@ __all__ = [
     "mask_of",
     "max_sum",
     "mean",
+    "merge_complete",
     "nearest_anchor",
     "nearest_tokens",
     "on_grid",
+    "on_relative_grid",
     "one_hot",
     "order",
     "order_on_grid",
@@ -116,12 +129,17 @@ __all__ = [
     "rescaled",
     "row_topk",
     "seeded_subset",
+    "shares",
     "similarity",
     "spread_anchors",
+    "spread_indices",
+    "spread_over_tiles",
+    "sum_by_tile",
     "sum_neighbours",
     "sum_plus_mean",
     "take_one_by_one",
     "text_relevance",
+    "tile_numbers",
     "topk",
     "topk_mask",
     "unit_rows",
@@ -129,6 +147,7 @@ __all__ = [
 ]
 
 _HOMES = (
+    "complete_graph",
     "features",
     "greedy",
     "matchers",
@@ -138,6 +157,7 @@ _HOMES = (
     "scorers",
     "selectors",
     "signals",
+    "tiles",
 )
 
 

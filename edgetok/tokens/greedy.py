@@ -68,17 +68,22 @@ def max_sum(similar: Tensor, first: Tensor, k: int) -> Tensor:
     return raster_indices(mask_of(taken, n), k)
 
 
-def coverage(gains: Tensor, bonus: Tensor, k: int) -> Tensor:
+def coverage(gains: Tensor, bonus: Tensor, k: int, alike: float = 0.0) -> Tensor:
     """Tokens whose best gain per row adds up to most: [M, N], [N] -> [k] int64, raster order.
 
     Facility location: row m is served by the token taken that has the highest `gains[m]`, 0 or
-    more; `bonus` is added for each token by itself.
+    more; `bonus` is added for each token by itself. Gains that differ by less than `alike` times
+    the first one are equal; 0 is for gains on a grid, whose sums are exact.
     """
     n = gains.shape[1]
 
-    def score(state: tuple[Tensor, Tensor]) -> Tensor:
+    def gain(state: tuple[Tensor, Tensor]) -> Tensor:
         served, own = state
         return (gains - served).clamp(min=0).sum(0, keepdim=True) + own
+
+    def score(state: tuple[Tensor, Tensor]) -> Tensor:
+        found = gain(state)
+        return (found >= found.amax(1, keepdim=True) - margin).float() if alike else found
 
     def update(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
         served, own = state
@@ -86,6 +91,7 @@ def coverage(gains: Tensor, bonus: Tensor, k: int) -> Tensor:
         return served, torch.where(torch.arange(n) == pick, -BIG, own)
 
     start = torch.zeros(gains.shape[0], 1), bonus.unsqueeze(0)
+    margin = alike * gain(start).amax(1, keepdim=True) if alike else None
     taken = take_one_by_one(score(start).argmax(1), start, score, update, k)
     return raster_indices(mask_of(taken, n), k)
 

@@ -23,7 +23,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cls_similarity(x: Tensor, cls_feature: Tensor) -> Tensor:
-    """Cosine of each patch with the CLS row: [N, V], [1, V] -> [N]."""
+    """Cosine of each patch with the CLS row, or any one row: [N, V], [1, V] -> [N]."""
     return (unit_rows(x) * unit_rows(cls_feature)).sum(1)
 
 
@@ -42,15 +42,32 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
     return on_grid(cosine(a, b))
 
 
+def shares(mask: Tensor) -> Tensor:
+    """What each row in the mask counts in their mean, 0 if there is none: [T] -> [T]."""
+    return mask / mask.sum().clamp(min=1.0)
+
+
 def text_relevance(x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
     """Mean cosine of each token with the text rows in `mask`: [N, D], [T, D], [T] -> [N].
 
     0 where no row is in the mask. Rows outside it may hold anything finite.
     """
-    share = mask / mask.sum().clamp(min=1.0)
-    mean = (unit_rows(text) * share.unsqueeze(1)).sum(0)
+    mean = (unit_rows(text) * shares(mask).unsqueeze(1)).sum(0)
     # Summed row by row, not by a matrix product, so that equal tokens tie: see `nearest_anchor`.
     return (unit_rows(x) * mean).sum(1)
+
+
+def attended(text: Tensor, x: Tensor, per_unit: float) -> Tensor:
+    """How each text row divides its attention among tokens: [T, D], [N, D] -> [T, N].
+
+    A softmax over the tokens of cosine times `per_unit`, the cosines on a fine grid.
+    """
+    return torch.softmax(on_grid(cosine(text, x), FINE_STEPS) * per_unit, dim=1)
+
+
+def on_relative_grid(scores: Tensor) -> Tensor:
+    """Scores divided by the largest magnitude, on a fine grid: [N] -> [N]."""
+    return on_grid(scores / scores.abs().max().clamp(min=1e-30), FINE_STEPS)
 
 
 def rescaled(scores: Tensor) -> Tensor:

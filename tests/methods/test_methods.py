@@ -29,6 +29,7 @@ MERGERS = {
     "vmtc",
     "visiondrop",
     "recoverable",
+    "crossget",
 }
 OVERLAPPING = {"prumerge", "prumerge+", "recoverable"}  # a row may go into several tokens
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
@@ -87,6 +88,7 @@ def test_tokens_come_back_the_same_to_all_rows_of_a_group(method: Method, featur
 # The others look at the grid, at even places, or draw.
 ANY_ORDER = ["fastervlm", "vtc-cls", "fopru", "sparsity-similarity", "divprune", "todre"]
 ANY_ORDER += ["vispruner", "mustdrop", "prumerge", "recoverable"]
+ANY_ORDER += ["cdpruner", "mmtok", "catp", "crossget", "hired", "globalcom2", "flowcut-score"]
 
 
 @pytest.mark.parametrize("name", ANY_ORDER)
@@ -94,7 +96,7 @@ def test_the_same_patches_are_kept_in_any_arrangement(name: str, features_of: An
     features, method = features_of("random", GRID), find_method(name)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
     probes = {n: p[order] if p.shape[0] == N else p for n, p in features.probes.items()}
-    moved = type(features)(features.x[order], GRID, probes)
+    moved = type(features)(features.x[order], GRID, probes, features.vision[order])
     kept = [i for i in method.compress(features, 20).indices.tolist() if i >= 0]
     again = [i for i in method.compress(moved, 20).indices.tolist() if i >= 0]
     assert sorted(order[again].tolist()) == sorted(kept)

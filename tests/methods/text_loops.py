@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from loops import Array, Result, array, cosine, prune
+from loops import Array, Result, array, coarse, cosine, cosines, prune
 
 
 def question(features: Any) -> Array:
@@ -44,6 +44,51 @@ def residual(kernel: Array, taken: list[int], i: int) -> float:
     return float(kernel[i, i] - across @ np.linalg.lstsq(own, across, rcond=1e-9)[0])
 
 
+def mmtok(features: Any, k: int) -> Result:
+    x, rows, words = array(features.x), array(features.vision), question(features)
+    by_words = [softmax([fine(cosine(word, row)) / 0.02 for row in x]) for word in words]
+    by_patches = [softmax([fine(cosine(own, row)) / 0.2 for row in rows]) for own in rows]
+    gains = [*np.array(by_words).reshape(-1, len(x)) / max(len(words), 1)]
+    gains += [*(np.array(by_patches) / 2 / len(x))]
+    return prune(features, cover(np.stack(gains), np.zeros(len(x)), k, slack=1e-6))
+
+
+def catp(features: Any, k: int) -> Result:
+    x, words = array(features.x), question(features)
+    meaning = words.sum(0) / max(len(words), 1)
+    suits = [0.7 * (1 + cosine(row, meaning)) / 2 for row in x]
+    alike = (1 + np.array(cosines(x))) / 2
+    return prune(features, cover(alike, np.array([coarse(s) for s in suits]), k, slack=0.0))
+
+
+def cover(gains: Array, bonus: Array, k: int, slack: float) -> list[int]:
+    """Facility location by the value of whole sets, computed anew for every candidate."""
+
+    def value(chosen: list[int]) -> float:
+        best = gains[:, chosen].max(1).sum() if chosen else 0.0
+        return float(best + bonus[chosen].sum())
+
+    taken: list[int] = []
+    margin = slack * max(value([i]) for i in range(len(bonus)))
+    while len(taken) < k:
+        left = [i for i in range(len(bonus)) if i not in taken]
+        raised = {i: value([*taken, i]) - value(taken) for i in left}
+        # 1e-12: what subtracting two sums leaves of equal gains
+        taken.append(min(i for i in left if raised[i] >= max(raised.values()) - margin - 1e-12))
+    return sorted(taken)
+
+
+def softmax(row: list[float]) -> Array:
+    powers = np.exp(np.array(row) - max(row))
+    return np.asarray(powers / powers.sum())
+
+
+def fine(value: float) -> float:
+    return round(value * 65536) / 65536
+
+
 REFERENCES: dict[str, Callable[[Any, int], Result]] = {
     "cdpruner": cdpruner,
+    "mmtok": mmtok,
+    "catp": catp,
 }
