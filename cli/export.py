@@ -34,6 +34,10 @@ def export_command(
             help="Take attention sinks, patches of unusual length, only if nothing else is left.",
         ),
     ] = False,
+    scorer: Annotated[
+        Path | None,
+        typer.Option(help="Weights of a trained scorer (safetensors), for `explainability`."),
+    ] = None,
     weights: Annotated[
         Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
     ] = "fp32",
@@ -76,6 +80,7 @@ def export_command(
             budgets=budgets,
             method=method,
             mask_sinks=mask_sinks,
+            scorer=scorer,
             weights=weights,
             kv=kv,
             samples=samples,

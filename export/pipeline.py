@@ -26,6 +26,7 @@ from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.parity import prove
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
+from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts
@@ -54,6 +55,7 @@ def export_model(
     budgets: str | int | Iterable[int | str] = "64,128,192,full",
     method: str = "visionzip",
     mask_sinks: bool = False,
+    scorer: str | Path | None = None,
     weights: Weights = "fp32",
     kv: KvPrecision = "fp32",
     samples: str | Path | None = None,
@@ -72,6 +74,7 @@ def export_model(
         budgets: visual tokens per rung, such as "64,128,full".
         mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
             method with "+masked-sinks".
+        scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
@@ -86,6 +89,7 @@ def export_model(
     _require_precision(weights, kv, samples)
     precision = Precision(weights=weights, kv=kv)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
+    chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)

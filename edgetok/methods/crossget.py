@@ -5,9 +5,9 @@ heads. No CLS token is needed.
 
 Every token may be merged into any other, not even ones into odd ones only: those whose keys have
 the nearest partner, received attention subtracted, are merged into the most similar token that
-stays. A pair counts by softmax of the attention both receive, times how many patches each stands
-for. Half of the tokens at most in one round, repeated until K are left. Raster order, sizes sum
-to N.
+stays. Of two that are nearest to each other, the one of lower index looks for the other. A pair
+counts by softmax of the attention both receive, times how many patches each stands for. Half of
+the tokens at most in one round, repeated until K are left. Raster order, sizes sum to N.
 
 Frozen form: own formulation. The paper trains a cross token in every layer, whose attention adds
 to the importance, and merges a constant number in each layer of the encoder; without it and

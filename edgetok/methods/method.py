@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgetok import names, tokens
 from edgetok.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Verdict = Literal["exact", "fixed-budget", "own formulation"]
 Where = Literal["behind the tower", "in the tower", "in prefill"]
@@ -57,6 +60,7 @@ class Method:
             attention sinks can be put last in them.
         tiles: rows and columns of the tiles that its features come in, behind a thumbnail; None
             for pictures in one part.
+        learn: for methods with a slot for a trained scorer, its weights by name -> the method.
         retile: for methods that share a budget among tiles, a grid of them -> the method for it.
     """
 
@@ -74,6 +78,7 @@ class Method:
     ranked: tuple[str, ...] = ()
     tiles: tuple[int, int] | None = None
     retile: Callable[[tuple[int, int]], Method] | None = None
+    learn: Callable[[Mapping[str, Tensor]], Method] | None = None
 
     def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
         """The plan for `budget` tokens; a budget of N is the identity for every method.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         max_sum,
         take_one_by_one,
     )
+    from edgetok.tokens.learned import Separable, score_learned
     from edgetok.tokens.matchers import (
         bipartite,
         halve,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Features",
     "Plan",
+    "Separable",
     "area_pooling",
     "attended",
     "band_scores",
@@ -128,6 +130,7 @@ __all__ = [
     "raster_indices",
     "rescaled",
     "row_topk",
+    "score_learned",
     "seeded_subset",
     "shares",
     "similarity",
@@ -150,6 +153,7 @@ _HOMES = (
     "complete_graph",
     "features",
     "greedy",
+    "learned",
     "matchers",
     "mergers",
     "plan",

@@ -118,7 +118,8 @@ def case(request: pytest.FixtureRequest) -> str:
 def references() -> dict[str, Callable[..., Any]]:
     """Every method in plain Python, by its name."""
     modules = [load_sibling(name) for name in ("loops", "merging_loops", "text_loops")]
-    return {name: loop for module in modules for name, loop in module.REFERENCES.items()}
+    loops = {name: loop for module in modules for name, loop in module.REFERENCES.items()}
+    return loops | {"asked": sys.modules["text_loops"].asked}
 
 
 def load_sibling(name: str) -> ModuleType:

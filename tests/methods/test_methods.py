@@ -85,10 +85,10 @@ def test_tokens_come_back_the_same_to_all_rows_of_a_group(method: Method, featur
         torch.testing.assert_close(back[row], expected)
 
 
-# The others look at the grid, at even places, or draw.
+# The others look at the grid, at even places, draw, or decide in pairs by index.
 ANY_ORDER = ["fastervlm", "vtc-cls", "fopru", "sparsity-similarity", "divprune", "todre"]
 ANY_ORDER += ["vispruner", "mustdrop", "prumerge", "recoverable"]
-ANY_ORDER += ["cdpruner", "mmtok", "catp", "crossget", "hired", "globalcom2", "flowcut-score"]
+ANY_ORDER += ["cdpruner", "mmtok", "catp", "explainability", "hired", "globalcom2", "flowcut-score"]
 
 
 @pytest.mark.parametrize("name", ANY_ORDER)

@@ -160,9 +160,9 @@ def test_budgets_below_one_token_a_part_are_refused(name: str, nearest: int) -> 
 
 def test_methods_for_one_part_refuse_tiles() -> None:
     for name in METHODS.keys() - set(TILED):
-        with pytest.raises(UsageError, match="in one part.*hired and globalcom2 take tiles"):
+        with pytest.raises(UsageError, match=r"in one part.*hired and globalcom2 take tiles"):
             find_method(name).for_tiles((2, 2))
-        assert find_method(name).for_tiles(None) is METHODS[name]
+        assert METHODS[name].for_tiles(None) is METHODS[name]
 
 
 def test_features_must_fill_their_tiles() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from loops import Array, Result, array, coarse, cosine, cosines, prune
+from loops import Array, Result, array, coarse, cosine, cosines, highest, prune
 
 
 def question(features: Any) -> Array:
@@ -61,6 +61,19 @@ def catp(features: Any, k: int) -> Result:
     return prune(features, cover(alike, np.array([coarse(s) for s in suits]), k, slack=0.0))
 
 
+def asked(features: Any) -> list[float]:
+    x, words = array(features.x), question(features)
+    scale = x.shape[1] ** 0.5
+    each = [softmax([fine(cosine(word, row)) * scale for row in x]) for word in words]
+    return [sum(row[i] for row in each) / len(words) if len(words) else 0.0 for i in range(len(x))]
+
+
+def explainability(features: Any, k: int) -> Result:
+    scores = asked(features)
+    best = max(scores) or 1.0
+    return prune(features, highest([fine(score / best) for score in scores], k))
+
+
 def cover(gains: Array, bonus: Array, k: int, slack: float) -> list[int]:
     """Facility location by the value of whole sets, computed anew for every candidate."""
 
@@ -91,4 +104,5 @@ REFERENCES: dict[str, Callable[[Any, int], Result]] = {
     "cdpruner": cdpruner,
     "mmtok": mmtok,
     "catp": catp,
+    "explainability": explainability,
 }
