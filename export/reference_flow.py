@@ -44,16 +44,16 @@ class Values:
     def _score_block(self, attention: Tensor, rows: dict[str, Tensor]) -> Tensor:
         heads, prefix = self.vision.heads, self.vision.prefix_tokens
         query, key, value = (
-            rows[name].unflatten(1, (heads, -1)) for name in ("q_proj", "k_proj", "v_proj")
+            rows[name].view(len(rows[name]), heads, -1) for name in ("q_proj", "k_proj", "v_proj")
         )  # [rows, heads, H]
         length = value[prefix:].mean(1).norm(p=1, dim=1)
         if prefix:
             drawn = attention[:, 0, prefix:].mean(0)
             alike = [(value[prefix:, h] @ value[0, h]).softmax(0) for h in range(heads)]
-            return (drawn / drawn.sum() + sum(alike) / heads) * length
-        mean = query.mean(0)  # [heads, H]
-        drawn = [(key[:, h] @ mean[h] / key.shape[2] ** 0.5).softmax(0) for h in range(heads)]
-        return torch.stack(drawn).mean(0) * length
+            return (drawn / drawn.sum() + torch.stack(alike).mean(0)) * length
+        mean, scaling = query.mean(0), float(key.shape[2]) ** 0.5  # mean: [heads, H]
+        each = [(key[:, h] @ mean[h] / scaling).softmax(0) for h in range(heads)]
+        return torch.stack(each).mean(0) * length
 
 
 def _recorder(found: dict[str, Tensor], name: str) -> Any:

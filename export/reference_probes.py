@@ -35,8 +35,8 @@ def other_probe(
     if name == names.NEXT_WIDE_ATTENTION:
         return torch.softmax(key @ query[0] / key.shape[1] ** 0.5, 0)[prefix:]
     if name == names.NEXT_CLS_LOGITS:
-        per_head = (vision.width / vision.heads) ** 0.5
-        return key[prefix:] @ query[0] / vision.heads / per_head
+        scaling: float = vision.heads * (vision.width / vision.heads) ** 0.5
+        return key[prefix:] @ query[0] / scaling
     if name == names.NEXT_KEYS:
         return key[prefix:]
     raise KeyError(name)

@@ -16,8 +16,8 @@ def merge_complete(metric: Tensor, importance: Tensor, r: int, sizes: Tensor | N
     """Merge `r` of n tokens, each into the most similar one that stays: a plan of n - r tokens.
 
     Tokens are put in the order of their best similarity, and each looks for a partner among
-    those behind it alone, so that no two want each other (of two that are nearest to each other, the
-    one of lower index comes first). The `r` with the most similar partners,
+    those behind it alone, so that no two want each other (of two that are nearest to each other,
+    the one of lower index comes first). The `r` with the most similar partners,
     importance subtracted, go. Of a pair, each counts by softmax of the importances times its
     size. The order of the tokens is kept.
 

@@ -91,7 +91,7 @@ def coverage(gains: Tensor, bonus: Tensor, k: int, alike: float = 0.0) -> Tensor
         return served, torch.where(torch.arange(n) == pick, -BIG, own)
 
     start = torch.zeros(gains.shape[0], 1), bonus.unsqueeze(0)
-    margin = alike * gain(start).amax(1, keepdim=True) if alike else None
+    margin = alike * gain(start).amax(1, keepdim=True)
     taken = take_one_by_one(score(start).argmax(1), start, score, update, k)
     return raster_indices(mask_of(taken, n), k)
 
