@@ -46,7 +46,7 @@ class Values:
         query, key, value = (
             rows[name].view(len(rows[name]), heads, -1) for name in ("q_proj", "k_proj", "v_proj")
         )  # [rows, heads, H]
-        length = value[prefix:].mean(1).norm(p=1, dim=1)
+        length: Tensor = value[prefix:].mean(1).norm(p=1, dim=1)
         if prefix:
             drawn = attention[:, 0, prefix:].mean(0)
             alike = [(value[prefix:, h] @ value[0, h]).softmax(0) for h in range(heads)]
