@@ -27,6 +27,17 @@ def export_command(
     method: Annotated[
         str, typer.Option(help="Token compressor; `edgetok methods` lists them.")
     ] = "visionzip",
+    mask_sinks: Annotated[
+        bool,
+        typer.Option(
+            "--mask-sinks",
+            help="Take attention sinks, patches of unusual length, only if nothing else is left.",
+        ),
+    ] = False,
+    scorer: Annotated[
+        Path | None,
+        typer.Option(help="Weights of a trained scorer (safetensors), for `explainability`."),
+    ] = None,
     weights: Annotated[
         Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
     ] = "fp32",
@@ -75,6 +86,8 @@ def export_command(
             output,
             budgets=budgets,
             method=method,
+            mask_sinks=mask_sinks,
+            scorer=scorer,
             weights=weights,
             kv=kv,
             flavour=flavour,

@@ -127,6 +127,12 @@ def probe_cls(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     return torch.softmax(scores.float(), dim=-1)[:, 0, 1:].mean(0)
 
 
+def probe_cls_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """`probe_cls` before the softmax, which may be negative."""
+    scores = (query[0, :, :1] * scaling) @ key[0].transpose(1, 2)
+    return scores[:, 0, 1:].mean(0)
+
+
 def probe_received(query: Tensor, key: Tensor, scaling: float, prefix_tokens: int) -> Tensor:
     """Mean attention that each patch receives from all rows, for towers without a CLS token.
 

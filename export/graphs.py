@@ -110,11 +110,11 @@ class GraphBuilder:
         return module.eval(), inputs, module.outputs  # type: ignore[return-value]
 
     def _tower(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        tower = stages.Tower(self.parts.vision, self.method.needs)
+        tower = stages.Tower(self.parts.vision, self.method.tower_needs)
         return tower, {names.PIXELS: torch.zeros(1, 3, *self.parts.vision.image_px)}
 
     def _embed(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        ids = torch.zeros(self.ladder.largest.prompt_tokens, dtype=torch.int64)
+        ids = torch.zeros(self.prompt_tokens, dtype=torch.int64)
         return stages.Embed(self.parts.text), {names.TOKEN_IDS: ids}
 
     def _compress(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -124,6 +124,8 @@ class GraphBuilder:
             names.KEYS: (n, head),
             names.CLS_FEATURE: (1, width),
             names.NEXT_KEYS: (n, width),
+            names.TEXT_EMBEDS: (self.prompt_tokens, self.parts.text.hidden),
+            names.TEXT_MASK: (self.prompt_tokens,),
         }
         inputs = {names.FEATURES: torch.rand(n, width)}
         compress = stages.Compress(self.parts, self.method, budget)
@@ -147,6 +149,10 @@ class GraphBuilder:
             names.TOTAL_LENGTH: torch.ones(1, dtype=torch.int32),
         }
         return stages.Decode(self.parts.text, self.slots, self.scales), inputs | self._past()
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.ladder.largest.prompt_tokens
 
     @property
     def slots(self) -> int:

@@ -128,9 +128,10 @@ def prove(
     expected = [[_expect(reference, case, k) for k in ladder.budgets] for case in cases]
     hold_quantized(reference.parts, precision.weights)
     for case, answers in zip(cases, expected, strict=True):
-        want = reference.encode(case.pixels)
+        want = reference.look(case)
         got = runner.run("tower", None, _pixels(case))
         _prove_tower(ledger, want, got)
+        got |= runner.read_prompt([*case.before, *case.after], case.question)
         for budget, answer in zip(ladder.budgets, answers, strict=True):
             _prove_compress(ledger, reference, runner, want, budget)
             _prove_decoder(ledger, reference, runner, case, want, budget)
@@ -152,7 +153,7 @@ def prove_portable(
     ledger = Ledger(_limits(Precision(weights=precision.weights, kv="fp32")))
     with hold_portable(reference.parts, precision.weights):
         for case in cases:
-            want = reference.encode(case.pixels)
+            want = reference.look(case)
             _prove_tower(ledger, want, runner.run("tower", None, _pixels(case)))
             for budget in ladder.budgets:
                 _prove_compress(ledger, reference, runner, want, budget)
@@ -175,7 +176,7 @@ def _prove_tower(ledger: Ledger, want: dict[str, torch.Tensor], got: dict[str, A
 
 
 def _expect(reference: Reference, case: Case, budget: int) -> Expected:
-    out = reference.compress(reference.encode(case.pixels), budget)
+    out = reference.compress(reference.look(case), budget)
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
     return Expected(out[names.KEPT].numpy(), reference.answer(embeds, PARITY_TOKENS).ids)
 
@@ -184,12 +185,12 @@ def _prove_compress(
     ledger: Ledger,
     reference: Reference,
     runner: GraphRunner,
-    tower: dict[str, torch.Tensor],
+    seen: dict[str, torch.Tensor],
     budget: int,
 ) -> None:
     """The compress graph on PyTorch's own features, so that both choose from the same scores."""
-    want = reference.compress(tower, budget)
-    got = runner.run("compress", budget, {name: value.numpy() for name, value in tower.items()})
+    want = reference.compress(seen, budget)
+    got = runner.run("compress", budget, runner.pad_prompt({n: v.numpy() for n, v in seen.items()}))
     same = (got[names.KEPT] == want[names.KEPT].numpy()).all()
     ledger.record("compress", budget, names.KEPT, "cosine", float(same), min)
     if same:  # rows can only be compared where the same tokens were kept
@@ -202,11 +203,11 @@ def _prove_decoder(
     reference: Reference,
     runner: GraphRunner,
     case: Case,
-    tower: dict[str, torch.Tensor],
+    seen: dict[str, torch.Tensor],
     budget: int,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
-    tokens = reference.compress(tower, budget)[names.VISUAL_TOKENS]
+    tokens = reference.compress(seen, budget)[names.VISUAL_TOKENS]
     embeds = reference.embed(case.before, tokens, case.after)
     want = reference.answer(embeds, PARITY_TOKENS)
     stop_ids = reference.parts.text.stop_ids
@@ -222,12 +223,12 @@ def _prove_chain(
     reference: Reference,
     runner: GraphRunner,
     case: Case,
-    tower: dict[str, Array],
+    seen: dict[str, Array],
     expected: Expected,
     budget: int,
 ) -> None:
     """End to end: each graph reads what the graph before it made."""
-    out = runner.run("compress", budget, tower)
+    out = runner.run("compress", budget, seen)
     shared = len(np.intersect1d(out[names.KEPT], expected.kept)) / len(np.unique(expected.kept))
     ledger.record("end to end", budget, names.KEPT, "kept", shared, min)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])

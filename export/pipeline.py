@@ -26,6 +26,7 @@ from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.parity import prove, prove_portable, require_parity
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
+from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts
@@ -53,6 +54,8 @@ def export_model(
     *,
     budgets: str | int | Iterable[int | str] = "64,128,192,full",
     method: str = "visionzip",
+    mask_sinks: bool = False,
+    scorer: str | Path | None = None,
     weights: Weights = "fp32",
     kv: KvPrecision = "fp32",
     flavour: Flavour = "ort",
@@ -70,6 +73,9 @@ def export_model(
         model_dir: local model directory.
         out: the bundle to publish.
         budgets: visual tokens per rung, such as "64,128,full".
+        mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
+            method with "+masked-sinks".
+        scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         flavour: `portable` adds graphs of standard operators for tower and compressor; what
             edgetok runs, and the decoder, stay `ort`.
@@ -85,12 +91,13 @@ def export_model(
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
     precision = Precision(weights=weights, kv=kv)
-    chosen = find_method(method, seed)
+    chosen = find_method(method, seed, mask_sinks=mask_sinks)
+    chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         parts = open_model(Path(model_dir))
-        chosen = chosen.for_tower(parts.vision.prefix_tokens)
+        chosen = chosen.for_tiles(parts.vision.tiles).for_tower(parts.vision.prefix_tokens)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)

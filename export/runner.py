@@ -6,7 +6,7 @@ shared with `edgetok.runtimes`, so that a fault there cannot hide a fault here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,27 @@ class GraphRunner:
         found = [value.name for value in session.get_outputs()]
         values = session.run(found, {name: feeds[name] for name in wanted})
         return dict(zip(found, values, strict=True))
+
+    def read_prompt(self, ids: Sequence[int], question: range) -> dict[str, Array]:
+        """What text-aware methods read, by name: ids through the embed graph, and their mask."""
+        (rows,), _ = self._shapes[names.TOKEN_IDS]
+        padded, mask = np.zeros(rows, np.int64), np.zeros(rows, np.float32)
+        padded[: len(ids)] = ids
+        mask[question.start : question.stop] = 1.0
+        return self.run("embed", None, {names.TOKEN_IDS: padded}) | {names.TEXT_MASK: mask}
+
+    def pad_prompt(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Feeds with the rows of the prompt brought to the graphs' length.
+
+        Ones stand behind the prompt, which no embedding table holds: what reads them is wrong.
+        """
+        (rows,), _ = self._shapes[names.TOKEN_IDS]
+        text, mask = feeds[names.TEXT_EMBEDS], feeds[names.TEXT_MASK]
+        missing = rows - len(mask)
+        return feeds | {
+            names.TEXT_EMBEDS: np.pad(text, ((0, missing), (0, 0)), constant_values=1.0),
+            names.TEXT_MASK: np.pad(mask, (0, missing)),
+        }
 
     def answer(self, budget: int, embeds: Array, new_tokens: int, stop_ids: tuple[int, ...]) -> Any:
         """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids."""

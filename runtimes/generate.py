@@ -19,7 +19,7 @@ from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
 from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.processor import Processor
 from edgetok.runtimes.prompt import Detokenizer, Prompt, require_prompt_fits
-from edgetok.runtimes.protocol import FloatArray, Runtime
+from edgetok.runtimes.protocol import FloatArray, Runtime, TextRows, VisualTokens
 from edgetok.runtimes.request import Choice, EncodedImage, Request, Signal
 from edgetok.runtimes.sampling import Sampler, Sampling
 
@@ -198,6 +198,21 @@ class Model:
             logits, _ = self._begin(image, prompt, request, Progress(Stopwatch(self._clock)))
             return logits.copy()
 
+    def compress(self, image: EncodedImage, prompt: str, *, budget: int) -> VisualTokens:
+        """The visual tokens that a rung makes of an encoded image for this prompt.
+
+        Raises:
+            UsageError: for an unknown rung, an image that another bundle encoded, or while a
+                stream of this model is open.
+            InputError: if the prompt is rejected.
+        """
+        bucket = self.ladder.bucket(budget)
+        encoded = self._encoded(image, Stopwatch(self._clock))
+        tokens = self.processor.encode(prompt)
+        require_prompt_fits(tokens, bucket.prompt_tokens)
+        with self._exclusive():
+            return self.runtime.compress(encoded.output, bucket, self._embed(tokens))
+
     def _run(
         self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
     ) -> Generator[str, None, None]:
@@ -223,12 +238,13 @@ class Model:
         bucket = progress.decision.bucket
         progress.max_new_tokens = request.max_new_tokens or bucket.new_tokens
         require_prompt_fits(prompt, bucket.prompt_tokens)
-        with watch.measure("compress"):
-            visual = self.runtime.compress(encoded.output, bucket)
-        progress.kept = tuple(visual.kept.tolist())
         with watch.measure("embed"):
-            embeds = self._assemble(prompt, visual.rows)
+            written = self._embed(prompt)
+        with watch.measure("compress"):
+            visual = self.runtime.compress(encoded.output, bucket, written)
+        progress.kept = tuple(visual.kept.tolist())
         with watch.measure("prefill"):
+            embeds = _assemble(prompt, written.rows, visual.rows)
             return self.runtime.prefill(bucket, embeds), len(embeds)
 
     def _decode(
@@ -282,11 +298,8 @@ class Model:
         with watch.measure("tower"):
             return EncodedImage(self.runtime.encode(pixels), self.digest)
 
-    def _assemble(self, prompt: Prompt, visual: FloatArray) -> FloatArray:
-        """Rows [n, D] of the prompt with the visual tokens [K, D] in their place."""
-        text = self.runtime.embed([*prompt.before, *prompt.after])
-        split = len(prompt.before)
-        return np.concatenate([text[:split], visual, text[split:]])
+    def _embed(self, prompt: Prompt) -> TextRows:
+        return TextRows(self.runtime.embed([*prompt.before, *prompt.after]), prompt.question)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -300,3 +313,9 @@ class Model:
             yield
         finally:
             self._in_use.release()
+
+
+def _assemble(prompt: Prompt, text: FloatArray, visual: FloatArray) -> FloatArray:
+    """Rows [n, D] of the prompt with the visual tokens [K, D] in their place."""
+    split = len(prompt.before)
+    return np.concatenate([text[:split], visual, text[split:]])

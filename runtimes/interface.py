@@ -46,8 +46,10 @@ def _expected(
             features: Interface = {names.FEATURES: ("float32", None)}
             return {names.PIXELS: ("float32", pixels)}, features | signals
         case "compress":
-            # It reads what the tower wrote, so those are its only possible inputs.
+            # It reads what the tower wrote and the prompt, so those are its only possible inputs.
             offered: Interface = {t.name: (t.dtype, t.shape) for t in tower.outputs}
+            offered[names.TEXT_EMBEDS] = ("float32", [bucket.prompt_tokens, text.hidden])
+            offered[names.TEXT_MASK] = ("float32", [bucket.prompt_tokens])
             wanted = {t.name: offered[t.name] for t in stage.inputs if t.name in offered}
             return wanted, {
                 names.VISUAL_TOKENS: ("float32", [bucket.budget, text.hidden]),

@@ -13,9 +13,9 @@ from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
 from edgetok.runtimes.interface import SIGNAL_PREFIX, require_interface
-from edgetok.runtimes.protocol import FloatArray, TowerOutput, VisualTokens
+from edgetok.runtimes.protocol import FloatArray, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
-from edgetok.runtimes.session import BoundGraph, Memory, make_session
+from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
 
 _WEIGHTS_PREFIX = "weights/"
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
@@ -70,11 +70,21 @@ class OrtRuntime:
         tensors = {n: v.copy() for n, v in outputs.items() if n not in signals}
         return TowerOutput(tensors, signals)
 
-    def compress(self, image: TowerOutput, bucket: Bucket) -> VisualTokens:
-        """Reduce an encoded image to `bucket.budget` visual tokens."""
+    def compress(
+        self, image: TowerOutput, bucket: Bucket, text: TextRows | None = None
+    ) -> VisualTokens:
+        """Reduce an encoded image to `bucket.budget` visual tokens.
+
+        Raises:
+            UsageError: if the method looks at the prompt and there is none.
+            InputError: if the prompt has more rows than the graph has room for.
+        """
         graph = self._graph("compress", bucket)
         for name, buffer in graph.inputs.items():
-            buffer.write(image.tensors[name])
+            if name in names.OF_PROMPT:
+                _write_prompt(name, buffer, text)
+            else:
+                buffer.write(image.tensors[name])
         graph.run()
         rows, kept, sizes = (
             graph.outputs[name].pull().copy()
@@ -163,6 +173,20 @@ class OrtRuntime:
         graph = bundle.graph(stage)
         session = make_session(graph, stage, bundle.root, provider, self.threads)
         return BoundGraph(session, stage, self._memory)
+
+
+def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:
+    if text is None:
+        raise UsageError("this bundle's method looks at the prompt; give its text rows as well")
+    count, rows = len(text.rows), buffer.host
+    _require_rows(count, len(rows), "text tokens")
+    if name == names.TEXT_EMBEDS:
+        rows[:count] = text.rows  # mostly its own memory: `embed` writes where this graph reads
+        rows[count:] = 0  # never read, but must be finite
+    else:
+        rows.fill(0)
+        rows[text.question.start : text.question.stop] = 1
+    buffer.push()
 
 
 def needed_bytes(manifest: Manifest, ladder: Ladder) -> int:

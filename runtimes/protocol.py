@@ -44,6 +44,19 @@ class VisualTokens:
     sizes: FloatArray
 
 
+@dataclass(frozen=True, slots=True)
+class TextRows:
+    """A prompt as text-aware compressors read it.
+
+    Args:
+        rows: embeddings [n, D] of all its text tokens, as `Runtime.embed` gives them.
+        question: the places of the user's own text among them.
+    """
+
+    rows: FloatArray
+    question: range
+
+
 class Runtime(Protocol):
     """A bundle, loaded on a device. It holds one KV cache, so one answer at a time.
 
@@ -73,8 +86,14 @@ class Runtime(Protocol):
         """Run the tower on normalised pixels [1, 3, h, w]."""
         ...
 
-    def compress(self, image: TowerOutput, bucket: Bucket) -> VisualTokens:
-        """Reduce an encoded image to the visual tokens of a rung."""
+    def compress(
+        self, image: TowerOutput, bucket: Bucket, text: TextRows | None = None
+    ) -> VisualTokens:
+        """Reduce an encoded image to the visual tokens of a rung.
+
+        Args:
+            text: needed where the bundle's method looks at the prompt, and ignored elsewhere.
+        """
         ...
 
     def embed(self, ids: list[int]) -> FloatArray:

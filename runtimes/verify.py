@@ -126,7 +126,7 @@ def _rung_checks(
     model: Model, case: GoldenCase, image: EncodedImage, bucket: Bucket, tolerances: Tolerances
 ) -> Iterator[Check]:
     golden: GoldenRung = case.rungs[bucket.budget]
-    kept = model.runtime.compress(image.output, bucket).kept.tolist()
+    kept = model.compress(image, case.prompt, budget=bucket.budget).kept.tolist()
     logits = model.first_logits(image, case.prompt, budget=bucket.budget)
     spread = float(golden.logits.std())
     difference = relative(largest_difference(logits, golden.logits), spread)

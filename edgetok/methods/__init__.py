@@ -8,11 +8,20 @@ from __future__ import annotations
 from edgetok.errors import UsageError
 from edgetok.methods import (
     aim,
+    catp,
+    cdpruner,
+    crossget,
     divprune,
+    explainability,
     fastervlm,
+    flowcut_score,
     fopru,
+    globalcom2,
     hiprune,
+    hired,
     llavolta,
+    lvlm_csp,
+    mmtok,
     mustdrop,
     pool,
     prumerge,
@@ -29,7 +38,7 @@ from edgetok.methods import (
     vmtc,
     vtc_cls,
 )
-from edgetok.methods.method import Method
+from edgetok.methods.method import MASKED_SINKS, Method
 
 __all__ = ["METHODS", "Method", "find_method"]
 
@@ -57,18 +66,33 @@ METHODS: dict[str, Method] = {
         visiondrop.METHOD,
         mustdrop.METHOD,
         recoverable.METHOD,
+        cdpruner.METHOD,
+        mmtok.METHOD,
+        catp.METHOD,
+        explainability.METHOD,
+        lvlm_csp.METHOD,
+        lvlm_csp.BY_ATTENTION,
+        crossget.METHOD,
+        hired.METHOD,
+        globalcom2.METHOD,
+        flowcut_score.METHOD,
         random.METHOD,
         pool.METHOD,
     )
 }
 
 
-def find_method(name: str, seed: int = 0) -> Method:
+def find_method(name: str, seed: int = 0, *, mask_sinks: bool = False) -> Method:
     """The method of this name; `seed` is for those that draw and ignored by the others.
 
+    A name that ends in "+masked-sinks" means the same as `mask_sinks`: attention sinks are taken
+    only if nothing else is left.
+
     Raises:
-        UsageError: if there is none; names those there are.
+        UsageError: if there is none; names those there are. Or if it has no sinks to mask.
     """
+    if mask_sinks or name.endswith(MASKED_SINKS):
+        return find_method(name.removesuffix(MASKED_SINKS), seed).masking_sinks()
     if name not in METHODS:
         raise UsageError(f"no method {name!r}; edgetok has {', '.join(METHODS)}")
     if seed < 0:

@@ -26,4 +26,5 @@ METHOD = Method(
     summary="keeps the patches with the highest CLS attention",
     reduce=reduce,
     cost="9 N",
+    ranked=(names.CLS_ATTENTION,),
 )

@@ -43,6 +43,7 @@ METHOD = Method(
     summary="keeps the patches that receive the most attention",
     reduce=reduce,
     cost="9 N",
+    ranked=(names.RECEIVED_ATTENTION,),
 )
 
 ROWS = replace(
@@ -52,4 +53,5 @@ ROWS = replace(
     reduce=reduce_rows,
     budgets=whole_rows,
     cost="2 N",
+    ranked=(),  # a masked patch would sink its whole row
 )

@@ -28,4 +28,5 @@ METHOD = Method(
     summary="keeps the patches with the highest CLS attention of the last layer",
     reduce=reduce,
     cost="9 N",
+    ranked=(names.NEXT_CLS_ATTENTION,),
 )

@@ -30,4 +30,5 @@ METHOD = Method(
     reduce=reduce,
     space="projected",
     cost="2 N² D + 6 N² + 2 K N",
+    ranked=(names.NEXT_CLS_ATTENTION,),
 )

@@ -27,4 +27,5 @@ METHOD = Method(
     summary="keeps the patches with the highest CLS attention over the late layers",
     reduce=reduce,
     cost="9 N",
+    ranked=(names.LATE_CLS_ATTENTION,),
 )

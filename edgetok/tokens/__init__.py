@@ -13,14 +13,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgetok.tokens.complete_graph import merge_complete
     from edgetok.tokens.features import Features
     from edgetok.tokens.greedy import (
         coverage,
         dedup_halving,
+        determinantal,
         farthest,
         max_sum,
         take_one_by_one,
     )
+    from edgetok.tokens.learned import Separable, score_learned
     from edgetok.tokens.matchers import (
         bipartite,
         halve,
@@ -43,11 +46,16 @@ if TYPE_CHECKING:
         quotas,
     )
     from edgetok.tokens.scorers import (
+        attended,
         band_scores,
         cls_similarity,
         cosine,
         on_grid,
+        on_relative_grid,
+        rescaled,
+        shares,
         similarity,
+        text_relevance,
         unit_rows,
         without_sinks,
     )
@@ -64,6 +72,7 @@ if TYPE_CHECKING:
         raster_indices,
         row_topk,
         seeded_subset,
+        spread_indices,
         topk,
         topk_mask,
     )
@@ -72,11 +81,18 @@ if TYPE_CHECKING:
         elbow,
         elbow_tokens,
     )
+    from edgetok.tokens.tiles import (
+        spread_over_tiles,
+        sum_by_tile,
+        tile_numbers,
+    )
 
 __all__ = [
     "Features",
     "Plan",
+    "Separable",
     "area_pooling",
+    "attended",
     "band_scores",
     "bipartite",
     "cell_means",
@@ -86,6 +102,7 @@ __all__ = [
     "cosine",
     "coverage",
     "dedup_halving",
+    "determinantal",
     "effective_count",
     "elbow",
     "elbow_tokens",
@@ -98,9 +115,11 @@ __all__ = [
     "mask_of",
     "max_sum",
     "mean",
+    "merge_complete",
     "nearest_anchor",
     "nearest_tokens",
     "on_grid",
+    "on_relative_grid",
     "one_hot",
     "order",
     "order_on_grid",
@@ -109,13 +128,21 @@ __all__ = [
     "quotas",
     "ranks",
     "raster_indices",
+    "rescaled",
     "row_topk",
+    "score_learned",
     "seeded_subset",
+    "shares",
     "similarity",
     "spread_anchors",
+    "spread_indices",
+    "spread_over_tiles",
+    "sum_by_tile",
     "sum_neighbours",
     "sum_plus_mean",
     "take_one_by_one",
+    "text_relevance",
+    "tile_numbers",
     "topk",
     "topk_mask",
     "unit_rows",
@@ -123,8 +150,10 @@ __all__ = [
 ]
 
 _HOMES = (
+    "complete_graph",
     "features",
     "greedy",
+    "learned",
     "matchers",
     "mergers",
     "plan",
@@ -132,6 +161,7 @@ _HOMES = (
     "scorers",
     "selectors",
     "signals",
+    "tiles",
 )
 
 

@@ -12,6 +12,9 @@ from edgetok.tokens.selectors import BIG, mask_of, order_on_grid, raster_indices
 
 State = TypeVar("State")
 
+SMALLEST_RESIDUAL = 1e-5  # of a kernel with a diagonal up to 1: below, float32 holds rounding only
+ALIKE = 2e-6  # residuals this close are equal: duplicates differ by the rounding of a kernel
+
 
 def take_one_by_one(
     first: Tensor,
@@ -65,17 +68,22 @@ def max_sum(similar: Tensor, first: Tensor, k: int) -> Tensor:
     return raster_indices(mask_of(taken, n), k)
 
 
-def coverage(gains: Tensor, bonus: Tensor, k: int) -> Tensor:
+def coverage(gains: Tensor, bonus: Tensor, k: int, alike: float = 0.0) -> Tensor:
     """Tokens whose best gain per row adds up to most: [M, N], [N] -> [k] int64, raster order.
 
     Facility location: row m is served by the token taken that has the highest `gains[m]`, 0 or
-    more; `bonus` is added for each token by itself.
+    more; `bonus` is added for each token by itself. Gains that differ by less than `alike` times
+    the first one are equal; 0 is for gains on a grid, whose sums are exact.
     """
     n = gains.shape[1]
 
-    def score(state: tuple[Tensor, Tensor]) -> Tensor:
+    def gain(state: tuple[Tensor, Tensor]) -> Tensor:
         served, own = state
         return (gains - served).clamp(min=0).sum(0, keepdim=True) + own
+
+    def score(state: tuple[Tensor, Tensor]) -> Tensor:
+        found = gain(state)
+        return (found >= found.amax(1, keepdim=True) - margin).float() if alike else found
 
     def update(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
         served, own = state
@@ -83,7 +91,48 @@ def coverage(gains: Tensor, bonus: Tensor, k: int) -> Tensor:
         return served, torch.where(torch.arange(n) == pick, -BIG, own)
 
     start = torch.zeros(gains.shape[0], 1), bonus.unsqueeze(0)
+    margin = alike * gain(start).amax(1, keepdim=True)
     taken = take_one_by_one(score(start).argmax(1), start, score, update, k)
+    return raster_indices(mask_of(taken, n), k)
+
+
+def determinantal(similar: Tensor, quality: Tensor, k: int) -> Tensor:
+    """Tokens that span the most volume, by greedy MAP: [N, N], [N] -> [k] int64, raster order.
+
+    The kernel is `quality[i] * similar[i, j] * quality[j]`; each step takes the token with the
+    largest residual of an incremental Cholesky decomposition, residuals within `ALIKE` of it
+    being equal. Where none exceeds `SMALLEST_RESIDUAL` the volume is 0 whatever is taken, and the
+    highest quality goes first.
+
+    Args:
+        similar: symmetric, 1 on the diagonal, or 0 for a token that is nothing.
+        quality: in [0, 1].
+    """
+    n = similar.shape[0]
+    kernel = quality.unsqueeze(1) * similar * quality
+    start = _but_other(kernel).sum(1).unsqueeze(0)
+    spare = quality.unsqueeze(0) - 2.0  # behind all residuals
+    state: tuple[Tensor, Tensor, Tensor | None] = (start, spare, None)
+
+    def score(state: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+        residual, spare, _ = state
+        value = torch.where(residual > SMALLEST_RESIDUAL, residual, spare)
+        return (value >= value.amax(1, keepdim=True) - ALIKE).float()
+
+    def update(
+        state: tuple[Tensor, Tensor, Tensor | None], pick: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        residual, spare, factor = state
+        row = kernel.index_select(0, pick)
+        if factor is not None:
+            row = row - factor.index_select(1, pick).T @ factor
+        row = row / residual.index_select(1, pick).clamp(min=SMALLEST_RESIDUAL).sqrt()
+        taken = torch.arange(n) == pick
+        residual = torch.where(taken, -BIG, residual - row * row)
+        grown = row if factor is None else torch.cat([factor, row])
+        return residual, torch.where(taken, -BIG, spare), grown
+
+    taken = take_one_by_one(score(state).argmax(1), state, score, update, k)
     return raster_indices(mask_of(taken, n), k)
 
 
@@ -102,6 +151,11 @@ def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tens
         stay = order_on_grid(nearest).index_select(0, torch.arange(gone, even.shape[0]))
         ranked = torch.cat([even.index_select(0, stay), odd])
     return ranked
+
+
+def _but_other(kernel: Tensor) -> Tensor:
+    """[N, N] with zeros beside the diagonal."""
+    return torch.where(torch.eye(kernel.shape[0], dtype=torch.bool), kernel, 0.0)
 
 
 def _but_self(similar: Tensor, value: float) -> Tensor:

@@ -115,6 +115,11 @@ class Plan:
         indices = torch.cat([self.indices, other.indices])
         return Plan(indices, torch.cat([self.sizes, other.sizes]), rows, torch.cat(matrices))
 
+    def follow_by(self, other: Plan) -> Plan:
+        """Like `concat`, of two gather plans of the same rows: a gather plan."""
+        indices = torch.cat([self.indices, other.indices])
+        return Plan(indices, torch.cat([self.sizes, other.sizes]), self.source_rows)
+
     def _source(self, x: Tensor) -> Tensor:
         if x.shape[0] < self.source_rows:
             raise ValueError(f"the plan reads {self.source_rows} rows, but got {x.shape[0]}")

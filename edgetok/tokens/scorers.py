@@ -7,6 +7,8 @@ from torch import Tensor
 
 SMALLEST_NORM = 1e-6  # a zero vector then has cosine 0 with everything (R13)
 STEPS = 4096  # per unit, twice as fine as half precision, in which the references compare
+FINE_STEPS = 65536  # for small scores and for those that an exponential follows
+SMALLEST_SPREAD = 1e-4  # of relevances that count as different
 SINK_PENALTY = 1e4  # beyond any attention or cosine
 
 
@@ -21,23 +23,59 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cls_similarity(x: Tensor, cls_feature: Tensor) -> Tensor:
-    """Cosine of each patch with the CLS row: [N, V], [1, V] -> [N]."""
+    """Cosine of each patch with the CLS row, or any one row: [N, V], [1, V] -> [N]."""
     return (unit_rows(x) * unit_rows(cls_feature)).sum(1)
 
 
-def on_grid(scores: Tensor) -> Tensor:
-    """Scores rounded to multiples of 1 / 4096, for scores of a magnitude near 1.
+def on_grid(scores: Tensor, steps: int = STEPS) -> Tensor:
+    """Scores rounded to multiples of 1 / `steps`, for scores of a magnitude near 1.
 
     Kernels add in different orders, so what is equal by mathematics differs in its last bits,
     and a comparison would fall one way in torch and the other in a runtime. On the grid it is a
     tie again, and small sums and differences of such scores are exact.
     """
-    return (scores * STEPS).round() / STEPS
+    return (scores * steps).round() / steps
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of every row of `a` with every row of `b`, on the grid: [A, V], [B, V] -> [A, B]."""
     return on_grid(cosine(a, b))
+
+
+def shares(mask: Tensor) -> Tensor:
+    """What each row in the mask counts in their mean, 0 if there is none: [T] -> [T]."""
+    return mask / mask.sum().clamp(min=1.0)
+
+
+def text_relevance(x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    """Mean cosine of each token with the text rows in `mask`: [N, D], [T, D], [T] -> [N].
+
+    0 where no row is in the mask. Rows outside it may hold anything finite.
+    """
+    mean = (unit_rows(text) * shares(mask).unsqueeze(1)).sum(0)
+    # Summed row by row, not by a matrix product, so that equal tokens tie: see `nearest_anchor`.
+    return (unit_rows(x) * mean).sum(1)
+
+
+def attended(text: Tensor, x: Tensor, per_unit: float) -> Tensor:
+    """How each text row divides its attention among tokens: [T, D], [N, D] -> [T, N].
+
+    A softmax over the tokens of cosine times `per_unit`, the cosines on a fine grid.
+    """
+    return torch.softmax(on_grid(cosine(text, x), FINE_STEPS) * per_unit, dim=1)
+
+
+def on_relative_grid(scores: Tensor) -> Tensor:
+    """Scores divided by the largest magnitude, on a fine grid: [N] -> [N]."""
+    return on_grid(scores / scores.abs().max().clamp(min=1e-30), FINE_STEPS)
+
+
+def rescaled(scores: Tensor) -> Tensor:
+    """Scores moved and stretched to lie from 0 to 1, all 1 if they hardly differ: [N] -> [N]."""
+    lowest = scores.min()
+    spread = scores.max() - lowest
+    between = (scores - lowest) / spread.clamp(min=SMALLEST_SPREAD)
+    return torch.where(spread < SMALLEST_SPREAD, 1.0, between)
 
 
 def band_scores(scores: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -16,14 +16,16 @@ from edgetok.export.flavours.names import CONTRIB
 
 @dataclass
 class TowerAttention:
-    """Full attention as one MultiHeadAttention; keeps query and key of each block for probes."""
+    """Full attention as one MultiHeadAttention; keeps what it reads in each block for probes."""
 
     blocks: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         self.blocks.append((query, key, scaling))
+        self.values.append(value)
         inputs = [merge_heads(part) for part in (query, key, value)]
         return torch.onnx.ops.symbolic(
             f"{CONTRIB}::MultiHeadAttention",

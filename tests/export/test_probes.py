@@ -29,11 +29,14 @@ OF_ANY_TOWER = (
     names.OBJECT_ATTENTION,
     names.GLOBAL_ATTENTION,
     names.NEXT_KEYS,
+    names.FLOW_SCORE,
 )
 OF_CLS = (
     names.CLS_ATTENTION,
+    names.EARLY_CLS_ATTENTION,
     names.LATE_CLS_ATTENTION,
     names.NEXT_CLS_ATTENTION,
+    names.NEXT_CLS_LOGITS,
     names.NEXT_WIDE_ATTENTION,
     names.CLS_FEATURE,
 )
