@@ -8,7 +8,9 @@ from edgetok.cli.output import emit, table
 
 def methods_command(as_json: Json = False) -> None:
     """List the compressors that `export --method` takes, with what each one needs."""
-    from edgetok.methods import METHODS
+    from edgetok.methods import METHODS, TOWER_METHODS
+
+    known = [*METHODS.values(), *TOWER_METHODS.values()]
 
     rows = [
         {
@@ -19,9 +21,9 @@ def methods_command(as_json: Json = False) -> None:
             "needs": list(method.needs),
             "summary": method.summary,
         }
-        for method in METHODS.values()
+        for method in known
     ]
     shown = table("", "method", "paper", "where", "frozen form", "what it does")
-    for method in METHODS.values():
+    for method in known:
         shown.add_row(method.name, method.paper, method.where, method.verdict, method.summary)
     emit({"methods": rows}, as_json, shown)

@@ -22,6 +22,12 @@ NEXT_CLS_ATTENTION = "next_cls_attention"  # float32 [N], CLS_ATTENTION of the n
 NEXT_WIDE_ATTENTION = "next_wide_attention"  # float32 [N], the same as one head of width V
 NEXT_KEYS = "next_keys"  # float32 [N, V], keys of the next block, all heads side by side
 
+# Of methods in the tower: names of what they read there, and what a tower of one rung adds.
+VALUES = "values"  # float32 [heads, n, H], values of the block
+ATTENTION = "attention"  # float32 [heads, n, n], the whole map of the block
+TOWER_KEPT = "tower_kept"  # int64 [K], as KEPT
+TOWER_SIZES = "tower_sizes"  # float32 [K], as SIZES
+
 SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-similarity curve
 
 VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected

@@ -8,19 +8,28 @@ from __future__ import annotations
 from edgetok.errors import UsageError
 from edgetok.methods import (
     aim,
+    crossget_b,
     divprune,
+    evit,
+    expedit,
     fastervlm,
+    flowcut,
     fopru,
     hiprune,
     llavolta,
+    mctf,
     mustdrop,
+    mustdrop_windows,
+    pitome,
     pool,
     prumerge,
     random,
     recoverable,
     sparsity_similarity,
     todre,
+    token_transforming,
     tokencorr,
+    tome,
     turbo,
     vflowopt,
     visiondrop,
@@ -31,7 +40,7 @@ from edgetok.methods import (
 )
 from edgetok.methods.method import Method
 
-__all__ = ["METHODS", "Method", "find_method"]
+__all__ = ["METHODS", "TOWER_METHODS", "Method", "find_method"]
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -62,6 +71,23 @@ METHODS: dict[str, Method] = {
     )
 }
 
+# These act inside the tower: they reduce its rows block by block.
+TOWER_METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        tome.METHOD,
+        pitome.METHOD,
+        mctf.METHOD,
+        evit.METHOD,
+        evit.TOPK,
+        token_transforming.METHOD,
+        crossget_b.METHOD,
+        flowcut.METHOD,
+        mustdrop_windows.METHOD,
+        expedit.METHOD,
+    )
+}
+
 
 def find_method(name: str, seed: int = 0) -> Method:
     """The method of this name; `seed` is for those that draw and ignored by the others.
@@ -69,9 +95,10 @@ def find_method(name: str, seed: int = 0) -> Method:
     Raises:
         UsageError: if there is none; names those there are.
     """
-    if name not in METHODS:
-        raise UsageError(f"no method {name!r}; edgetok has {', '.join(METHODS)}")
+    known = METHODS | TOWER_METHODS
+    if name not in known:
+        raise UsageError(f"no method {name!r}; edgetok has {', '.join(known)}")
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; use 0 or more")
-    method = METHODS[name]
+    method = known[name]
     return method.reseed(seed) if method.reseed else method

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgetok import names, tokens
 from edgetok.errors import UsageError
+from edgetok.tokens.schedules import Encoder
+
+if TYPE_CHECKING:
+    from edgetok.methods.inside import Inside
 
 Verdict = Literal["exact", "fixed-budget", "own formulation"]
 Where = Literal["behind the tower", "in the tower", "in prefill"]
@@ -44,6 +48,7 @@ class Method:
         space: whose rows it compares and mixes: the tower's, or the projector's, which then runs
             on all N rows and not on K.
         reseed: for methods that draw, a seed -> the method that draws with it.
+        inside: what a method in the tower does block by block; its `needs` stay in the tower.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Method:
     cls_row_optional: bool = False
     space: Space = "vision"
     reseed: Callable[[int], Method] | None = None
+    inside: Inside | None = None
 
     def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
         """The plan for `budget` tokens; a budget of N is the identity for every method.
@@ -69,8 +75,8 @@ class Method:
             return tokens.Plan.identity(budget)
         return self.reduce(features, budget)
 
-    def for_tower(self, prefix_tokens: int) -> Method:
-        """The form for a tower of so many tokens before the patches.
+    def for_tower(self, prefix_tokens: int, blocks: int = 0) -> Method:
+        """The form for a tower of so many tokens before the patches, and of so many blocks.
 
         Without a CLS token (SigLIP), the attention that a patch receives from all patches stands
         in for the CLS token's, as ports of these methods have it: an own formulation.
@@ -78,6 +84,8 @@ class Method:
         Raises:
             UsageError: if the method reads something else of the CLS token.
         """
+        if self.inside is not None:
+            return self._inside_tower(self.inside, prefix_tokens, blocks)
         if prefix_tokens or not OF_CLS.intersection(self.needs):
             return self
         spared = {names.CLS_FEATURE} if self.cls_row_optional else set()
@@ -96,6 +104,16 @@ class Method:
             return self.reduce(tokens.Features(features.x, features.grid, probes), budget)
 
         return replace(self, needs=needs, verdict="own formulation", reduce=reduce)
+
+    def _inside_tower(self, inside: Inside, prefix_tokens: int, blocks: int) -> Method:
+        """As `for_tower`; how many blocks there are decides which budgets can be met."""
+
+        def budgets(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
+            return inside.budgets(Encoder(n_tokens, grid, prefix_tokens, blocks))
+
+        ranks_by_cls = not prefix_tokens and OF_CLS.intersection(self.needs)
+        verdict: Verdict = "own formulation" if ranks_by_cls else self.verdict
+        return replace(self, verdict=verdict, budgets=budgets if blocks else self.budgets)
 
     def needs_at(self, n_tokens: int, budget: int) -> tuple[str, ...]:
         """The probes that the graph of one budget reads: none for the identity."""

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgetok.tokens.encoder import Look, Place, Rows, merge_attention, reduce_inside
     from edgetok.tokens.features import Features
     from edgetok.tokens.greedy import (
         coverage,
@@ -36,6 +37,22 @@ if TYPE_CHECKING:
         spread_anchors,
         sum_plus_mean,
     )
+    from edgetok.tokens.merging import (
+        ahead_in_order,
+        alternating,
+        behind_prefix,
+        every_kth,
+        keep_and_sum,
+        keep_prefix,
+        merge_both_ways,
+        merge_groups,
+        merge_ranked,
+        merge_sets,
+        merge_windows,
+        set_edges,
+        square_windows,
+        window_likeness,
+    )
     from edgetok.tokens.plan import Plan, one_hot
     from edgetok.tokens.quota import (
         cells,
@@ -46,12 +63,14 @@ if TYPE_CHECKING:
         band_scores,
         cls_similarity,
         cosine,
+        energy,
         on_grid,
         similarity,
         unit_rows,
         without_sinks,
     )
     from edgetok.tokens.selectors import (
+        BIG,
         complement,
         even_indices,
         exclude,
@@ -72,12 +91,27 @@ if TYPE_CHECKING:
         elbow,
         elbow_tokens,
     )
+    from edgetok.tokens.soft import (
+        adaptive_cells,
+        near_cells,
+        reconstruct,
+        soft_anchors,
+        soft_kmeans,
+    )
 
 __all__ = [
+    "BIG",
     "Features",
+    "Look",
+    "Place",
     "Plan",
+    "Rows",
+    "adaptive_cells",
+    "ahead_in_order",
+    "alternating",
     "area_pooling",
     "band_scores",
+    "behind_prefix",
     "bipartite",
     "cell_means",
     "cells",
@@ -89,15 +123,26 @@ __all__ = [
     "effective_count",
     "elbow",
     "elbow_tokens",
+    "energy",
     "even_indices",
+    "every_kth",
     "exclude",
     "farthest",
     "forced_topk",
     "halve",
+    "keep_and_sum",
+    "keep_prefix",
     "kmeans",
     "mask_of",
     "max_sum",
     "mean",
+    "merge_attention",
+    "merge_both_ways",
+    "merge_groups",
+    "merge_ranked",
+    "merge_sets",
+    "merge_windows",
+    "near_cells",
     "nearest_anchor",
     "nearest_tokens",
     "on_grid",
@@ -109,29 +154,39 @@ __all__ = [
     "quotas",
     "ranks",
     "raster_indices",
+    "reconstruct",
+    "reduce_inside",
     "row_topk",
     "seeded_subset",
+    "set_edges",
     "similarity",
+    "soft_anchors",
+    "soft_kmeans",
     "spread_anchors",
+    "square_windows",
     "sum_neighbours",
     "sum_plus_mean",
     "take_one_by_one",
     "topk",
     "topk_mask",
     "unit_rows",
+    "window_likeness",
     "without_sinks",
 ]
 
 _HOMES = (
+    "encoder",
     "features",
     "greedy",
     "matchers",
     "mergers",
+    "merging",
     "plan",
     "quota",
     "scorers",
     "selectors",
     "signals",
+    "soft",
 )
 
 

@@ -46,6 +46,12 @@ def band_scores(scores: Tensor, grid: tuple[int, int]) -> Tensor:
     return on_grid(means / means.abs().max().clamp(min=1e-30))
 
 
+def energy(similar: Tensor, margin: float) -> Tensor:
+    """Mean of ELU(cosine - margin) over all rows, high in large groups: [n, n] -> [n] (PiToMe)."""
+    above = similar - margin
+    return torch.where(above > 0, above, above.clamp(max=0).exp() - 1).mean(1)
+
+
 def without_sinks(scores: Tensor, x: Tensor, factor: float = 4.0) -> Tensor:
     """Scores with attention sinks put behind all others: [N], [N, V] -> [N].
 
