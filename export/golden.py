@@ -30,8 +30,7 @@ def write_golden(
     for number, case in enumerate(cases):
         image = f"golden/{number}{case.suffix}"
         writer.write(image, case.image)
-        tower = runner.run("tower", None, {names.PIXELS: case.pixels.numpy()})
-        rungs = {k: _golden_rung(reference, runner, case, tower, k) for k in ladder.budgets}
+        rungs = {k: _golden_rung(reference, runner, case, k) for k in ladder.budgets}
         ids = [*case.before, golden.IMAGE_PLACEHOLDER, *case.after]
         found.append(
             golden.GoldenCase(
@@ -48,8 +47,9 @@ def write_golden(
 
 
 def _golden_rung(
-    reference: Reference, runner: GraphRunner, case: Case, tower: dict[str, Any], budget: int
+    reference: Reference, runner: GraphRunner, case: Case, budget: int
 ) -> golden.GoldenRung:
+    tower = runner.run("tower", budget, {names.PIXELS: case.pixels.numpy()})
     out = runner.run("compress", budget, tower)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edgetok import names
+from edgetok.export.reference_inside import ReducingReference
 from edgetok.export.reference_probes import Projections, other_probe
 from edgetok.families.parts import Parts
 from edgetok.methods import Method
@@ -35,9 +36,15 @@ class Reference:
         self.method = method
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """pixels [1, 3, h, w] -> every output of the tower graph, by name."""
+    def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
+        """pixels [1, 3, h, w] -> every output of the tower graph, by name.
+
+        `budget` matters to methods inside the tower alone; all tokens if None.
+        """
         vision = self.parts.vision
+        if self.method.inside is not None:
+            inside = ReducingReference(vision, self.method.inside)
+            return inside.run(pixels, budget or vision.full_tokens)
         layer, prefix = len(vision.blocks), vision.prefix_tokens
         block = vision.next_block or vision.blocks[-1]
         with RecordedKeys(vision.blocks[-1], vision.heads) as keys, Projections(block) as next_:
@@ -62,6 +69,10 @@ class Reference:
     @torch.no_grad()
     def compress(self, tower: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
         """Tower outputs -> the outputs of the compress graph, by name."""
+        if self.method.inside is not None:
+            kept, sizes = tower[names.TOWER_KEPT], tower[names.TOWER_SIZES]
+            projected = self.parts.projector(tower[names.FEATURES])
+            return {names.VISUAL_TOKENS: projected, names.KEPT: kept, names.SIZES: sizes}
         probes = {name: tower[name] for name in self.method.needs}
         rows, in_vision = tower[names.FEATURES], self.method.space == "vision"
         rows = rows if in_vision else self.parts.projector(rows)

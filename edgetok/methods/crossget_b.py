@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def reduce(look: tokens.Look, keep: int) -> tokens.Plan:
     n = look.patches.shape[0]
     keys = look.key.transpose(0, 1).flatten(1)[look.prefix :]
-    importance = tokens.on_grid(guide(look))
+    importance = tokens.on_grid(guide(look), steps=tokens.FINE_STEPS)
     similar, ahead = tokens.ahead_in_order(keys)
     gone = tokens.topk(ahead - importance, n - keep)
     stay = tokens.complement(gone, n)

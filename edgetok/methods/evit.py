@@ -25,7 +25,9 @@ def fuse(look: tokens.Look, keep: int) -> tokens.Plan:
 
 
 def drop(look: tokens.Look, keep: int) -> tokens.Plan:
-    plan = tokens.Plan.gather(tokens.topk(look.importance(), keep), look.patches.shape[0])
+    plan = tokens.Plan.gather(
+        tokens.topk(tokens.relative(look.importance()), keep), look.patches.shape[0]
+    )
     return tokens.behind_prefix(plan, look.sizes, look.prefix)
 
 

@@ -55,7 +55,7 @@ def _share(scores: Tensor) -> Tensor:
 
 def reduce(look: tokens.Look, keep: int) -> tokens.Plan:
     scores = observe(look) if look.running is None else look.running
-    plan = tokens.Plan.gather(tokens.topk(scores, keep), look.patches.shape[0])
+    plan = tokens.Plan.gather(tokens.topk(tokens.relative(scores), keep), look.patches.shape[0])
     return tokens.behind_prefix(plan, look.sizes, look.prefix)
 
 

@@ -15,7 +15,7 @@ share of the patches, and at least half. Sizes sum to N.
 Order: patches that took no part by descending energy, then targets by theirs; where all take
 part, as in ToMe.
 
-Frozen form: exact for CLIP, cosines and energies on a grid of 1/4096. The reference's plain mean
+Frozen form: exact for CLIP, cosines on a grid of 1/4096. The reference's plain mean
 in some patches is not followed.
 """
 
@@ -64,7 +64,7 @@ def by_place(look: tokens.Look, keep: int) -> tokens.Plan:
 def by_energy(look: tokens.Look, keep: int, margin: float) -> tokens.Plan:
     r = look.patches.shape[0] - keep
     similar = tokens.similarity(look.patches, look.patches)
-    ranked = tokens.order(tokens.on_grid(tokens.energy(similar, margin)))
+    ranked = tokens.order(tokens.relative(tokens.energy(similar, margin)))
     groups, centres = tokens.merge_ranked(similar, ranked, r)
     plan = tokens.merge_groups(groups, centres, look.patch_sizes)
     return tokens.behind_prefix(plan, look.sizes, look.prefix)

@@ -24,7 +24,7 @@ REACH = 64
 
 
 def reduce(look: tokens.Look, keep: int) -> tokens.Plan:
-    anchors = tokens.topk(look.importance(), keep)
+    anchors = tokens.topk(tokens.relative(look.importance()), keep)
     plan = tokens.soft_anchors(look.patches, anchors, look.patch_sizes, TEMPERATURE, REACH)
     return tokens.behind_prefix(plan, look.sizes, look.prefix)
 

@@ -60,11 +60,13 @@ if TYPE_CHECKING:
         quotas,
     )
     from edgetok.tokens.scorers import (
+        FINE_STEPS,
         band_scores,
         cls_similarity,
         cosine,
         energy,
         on_grid,
+        relative,
         similarity,
         unit_rows,
         without_sinks,
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BIG",
+    "FINE_STEPS",
     "Features",
     "Look",
     "Place",
@@ -156,6 +159,7 @@ __all__ = [
     "raster_indices",
     "reconstruct",
     "reduce_inside",
+    "relative",
     "row_topk",
     "seeded_subset",
     "set_edges",

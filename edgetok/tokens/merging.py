@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgetok.tokens.plan import Plan, one_hot
-from edgetok.tokens.scorers import similarity
+from edgetok.tokens.scorers import relative, similarity
 from edgetok.tokens.selectors import (
     BIG,
     complement,
@@ -177,7 +177,7 @@ def keep_and_sum(scores: Tensor, sizes: Tensor, k: int) -> Plan:
 
     scores [n], sizes [n] -> a plan of k tokens; the sum is not divided by anything.
     """
-    n, kept = scores.shape[0], topk_mask(scores, k - 1)
+    n, kept = scores.shape[0], topk_mask(relative(scores), k - 1)
     indices = raster_indices(kept, k - 1)
     ones = one_hot(indices, n)
     total = torch.cat([ones, (~kept).float().unsqueeze(0)]) @ sizes

@@ -7,6 +7,7 @@ from torch import Tensor
 
 SMALLEST_NORM = 1e-6  # a zero vector then has cosine 0 with everything (R13)
 STEPS = 4096  # per unit, twice as fine as half precision, in which the references compare
+FINE_STEPS = 65_536  # for attention, of which most lies far below the highest
 SINK_PENALTY = 1e4  # beyond any attention or cosine
 
 
@@ -25,14 +26,19 @@ def cls_similarity(x: Tensor, cls_feature: Tensor) -> Tensor:
     return (unit_rows(x) * unit_rows(cls_feature)).sum(1)
 
 
-def on_grid(scores: Tensor) -> Tensor:
-    """Scores rounded to multiples of 1 / 4096, for scores of a magnitude near 1.
+def on_grid(scores: Tensor, steps: int = STEPS) -> Tensor:
+    """Scores rounded to multiples of 1 / steps (4096), for scores of a magnitude near 1.
 
     Kernels add in different orders, so what is equal by mathematics differs in its last bits,
     and a comparison would fall one way in torch and the other in a runtime. On the grid it is a
     tie again, and small sums and differences of such scores are exact.
     """
-    return (scores * STEPS).round() / STEPS
+    return (scores * steps).round() / steps
+
+
+def relative(scores: Tensor) -> Tensor:
+    """Scores relative to the largest, on a grid of 1 / 65536, to be ranked: [N] -> [N]."""
+    return on_grid(scores / scores.abs().max().clamp(min=1e-30), FINE_STEPS)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
