@@ -4,7 +4,7 @@ Reads of each block: keys [heads, n, H], compared with all heads side by side; t
 rows [n, V] and how many patches each stands for.
 
 Patches are ordered by the cosine to their nearest other one, and each may go only into one behind
-it, which breaks circles. A patch goes by its importance less that cosine: the r lowest are sources.
+it, which breaks circles; of two that are nearest to each other, the one of lower index is ahead. A patch goes by its importance less that cosine: the r lowest are sources.
 Each source then joins the most similar patch that stays, and the two are weighed by twice the
 softmax of their importances, times their sizes. Importance is the cosine of a patch's key with the
 query of the guide. Attention knows the sizes. The same number in every block, between attention
