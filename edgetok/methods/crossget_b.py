@@ -3,12 +3,13 @@
 Reads of each block: keys [heads, n, H], compared with all heads side by side; the CLS row's query;
 rows [n, V] and how many patches each stands for.
 
-Patches are ordered by the cosine to their nearest other one, and each may go only into one behind
-it, which breaks circles; of two that are nearest to each other, the one of lower index is ahead. A patch goes by its importance less that cosine: the r lowest are sources.
-Each source then joins the most similar patch that stays, and the two are weighed by twice the
-softmax of their importances, times their sizes. Importance is the cosine of a patch's key with the
-query of the guide. Attention knows the sizes. The same number in every block, between attention
-and MLP; at most half. Order: raster, as in the reference. Sizes sum to N.
+Patches are ordered by the cosine to their nearest other one (of two nearest to each other, the one
+of lower index is ahead), and each may go only into one behind it, which breaks circles. A patch
+goes by its importance less that cosine: the r lowest are sources. Each source then joins the most
+similar patch that stays, and the two are weighed by twice the softmax of their importances, times
+their sizes. Importance is the cosine of a patch's key with the query of the guide. Attention knows
+the sizes. The same number in every block, between attention and MLP; at most half. Order: raster,
+as in the reference. Sizes sum to N.
 
 Frozen form: fixed budget. The guide of the paper is a cross token trained for each block; here it
 is the CLS row, so that what the text asks no longer guides. Without a CLS token, importance is the
@@ -60,7 +61,9 @@ def _weighed(
     sources = tokens.one_hot(gone, n)
     groups = kept + joins @ sources
     total = groups @ sizes
-    excess = joins @ (1 - 2 * share)  # of the target in its pairs, beyond itself
+    # Of the target in its pairs, beyond itself. No matrix product: ONNX Runtime 1.31 folds the
+    # transpose into one with a vector, and gets it wrong.
+    excess = (joins * (1 - 2 * share)).sum(1)
     weights = kept * (1 + excess).unsqueeze(1) + (joins * (2 * share)) @ sources
     return tokens.Plan(stay, total, n, weights * sizes / total.unsqueeze(1))
 
