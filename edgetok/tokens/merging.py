@@ -142,6 +142,22 @@ def _round(edges: Tensor, r: int, *, in_order: bool) -> tuple[Tensor, Tensor, Te
     return stay, gone, joined
 
 
+def merge_adjacent(metric: Tensor, r: int, sizes: Tensor, band: int = 1) -> Plan:
+    """Merge neighbours of a one-dimensional signal, in order (after MergeDNA).
+
+    Rows at even places join the most similar row at an odd place at most `band` away; the r most
+    similar do. Tokens are means by size and keep the order of the signal.
+
+    metric [n, H], sizes [n], r at most ceil(n / 2) -> a plan of n - r tokens.
+    """
+    sources, targets = alternating(metric.shape[0])
+    edges = set_edges(metric, sources, targets, band=band)
+    groups, centres = merge_sets(edges, sources, targets, r, in_order=True)
+    by_place = (-centres.float()).topk(centres.shape[0]).indices
+    in_order = groups.index_select(0, by_place), centres.index_select(0, by_place)
+    return merge_groups(*in_order, sizes)
+
+
 def merge_ranked(similar: Tensor, ranked: Tensor, r: int) -> tuple[Tensor, Tensor]:
     """Of the first 2 r ranked rows, the 1st, 3rd, ... join the 2nd, 4th, ... nearest to each.
 
