@@ -18,8 +18,10 @@ def methods_command(
     as_json: Json = False,
 ) -> None:
     """List the compressors that `export --method` takes, with what each one needs."""
-    from edgetok.methods import METHODS
+    from edgetok.methods import METHODS, TOWER_METHODS
     from edgetok.methods.table import describe_methods
+
+    known = [*METHODS.values(), *TOWER_METHODS.values()]
 
     rows = [
         {
@@ -31,11 +33,9 @@ def methods_command(
             "cost_flops": method.cost,
             "summary": method.summary,
         }
-        for method in METHODS.values()
+        for method in known
     ]
     shown = table("", "method", "paper", "where", "frozen form", "what it does")
-    for method in METHODS.values():
+    for method in known:
         shown.add_row(method.name, method.paper, method.where, method.verdict, method.summary)
-    if form == "markdown":
-        shown = describe_methods(METHODS.values())
-    emit({"methods": rows}, as_json, shown)
+    emit({"methods": rows}, as_json, describe_methods(known) if form == "markdown" else shown)

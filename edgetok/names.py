@@ -25,6 +25,12 @@ NEXT_WIDE_ATTENTION = "next_wide_attention"  # float32 [N], the same as one head
 NEXT_KEYS = "next_keys"  # float32 [N, V], keys of the next block, all heads side by side
 FLOW_SCORE = "flow_score"  # float32 [N], attention and values of all blocks (FlowCut)
 
+# Of methods in the tower: names of what they read there, and what a tower of one rung adds.
+VALUES = "values"  # float32 [heads, n, H], values of the block
+ATTENTION = "attention"  # float32 [heads, n, n], the whole map of the block
+TOWER_KEPT = "tower_kept"  # int64 [K], as KEPT
+TOWER_SIZES = "tower_sizes"  # float32 [K], as SIZES
+
 SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-similarity curve
 
 VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected

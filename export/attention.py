@@ -31,9 +31,10 @@ class Emitter(Protocol):
 
 
 class TowerEmitter(Emitter, Protocol):
-    """Spells the attention of a tower, and keeps query, key and scale of each block for probes."""
+    """Spells the attention of a tower, and keeps what each block reads for probes."""
 
     blocks: list[tuple[Tensor, Tensor, float]]
+    values: list[Tensor]
 
     def __init__(self) -> None: ...
 

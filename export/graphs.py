@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import stages
+from edgetok.export import reducing, stages
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import fusion, portable
 from edgetok.export.trace import quiet, trace
@@ -59,8 +59,11 @@ class GraphBuilder:
 
     def build(self, progress: Progress) -> list[Graph]:
         """Every stage, the shared ones first, then rung by rung."""
-        jobs: list[tuple[str, int | None]] = [("tower", None), ("embed", None), ("decode", None)]
-        jobs += [(name, k) for k in self.ladder.budgets for name in ("compress", "prefill")]
+        budgets = self.ladder.budgets
+        towers = [None] if self.method.inside is None else budgets
+        jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
+        jobs += [("embed", None), ("decode", None)]
+        jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
         if self.flavour == "portable":
             spelled += [(*job, "portable") for job in jobs if job[0] in portable.STAGES]
@@ -93,6 +96,8 @@ class GraphBuilder:
             return self._quantizer.quantize(model, name, BITS[self.weights])
         if isinstance(module, stages.Tower):
             module.attention = portable.TowerAttention
+        if isinstance(module, reducing.ReducingTower):
+            module.attention = portable.fused_attention
         model = trace(module, inputs, outputs, title, portable.OPSET)
         return portable.spell(model, name, BITS[self.weights])
 
@@ -109,8 +114,12 @@ class GraphBuilder:
         module, inputs = build(budget or 0)
         return module.eval(), inputs, module.outputs  # type: ignore[return-value]
 
-    def _tower(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        tower = stages.Tower(self.parts.vision, self.method.tower_needs)
+    def _tower(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        tower: nn.Module = (
+            stages.Tower(self.parts.vision, self.method.tower_needs)
+            if self.method.inside is None
+            else reducing.ReducingTower(self.parts.vision, self.method.inside, budget)
+        )
         return tower, {names.PIXELS: torch.zeros(1, 3, *self.parts.vision.image_px)}
 
     def _embed(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -119,6 +128,8 @@ class GraphBuilder:
 
     def _compress(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
         vision = self.parts.vision
+        if self.method.inside is not None:
+            return reducing.Project(self.parts), reducing.project_inputs(vision, budget)
         n, width, head = vision.full_tokens, vision.width, vision.width // vision.heads
         shapes = {
             names.KEYS: (n, head),

@@ -97,7 +97,8 @@ def export_model(
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         parts = open_model(Path(model_dir))
-        chosen = chosen.for_tiles(parts.vision.tiles).for_tower(parts.vision.prefix_tokens)
+        chosen = chosen.for_tiles(parts.vision.tiles)
+        chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
@@ -188,7 +189,9 @@ def _measure_scales(reference: Reference, cases: Sequence[Case]) -> Scales:
 
     def rows() -> Iterable[Any]:
         for case in cases:
-            tokens = reference.compress(reference.encode(case.pixels), full)[names.VISUAL_TOKENS]
+            tokens = reference.compress(reference.encode(case.pixels, full), full)[
+                names.VISUAL_TOKENS
+            ]
             yield reference.embed(case.before, tokens, case.after)
 
     return measure_kv_scales(reference.parts.text, rows())

@@ -15,6 +15,7 @@ from torch import Tensor
 from edgetok import names
 from edgetok.export.cases import Case
 from edgetok.export.reference_flow import Values
+from edgetok.export.reference_inside import ReducingReference
 from edgetok.export.reference_probes import Projections, other_probe
 from edgetok.families.parts import Parts
 from edgetok.methods import Method
@@ -37,9 +38,15 @@ class Reference:
         self.method = method
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """pixels [1, 3, h, w] -> every output of the tower graph, by name."""
+    def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
+        """pixels [1, 3, h, w] -> every output of the tower graph, by name.
+
+        `budget` matters to methods inside the tower alone; all tokens if None.
+        """
         vision = self.parts.vision
+        if self.method.inside is not None:
+            inside = ReducingReference(vision, self.method.inside)
+            return inside.run(pixels, budget or vision.full_tokens)
         layer, prefix = len(vision.blocks), vision.prefix_tokens
         block = vision.next_block or vision.blocks[-1]
         with (
@@ -68,12 +75,13 @@ class Reference:
         return found
 
     @torch.no_grad()
-    def look(self, case: Case) -> dict[str, Tensor]:
+    def look(self, case: Case, budget: int | None = None) -> dict[str, Tensor]:
         """A case -> all that the compress graph may read, by name; the prompt without padding."""
         rows = self.parts.text.embed(torch.tensor([*case.before, *case.after]))
         mask = torch.zeros(len(rows))
         mask[case.question.start : case.question.stop] = 1.0
-        return self.encode(case.pixels) | {names.TEXT_EMBEDS: rows, names.TEXT_MASK: mask}
+        prompt = {names.TEXT_EMBEDS: rows, names.TEXT_MASK: mask}
+        return self.encode(case.pixels, budget) | prompt
 
     @torch.no_grad()
     def compress(self, seen: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
@@ -81,6 +89,10 @@ class Reference:
 
         The outputs of `encode` are enough for methods that do not read the prompt.
         """
+        if self.method.inside is not None:
+            kept, sizes = seen[names.TOWER_KEPT], seen[names.TOWER_SIZES]
+            projected = self.parts.projector(seen[names.FEATURES])
+            return {names.VISUAL_TOKENS: projected, names.KEPT: kept, names.SIZES: sizes}
         vision, in_vision = seen[names.FEATURES], self.method.space == "vision"
         probes = {name: seen[name] for name in self.method.needs_at(len(vision), budget)}
         rows = vision if in_vision else self.parts.projector(vision)

@@ -46,8 +46,9 @@ class GraphRunner:
                 self._shapes[spec.name] = (spec.shape, spec.dtype)
 
     def run(self, stage: str, bucket: int | None, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Run one graph; inputs that it does not have are left out."""
-        session = self._sessions[stage, bucket]
+        """Run a rung's graph, or the shared one; inputs that it does not have are left out."""
+        own = (stage, bucket)
+        session = self._sessions[own if own in self._sessions else (stage, None)]
         wanted = [value.name for value in session.get_inputs()]
         found = [value.name for value in session.get_outputs()]
         values = session.run(found, {name: feeds[name] for name in wanted})

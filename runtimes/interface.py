@@ -15,6 +15,11 @@ Shape = list[int]
 Interface = dict[str, tuple[str, Shape | None]]  # dtype and shape by name; None: any shape
 
 
+def has_tower_per_rung(manifest: Manifest) -> bool:
+    """Whether the method acts inside the tower, so that each rung encodes an image for itself."""
+    return any(s.stage == "tower" and s.bucket is not None for s in manifest.stages)
+
+
 def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage) -> None:
     """Check that a graph that serves `bucket` fits the manifest and the tower.
 

@@ -12,7 +12,7 @@ from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
-from edgetok.runtimes.interface import SIGNAL_PREFIX, require_interface
+from edgetok.runtimes.interface import SIGNAL_PREFIX, has_tower_per_rung, require_interface
 from edgetok.runtimes.protocol import FloatArray, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
 from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
@@ -55,20 +55,23 @@ class OrtRuntime:
         self._graphs = self._load(bundle, provider)
         self._decode = self._graph("decode", self.ladder.smallest)
 
-    def encode(self, pixels: FloatArray) -> TowerOutput:
-        """Run the tower on pixels [1, 3, h, w].
+    def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
+        """Run the tower on pixels [1, 3, h, w]; that of `bucket` where each rung has its own.
 
         Raises:
             InputError: for another shape, or values that are not finite.
         """
-        graph = self._graph("tower", self.ladder.smallest)
+        bucket = bucket or self.ladder.largest
+        graph = self._graph("tower", bucket)
         _require_pixels(pixels, graph.inputs[names.PIXELS].host.shape)
         graph.inputs[names.PIXELS].write(pixels)
         graph.run()
         outputs = {name: buffer.pull() for name, buffer in graph.outputs.items()}
         signals = {n: float(v[0]) for n, v in outputs.items() if n.startswith(SIGNAL_PREFIX)}
         tensors = {n: v.copy() for n, v in outputs.items() if n not in signals}
-        return TowerOutput(tensors, signals)
+        if not has_tower_per_rung(self.manifest):
+            return TowerOutput(tensors, signals)
+        return TowerOutput(tensors, signals, bucket.budget, pixels.copy())
 
     def compress(
         self, image: TowerOutput, bucket: Bucket, text: TextRows | None = None
@@ -80,6 +83,8 @@ class OrtRuntime:
             InputError: if the prompt has more rows than the graph has room for.
         """
         graph = self._graph("compress", bucket)
+        if image.pixels is not None and image.budget != bucket.budget:
+            image = self.encode(image.pixels, bucket)
         for name, buffer in graph.inputs.items():
             if name in names.OF_PROMPT:
                 _write_prompt(name, buffer, text)
@@ -155,12 +160,12 @@ class OrtRuntime:
 
     def _load(self, bundle: Bundle, provider: str) -> dict[tuple[str, int], BoundGraph]:
         weights = [path for path in bundle.manifest.files if path.startswith(_WEIGHTS_PREFIX)]
-        tower = bundle.stage("tower", self.ladder.smallest.budget)
         by_file: dict[str, BoundGraph] = {}
         graphs = {}
         for name in names.STAGES:
             for bucket in reversed(self.ladder.buckets):  # see `Memory`
                 stage = bundle.stage(name, bucket.budget)
+                tower = bundle.stage("tower", bucket.budget)
                 require_interface(bundle.manifest, stage, bucket, tower)
                 if stage.file not in by_file:
                     by_file[stage.file] = self._bound(bundle, stage, provider)

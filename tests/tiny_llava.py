@@ -27,13 +27,18 @@ SIDE_PX = 32
 
 
 def write_tiny_llava(
-    path: Path, *, tower: str = "clip", decoder: str = "llama", side_px: int = SIDE_PX
+    path: Path,
+    *,
+    tower: str = "clip",
+    decoder: str = "llama",
+    side_px: int = SIDE_PX,
+    vision_layers: int = 3,
 ) -> Path:
     """Write a model with seeded weights; `tower` is clip or siglip, `decoder` llama or qwen2."""
     tokenizer = _make_tokenizer()
     torch.manual_seed(0)
     config = LlavaConfig(
-        vision_config=_vision(tower, side_px),
+        vision_config=_vision(tower, side_px, vision_layers),
         text_config=_text(decoder, tokenizer.get_vocab_size()),
         image_token_id=3,
         vision_feature_layer=-2,
@@ -58,12 +63,12 @@ def write_tiny_llava(
     return path
 
 
-def _vision(tower: str, side_px: int) -> CLIPVisionConfig | SiglipVisionConfig:
+def _vision(tower: str, side_px: int, layers: int) -> CLIPVisionConfig | SiglipVisionConfig:
     kind = CLIPVisionConfig if tower == "clip" else SiglipVisionConfig
     return kind(
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         image_size=side_px,
         patch_size=8,

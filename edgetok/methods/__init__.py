@@ -11,9 +11,13 @@ from edgetok.methods import (
     catp,
     cdpruner,
     crossget,
+    crossget_b,
     divprune,
+    evit,
+    expedit,
     explainability,
     fastervlm,
+    flowcut,
     flowcut_score,
     fopru,
     globalcom2,
@@ -21,15 +25,20 @@ from edgetok.methods import (
     hired,
     llavolta,
     lvlm_csp,
+    mctf,
     mmtok,
     mustdrop,
+    mustdrop_windows,
+    pitome,
     pool,
     prumerge,
     random,
     recoverable,
     sparsity_similarity,
     todre,
+    token_transforming,
     tokencorr,
+    tome,
     turbo,
     vflowopt,
     visiondrop,
@@ -40,7 +49,7 @@ from edgetok.methods import (
 )
 from edgetok.methods.method import MASKED_SINKS, Method
 
-__all__ = ["METHODS", "Method", "find_method"]
+__all__ = ["METHODS", "TOWER_METHODS", "Method", "find_method"]
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -81,6 +90,23 @@ METHODS: dict[str, Method] = {
     )
 }
 
+# These act inside the tower: they reduce its rows block by block.
+TOWER_METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        tome.METHOD,
+        pitome.METHOD,
+        mctf.METHOD,
+        evit.METHOD,
+        evit.TOPK,
+        token_transforming.METHOD,
+        crossget_b.METHOD,
+        flowcut.METHOD,
+        mustdrop_windows.METHOD,
+        expedit.METHOD,
+    )
+}
+
 
 def find_method(name: str, seed: int = 0, *, mask_sinks: bool = False) -> Method:
     """The method of this name; `seed` is for those that draw and ignored by the others.
@@ -93,9 +119,10 @@ def find_method(name: str, seed: int = 0, *, mask_sinks: bool = False) -> Method
     """
     if mask_sinks or name.endswith(MASKED_SINKS):
         return find_method(name.removesuffix(MASKED_SINKS), seed).masking_sinks()
-    if name not in METHODS:
-        raise UsageError(f"no method {name!r}; edgetok has {', '.join(METHODS)}")
+    known = METHODS | TOWER_METHODS
+    if name not in known:
+        raise UsageError(f"no method {name!r}; edgetok has {', '.join(known)}")
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; use 0 or more")
-    method = METHODS[name]
+    method = known[name]
     return method.reseed(seed) if method.reseed else method

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from edgetok import names, tokens
 from edgetok.errors import UsageError
+from edgetok.tokens.schedules import Encoder
+
+if TYPE_CHECKING:
+    from edgetok.methods.inside import Inside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +68,7 @@ class Method:
             for pictures in one part.
         learn: for methods with a slot for a trained scorer, its weights by name -> the method.
         retile: for methods that share a budget among tiles, a grid of them -> the method for it.
+        inside: what a method in the tower does block by block; its `needs` stay in the tower.
     """
 
     name: str
@@ -82,6 +87,7 @@ class Method:
     tiles: tuple[int, int] | None = None
     retile: Callable[[tuple[int, int]], Method] | None = None
     learn: Callable[[Mapping[str, Tensor]], Method] | None = None
+    inside: Inside | None = None
 
     def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
         """The plan for `budget` tokens; a budget of N is the identity for every method.
@@ -94,8 +100,8 @@ class Method:
             return tokens.Plan.identity(budget)
         return self.reduce(features, budget)
 
-    def for_tower(self, prefix_tokens: int) -> Method:
-        """The form for a tower of so many tokens before the patches.
+    def for_tower(self, prefix_tokens: int, blocks: int = 0) -> Method:
+        """The form for a tower of so many tokens before the patches, and of so many blocks.
 
         Without a CLS token (SigLIP), the attention that a patch receives from all patches stands
         in for the CLS token's, as ports of these methods have it: an own formulation.
@@ -103,6 +109,8 @@ class Method:
         Raises:
             UsageError: if the method reads something else of the CLS token.
         """
+        if self.inside is not None:
+            return self._inside_tower(self.inside, prefix_tokens, blocks)
         if prefix_tokens or not OF_CLS.intersection(self.needs):
             return self
         spared = {names.CLS_FEATURE} if self.cls_row_optional else set()
@@ -167,6 +175,16 @@ class Method:
     def reads_prompt(self) -> bool:
         """Whether it looks at the user's text."""
         return self.tower_needs != self.needs
+
+    def _inside_tower(self, inside: Inside, prefix_tokens: int, blocks: int) -> Method:
+        """As `for_tower`; how many blocks there are decides which budgets can be met."""
+
+        def budgets(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
+            return inside.budgets(Encoder(n_tokens, grid, prefix_tokens, blocks))
+
+        ranks_by_cls = not prefix_tokens and OF_CLS.intersection(self.needs)
+        verdict: Verdict = "own formulation" if ranks_by_cls else self.verdict
+        return replace(self, verdict=verdict, budgets=budgets if blocks else self.budgets)
 
     def needs_at(self, n_tokens: int, budget: int) -> tuple[str, ...]:
         """What the graph of one budget reads beside the features: nothing for the identity."""

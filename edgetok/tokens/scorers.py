@@ -7,7 +7,7 @@ from torch import Tensor
 
 SMALLEST_NORM = 1e-6  # a zero vector then has cosine 0 with everything (R13)
 STEPS = 4096  # per unit, twice as fine as half precision, in which the references compare
-FINE_STEPS = 65536  # for small scores and for those that an exponential follows
+FINE_STEPS = 65_536  # for small scores, attention most of all, and where an exponential follows
 SMALLEST_SPREAD = 1e-4  # of relevances that count as different
 SINK_PENALTY = 1e4  # beyond any attention or cosine
 
@@ -28,13 +28,18 @@ def cls_similarity(x: Tensor, cls_feature: Tensor) -> Tensor:
 
 
 def on_grid(scores: Tensor, steps: int = STEPS) -> Tensor:
-    """Scores rounded to multiples of 1 / `steps`, for scores of a magnitude near 1.
+    """Scores rounded to multiples of 1 / steps (4096), for scores of a magnitude near 1.
 
     Kernels add in different orders, so what is equal by mathematics differs in its last bits,
     and a comparison would fall one way in torch and the other in a runtime. On the grid it is a
     tie again, and small sums and differences of such scores are exact.
     """
     return (scores * steps).round() / steps
+
+
+def relative(scores: Tensor) -> Tensor:
+    """Scores relative to the largest, on a grid of 1 / 65536, to be ranked: [N] -> [N]."""
+    return on_grid(scores / scores.abs().max().clamp(min=1e-30), FINE_STEPS)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
@@ -82,6 +87,12 @@ def band_scores(scores: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mean score of each row of the grid, on a grid relative to the best: [N] -> [rows]."""
     means = scores.reshape(grid).mean(1)
     return on_grid(means / means.abs().max().clamp(min=1e-30))
+
+
+def energy(similar: Tensor, margin: float) -> Tensor:
+    """Mean of ELU(cosine - margin) over all rows, high in large groups: [n, n] -> [n] (PiToMe)."""
+    above = similar - margin
+    return torch.where(above > 0, above, above.clamp(max=0).exp() - 1).mean(1)
 
 
 def without_sinks(scores: Tensor, x: Tensor, factor: float = 4.0) -> Tensor:

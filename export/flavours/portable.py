@@ -30,20 +30,35 @@ class TowerAttention:
     """Full attention as one Attention; keeps query and key of each block for probes."""
 
     blocks: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         self.blocks.append((query, key, scaling))
-        rows = torch.onnx.ops.symbolic(
-            "Attention",
-            (query, key, value),
-            attrs={"scale": float(scaling)},
-            dtype=query.dtype,
-            shape=query.shape,
-            version=OPSET,
-        )
-        return merge_heads(rows)
+        self.values.append(value)
+        return _attention(query, key, value, scaling)
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None
+) -> Tensor:
+    """Full attention of one image, with a bias [n] on the keys: [heads, n, H] -> [n, heads * H]."""
+    n = query.shape[1]
+    mask = [] if bias is None else [bias.reshape(1, 1, 1, n).expand(1, 1, n, n)]
+    return _attention(query[None], key[None], value[None], scaling, *mask)[0]
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, *mask: Tensor) -> Tensor:
+    rows = torch.onnx.ops.symbolic(
+        "Attention",
+        (query, key, value, *mask),
+        attrs={"scale": float(scaling)},
+        dtype=query.dtype,
+        shape=query.shape,
+        version=OPSET,
+    )
+    return merge_heads(rows)
 
 
 def spell(model: ir.Model, stage: str, bits: Mapping[str, int]) -> ir.Model:

@@ -143,3 +143,9 @@ def features_of() -> Callable[..., Features]:
 @pytest.fixture
 def cases() -> tuple[str, ...]:
     return tuple(CASES)
+
+
+@pytest.fixture(scope="session")
+def tower_loops() -> ModuleType:
+    """The steps of methods inside the tower in plain Python."""
+    return load_sibling("tower_loops")

@@ -169,8 +169,8 @@ def test_the_nearest_possible_budgets_are_named() -> None:
 
 def test_names_and_unknown_names() -> None:
     assert all(find_method(name).name == name for name in METHODS)
-    with pytest.raises(UsageError, match="no method 'tome'; edgetok has fastervlm, visionzip"):
-        find_method("tome")
+    with pytest.raises(UsageError, match="no method 'tomme'; edgetok has fastervlm, visionzip"):
+        find_method("tomme")
     with pytest.raises(UsageError, match="seed -1 is negative"):
         find_method("random", seed=-1)
 
