@@ -38,5 +38,6 @@ METHOD = Method(
     verdict="exact",
     summary="keeps tokens that stand for the picture and suit the question",
     reduce=reduce,
+    cost="2 N² D + T N D + 3 K N² + 8 N² + 7 K N",
     space="projected",
 )

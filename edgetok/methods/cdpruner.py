@@ -37,5 +37,6 @@ METHOD = Method(
     verdict="own formulation",
     summary="keeps tokens that matter to the question and differ from each other",
     reduce=reduce,
+    cost="2 N² D + T N D + 4 N² + K² N + 11 K N",
     space="projected",
 )

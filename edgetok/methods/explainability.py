@@ -105,6 +105,7 @@ METHOD = Method(
     verdict="own formulation",
     summary="keeps the tokens that the question attends to, by a scorer that can be learned",
     reduce=reduce,
+    cost="2.3 T N D + 9 T N",
     space="projected",
     learn=learn,
 )

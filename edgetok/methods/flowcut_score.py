@@ -32,5 +32,6 @@ METHOD = Method(
     verdict="own formulation",
     summary="keeps the patches that all blocks attend to and that hold long values",
     reduce=reduce,
+    cost="9 N",
     ranked=(names.FLOW_SCORE,),
 )

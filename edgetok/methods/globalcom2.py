@@ -74,5 +74,6 @@ METHOD = Method(
     verdict="fixed-budget",
     summary="keeps by CLS attention, and lets the thumbnail judge the tiles",
     reduce=reduce,
+    cost="6 N² + N",
     retile=for_tiles,
 )

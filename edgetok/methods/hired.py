@@ -63,6 +63,7 @@ METHOD = Method(
     verdict="exact",
     summary="keeps by CLS attention, and shares the budget among tiles by their content",
     reduce=reduce,
+    cost="9 N",
     ranked=(names.CLS_ATTENTION,),
     retile=for_tiles,
 )

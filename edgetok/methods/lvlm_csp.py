@@ -37,6 +37,7 @@ METHOD = Method(
     verdict="own formulation",
     summary="keeps patches at even steps along the raster",
     reduce=reduce,
+    cost="2 K",
 )
 
 BY_ATTENTION = replace(
@@ -45,5 +46,6 @@ BY_ATTENTION = replace(
     needs=(names.CLS_ATTENTION,),
     summary="keeps the patches with the highest CLS attention as representatives",
     reduce=reduce_by_attention,
+    cost="9 N",
     ranked=(names.CLS_ATTENTION,),
 )

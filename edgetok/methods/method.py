@@ -61,7 +61,8 @@ class Method:
             on all N rows and not on K.
         reseed: for methods that draw, a seed -> the method that draws with it.
         cost: FLOPs of choosing and mixing as a sum of products of N visual tokens, K kept, row
-            width D and key width H, see `edgetok.methods.cost`; "" where it is not stated.
+            width D, key width H and T rows of the prompt, see `edgetok.methods.cost`; "" where it
+            is not stated.
         ranked: those of `needs` that it ranks patches by and uses for nothing else, so that
             attention sinks can be put last in them.
         tiles: rows and columns of the tiles that its features come in, behind a thumbnail; None

@@ -54,5 +54,6 @@ METHOD = Method(
     verdict="own formulation",
     summary="keeps tokens that together cover the question and the picture",
     reduce=reduce,
+    cost="2 N² D + 3 T N D + 3 K N² + 9 N² + 36 K N + 10 T N",
     space="projected",
 )

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from edgetok.methods import METHODS, Method
 from edgetok.methods.cost import reckon_flops
 
-KEY_WIDTH = 16  # of tests/methods/conftest.py
+KEY_WIDTH, PROMPT_ROWS = 16, 9  # of tests/methods/conftest.py
 PRODUCTS = {"mm", "addmm", "bmm"}
 # Sorting, moving and naming numbers is no arithmetic.
 FREE = {
@@ -55,7 +55,8 @@ def test_stated_flops_are_those_that_run(
     features = features_of("random", grid, method.needs, width)
     with FlopCounter() as counter:
         method.compress(features, k).apply(features.rows())
-    stated = reckon_flops(method.cost, N=n, K=k, D=width, H=KEY_WIDTH)
+    sizes = {"N": n, "K": k, "D": width, "H": KEY_WIDTH, "T": PROMPT_ROWS}
+    stated = reckon_flops(method.cost, **sizes)
     assert stated == pytest.approx(counter.flops, rel=0.3)
 
 
