@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetok.methods import METHODS
+from edgetok.methods import METHODS, TOWER_METHODS
 from edgetok.methods.table import describe_methods
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS, PLOT = DOCS / "results/methods.json", DOCS / "results/methods.png"
 BASELINES = ("random", "pool")
+KNOWN = METHODS | TOWER_METHODS
 ALPHA = 0.05
 
 HEAD = """# Methods
@@ -35,7 +36,9 @@ receive, as an own formulation, and those that read something else of it are ref
 of width H: two for each multiplication in a matrix product, one for each number that any other
 arithmetic, comparison or reduction makes or reads; sorting and gathering count nothing.
 `tests/methods/test_cost.py` holds them against what runs. Methods that compare projected tokens
-run the projector on N rows, the others on K.
+run the projector on N rows, the others on K. T is the rows of the prompt. What a method inside the
+tower spends on choosing is little beside what it saves there: `benchmarks/tower.py` counts and
+times whole towers, see [results.md](results.md).
 """
 
 
@@ -48,7 +51,7 @@ def main() -> None:
 
 def render(report: dict[str, Any] | None) -> str:
     """The whole page; without a report, what the code states."""
-    page = HEAD + describe_methods(METHODS.values()) + LEGEND
+    page = HEAD + describe_methods(KNOWN.values()) + LEGEND
     return page + _accuracy(report) if report else page
 
 
@@ -82,7 +85,7 @@ bundle on {report["agreement"]}.
 def _rank(rows: Sequence[dict[str, Any]], name: tuple[str, int]) -> tuple[int, Any, Any]:
     """The order of the table: as METHODS has them, what is no method first."""
     method, seed = name
-    return (list(METHODS).index(method) if method in METHODS else -1), method, seed
+    return (list(KNOWN).index(method) if method in KNOWN else -1), method, seed
 
 
 def _table(

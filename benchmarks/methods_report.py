@@ -34,11 +34,12 @@ from edgetok import names
 from edgetok.calibration.evaluate import Score, normalise
 from edgetok.calibration.samples import Sample
 from edgetok.errors import UsageError
-from edgetok.export.cases import Case, make_cases, split_prompt
+from edgetok.export import reducing
+from edgetok.export.cases import Case, find_question, make_cases, split_prompt
 from edgetok.export.reference import Reference
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
-from edgetok.methods import METHODS, Method, find_method
+from edgetok.methods import METHODS, TOWER_METHODS, Method, find_method
 
 BUDGETS = (192, 128, 64, 32)
 PER_IMAGE = 5  # one question of each kind
@@ -47,8 +48,9 @@ Outcomes = dict[tuple[str, int, int], list[bool]]  # of method, seed, budget: ri
 
 
 def main() -> None:
+    known = tuple(METHODS | TOWER_METHODS)
     options = common.arguments(
-        __doc__, images=400, methods=tuple(METHODS), seeds=(0, 1, 2), workers=2, check=100
+        __doc__, images=400, methods=known, seeds=(0, 1, 2), workers=2, check=100
     )
     samples = common.demo_samples("evaluate", PER_IMAGE * options.images, PER_IMAGE)
     started = time.monotonic()
@@ -86,9 +88,10 @@ def list_subjects(parts: Parts, methods: Sequence[str], seeds: Sequence[int]) ->
     """Every method that this tower can serve; one per seed of those that draw."""
     found = []
     for name in methods:
-        for seed in seeds if METHODS[name].reseed else (0,):
+        for seed in seeds if find_method(name).reseed else (0,):
             try:
-                method = find_method(name, seed).for_tower(parts.vision.prefix_tokens)
+                vision = parts.vision
+                method = find_method(name, seed).for_tower(vision.prefix_tokens, len(vision.blocks))
             except UsageError as error:
                 print(error, file=sys.stderr)
                 continue
@@ -96,25 +99,53 @@ def list_subjects(parts: Parts, methods: Sequence[str], seeds: Sequence[int]) ->
     return found
 
 
+def attend_eagerly(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None
+) -> Tensor:
+    """Full attention with a bias [n] on the keys: [heads, n, H] -> [n, heads * H]."""
+    scores = query @ key.mT * scaling
+    weights = (scores if bias is None else scores + bias).softmax(-1)
+    return (weights @ value).transpose(0, 1).flatten(1)
+
+
 class Viewer:
     """Visual tokens of one image by any method; what methods share is computed once.
 
     The one place that knows what kinds of methods there are: those behind the tower share one
-    pass through it.
+    pass through it, those that read the prompt choose anew for each question, and those inside it
+    have a tower per budget.
     """
 
     def __init__(self, parts: Parts, subjects: Sequence[Subject]) -> None:
         self.parts = parts
-        needs = {name for s in subjects for name in s.method.needs}
+        behind = [s.method for s in subjects if s.method.inside is None]
+        needs = {name for method in behind for name in method.tower_needs}
+        self._towers: dict[tuple[str, int], reducing.ReducingTower] = {}
         self._all = Reference(parts, replace(METHODS["pool"], needs=tuple(sorted(needs))))
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
         """pixels [1, 3, h, w] -> all that any of the methods reads."""
-        return self._all.encode(pixels)
+        return self._all.encode(pixels) | {names.PIXELS: pixels}
 
-    def tokens(self, seen: dict[str, Tensor], method: Method, budget: int) -> Tensor:
-        """Visual tokens [K, D] of a method, one set for all questions."""
-        return Reference(self.parts, method).compress(seen, budget)[names.VISUAL_TOKENS]
+    def tokens(
+        self, seen: dict[str, Tensor], method: Method, budget: int, prompts: list[dict[str, Tensor]]
+    ) -> list[Tensor]:
+        """Visual tokens [K, D] of a method: one set for all questions, or one for each."""
+        reference = Reference(self.parts, method)
+        if method.inside is not None:
+            seen = self._reduce(seen[names.PIXELS], method, budget)
+        views = [seen | prompt for prompt in prompts] if method.reads_prompt else [seen]
+        return [reference.compress(view, budget)[names.VISUAL_TOKENS] for view in views]
+
+    @torch.no_grad()
+    def _reduce(self, pixels: Tensor, method: Method, budget: int) -> dict[str, Tensor]:
+        key = method.name, budget
+        if key not in self._towers:
+            assert method.inside is not None  # noqa: S101 - only asked for these
+            tower = reducing.ReducingTower(self.parts.vision, method.inside, budget)
+            tower.attention = attend_eagerly
+            self._towers[key] = tower
+        return dict(zip(reducing.ReducingTower.outputs, self._towers[key](pixels), strict=True))
 
 
 def ask_all(options: Any, samples: Sequence[Sample]) -> Outcomes:
@@ -166,7 +197,8 @@ class Asker:
         asked = [self._tokenise(sample) for sample in questions]
         seen = viewer.encode(case.pixels)
         full = self.parts.vision.full_tokens
-        everything = viewer.tokens(seen, METHODS["pool"], full)
+        prompts = [self._embed_prompt(sample) for sample in questions]
+        everything = viewer.tokens(seen, METHODS["pool"], full, prompts)
         found: Outcomes = {
             ("all tokens", 0, full): self._answer(case.before, [everything], asked)[0]
         }
@@ -176,16 +208,31 @@ class Asker:
                 if (k := subject.budget(self.parts, wanted)) is not None:
                     by_budget[k].append(subject)
             for k, group in by_budget.items():
-                tokens = [viewer.tokens(seen, subject.method, k) for subject in group]
+                tokens = [viewer.tokens(seen, s.method, k, prompts) for s in group]
                 rows = self._answer(case.before, tokens, asked)
                 keys = [(s.method.name, s.seed, wanted) for s in group]
                 found |= dict(zip(keys, rows, strict=True))
         return found
 
     def _answer(
-        self, before: Sequence[int], tokens: list[Tensor], asked: list[Asked]
+        self, before: Sequence[int], tokens: list[list[Tensor]], asked: list[Asked]
     ) -> list[list[bool]]:
-        return answer_all(self.parts.text, before, torch.stack(tokens), [asked] * len(tokens))
+        """Outcomes of all questions per method; a method has one set of tokens or one for each."""
+        alone = [[each] for each in asked]
+        questions = [part for sets in tokens for part in ([asked] if len(sets) == 1 else alone)]
+        visual = torch.stack([each for sets in tokens for each in sets])
+        rows = iter(answer_all(self.parts.text, before, visual, questions))
+        return [[right for _ in sets for right in next(rows)] for sets in tokens]
+
+    @torch.no_grad()
+    def _embed_prompt(self, sample: Sample) -> dict[str, Tensor]:
+        plan = self.parts.prompt, self._tokenizer, sample.prompt
+        before, after = split_prompt(*plan)
+        place = find_question(*plan)
+        mask = torch.zeros(len(before) + len(after))
+        mask[place.start : place.stop] = 1.0
+        rows = self.parts.text.embed(torch.tensor([*before, *after]))
+        return {names.TEXT_EMBEDS: rows, names.TEXT_MASK: mask}
 
     def _tokenise(self, sample: Sample) -> Asked:
         _, after = split_prompt(self.parts.prompt, self._tokenizer, sample.prompt)
