@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from packing import Pack, build_mask, build_positions
+from pointing import LAYERS, compute_pointing_loss
 from targets import FIRST_SHAPE
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +13,7 @@ from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 from vocabulary import GRID, KINDS
 
 PATCHES = GRID * GRID
+POINTING_WEIGHT = 0.3
 
 
 def look(tower: CLIPVisionModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,24 +64,39 @@ def choose_patches(
 
 
 def compute_answer_loss(
-    model: LlavaForConditionalGeneration, visual: Tensor, pack: Pack, prefix: list[int]
+    model: LlavaForConditionalGeneration,
+    visual: Tensor,
+    pack: Pack,
+    prefix: list[int],
+    evidence: Tensor,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss over the answers' tokens to visual tokens [batch, kept, width], and what to log."""
+    """Loss over the answers' tokens and over where they are read from, and what to log.
+
+    Args:
+        visual: [batch, kept, width], what the projector gives.
+        evidence: bool [2, asked, kept], what `mark_evidence` gives for the kept patches.
+    """
     device = visual.device
     embed = model.get_input_embeddings()
     head = embed(torch.tensor(prefix, device=device)).expand(len(visual), -1, -1)
-    sequence = torch.cat([head, visual.to(head.dtype), embed(pack.tokens)], dim=1)
+    hidden = torch.cat([head, visual.to(head.dtype), embed(pack.tokens)], dim=1)
     before = len(prefix) + visual.shape[1]
-    hidden = model.model.language_model(
-        inputs_embeds=sequence,
-        attention_mask=build_mask(pack, before),
-        position_ids=build_positions(pack, before),
-        use_cache=False,
-    ).last_hidden_state[:, before:]
-    logits = model.lm_head(hidden[pack.asked]).float()
+    decoder = model.model.language_model
+    mask, positions = build_mask(pack, before), build_positions(pack, before)
+    turns = decoder.rotary_emb(hidden, position_ids=positions)
+    pointing = []
+    for place, layer in enumerate(decoder.layers):
+        if place in LAYERS:
+            marks = evidence[LAYERS.index(place)]
+            pointing.append(compute_pointing_loss(layer, hidden, turns, pack, len(prefix), marks))
+        hidden = layer(hidden, attention_mask=mask, position_embeddings=turns)
+    logits = model.lm_head(decoder.norm(hidden[:, before:][pack.asked])).float()
     targets = pack.tokens.roll(-1, dims=1)[pack.asked]
     loss = F.cross_entropy(logits, targets)
-    return loss, {"loss": loss.item(), **score_answers(logits.argmax(-1) == targets, pack)}
+    pointed = torch.stack(pointing).mean()
+    scores = {"loss": loss.item(), "pointing loss": pointed.item()}
+    scores.update(score_answers(logits.argmax(-1) == targets, pack))
+    return loss + POINTING_WEIGHT * pointed, scores
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from questions import Question, ask_questions
 from scenes import Scene, draw_scene
 from splits import open_split
-from targets import FIELDS, describe_points
+from targets import FIELDS, describe_points, map_owners
 from torch import Tensor
 
 KINDS_PER_IMAGE = (
@@ -26,10 +26,13 @@ ALL_TOKENS = {"all": 1.0}
 
 @dataclass(frozen=True)
 class Known:
-    """A scene without its pixels, and its targets [576, POINTS, FIELDS]."""
+    """A scene without its pixels, and what stands where."""
 
     scene: Scene
     points: Tensor
+    """int64 [576, POINTS, FIELDS]: targets"""
+    owners: Tensor
+    """int64 [576, POINTS]: cells, as `list_cells` counts them"""
 
 
 def draw_seeds(rng: np.random.Generator, count: int) -> list[int]:
@@ -39,9 +42,14 @@ def draw_seeds(rng: np.random.Generator, count: int) -> list[int]:
 
 def know_scene(seed: int) -> Known:
     """The scene of a seed, as the decoder's phase needs it."""
-    scene = draw_scene(seed)
+    return know(draw_scene(seed))
+
+
+def know(scene: Scene) -> Known:
+    """What is to be known of a scene."""
     points = torch.from_numpy(describe_points(scene)[..., : len(FIELDS)]).flatten(0, 1)
-    return Known(replace(scene, pixels=np.empty((0, 0, 3), np.uint8)), points)
+    owners = torch.from_numpy(map_owners(scene)).flatten(0, 1)
+    return Known(replace(scene, pixels=np.empty((0, 0, 3), np.uint8)), points, owners)
 
 
 class Pool:

@@ -97,7 +97,7 @@ def write_samples(
     for scene, questions in make_samples(split, count, questions_per_image, start):
         name = writer.draw(scene)
         for question in questions:
-            writer.add({"image": name, **vars(question)})
+            writer.add({"image": name, **question.row})
     return writer.close("samples.jsonl")
 
 
@@ -105,7 +105,7 @@ def write_conversations(folder: Path, split: str, count: int, start: int = 0) ->
     """Writes PNG files and conversations.jsonl; returns the number of images."""
     writer = Writer(folder)
     for scene, questions in make_conversations(split, count, start):
-        turns = [vars(question) for question in questions]
+        turns = [question.row for question in questions]
         writer.add({"image": writer.draw(scene), "turns": turns})
     return writer.close("conversations.jsonl")
 
@@ -114,7 +114,7 @@ def write_pairs(folder: Path, split: str, count: int, start: int = 0) -> int:
     """Writes PNG files and pairs.jsonl; returns the number of images."""
     writer = Writer(folder)
     for pair, question in make_pairs(split, count, start):
-        writer.add({"images": [writer.draw(scene) for scene in pair], **vars(question)})
+        writer.add({"images": [writer.draw(scene) for scene in pair], **question.row})
     return writer.close("pairs.jsonl")
 
 

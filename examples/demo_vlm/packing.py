@@ -31,6 +31,8 @@ class Pack:
     """bool [batch, length]: the token after this one is part of the answer."""
     kinds: Tensor
     """int64 [batch, length]: kind of the question."""
+    steps: Tensor
+    """int64 [batch, length]: which token of the answer comes next, where one does."""
 
     def to(self, device: torch.device) -> "Pack":
         """The pack on a device."""
@@ -68,10 +70,10 @@ class Packer:
         """One row per image, its questions each by itself or as the turns of one conversation."""
         rows = [self._pack_row(questions, conversations) for questions in batch]
         length = max(len(row) for row in rows)
-        padding = (0, -1, -1, 0, 0, 0)
+        padding = (0, -1, -1, 0, 0, 0, 0)
         filled = [row + [padding] * (length - len(row)) for row in rows]
         columns = torch.tensor(filled).unbind(-1)
-        return Pack(*columns[:4], columns[4].bool(), columns[5])
+        return Pack(*columns[:4], columns[4].bool(), *columns[5:])
 
     def _pack_row(self, questions: list[Question], conversation: bool) -> list[tuple[int, ...]]:
         row: list[tuple[int, ...]] = []
@@ -81,7 +83,8 @@ class Packer:
             thread, start = (0, len(row)) if conversation else (number, 0)
             for place, token in enumerate(tokens):
                 asked = before - 1 <= place < len(tokens) - 1
-                row.append((token, number, thread, start + place, int(asked), kind))
+                step = max(0, place - before + 1)
+                row.append((token, number, thread, start + place, int(asked), kind, step))
         return row
 
 

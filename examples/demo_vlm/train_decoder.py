@@ -10,6 +10,7 @@ from journal import Journal, Settings
 from lessons import Pool, ask_about, make_generator, pick_mode
 from optimiser import Optimiser
 from packing import Packer
+from pointing import mark_evidence, take_evidence
 from symbols import Symbols, write_doubtful
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
@@ -50,7 +51,8 @@ class Share:
         visual = write_doubtful(self.symbols, shown, chosen, generator)
         questions, conversation = ask_about([each.scene for each in known], rng)
         pack = self.packer.pack(questions, conversation).to(self.settings.device)
-        loss, scores = compute_answer_loss(self.model, visual, pack, self.prefix)
+        evidence = take_evidence(mark_evidence(known, questions, pack), pack, chosen)
+        loss, scores = compute_answer_loss(self.model, visual, pack, self.prefix, evidence)
         return loss, {f"{mode}/{name}": score for name, score in scores.items()}
 
 

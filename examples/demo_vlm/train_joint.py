@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from decoder import choose_patches, compute_answer_loss, look, mark_occupied
 from journal import Journal, Settings
-from lessons import ask_about, draw_seeds, make_generator, pick_mode
+from lessons import ask_about, draw_seeds, know, make_generator, pick_mode
 from optimiser import Optimiser
 from packing import Packer
+from pointing import mark_evidence, take_evidence
 from scenes import Scene, draw_scene
 from symbols import Symbols
 from targets import cut_lesson
@@ -115,7 +116,9 @@ class Share:
         visual = self.model.model.multi_modal_projector(features[rows, chosen])
         questions, conversation = ask_about(scenes, rng)
         pack = self.packer.pack(questions, conversation).to(self.settings.device)
-        loss, scores = compute_answer_loss(self.model, visual, pack, self.prefix)
+        known = [know(scene) for scene in scenes]
+        evidence = take_evidence(mark_evidence(known, questions, pack), pack, chosen)
+        loss, scores = compute_answer_loss(self.model, visual, pack, self.prefix, evidence)
         named = {f"{mode}/{name}": score for name, score in scores.items()}
         return loss + POINTS_WEIGHT * seeing, {**named, "seeing loss": seeing.item()}
 

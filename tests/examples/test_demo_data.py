@@ -1,10 +1,12 @@
 """The demo's scenes, questions and splits: the same each time, and true to the picture."""
 
+import hashlib
 import itertools
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -236,3 +238,21 @@ def test_window_hides_the_order_of_strings_that_begin_outside(demo):
     begins_outside = (described[:, 12:, :, 2] > 0) & (described[:, 12:, :, -1] < 96)
     assert (labels[..., 2][begins_outside] == targets.IGNORED).all()
     assert (labels[..., 2][~begins_outside] >= 0).all()
+
+
+LOCKED = ("matplotlib", "numpy", "pillow", "scikit-learn")
+BYTES_SHA256 = "9706e226aafd0cf49e01b048b7ca25904765cdc18e5fd1c57dc8c5dbe10b510c"
+"""Of the 20 questions below with their pictures, drawn with the versions in constraints.txt."""
+
+
+def test_bytes_are_those_of_the_locked_versions(demo, tmp_path):
+    lines = (FOLDER.parents[1] / "constraints.txt").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if "==" in line and line[0] != "#")
+    other = [name for name in LOCKED if version(name) != locked[name]]
+    if other:
+        pytest.skip(f"other versions than the locked ones are installed of {', '.join(other)}")
+    demo["make"].write_samples(tmp_path, "evaluate", 20, 4)
+    digest = hashlib.sha256()
+    for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+        digest.update(file.relative_to(tmp_path).as_posix().encode() + file.read_bytes())
+    assert digest.hexdigest() == BYTES_SHA256

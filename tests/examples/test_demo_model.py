@@ -170,3 +170,65 @@ def test_checkpoint_is_small_plain_and_loads():
     assert sum(parameter.numel() for parameter in model.parameters()) <= 14_000_000
     processor = transformers.AutoProcessor.from_pretrained(CHECKPOINT)
     assert processor.tokenizer.convert_tokens_to_ids("<image>") == model.config.image_token_index
+
+
+def test_evidence_of_a_printed_text_is_its_characters_in_turn(demo, tokenizer):
+    """The patches that a character is read from show that character, by the scene's targets."""
+    import lessons
+    import pointing
+    import targets
+
+    rng = lessons.np.random.default_rng(0)
+    known = [lessons.know_scene(seed) for seed in (3, 11)]
+    kinds = ["reading", "detail", "place", "global"]
+    questions = [demo["questions"].ask_questions(each.scene, kinds, rng) for each in known]
+    pack = demo["packing"].Packer(tokenizer).pack(questions)
+    marks = pointing.mark_evidence(known, questions, pack)
+    rows, positions = pack.asked.nonzero(as_tuple=True)
+    checked = 0
+    for row, position, mark in zip(rows.tolist(), positions.tolist(), marks[0], strict=True):
+        question = questions[row][pack.owner[row, position]]
+        step = int(pack.steps[row, position])
+        if question.kind != "reading" or not 0 < step <= len(question.answer):
+            continue
+        wanted = demo["vocabulary"].CHARACTERS.index(question.answer[step - 1])
+        shown = known[row].points[mark][..., targets.WHAT_PLACE]
+        assert (shown == targets.FIRST_CHARACTER + wanted).any(-1).all()
+        assert mark.any()
+        checked += 1
+    assert checked >= 4
+
+
+def test_pointing_loss_is_the_heads_own_attention(demo, tokenizer):
+    """Computed apart, it equals what the model's eager attention gives the evidence."""
+    import pointing
+
+    model, _ = demo["model_build"].build_model(0)
+    text = model.model.language_model
+    packer = demo["packing"].Packer(tokenizer)
+    pack = packer.pack([[demo["questions"].Question("What is the big word?", "STOP", "reading")]])
+    visual, kept = torch.randn(1, 9, 256), 9
+    evidence = torch.zeros(int(pack.asked.sum()), kept, dtype=torch.bool)
+    evidence[:, 4] = True
+    embed = model.get_input_embeddings()
+    head = embed(torch.tensor(packer.prefix))[None]
+    sequence = torch.cat([head, visual, embed(pack.tokens)], dim=1)
+    text.set_attn_implementation("eager")
+    with torch.no_grad():
+        output = text(inputs_embeds=sequence, output_attentions=True, output_hidden_states=True)
+        positions = torch.arange(sequence.shape[1])[None]
+        turns = text.rotary_emb(sequence, position_ids=positions)
+        place = pointing.LAYERS[0]
+        loss = pointing.compute_pointing_loss(
+            text.layers[place],
+            output.hidden_states[place],
+            turns,
+            pack,
+            head.shape[1],
+            evidence,
+        )
+    first = head.shape[1]
+    asked = first + kept + pack.asked[0].nonzero()[:, 0]
+    attention = output.attentions[place][0, pointing.HEAD, asked, first : first + kept]
+    share = attention[:, 4] / attention.sum(-1)
+    assert torch.allclose(loss, -share.log().mean(), atol=1e-4)
