@@ -15,7 +15,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-import torch
 
 from edgetok import names
 from edgetok.bundle.manifest import Flavour
@@ -155,23 +154,3 @@ def _linear(weight: np.ndarray, turned: bool) -> ir.Model:
         [x], [out], nodes=[node], initializers=[w], opset_imports={"": portable.OPSET}, name="g"
     )
     return ir.Model(graph, ir_version=portable.IR_VERSION)
-
-
-def test_probes_of_both_flavours_are_the_same(towers: Any, tmp_path: Path) -> None:
-    """What the attention maps say is in test_probes; here one flavour against the other."""
-    method = find_method("visionzip")
-    for tower, parts in towers.items():
-        form, folder = method.for_tower(parts.vision.prefix_tokens), tmp_path / tower
-        builder = GraphBuilder(parts, form, build_ladder((4,), 32, 4), "fp32", None)
-        graphs = {flavour: builder.build_one("tower", None, flavour) for flavour in FLAVOURS}
-        (folder / FILE).parent.mkdir(parents=True)
-        (folder / FILE).write_bytes(b"".join(builder.store.chunks()))
-        require_static(graphs["portable"])
-        pixels = torch.randn(1, 3, *parts.vision.image_px).numpy()
-        found = [
-            GraphRunner([graph], folder).run("tower", None, {names.PIXELS: pixels})
-            for graph in graphs.values()
-        ]
-        assert found[0].keys() == found[1].keys() >= {names.FEATURES, *form.needs}
-        for name, value in found[0].items():
-            np.testing.assert_allclose(value, found[1][name], atol=5e-5, err_msg=name)
