@@ -29,7 +29,7 @@ from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, Method
 
 
-class _Silent(trt.ILogger):  # type: ignore[misc]
+class _Silent(trt.ILogger):
     """What matters is asked of the parser."""
 
     def log(self, severity: Any, message: str) -> None:

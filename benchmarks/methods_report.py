@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,29 @@ def list_subjects(parts: Parts, methods: Sequence[str], seeds: Sequence[int]) ->
     return found
 
 
-class Viewer:
-    """Visual tokens of one image by any method; what methods share is computed once.
+@dataclass(frozen=True)
+class Picture:
+    """One image: pixels [1, 3, h, w], ids before it, and all that methods behind the tower read."""
 
-    The one place that knows what kinds of methods there are: those behind the tower share one
-    pass through it.
+    pixels: Tensor
+    before: list[int]
+    seen: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class View:
+    """Visual tokens [K, D], and the questions that are asked of them, by their number."""
+
+    tokens: Tensor
+    questions: Sequence[int]
+
+
+class Viewer:
+    """Visual tokens of one image by any method: the one place that knows what kinds there are.
+
+    Methods behind the tower share one pass through it, and one view serves all questions. A method
+    inside the tower would encode `Picture.pixels` anew for each budget, and one that reads the
+    question would give a view for each of `asked`.
     """
 
     def __init__(self, parts: Parts, subjects: Sequence[Subject]) -> None:
@@ -108,13 +127,17 @@ class Viewer:
         needs = {name for s in subjects for name in s.method.needs}
         self._all = Reference(parts, replace(METHODS["pool"], needs=tuple(sorted(needs))))
 
-    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """pixels [1, 3, h, w] -> all that any of the methods reads."""
-        return self._all.encode(pixels)
+    def open(self, case: Case) -> Picture:
+        return Picture(case.pixels, case.before, self._all.encode(case.pixels))
 
-    def tokens(self, seen: dict[str, Tensor], method: Method, budget: int) -> Tensor:
-        """Visual tokens [K, D] of a method, one set for all questions."""
-        return Reference(self.parts, method).compress(seen, budget)[names.VISUAL_TOKENS]
+    def views(
+        self, picture: Picture, method: Method, budget: int, asked: Sequence[Asked]
+    ) -> list[View]:
+        """The views that cover all questions."""
+        if method.where != "behind the tower":
+            raise UsageError(f"{method.name} acts {method.where}; the report has no view for that")
+        found = Reference(self.parts, method).compress(picture.seen, budget)
+        return [View(found[names.VISUAL_TOKENS], range(len(asked)))]
 
 
 def ask_all(options: Any, samples: Sequence[Sample]) -> Outcomes:
@@ -164,28 +187,39 @@ class Asker:
     ) -> Outcomes:
         """Right or wrong, per method, seed and budget; budget N under the name `all tokens`."""
         asked = [self._tokenise(sample) for sample in questions]
-        seen = viewer.encode(case.pixels)
-        full = self.parts.vision.full_tokens
-        everything = viewer.tokens(seen, METHODS["pool"], full)
-        found: Outcomes = {
-            ("all tokens", 0, full): self._answer(case.before, [everything], asked)[0]
-        }
+        picture, full = viewer.open(case), self.parts.vision.full_tokens
+        everything = viewer.views(picture, METHODS["pool"], full, asked)
+        found: Outcomes = {("all tokens", 0, full): self._answer(picture, [everything], asked)[0]}
         for wanted in BUDGETS:
             by_budget: dict[int, list[Subject]] = defaultdict(list)
             for subject in subjects:
                 if (k := subject.budget(self.parts, wanted)) is not None:
                     by_budget[k].append(subject)
             for k, group in by_budget.items():
-                tokens = [viewer.tokens(seen, subject.method, k) for subject in group]
-                rows = self._answer(case.before, tokens, asked)
+                views = [viewer.views(picture, subject.method, k, asked) for subject in group]
                 keys = [(s.method.name, s.seed, wanted) for s in group]
-                found |= dict(zip(keys, rows, strict=True))
+                found |= dict(zip(keys, self._answer(picture, views, asked), strict=True))
         return found
 
     def _answer(
-        self, before: Sequence[int], tokens: list[Tensor], asked: list[Asked]
+        self, picture: Picture, views: Sequence[Sequence[View]], asked: Sequence[Asked]
     ) -> list[list[bool]]:
-        return answer_all(self.parts.text, before, torch.stack(tokens), [asked] * len(tokens))
+        """Right or wrong for each question, per list of views of one number of tokens."""
+        rows = [view for several in views for view in several]
+        given = answer_all(
+            self.parts.text,
+            picture.before,
+            torch.stack([view.tokens for view in rows]),
+            [[asked[number] for number in view.questions] for view in rows],
+        )
+        answered = iter(zip(rows, given, strict=True))
+        found = []
+        for several in views:
+            right: dict[int, bool] = {}
+            for view, outcomes in islice(answered, len(several)):
+                right |= dict(zip(view.questions, outcomes, strict=True))
+            found.append([right[number] for number in range(len(asked))])
+        return found
 
     def _tokenise(self, sample: Sample) -> Asked:
         _, after = split_prompt(self.parts.prompt, self._tokenizer, sample.prompt)

@@ -36,6 +36,5 @@ def methods_command(
     shown = table("", "method", "paper", "where", "frozen form", "what it does")
     for method in METHODS.values():
         shown.add_row(method.name, method.paper, method.where, method.verdict, method.summary)
-    if form == "markdown":
-        shown = describe_methods(METHODS.values())
-    emit({"methods": rows}, as_json, shown)
+    text = describe_methods(METHODS.values()) if form == "markdown" else shown
+    emit({"methods": rows}, as_json, text)
