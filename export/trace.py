@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import logging
 import warnings
@@ -33,7 +32,7 @@ def trace(
     Raises:
         IncompatibleError: if PyTorch cannot export it.
     """
-    with torch.no_grad(), _garbage_left():
+    with torch.no_grad():
         try:
             program = torch.onnx.export(
                 stage,
@@ -77,18 +76,6 @@ def clean(model: ir.Model, name: str) -> ir.Model:
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     return model
-
-
-@contextlib.contextmanager
-def _garbage_left() -> Iterator[None]:
-    """Nearly all that tracing makes stays alive, and looking through it for garbage takes time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _is_transpose(node: ir.Node) -> bool | None:
