@@ -3,8 +3,8 @@ r"""Which portable graphs TensorRT for RTX takes, built for a GPU that need not 
     pip install "edgetok[rtx]"
     python benchmarks/engines.py --weights fp32 int8 --json docs/results/engines.json
 
-The tower and every method's compress graph are parsed and built into an engine. Nothing is run:
-that needs a GPU.
+A tower with every probe and each method's compress graph are parsed and built into an engine.
+Nothing is run: that needs a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from edgetok.export.graphs import Graph, GraphBuilder
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder
-from edgetok.methods import METHODS
+from edgetok.methods import METHODS, Method
 
 
-class _Silent(trt.ILogger):  # type: ignore[misc]
+class _Silent(trt.ILogger):
     """What matters is asked of the parser."""
 
     def log(self, severity: Any, message: str) -> None:
@@ -43,31 +44,37 @@ def main() -> None:
     parts = open_model(options.model)
     rows = []
     for weights in options.weights:
-        for name in options.methods:
-            for stage, graph, folder in _graphs(parts, name, weights, options.tokens):
-                row = {"method": name, "stage": stage, "weights": weights}
-                rows.append(row | _build(graph, folder, options.target))
-                print(rows[-1], file=sys.stderr, flush=True)
+        for method, stage in _jobs(parts, options.methods):
+            row = {"method": method.name, "stage": stage, "weights": weights}
+            rows.append(row | _try(parts, method, stage, weights, options))
+            print(rows[-1], file=sys.stderr, flush=True)
     common.report(
         f"engines of TensorRT for RTX {trt.__version__}, {options.target}", rows, options.json
     )
 
 
-def _graphs(parts: Parts, name: str, weights: Any, k: int) -> Iterator[tuple[str, Graph, Path]]:
-    """The compress graph of a method, and its tower: probes differ from method to method."""
-    try:
-        method = METHODS[name].for_tower(parts.vision.prefix_tokens)
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return
-    k = max(b for b in method.budgets(parts.vision.full_tokens, parts.vision.grid) if b <= k)
+def _jobs(parts: Parts, names: Sequence[str]) -> Iterator[tuple[Method, str]]:
+    """One tower with all that any method reads of it, and the compress stage of each method."""
+    methods = []
+    for name in names:
+        try:
+            methods.append(METHODS[name].for_tower(parts.vision.prefix_tokens))
+        except UsageError as error:
+            print(error, file=sys.stderr)
+    needs = sorted({need for method in methods for need in method.needs})
+    yield replace(METHODS["pool"], name="all probes", needs=tuple(needs)), "tower"
+    yield from ((method, "compress") for method in methods)
+
+
+def _try(parts: Parts, method: Method, stage: str, weights: Any, options: Any) -> dict[str, Any]:
+    possible = method.budgets(parts.vision.full_tokens, parts.vision.grid)
+    k = max(budget for budget in possible if budget <= options.tokens)
     builder = GraphBuilder(parts, method, build_ladder((k,), 96, 16), weights, None)
+    graph = builder.build_one(stage, k if stage == "compress" else None, "portable")
     with tempfile.TemporaryDirectory() as folder:
-        for stage, bucket in (("tower", None), ("compress", k)):
-            graph = builder.build_one(stage, bucket, "portable")
-            (Path(folder) / FILE).parent.mkdir(exist_ok=True)
-            (Path(folder) / FILE).write_bytes(b"".join(builder.store.chunks()))
-            yield stage, graph, Path(folder)
+        (Path(folder) / FILE).parent.mkdir()
+        (Path(folder) / FILE).write_bytes(b"".join(builder.store.chunks()))
+        return _build(graph, Path(folder), options.target)
 
 
 def _build(graph: Graph, folder: Path, target: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def main() -> None:
             print(error, file=sys.stderr)
             continue
         for wanted in options.budgets:
-            k = min(method.budgets(n, grid), key=lambda b, to=wanted: abs(b - to))  # type: ignore[misc]
+            k = min(method.budgets(n, grid), key=lambda b, to=wanted: abs(b - to))
             row = _build(parts, method, k, "compress")
             rung_s = row["cpu_s"] + prefill[wanted]["cpu_s"]
             rows.append({"method": name, "tokens": k, **row, "rung_cpu_s": rung_s})

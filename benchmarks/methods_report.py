@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from edgetok.methods import METHODS, TOWER_METHODS, Method, find_method
 BUDGETS = (192, 128, 64, 32)
 PER_IMAGE = 5  # one question of each kind
 CHECKED = ("fastervlm", 64)  # the method and rung that are compared with generation
+Prompt = dict[str, Tensor]
 Outcomes = dict[tuple[str, int, int], list[bool]]  # of method, seed, budget: right or wrong
 
 
@@ -99,21 +101,28 @@ def list_subjects(parts: Parts, methods: Sequence[str], seeds: Sequence[int]) ->
     return found
 
 
-def attend_eagerly(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None
-) -> Tensor:
-    """Full attention with a bias [n] on the keys: [heads, n, H] -> [n, heads * H]."""
-    scores = query @ key.mT * scaling
-    weights = (scores if bias is None else scores + bias).softmax(-1)
-    return (weights @ value).transpose(0, 1).flatten(1)
+@dataclass(frozen=True)
+class Picture:
+    """One image: pixels [1, 3, h, w], ids before it, and all that methods behind the tower read."""
+
+    pixels: Tensor
+    before: list[int]
+    seen: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class View:
+    """Visual tokens [K, D], and the questions that are asked of them, by their number."""
+
+    tokens: Tensor
+    questions: Sequence[int]
 
 
 class Viewer:
-    """Visual tokens of one image by any method; what methods share is computed once.
+    """Visual tokens of one image by any method: the one place that knows what kinds there are.
 
-    The one place that knows what kinds of methods there are: those behind the tower share one
-    pass through it, those that read the prompt choose anew for each question, and those inside it
-    have a tower per budget.
+    Methods behind the tower share one pass through it, and one view serves all questions; those
+    that read the prompt give a view for each. Those inside the tower have a tower for each budget.
     """
 
     def __init__(self, parts: Parts, subjects: Sequence[Subject]) -> None:
@@ -123,19 +132,21 @@ class Viewer:
         self._towers: dict[tuple[str, int], reducing.ReducingTower] = {}
         self._all = Reference(parts, replace(METHODS["pool"], needs=tuple(sorted(needs))))
 
-    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """pixels [1, 3, h, w] -> all that any of the methods reads."""
-        return self._all.encode(pixels) | {names.PIXELS: pixels}
+    def open(self, case: Case) -> Picture:
+        return Picture(case.pixels, case.before, self._all.encode(case.pixels))
 
-    def tokens(
-        self, seen: dict[str, Tensor], method: Method, budget: int, prompts: list[dict[str, Tensor]]
-    ) -> list[Tensor]:
-        """Visual tokens [K, D] of a method: one set for all questions, or one for each."""
+    def views(
+        self, picture: Picture, method: Method, budget: int, prompts: Sequence[Prompt]
+    ) -> list[View]:
+        """The views that cover all questions."""
+        inside = method.inside is not None
+        seen = self._reduce(picture.pixels, method, budget) if inside else picture.seen
         reference = Reference(self.parts, method)
-        if method.inside is not None:
-            seen = self._reduce(seen[names.PIXELS], method, budget)
-        views = [seen | prompt for prompt in prompts] if method.reads_prompt else [seen]
-        return [reference.compress(view, budget)[names.VISUAL_TOKENS] for view in views]
+        if not method.reads_prompt:
+            tokens = reference.compress(seen, budget)[names.VISUAL_TOKENS]
+            return [View(tokens, range(len(prompts)))]
+        found = [reference.compress(seen | prompt, budget) for prompt in prompts]
+        return [View(out[names.VISUAL_TOKENS], [number]) for number, out in enumerate(found)]
 
     @torch.no_grad()
     def _reduce(self, pixels: Tensor, method: Method, budget: int) -> dict[str, Tensor]:
@@ -146,6 +157,15 @@ class Viewer:
             tower.attention = attend_eagerly
             self._towers[key] = tower
         return dict(zip(reducing.ReducingTower.outputs, self._towers[key](pixels), strict=True))
+
+
+def attend_eagerly(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None
+) -> Tensor:
+    """Full attention with a bias [n] on the keys: [heads, n, H] -> [n, heads * H]."""
+    scores = query @ key.mT * scaling
+    weights = (scores if bias is None else scores + bias).softmax(-1)
+    return (weights @ value).transpose(0, 1).flatten(1)
 
 
 def ask_all(options: Any, samples: Sequence[Sample]) -> Outcomes:
@@ -195,37 +215,43 @@ class Asker:
     ) -> Outcomes:
         """Right or wrong, per method, seed and budget; budget N under the name `all tokens`."""
         asked = [self._tokenise(sample) for sample in questions]
-        seen = viewer.encode(case.pixels)
-        full = self.parts.vision.full_tokens
+        picture, full = viewer.open(case), self.parts.vision.full_tokens
         prompts = [self._embed_prompt(sample) for sample in questions]
-        everything = viewer.tokens(seen, METHODS["pool"], full, prompts)
-        found: Outcomes = {
-            ("all tokens", 0, full): self._answer(case.before, [everything], asked)[0]
-        }
+        everything = viewer.views(picture, METHODS["pool"], full, prompts)
+        found: Outcomes = {("all tokens", 0, full): self._answer(picture, [everything], asked)[0]}
         for wanted in BUDGETS:
             by_budget: dict[int, list[Subject]] = defaultdict(list)
             for subject in subjects:
                 if (k := subject.budget(self.parts, wanted)) is not None:
                     by_budget[k].append(subject)
             for k, group in by_budget.items():
-                tokens = [viewer.tokens(seen, s.method, k, prompts) for s in group]
-                rows = self._answer(case.before, tokens, asked)
+                views = [viewer.views(picture, subject.method, k, prompts) for subject in group]
                 keys = [(s.method.name, s.seed, wanted) for s in group]
-                found |= dict(zip(keys, rows, strict=True))
+                found |= dict(zip(keys, self._answer(picture, views, asked), strict=True))
         return found
 
     def _answer(
-        self, before: Sequence[int], tokens: list[list[Tensor]], asked: list[Asked]
+        self, picture: Picture, views: Sequence[Sequence[View]], asked: Sequence[Asked]
     ) -> list[list[bool]]:
-        """Outcomes of all questions per method; a method has one set of tokens or one for each."""
-        alone = [[each] for each in asked]
-        questions = [part for sets in tokens for part in ([asked] if len(sets) == 1 else alone)]
-        visual = torch.stack([each for sets in tokens for each in sets])
-        rows = iter(answer_all(self.parts.text, before, visual, questions))
-        return [[right for _ in sets for right in next(rows)] for sets in tokens]
+        """Right or wrong for each question, per list of views of one number of tokens."""
+        rows = [view for several in views for view in several]
+        given = answer_all(
+            self.parts.text,
+            picture.before,
+            torch.stack([view.tokens for view in rows]),
+            [[asked[number] for number in view.questions] for view in rows],
+        )
+        answered = iter(zip(rows, given, strict=True))
+        found = []
+        for several in views:
+            right: dict[int, bool] = {}
+            for view, outcomes in islice(answered, len(several)):
+                right |= dict(zip(view.questions, outcomes, strict=True))
+            found.append([right[number] for number in range(len(asked))])
+        return found
 
     @torch.no_grad()
-    def _embed_prompt(self, sample: Sample) -> dict[str, Tensor]:
+    def _embed_prompt(self, sample: Sample) -> Prompt:
         plan = self.parts.prompt, self._tokenizer, sample.prompt
         before, after = split_prompt(*plan)
         place = find_question(*plan)

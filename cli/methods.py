@@ -38,4 +38,5 @@ def methods_command(
     shown = table("", "method", "paper", "where", "frozen form", "what it does")
     for method in known:
         shown.add_row(method.name, method.paper, method.where, method.verdict, method.summary)
-    emit({"methods": rows}, as_json, describe_methods(known) if form == "markdown" else shown)
+    text = describe_methods(known) if form == "markdown" else shown
+    emit({"methods": rows}, as_json, text)

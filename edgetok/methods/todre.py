@@ -15,7 +15,7 @@ from edgetok.methods.method import Method
 
 
 def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
-    pivot = features.probe(names.NEXT_CLS_ATTENTION).argmax().unsqueeze(0)
+    pivot = features.probe(names.NEXT_CLS_ATTENTION).unsqueeze(0).argmax(1)
     kept = tokens.max_sum(tokens.similarity(features.x, features.x), pivot, budget)
     return tokens.Plan.gather(kept, features.n_tokens)
 
