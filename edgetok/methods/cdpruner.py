@@ -11,8 +11,8 @@ Frozen form: own formulation of the relevance, exact selection given it. The pap
 patch and text embeddings, and a LLaVA checkpoint holds no text tower: here both sides are what
 the language model reads. The paper's sign is turned, because CLIP's dense similarity is inverted;
 between tokens of the language model it is not, so that more similar is more relevant here. K steps
-unrolled; determinants that differ by less than 2e-6 of the largest possible are equal, and the
-lower index goes first. Once the tokens taken span all others, where the reference divides by zero,
+unrolled; what a token adds is compared on a grid of 1/131072 of the most it could, equal ones go
+to the lower index. Once the tokens taken span all others, where the reference divides by zero,
 the most relevant of them follow.
 """
 

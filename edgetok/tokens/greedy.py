@@ -8,12 +8,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from edgetok.tokens.selectors import BIG, mask_of, order_on_grid, raster_indices
+from edgetok.tokens.plan import one_hot
+from edgetok.tokens.selectors import (
+    BIG,
+    forced_topk,
+    mask_of,
+    order_on_grid,
+    raster_indices,
+)
 
 State = TypeVar("State")
 
-SMALLEST_RESIDUAL = 1e-5  # of a kernel with a diagonal up to 1: below, float32 holds rounding only
-ALIKE = 2e-6  # residuals this close are equal: duplicates differ by the rounding of a kernel
+GRAINS = 2.0**17  # per unit; float32 leaves residuals of a few millionths where none should be
 
 
 def take_one_by_one(
@@ -100,40 +106,33 @@ def determinantal(similar: Tensor, quality: Tensor, k: int) -> Tensor:
     """Tokens that span the most volume, by greedy MAP: [N, N], [N] -> [k] int64, raster order.
 
     The kernel is `quality[i] * similar[i, j] * quality[j]`; each step takes the token with the
-    largest residual of an incremental Cholesky decomposition, residuals within `ALIKE` of it
-    being equal. Where none exceeds `SMALLEST_RESIDUAL` the volume is 0 whatever is taken, and the
-    highest quality goes first.
+    largest residual of an incremental Cholesky decomposition, on a grid of 1 / `GRAINS`. Where
+    none is left above 0 the volume is 0 whatever is taken, and the highest quality goes first.
 
     Args:
         similar: symmetric, 1 on the diagonal, or 0 for a token that is nothing.
         quality: in [0, 1].
     """
-    n = similar.shape[0]
-    kernel = quality.unsqueeze(1) * similar * quality
-    start = _but_other(kernel).sum(1).unsqueeze(0)
-    spare = quality.unsqueeze(0) - 2.0  # behind all residuals
-    state: tuple[Tensor, Tensor, Tensor | None] = (start, spare, None)
+    kernel = quality.unsqueeze(1) * similar * quality * GRAINS
+    start = torch.where(torch.eye(kernel.shape[0], dtype=torch.bool), kernel, 0.0).sum(1)
+    state: tuple[Tensor, Tensor | None] = (start.unsqueeze(0), None)
+    first = start.unsqueeze(0).round().argmax(1)
+    # Once no residual is left, the first token is taken again and again, and those are one short.
+    again = one_hot(first, kernel.shape[0]) * 0.5
 
-    def score(state: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
-        residual, spare, _ = state
-        value = torch.where(residual > SMALLEST_RESIDUAL, residual, spare)
-        return (value >= value.amax(1, keepdim=True) - ALIKE).float()
+    def score(state: tuple[Tensor, Tensor | None]) -> Tensor:
+        return state[0].round() + again
 
-    def update(
-        state: tuple[Tensor, Tensor, Tensor | None], pick: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        residual, spare, factor = state
+    def update(state: tuple[Tensor, Tensor | None], pick: Tensor) -> tuple[Tensor, Tensor]:
+        residual, factor = state
         row = kernel.index_select(0, pick)
         if factor is not None:
             row = row - factor.index_select(1, pick).T @ factor
-        row = row / residual.index_select(1, pick).clamp(min=SMALLEST_RESIDUAL).sqrt()
-        taken = torch.arange(n) == pick
-        residual = torch.where(taken, -BIG, residual - row * row)
-        grown = row if factor is None else torch.cat([factor, row])
-        return residual, torch.where(taken, -BIG, spare), grown
+        row = row / residual.index_select(1, pick).clamp(min=1.0).sqrt()
+        return residual - row * row, row if factor is None else torch.cat([factor, row])
 
-    taken = take_one_by_one(score(state).argmax(1), state, score, update, k)
-    return raster_indices(mask_of(taken, n), k)
+    taken = take_one_by_one(first, state, score, update, k)
+    return forced_topk(quality, mask_of(taken, kernel.shape[0]), k)
 
 
 def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tensor:
@@ -151,11 +150,6 @@ def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tens
         stay = order_on_grid(nearest).index_select(0, torch.arange(gone, even.shape[0]))
         ranked = torch.cat([even.index_select(0, stay), odd])
     return ranked
-
-
-def _but_other(kernel: Tensor) -> Tensor:
-    """[N, N] with zeros beside the diagonal."""
-    return torch.where(torch.eye(kernel.shape[0], dtype=torch.bool), kernel, 0.0)
 
 
 def _but_self(similar: Tensor, value: float) -> Tensor:

@@ -26,12 +26,9 @@ def cdpruner(features: Any, k: int) -> Result:
     taken: list[int] = []
     while len(taken) < k:
         left = [i for i in range(len(x)) if i not in taken]
-        grown = {i: residual(kernel, taken, i) for i in left}
-        if max(grown.values()) > 1e-5:
-            taken.append(min(i for i in left if grown[i] >= max(grown.values()) - 2e-6))
-        else:
-            best = max(quality[i] for i in left)
-            taken.append(min(i for i in left if quality[i] >= best - 2e-6))
+        grown = {i: round(residual(kernel, taken, i) * 2**17) for i in left}
+        exhausted = max(grown.values()) <= 0
+        taken.append(min(left, key=lambda i: (-quality[i] if exhausted else -grown[i], i)))
     return prune(features, sorted(taken))
 
 
