@@ -156,9 +156,25 @@ def _expect(reference: Reference, case: Case, budget: int) -> Expected:
 def _prove_tower(
     ledger: Ledger, bucket: int | None, got: dict[str, Array], want: dict[str, torch.Tensor]
 ) -> None:
+    if names.TOWER_KEPT in got:
+        _prove_reduced(ledger, bucket, got, want)
+        return
     for name, value in got.items():
         if not name.startswith("signal_"):
             ledger.compare("tower", bucket, name, value, want[name].numpy())
+
+
+def _prove_reduced(
+    ledger: Ledger, bucket: int | None, got: dict[str, Array], want: dict[str, torch.Tensor]
+) -> None:
+    """Rows are compared where both made the same of the patches: one centre, one size."""
+    wanted = {name: want[name].numpy() for name in got}
+    same = got[names.TOWER_KEPT] == wanted[names.TOWER_KEPT]
+    same &= np.isclose(got[names.TOWER_SIZES], wanted[names.TOWER_SIZES], rtol=1e-3)
+    ledger.record("tower", bucket, names.TOWER_KEPT, "kept", float(same.mean()), min)
+    if same.any():
+        rows, others = got[names.FEATURES][same], wanted[names.FEATURES][same]
+        ledger.compare("tower", bucket, names.FEATURES, rows, others)
 
 
 def _prove_compress(
