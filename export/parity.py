@@ -15,6 +15,7 @@ from edgetok import names
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
+from edgetok.export.parity_inside import prove_reduced
 from edgetok.export.quantized import hold_quantized
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
@@ -30,13 +31,16 @@ class Limits(msgspec.Struct, frozen=True):
     `max_abs` counts relatively from a magnitude of 10 upwards. Quantized graphs are held against
     PyTorch with the same dequantized weights (`edgetok.export.quantized`). `kept` and `tokens`
     compare the chain end to end with the float32 model: there, what quantization costs is a
-    property of the model, which the report states for the user to judge.
+    property of the model, which the report states for the user to judge. `pooled` and `decided`
+    are of towers that reduce (`edgetok.export.parity_inside`).
     """
 
     max_abs: float | None
     cosine: float
     kept: float | None
     tokens: float | None
+    pooled: float = 0.99
+    decided: float | None = None
 
 
 # fp32: summation order alone makes up to 8e-5 on the demo model (benchmarks/parity.py).
@@ -132,16 +136,20 @@ def prove(
     ledger = Ledger(LIMITS["fp32" if exact else "quantized"])
     expected = [[_expect(reference, case, k) for k in ladder.budgets] for case in cases]
     hold_quantized(reference.parts, precision.weights)
-    one_tower = reference.method.inside is None
+    one_tower, followed = reference.method.inside is None, True
     for case, answers in zip(cases, expected, strict=True):
         for budget, answer in zip(ladder.budgets, answers, strict=True):
             if not one_tower or budget == ladder.smallest.budget:
                 want = reference.encode(case.pixels, budget)
                 got = runner.run("tower", budget, {names.PIXELS: case.pixels.numpy()})
-                _prove_tower(ledger, None if one_tower else budget, got, want)
+            if not one_tower:
+                followed = prove_reduced(ledger, reference, case.pixels, budget, got, want)
+            elif budget == ladder.smallest.budget:
+                _prove_tower(ledger, got, want)
             _prove_compress(ledger, reference, runner, want, budget)
             _prove_decoder(ledger, reference, runner, case, want, budget)
-            _prove_chain(ledger, reference, runner, case, got, answer, budget)
+            if followed:
+                _prove_chain(ledger, reference, runner, case, got, answer, budget)
     report = ParityReport(precision, len(cases), synthetic, ledger.checks())
     require_parity(report)
     return report
@@ -153,28 +161,10 @@ def _expect(reference: Reference, case: Case, budget: int) -> Expected:
     return Expected(out[names.KEPT].numpy(), reference.answer(embeds, PARITY_TOKENS).ids)
 
 
-def _prove_tower(
-    ledger: Ledger, bucket: int | None, got: dict[str, Array], want: dict[str, torch.Tensor]
-) -> None:
-    if names.TOWER_KEPT in got:
-        _prove_reduced(ledger, bucket, got, want)
-        return
+def _prove_tower(ledger: Ledger, got: dict[str, Array], want: dict[str, torch.Tensor]) -> None:
     for name, value in got.items():
         if not name.startswith("signal_"):
-            ledger.compare("tower", bucket, name, value, want[name].numpy())
-
-
-def _prove_reduced(
-    ledger: Ledger, bucket: int | None, got: dict[str, Array], want: dict[str, torch.Tensor]
-) -> None:
-    """Rows are compared where both made the same of the patches: one centre, one size."""
-    wanted = {name: want[name].numpy() for name in got}
-    same = got[names.TOWER_KEPT] == wanted[names.TOWER_KEPT]
-    same &= np.isclose(got[names.TOWER_SIZES], wanted[names.TOWER_SIZES], rtol=1e-3)
-    ledger.record("tower", bucket, names.TOWER_KEPT, "kept", float(same.mean()), min)
-    if same.any():
-        rows, others = got[names.FEATURES][same], wanted[names.FEATURES][same]
-        ledger.compare("tower", bucket, names.FEATURES, rows, others)
+            ledger.compare("tower", None, name, value, want[name].numpy())
 
 
 def _prove_compress(

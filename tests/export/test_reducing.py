@@ -20,7 +20,7 @@ import edgetok
 from edgetok import names
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import UsageError, VerificationError
-from edgetok.export import reducing
+from edgetok.export import parity, parity_inside, reducing
 from edgetok.export.flavours.fusion import fuse
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference_inside import ReducingReference
@@ -149,6 +149,35 @@ def test_all_tokens_are_the_plain_tower(vision: VisionParts) -> None:
     want = out.hidden_states[len(vision.blocks)][0, vision.prefix_tokens :]
     np.testing.assert_allclose(features, want, atol=2e-5)
     assert kept.tolist() == list(range(n)) and sizes.tolist() == [1.0] * n
+
+
+class Forking:
+    """A reference that merges otherwise as soon as a pixel moves, or never."""
+
+    def __init__(self, *, forks: bool) -> None:
+        self.forks = forks
+
+    def encode(self, pixels: torch.Tensor, budget: int) -> dict[str, torch.Tensor]:
+        first = 1 if self.forks and bool((pixels != 1).any()) else 0
+        kept = torch.tensor([first, 3])
+        features = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+        sizes = torch.tensor([3.0, 1.0])
+        return {names.FEATURES: features, names.TOWER_KEPT: kept, names.TOWER_SIZES: sizes}
+
+
+@pytest.mark.parametrize("forks", [True, False])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_only_what_pytorch_leaves_open_may_merge_otherwise(forks: bool, pooled: bool) -> None:
+    """A graph that kept another patch passes if PyTorch wavers and the mean agrees."""
+    ledger = parity.Ledger(parity.LIMITS["fp32"])
+    reference: Any = Forking(forks=forks)
+    got = {n: v.numpy() for n, v in reference.encode(torch.ones(1), 2).items()}
+    got[names.TOWER_KEPT] = np.array([2, 3])
+    got[names.FEATURES] = got[names.FEATURES] * (1 if pooled else [[1, -1], [1, -1]])
+    want = reference.encode(torch.ones(1), 2)
+    followed = parity_inside.prove_reduced(ledger, reference, torch.ones(1), 2, got, want)
+    assert followed is not forks
+    assert all(check.passed for check in ledger.checks()) is (forks and pooled)
 
 
 # --- bundles --------------------------------------------------------------------------------------
