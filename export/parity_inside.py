@@ -70,7 +70,8 @@ def is_undecided(
 def _made_the_same(got: dict[str, Array], want: dict[str, Array]) -> Array:
     """True at the rows of one centre and one size: [K] bool."""
     centres: Array = got[names.TOWER_KEPT] == want[names.TOWER_KEPT]
-    return centres & np.isclose(got[names.TOWER_SIZES], want[names.TOWER_SIZES], rtol=1e-3)
+    alike: Array = np.isclose(got[names.TOWER_SIZES], want[names.TOWER_SIZES], rtol=1e-3)
+    return np.logical_and(centres, alike)
 
 
 def _pooled_cosine(got: dict[str, Array], want: dict[str, Array]) -> float:
