@@ -13,14 +13,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all check wheel clean
+.PHONY: demo demo-eval test test-all check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
-	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 demo: $(STAMP)  ## Export the demo model as a ladder and ask it about pictures.
 	$(BIN)/python examples/demo.py
+
+demo-eval: $(STAMP)  ## Ask the demo model 2,000 questions with Hugging Face's generate (minutes).
+	$(BIN)/python examples/demo_vlm/evaluate.py --count 2000
 
 test: $(STAMP)  ## Run the quick tests.
 	$(BIN)/pytest -q

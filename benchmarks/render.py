@@ -20,6 +20,7 @@ Result = dict[str, Any]
 def main() -> None:
     sections: Sequence[tuple[str, str, Callable[[Result], str]]] = (
         ("accuracy", "Accuracy of methods at equal budgets", _accuracy),
+        ("accuracy-oracle", "What a controller could reach", _table),
         ("parity", "Graphs against PyTorch", _table),
         ("agreement", "Quantized answers against float32", _table),
         ("agreement-blame", "Which parts rounding hurts", _table),
@@ -32,7 +33,7 @@ def main() -> None:
         path = RESULTS / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text())
-            script = f"benchmarks/{name.removesuffix('-blame')}.py"
+            script = f"benchmarks/{name.split('-')[0]}.py"
             machine = result["machine"]
             where = f"{machine['cores']} cores of {machine['processor']}"
             libraries = f"onnxruntime {machine['onnxruntime']}, torch {machine['torch']}"

@@ -98,7 +98,7 @@ def evaluate(answerer: Answerer, split: str, count: int, size: int) -> list[dict
     for images, questions in batch_samples(split, count, size):
         given = answerer.answer(images, [question.prompt for question in questions])
         rows += [
-            {**vars(question), "given": answer}
+            {**question.row, "given": answer}
             for question, answer in zip(questions, given, strict=True)
         ]
     return rows

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,19 +82,21 @@ class Journal:
             log.write(json.dumps(line) + "\n")
         self._sums.clear()
 
-    def save(self, collect: Callable[[], dict[str, Any]], force: bool = False) -> None:
+    def save(self, parts: dict[str, Any], force: bool = False) -> None:
         """Saves the state when it is due, by rename, so that a kill leaves the last one whole."""
         if not force and time.monotonic() - self._saved < SAVE_SECONDS:
             return
         fresh = self.state_path.with_suffix(".tmp")
-        torch.save({"steps": self.steps, "spent_s": self.elapsed_s, **collect()}, fresh)
+        states = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({"steps": self.steps, "spent_s": self.elapsed_s, **states}, fresh)
         fresh.replace(self.state_path)
         self._saved = time.monotonic()
 
-    def resume(self) -> dict[str, Any] | None:
-        """The saved state, if there is one; the clock goes on from it."""
+    def restore(self, parts: dict[str, Any]) -> None:
+        """Puts the saved state into the parts, if there is one; the clock goes on from it."""
         if not self.state_path.exists():
-            return None
-        state: dict[str, Any] = torch.load(self.state_path, map_location=self.settings.device)
+            return
+        state = torch.load(self.state_path, map_location=self.settings.device)
         self.steps, self.spent_s = state["steps"], state["spent_s"]
-        return state
+        for name, part in parts.items():
+            part.load_state_dict(state[name])

@@ -1,8 +1,8 @@
 """Questions about a scene, each with the one short answer that the scene's record gives."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scenes import ROLES, Item, Scene
@@ -56,6 +56,13 @@ class Question:
     prompt: str
     answer: str
     kind: str
+    about: tuple[int, ...] = field(default=(), compare=False)
+    """Places among the scene's items of those that the answer is read from."""
+
+    @property
+    def row(self) -> dict[str, str]:
+        """What a line of samples.jsonl says of it."""
+        return {"prompt": self.prompt, "answer": self.answer, "kind": self.kind}
 
 
 def ask_questions(scene: Scene, kinds: list[str], rng: Generator) -> list[Question]:
@@ -81,23 +88,25 @@ def ask_question(scene: Scene, kind: str, asked: list[Question], rng: Generator)
             if not known & {phrase.format(**option[1]) for phrase in PHRASES[option[0]]}
         ]
         if options:
-            name, slots, answer = options[int(rng.integers(len(options)))]
+            name, slots, answer, about = options[int(rng.integers(len(options)))]
             phrases = PHRASES[name]
             prompt = phrases[int(rng.integers(len(phrases)))].format(**slots)
-            return Question(prompt, answer, kind)
+            places = {id(item): place for place, item in enumerate(scene.items)}
+            return Question(prompt, answer, kind, tuple(places[id(item)] for item in about))
     return None
 
 
-Option = tuple[str, dict[str, str], str]
-"""Name of the phrase, what fills its slots, and the answer."""
+Option = tuple[str, dict[str, str], str, Sequence[Item]]
+"""Name of the phrase, what fills its slots, the answer, and the items it is read from."""
 
 
 def ask_background(scene: Scene) -> list[Option]:
-    return [("background", {}, scene.background)]
+    return [("background", {}, scene.background, ())]
 
 
 def ask_count_shapes(scene: Scene) -> list[Option]:
-    return [("count shapes", {}, str(len(scene.list_items("shape"))))]
+    shapes = scene.list_items("shape")
+    return [("count shapes", {}, str(len(shapes)), shapes)]
 
 
 def ask_count_some(scene: Scene) -> list[Option]:
@@ -105,21 +114,24 @@ def ask_count_some(scene: Scene) -> list[Option]:
     shapes = scene.list_items("shape")
     by_count: dict[int, Option] = {}
     for name, count in Counter(item.name for item in shapes).items():
-        by_count[count] = ("count shape", {"shape": name}, str(count))
+        same = [item for item in shapes if item.name == name]
+        by_count[count] = ("count shape", {"shape": name}, str(count), same)
     for colour, count in Counter(item.colour for item in shapes).items():
-        by_count.setdefault(count, ("count colour", {"colour": colour}, str(count)))
+        same = [item for item in shapes if item.colour == colour]
+        by_count.setdefault(count, ("count colour", {"colour": colour}, str(count), same))
     return [by_count[count] for count in sorted(by_count)]
 
 
 def ask_count_digits(scene: Scene) -> list[Option]:
-    return [("count digits", {}, str(len(scene.list_items("handwritten digit"))))]
+    digits = scene.list_items("handwritten digit")
+    return [("count digits", {}, str(len(digits)), digits)]
 
 
 def ask_colour_of_shape(scene: Scene) -> list[Option]:
     shapes = scene.list_items("shape")
     counts = Counter(item.name for item in shapes)
     return [
-        ("colour of shape", {"shape": item.name}, item.colour)
+        ("colour of shape", {"shape": item.name}, item.colour, [item])
         for item in shapes
         if counts[item.name] == 1
     ]
@@ -129,7 +141,7 @@ def ask_shape_of_colour(scene: Scene) -> list[Option]:
     shapes = scene.list_items("shape")
     counts = Counter(item.colour for item in shapes)
     return [
-        ("shape of colour", {"colour": item.colour}, item.name)
+        ("shape of colour", {"colour": item.colour}, item.name, [item])
         for item in shapes
         if counts[item.colour] == 1
     ]
@@ -137,7 +149,7 @@ def ask_shape_of_colour(scene: Scene) -> list[Option]:
 
 def ask_colour_of_text(scene: Scene) -> list[Option]:
     return [
-        ("colour of text", {"text": item.role}, item.colour)
+        ("colour of text", {"text": item.role}, item.colour, [item])
         for item in scene.list_items(*ROLES[2:])
     ]
 
@@ -165,8 +177,12 @@ def find_place(item: Item) -> str | None:
 
 
 def ask_where(scene: Scene) -> list[Option]:
-    places = [(name, find_place(item)) for name, item in name_things(scene)]
-    return [("where", {"thing": name}, place) for name, place in places if place is not None]
+    places = [(name, item, find_place(item)) for name, item in name_things(scene)]
+    return [
+        ("where", {"thing": name}, place, [item])
+        for name, item, place in places
+        if place is not None
+    ]
 
 
 def ask_relation(scene: Scene) -> list[Option]:
@@ -178,9 +194,13 @@ def ask_relation(scene: Scene) -> list[Option]:
             slots = {"thing": name, "other": other_name}
             across, down = (mine - its for mine, its in zip(item.centre, other.centre, strict=True))
             if abs(across) >= RELATION_PX:
-                options.append(("left or right", slots, "left" if across < 0 else "right"))
+                options.append(
+                    ("left or right", slots, "left" if across < 0 else "right", [item, other])
+                )
             if abs(down) >= RELATION_PX:
-                options.append(("above or below", slots, "above" if down < 0 else "below"))
+                options.append(
+                    ("above or below", slots, "above" if down < 0 else "below", [item, other])
+                )
     return options
 
 
@@ -193,25 +213,25 @@ def ask_extreme(scene: Scene) -> list[Option]:
     for extreme, (axis, sign) in EXTREMES.items():
         ranked = sorted(shapes, key=lambda item: sign * item.centre[axis])
         if abs(ranked[0].centre[axis] - ranked[1].centre[axis]) >= RELATION_PX / 2:
-            options.append(("extreme", {"extreme": extreme}, ranked[0].name))
+            options.append(("extreme", {"extreme": extreme}, ranked[0].name, ranked[:1]))
     return options
 
 
 def ask_big_text(scene: Scene) -> list[Option]:
     items = scene.list_items("big word", "big number")
-    return [("read", {"text": item.role}, item.name) for item in items]
+    return [("read", {"text": item.role}, item.name, [item]) for item in items]
 
 
 def ask_small_text(scene: Scene) -> list[Option]:
     items = scene.list_items("small word", "small number")
-    return [("read", {"text": item.role}, item.name) for item in items]
+    return [("read", {"text": item.role}, item.name, [item]) for item in items]
 
 
 def ask_digit(scene: Scene) -> list[Option]:
     digits = scene.list_items("handwritten digit")
     if len(digits) == 1:
-        return [("digit", {}, digits[0].name)]
-    return [("digit of ink", {"ink": item.colour}, item.name) for item in digits]
+        return [("digit", {}, digits[0].name, digits)]
+    return [("digit of ink", {"ink": item.colour}, item.name, [item]) for item in digits]
 
 
 FORMS: tuple[tuple[str, Callable[[Scene], list[Option]]], ...] = (

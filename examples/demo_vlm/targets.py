@@ -39,6 +39,7 @@ stands there, in steps of 16 pixels, so that a question about places finds its a
 The anchor is the one patch that holds that middle, so that counting things is counting patches.
 """
 FIELD_PLACES = {name: place for place, name in enumerate(FIELDS)}
+WHAT_PLACE, COLOUR_PLACE = FIELD_PLACES["what"], FIELD_PLACES["colour"]
 PLACE_STEP_PX = 16
 POINTS = 2
 """A patch is asked at two points, since a patch can hold two small characters."""
@@ -64,27 +65,43 @@ class Lesson:
     """int64 [batch, patches]: places in the 24x24 grid"""
 
 
-def describe_points(scene: Scene) -> NDArray[np.int64]:
-    """Targets at each point and the left edge of its string [GRID, GRID, POINTS, FIELDS + 1]."""
-    anchor = FIELD_PLACES["anchor"]
+def map_owners(scene: Scene) -> NDArray[np.int64]:
+    """Number of the cell at each point [GRID, GRID, POINTS], all items' cells counted from 1.
+
+    0 is background.
+    """
     owner = np.zeros((IMAGE_SIDE_PX, IMAGE_SIDE_PX), dtype=np.int64)
-    rows = [[BACKGROUNDS.index(scene.background)] + [0] * len(FIELDS)]
-    anchors = [(-1, -1)]
+    number = 0
     for item in scene.items:
-        for order, cell in enumerate(item.cells):
-            left, top, right, bottom = cell
+        for left, top, right, bottom in item.cells:
+            number += 1
             region = owner[top:bottom, left : right + (item.role not in ROLES[:2])]
             if item.role == "shape":
-                region[item.glyphs.mask > 127] = len(rows)
+                region[item.glyphs.mask > 127] = number
             else:
-                region[:] = len(rows)
-            rows.append(describe_cell(item, order))
-            anchors.append(find_anchor(item))
+                region[:] = number
     half = PATCH_SIDE_PX // 2
     sampled: NDArray[np.int64] = owner[half::PATCH_SIDE_PX, half // 2 :: half]
-    table: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)
-    owners = sampled.reshape(GRID, GRID, POINTS)
-    described = table[owners]
+    return sampled.reshape(GRID, GRID, POINTS)
+
+
+def list_cells(scene: Scene) -> list[tuple[int, int]]:
+    """Item and order of each cell that `map_owners` numbers; the first entry is background's."""
+    cells = [
+        (place, order) for place, item in enumerate(scene.items) for order in range(len(item.cells))
+    ]
+    return [(-1, 0), *cells]
+
+
+def describe_points(scene: Scene) -> NDArray[np.int64]:
+    """Targets at each point and the left edge of its string [GRID, GRID, POINTS, FIELDS + 1]."""
+    anchor, owners = FIELD_PLACES["anchor"], map_owners(scene)
+    rows = [[BACKGROUNDS.index(scene.background)] + [0] * len(FIELDS)]
+    anchors = [(-1, -1)]
+    for place, order in list_cells(scene)[1:]:
+        rows.append(describe_cell(scene.items[place], order))
+        anchors.append(find_anchor(scene.items[place]))
+    described: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)[owners]
     here = np.moveaxis(np.indices((GRID, GRID)), 0, -1)[:, :, None]
     described[..., anchor] = (np.asarray(anchors)[owners] == here).all(-1)
     fill_background_places(described)

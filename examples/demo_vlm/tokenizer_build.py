@@ -65,3 +65,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def render_question(question: str) -> str:
     """What follows the image token: newline, question, and the opening of the answer."""
     return f"\n{question} ASSISTANT:"
+
+
+def render_turn(question: str) -> str:
+    """A later question of a conversation, after the end of the answer before it."""
+    return f"USER: {question} ASSISTANT:"

@@ -1,6 +1,7 @@
 """Trains the demo model from nothing to its checkpoint, phase by phase.
 
-Called again with the same folder and options it goes on where it stopped.
+Called again with the same folder and options it goes on where it stopped. Tower and decoder do not
+wait for each other: two machines, or two calls with `--only`, can train them at the same time.
 """
 
 import argparse
@@ -8,16 +9,17 @@ import sys
 from pathlib import Path
 
 import torch
+import train_decoder
+import train_joint
 from journal import Settings
+from lessons import ALL_TOKENS
 from model_build import build_model, save_model
 from plot import plot_log
-from train_decoder import train_answers
+from symbols import Symbols
+from tower import TowerHeads
 from train_tower import train_tower
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from workers import Workers
-
-DECODER_RATES = (0.02, 2e-3)
-JOINT_RATES = (0.006, 6e-4)
-"""Peak learning rates of Muon and AdamW."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -25,9 +27,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for log and states")
     parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
-    parser.add_argument("--tower-minutes", type=float, default=90)
-    parser.add_argument("--decoder-minutes", type=float, default=60)
+    parser.add_argument("--tower-minutes", type=float, default=60)
+    parser.add_argument("--decoder-minutes", type=float, default=40)
+    parser.add_argument("--projector-minutes", type=float, default=4)
     parser.add_argument("--joint-minutes", type=float, default=30)
+    parser.add_argument("--all-tokens-only", action="store_true", help="never sample visual tokens")
+    parser.add_argument("--only", choices=("tower", "decoder"), help="train this phase and stop")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="bf16 products in training")
     parser.add_argument("--threads", type=int, default=2)
@@ -35,8 +40,26 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def train_alone(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+) -> tuple[TowerHeads | None, Symbols | None]:
+    """The tower and the decoder, each by itself, as far as they are wanted."""
+    heads = symbols = None
+    if arguments.only != "decoder":
+        heads = train_tower(settings, model.model.vision_tower, arguments.tower_minutes)
+    if arguments.only != "tower":
+        modes = ALL_TOKENS if arguments.all_tokens_only else train_decoder.MODES
+        symbols = train_decoder.train_decoder(
+            settings, model, tokenizer, arguments.decoder_minutes, modes
+        )
+    return heads, symbols
+
+
 def main() -> int:
-    """Runs the three phases, writes the checkpoint and the curves."""
+    """Runs the phases, writes the checkpoint and the curves."""
     arguments = parse_arguments()
     torch.set_num_threads(1)  # the workers are the threads
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -45,12 +68,12 @@ def main() -> int:
     settings = Settings(arguments.work, device, arguments.bf16, arguments.seed, workers)
     model, tokenizer = build_model(settings.seed)
     model.to(device)
-    heads = train_tower(settings, model.model.vision_tower, arguments.tower_minutes)
-    for joint, minutes, rates in (
-        (False, arguments.decoder_minutes, DECODER_RATES),
-        (True, arguments.joint_minutes, JOINT_RATES),
-    ):
-        train_answers(settings, model, tokenizer, heads, minutes, rates, joint)
+    heads, symbols = train_alone(arguments, settings, model, tokenizer)
+    if heads is None or symbols is None:
+        return 0
+    train_joint.train_projector(settings, model, symbols, arguments.projector_minutes)
+    modes = ALL_TOKENS if arguments.all_tokens_only else train_joint.MODES
+    train_joint.train_joint(settings, model, tokenizer, heads, arguments.joint_minutes, modes)
     save_model(model, tokenizer, arguments.output)
     plot_log(arguments.work / "log.jsonl", arguments.work / "curves.png")
     return 0

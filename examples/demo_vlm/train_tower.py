@@ -55,15 +55,8 @@ def train_tower(settings: Settings, tower: CLIPVisionModel, minutes: float) -> T
     heads = TowerHeads(tower.config.hidden_size).to(settings.device)
     named = [*tower.named_parameters(), *heads.named_parameters()]
     optimiser = Optimiser(named, RATES, settings.workers, settings.bf16)
-    state = journal.resume()
-    if state is not None:
-        tower.load_state_dict(state["tower"])
-        heads.load_state_dict(state["heads"])
-        optimiser.load_state_dict(state["optimiser"])
-
-    def collect() -> dict[str, Any]:
-        parts = {"tower": tower, "heads": heads, "optimiser": optimiser}
-        return {name: part.state_dict() for name, part in parts.items()}
+    parts: dict[str, Any] = {"tower": tower, "heads": heads, "optimiser": optimiser}
+    journal.restore(parts)
 
     def study(share: int) -> tuple[Tensor, dict[str, float]]:
         whole = journal.progress >= WHOLE_SCENES_FROM
@@ -78,6 +71,6 @@ def train_tower(settings: Settings, tower: CLIPVisionModel, minutes: float) -> T
         scores = settings.workers.compute_gradients(parameters, tasks)
         optimiser.step(journal.rate_factor)
         journal.record(scores)
-        journal.save(collect)
-    journal.save(collect, force=True)
+        journal.save(parts)
+    journal.save(parts, force=True)
     return heads

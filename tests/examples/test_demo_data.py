@@ -1,10 +1,12 @@
 """The demo's scenes, questions and splits: the same each time, and true to the picture."""
 
+import hashlib
 import itertools
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +25,7 @@ def demo() -> Iterator[dict[str, ModuleType]]:
     try:
         import glyphs
         import make
+        import pairs
         import questions
         import scenes
         import sheets
@@ -30,7 +33,7 @@ def demo() -> Iterator[dict[str, ModuleType]]:
         import targets
         import vocabulary
 
-        modules = [glyphs, make, questions, scenes, sheets, splits, targets, vocabulary]
+        modules = [glyphs, make, pairs, questions, scenes, sheets, splits, targets, vocabulary]
         yield {module.__name__: module for module in modules}
     finally:
         sys.path.remove(str(FOLDER))
@@ -57,6 +60,49 @@ def test_samples_have_the_four_keys_and_balanced_kinds(demo, tmp_path):
     counts = Counter(row["kind"] for row in rows)
     assert set(counts) == set(demo["vocabulary"].KINDS)
     assert min(counts.values()) >= 15
+
+
+def test_conversations_ask_each_image_many_different_questions(demo, tmp_path):
+    assert demo["make"].write_conversations(tmp_path, "evaluate", 6) == 6
+    rows = [json.loads(line) for line in (tmp_path / "conversations.jsonl").open()]
+    for row in rows:
+        prompts = [turn["prompt"] for turn in row["turns"]]
+        assert (tmp_path / row["image"]).is_file()
+        assert 10 <= len(set(prompts)) == len(prompts) <= 20
+
+
+def test_pairs_ask_what_their_two_scenes_answer(demo, tmp_path):
+    """Recounts the answers from the scenes by rules of the test's own."""
+    assert demo["make"].write_pairs(tmp_path, "evaluate", 60) == 120
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").open()]
+    checked = Counter()
+    for row in rows:
+        scenes = [demo["scenes"].draw_scene(int(Path(name).stem)) for name in row["images"]]
+        shapes = [[i for i in scene.items if i.role == "shape"] for scene in scenes]
+        words = row["prompt"].rstrip("?").replace(",", "").split()
+        if words[0] == "Do":
+            assert (scenes[0].background == scenes[1].background) == (row["answer"] == "yes")
+        elif words[:4] == ["Which", "image", "has", "more"]:
+            more = len(shapes[0]) > len(shapes[1])
+            assert row["answer"] == ("first" if more else "second")
+        elif words[:3] == ["Which", "image", "has"]:
+            has = [any([i.colour, i.name] == words[4:6] for i in found) for found in shapes]
+            assert has == [row["answer"] == "first", row["answer"] == "second"]
+        else:
+            scene = scenes[words[-2] == "second"]
+            names = {item.role: item.name for item in scene.items}
+            assert row["answer"] == {**names, "background": scene.background}[" ".join(words[3:-4])]
+        checked[words[0]] += 1
+    assert set(checked) == {"Do", "Which", "What"}
+
+
+def test_anchor_is_one_patch_per_item(demo):
+    targets, scenes = demo["targets"], demo["scenes"]
+    scene = scenes.draw_scene(5)
+    anchors = targets.describe_points(scene)[..., targets.FIELD_PLACES["anchor"]].any(-1)
+    wanted = {targets.find_anchor(item) for item in scene.list_items("shape")}
+    assert wanted <= {tuple(place) for place in np.argwhere(anchors).tolist()}
+    assert anchors.sum() <= len(scene.items)
 
 
 def test_splits_are_disjoint_and_reserved_stays_closed(demo):
@@ -178,7 +224,7 @@ def test_patch_targets_name_what_is_drawn(demo):
     points = described[described[..., 3] == role]
     characters = demo["vocabulary"].CHARACTERS
     spelled = {}
-    for what, colour, order, _, _, _, _ in points:
+    for what, colour, order, *_ in points:
         spelled.setdefault(order, characters[what - targets.FIRST_CHARACTER])
         assert colour == demo["vocabulary"].COLOUR_NAMES.index(word.colour) + 1
     assert "".join(spelled[order] for order in sorted(spelled)) == word.name
@@ -192,3 +238,21 @@ def test_window_hides_the_order_of_strings_that_begin_outside(demo):
     begins_outside = (described[:, 12:, :, 2] > 0) & (described[:, 12:, :, -1] < 96)
     assert (labels[..., 2][begins_outside] == targets.IGNORED).all()
     assert (labels[..., 2][~begins_outside] >= 0).all()
+
+
+LOCKED = ("matplotlib", "numpy", "pillow", "scikit-learn")
+BYTES_SHA256 = "9706e226aafd0cf49e01b048b7ca25904765cdc18e5fd1c57dc8c5dbe10b510c"
+"""Of the 20 questions below with their pictures, drawn with the versions in constraints.txt."""
+
+
+def test_bytes_are_those_of_the_locked_versions(demo, tmp_path):
+    lines = (FOLDER.parents[1] / "constraints.txt").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if "==" in line and line[0] != "#")
+    other = [name for name in LOCKED if version(name) != locked[name]]
+    if other:
+        pytest.skip(f"other versions than the locked ones are installed of {', '.join(other)}")
+    demo["make"].write_samples(tmp_path, "evaluate", 20, 4)
+    digest = hashlib.sha256()
+    for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+        digest.update(file.relative_to(tmp_path).as_posix().encode() + file.read_bytes())
+    assert digest.hexdigest() == BYTES_SHA256

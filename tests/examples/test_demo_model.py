@@ -85,7 +85,7 @@ def test_packed_question_equals_its_prompt_alone(demo, tokenizer):
     """Tokens of the packed form are those of the rendered chat, cut at the image."""
     packer = demo["packing"].Packer(tokenizer)
     question = demo["questions"].Question("What is the big word?", "STOP", "reading")
-    tokens, before = packer.tokenise(question)
+    tokens, before = packer.tokenise(question, first=True)
     prompt = "<s>USER: <image>\nWhat is the big word? ASSISTANT:"
     whole = tokenizer(prompt).input_ids
     image = tokenizer.convert_tokens_to_ids("<image>")
@@ -120,10 +120,27 @@ def test_packed_questions_do_not_see_each_other(demo, tokenizer):
     assert torch.allclose(packed[-len(alone) :], alone, atol=1e-5)
 
 
+def test_conversation_equals_its_rendered_chat(demo, tokenizer):
+    """Turns packed as a conversation are the tokens of the chat template, and see their past."""
+    packer, Question = demo["packing"].Packer(tokenizer), demo["questions"].Question
+    turns = [
+        Question("What is the big word?", "STOP", "reading"),
+        Question("Where is the red star?", "top left", "place"),
+    ]
+    pack = packer.pack([turns], conversations=True)
+    chat = "<image>\nWhat is the big word? ASSISTANT: STOP</s>"
+    chat += "USER: Where is the red star? ASSISTANT: top left</s>"
+    assert pack.tokens[0].tolist() == tokenizer(chat).input_ids[1:]
+    assert pack.places[0].tolist() == list(range(pack.tokens.shape[1]))
+    total = 3 + pack.tokens.shape[1]
+    mask = demo["packing"].build_mask(pack, 3)[0, 0]
+    assert mask.equal(torch.ones(total, total).tril().bool())
+
+
 def test_training_tower_equals_the_hugging_face_tower(demo):
     """What the training script computes by hand is what the shipped model computes."""
     from decoder import look
-    from tower import normalise
+    from tower import normalise, speed_up
 
     model, _ = demo["model_build"].build_model(0)
     tower = model.model.vision_tower.eval()
@@ -132,6 +149,9 @@ def test_training_tower_equals_the_hugging_face_tower(demo):
         features, attention = look(tower, pixels)
         tower.set_attn_implementation("eager")
         output = tower(normalise(pixels), output_hidden_states=True, output_attentions=True)
+        speed_up(tower)
+        quick, _ = look(tower, pixels)
+    assert torch.allclose(quick, features, atol=1e-4)
     assert torch.allclose(features, output.hidden_states[-2][:, 1:], atol=1e-4)
     expected = output.attentions[-2][:, :, 0, 1:].mean(1)
     assert torch.allclose(attention, expected, atol=1e-5)
@@ -150,3 +170,65 @@ def test_checkpoint_is_small_plain_and_loads():
     assert sum(parameter.numel() for parameter in model.parameters()) <= 14_000_000
     processor = transformers.AutoProcessor.from_pretrained(CHECKPOINT)
     assert processor.tokenizer.convert_tokens_to_ids("<image>") == model.config.image_token_index
+
+
+def test_evidence_of_a_printed_text_is_its_characters_in_turn(demo, tokenizer):
+    """The patches that a character is read from show that character, by the scene's targets."""
+    import lessons
+    import pointing
+    import targets
+
+    rng = lessons.np.random.default_rng(0)
+    known = [lessons.know_scene(seed) for seed in (3, 11)]
+    kinds = ["reading", "detail", "place", "global"]
+    questions = [demo["questions"].ask_questions(each.scene, kinds, rng) for each in known]
+    pack = demo["packing"].Packer(tokenizer).pack(questions)
+    marks = pointing.mark_evidence(known, questions, pack)
+    rows, positions = pack.asked.nonzero(as_tuple=True)
+    checked = 0
+    for row, position, mark in zip(rows.tolist(), positions.tolist(), marks[0], strict=True):
+        question = questions[row][pack.owner[row, position]]
+        step = int(pack.steps[row, position])
+        if question.kind != "reading" or not 0 < step <= len(question.answer):
+            continue
+        wanted = demo["vocabulary"].CHARACTERS.index(question.answer[step - 1])
+        shown = known[row].points[mark][..., targets.WHAT_PLACE]
+        assert (shown == targets.FIRST_CHARACTER + wanted).any(-1).all()
+        assert mark.any()
+        checked += 1
+    assert checked >= 4
+
+
+def test_pointing_loss_is_the_heads_own_attention(demo, tokenizer):
+    """Computed apart, it equals what the model's eager attention gives the evidence."""
+    import pointing
+
+    model, _ = demo["model_build"].build_model(0)
+    text = model.model.language_model
+    packer = demo["packing"].Packer(tokenizer)
+    pack = packer.pack([[demo["questions"].Question("What is the big word?", "STOP", "reading")]])
+    visual, kept = torch.randn(1, 9, 256), 9
+    evidence = torch.zeros(int(pack.asked.sum()), kept, dtype=torch.bool)
+    evidence[:, 4] = True
+    embed = model.get_input_embeddings()
+    head = embed(torch.tensor(packer.prefix))[None]
+    sequence = torch.cat([head, visual, embed(pack.tokens)], dim=1)
+    text.set_attn_implementation("eager")
+    with torch.no_grad():
+        output = text(inputs_embeds=sequence, output_attentions=True, output_hidden_states=True)
+        positions = torch.arange(sequence.shape[1])[None]
+        turns = text.rotary_emb(sequence, position_ids=positions)
+        place = pointing.LAYERS[0]
+        loss = pointing.compute_pointing_loss(
+            text.layers[place],
+            output.hidden_states[place],
+            turns,
+            pack,
+            head.shape[1],
+            evidence,
+        )
+    first = head.shape[1]
+    asked = first + kept + pack.asked[0].nonzero()[:, 0]
+    attention = output.attentions[place][0, pointing.HEAD, asked, first : first + kept]
+    share = attention[:, 4] / attention.sum(-1)
+    assert torch.allclose(loss, -share.log().mean(), atol=1e-4)
