@@ -2,8 +2,8 @@
 
 Between rows that are all but equally alike, the last bits of a sum decide, and those differ
 between any two programs. A case is *undecided* at a rung if PyTorch itself merges otherwise when
-its pixels move by three millionths: a graph that differs there is held to the mean over all patches,
-which hardly depends on who merged with whom, and not to each row.
+its pixels move by three millionths: a graph that differs there is held to the mean over all
+patches, which hardly depends on who merged with whom, and not to each row.
 """
 
 from __future__ import annotations
