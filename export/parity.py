@@ -15,6 +15,7 @@ from edgetok import names
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
+from edgetok.export.parity_inside import prove_reduced
 from edgetok.export.quantized import hold_portable, hold_quantized
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
@@ -30,13 +31,16 @@ class Limits(msgspec.Struct, frozen=True):
     `max_abs` counts relatively from a magnitude of 10 upwards. Quantized graphs are held against
     PyTorch with the same dequantized weights (`edgetok.export.quantized`). `kept` and `tokens`
     compare the chain end to end with the float32 model: there, what quantization costs is a
-    property of the model, which the report states for the user to judge.
+    property of the model, which the report states for the user to judge. `pooled` and `decided`
+    are of towers that reduce (`edgetok.export.parity_inside`).
     """
 
     max_abs: float | None
     cosine: float
     kept: float | None
     tokens: float | None
+    pooled: float = 0.99
+    decided: float | None = None
 
 
 # fp32: summation order alone makes up to 8e-5 on the demo model (benchmarks/parity.py).
@@ -132,13 +136,11 @@ def prove(
         prompt = runner.read_prompt([*case.before, *case.after], case.question)
         for budget, answer in zip(ladder.budgets, answers, strict=True):
             if not one_tower or budget == ladder.smallest.budget:
-                want = reference.look(case, budget)
-                got = runner.run("tower", budget, _pixels(case))
-                _prove_tower(ledger, None if one_tower else budget, got, want)
-                got |= prompt
+                want, got, followed = _prove_vision(ledger, reference, runner, case, budget)
             _prove_compress(ledger, reference, runner, want, budget)
             _prove_decoder(ledger, reference, runner, case, want, budget)
-            _prove_chain(ledger, reference, runner, case, got, answer, budget)
+            if followed:
+                _prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
     return ParityReport(precision, len(cases), synthetic, ledger.checks())
 
 
@@ -159,9 +161,7 @@ def prove_portable(
         for case in cases:
             for budget in ladder.budgets:
                 if not one_tower or budget == ladder.smallest.budget:
-                    want = reference.look(case, budget)
-                    got = runner.run("tower", budget, _pixels(case))
-                    _prove_tower(ledger, None if one_tower else budget, got, want)
+                    want, _, _ = _prove_vision(ledger, reference, runner, case, budget)
                 _prove_compress(ledger, reference, runner, want, budget)
     return [msgspec.structs.replace(c, stage=f"portable {c.stage}") for c in ledger.checks()]
 
@@ -171,16 +171,22 @@ def _limits(precision: Precision) -> Limits:
     return LIMITS["fp32" if exact else "quantized"]
 
 
-def _pixels(case: Case) -> dict[str, Array]:
-    return {names.PIXELS: case.pixels.numpy()}
+def _prove_vision(
+    ledger: Ledger, reference: Reference, runner: GraphRunner, case: Case, budget: int
+) -> tuple[dict[str, torch.Tensor], dict[str, Array], bool]:
+    """What PyTorch and the tower's graph see, and whether what follows can be compared too."""
+    want = reference.look(case, budget)
+    got = runner.run("tower", budget, {names.PIXELS: case.pixels.numpy()})
+    if reference.method.inside is None:
+        _prove_tower(ledger, got, want)
+        return want, got, True
+    return want, got, prove_reduced(ledger, reference, case.pixels, budget, got, want)
 
 
-def _prove_tower(
-    ledger: Ledger, budget: int | None, got: dict[str, Array], want: dict[str, torch.Tensor]
-) -> None:
+def _prove_tower(ledger: Ledger, got: dict[str, Array], want: dict[str, torch.Tensor]) -> None:
     for name, value in got.items():
         if not name.startswith("signal_"):
-            ledger.compare("tower", budget, name, value, want[name].numpy())
+            ledger.compare("tower", None, name, value, want[name].numpy())
 
 
 def _expect(reference: Reference, case: Case, budget: int) -> Expected:

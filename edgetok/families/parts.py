@@ -20,7 +20,9 @@ class VisionParts:
 
     Args:
         embed: pixels [1, 3, h, w] -> hidden rows [1, prefix + N, V], position embedding added.
-        blocks: the blocks to run, in order; the last one is the feature layer.
+        blocks: the blocks to run, in order; the last one is the feature layer. Methods inside the
+            tower take them apart: `layer_norm1`, `self_attn`, `layer_norm2` and `mlp`, in this
+            order, as Hugging Face's CLIP and SigLIP name them.
         next_block: the block behind the feature layer, of which some probes read queries and
             keys; None if there is none, and they read those of the feature layer.
         prefix_tokens: rows before the patches (1 with a CLS token, 0 without).

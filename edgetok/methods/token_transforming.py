@@ -10,7 +10,8 @@ at least to its nearest; tokens are means of what they got. Attention knows the 
 N. At a quarter, a half and three quarters of the depth, between attention and MLP. Raster order of
 the anchors. Without a CLS token, attention received ranks.
 
-Frozen form: own formulation; there is no reference to be equal to.
+Frozen form: own formulation; there is no reference to be equal to. Where the 64th and the 65th row
+are all but equally similar, the last bits of a sum decide, so sizes may differ between kernels.
 """
 
 from __future__ import annotations

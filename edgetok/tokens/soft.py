@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgetok.tokens.plan import Plan, one_hot
-from edgetok.tokens.scorers import similarity
+from edgetok.tokens.scorers import cosine, on_grid
 from edgetok.tokens.selectors import BIG, topk_mask
 
 SMALLEST_SUM = 1e-12
@@ -26,10 +26,11 @@ def soft_anchors(x: Tensor, anchors: Tensor, sizes: Tensor, temperature: float, 
         sizes: [n].
         temperature: of the softmax over cosines; small is nearly a choice.
     """
-    near = similarity(x.index_select(0, anchors), x)  # [m, n]
+    likeness = cosine(x.index_select(0, anchors), x)  # [m, n]
+    near = on_grid(likeness)  # to choose by; weights follow the cosine itself, without steps
     allowed = topk_mask(near, min(reach, x.shape[0]))
     allowed = allowed | one_hot(near.argmax(0), anchors.shape[0]).T.bool()
-    scores = torch.where(allowed, near / temperature + sizes.log(), -BIG)
+    scores = torch.where(allowed, likeness / temperature + sizes.log(), -BIG)
     drawn = torch.softmax(scores, dim=1)
     shares = drawn / drawn.sum(0).clamp(min=SMALLEST_SUM)  # of a row, among anchors
     weights = shares / shares.sum(1, keepdim=True).clamp(min=SMALLEST_SUM)
@@ -61,6 +62,8 @@ def soft_kmeans(
     x [n, V], start [m, n] the first means, allowed [m, n] bool. Divide the rows of the result by
     their sums to get means. `temperature` multiplies the squared distance.
     """
+    # Distances are the same from anywhere, and exact to more digits when rows are short.
+    x = x - x.mean(0, keepdim=True)
     means = start @ x
     shares = start
     for _ in range(steps):

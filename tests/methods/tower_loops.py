@@ -23,9 +23,13 @@ def array(tensor: Any) -> Array:
     return np.asarray(tensor.tolist(), np.float64)
 
 
-def cosine(a: Array, b: Array) -> float:
+def plain_cosine(a: Array, b: Array) -> float:
     lengths = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
-    return round(round(float(a @ b) / lengths, 12) * 4096) / 4096 if lengths else 0.0
+    return float(a @ b) / lengths if lengths else 0.0
+
+
+def cosine(a: Array, b: Array) -> float:
+    return round(round(plain_cosine(a, b), 12) * 4096) / 4096
 
 
 def ranked(scores: Sequence[float]) -> list[int]:
@@ -209,13 +213,14 @@ def token_transforming(look: Any, keep: int) -> Result:
     n = len(x)
     anchors = sorted(ranked(relative(scores))[:keep])
     near = np.array([[cosine(x[a], row) for row in x] for a in anchors])
+    like = np.array([[plain_cosine(x[a], row) for row in x] for a in anchors])
     drawn = np.zeros((keep, n))
     homes = [best(near[:, row].tolist()) for row in range(n)]
     for number in range(keep):
         reached = set(ranked(near[number].tolist())[:64])
         reached |= {row for row in range(n) if homes[row] == number}
         rows = sorted(reached)
-        drawn[number, rows] = softmax(near[number, rows] / 0.1 + np.log(sizes[rows]))
+        drawn[number, rows] = softmax(like[number, rows] / 0.1 + np.log(sizes[rows]))
     shares = drawn / np.maximum(drawn.sum(0), 1e-12)
     weights = shares / shares.sum(1, keepdims=True)
     return behind_prefix(look, (weights, anchors, (shares @ sizes).tolist()))
