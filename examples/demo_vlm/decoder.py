@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from packing import Pack, build_mask, build_positions
-from pointing import LAYERS, compute_pointing_loss
+from pointing import LAYERS, compute_pointing_loss, score_visual
 from targets import FIRST_SHAPE
 from torch import Tensor
 from torch.nn import functional as F
@@ -69,12 +69,14 @@ def compute_answer_loss(
     pack: Pack,
     prefix: list[int],
     evidence: Tensor,
+    counted: Tensor,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss over the answers' tokens and over where they are read from, and what to log.
 
     Args:
         visual: [batch, kept, width], what the projector gives.
         evidence: bool [2, asked, kept], what `mark_evidence` gives for the kept patches.
+        counted: bool [asked], what `mark_counted` gives.
     """
     device = visual.device
     embed = model.get_input_embeddings()
@@ -88,7 +90,8 @@ def compute_answer_loss(
     for place, layer in enumerate(decoder.layers):
         if place in LAYERS:
             marks = evidence[LAYERS.index(place)]
-            pointing.append(compute_pointing_loss(layer, hidden, turns, pack, len(prefix), marks))
+            shown = score_visual(layer, hidden, turns, pack, len(prefix), visual.shape[1])
+            pointing.append(compute_pointing_loss(*shown, marks, counted))
         hidden = layer(hidden, attention_mask=mask, position_embeddings=turns)
     logits = model.lm_head(decoder.norm(hidden[:, before:][pack.asked])).float()
     targets = pack.tokens.roll(-1, dims=1)[pack.asked]

@@ -74,8 +74,10 @@ class Journal:
         for name, score in scores.items():
             if not math.isnan(score):
                 self._sums.setdefault(name, []).append(score)
-        if self.steps % LOG_STEPS:
-            return
+        if self.steps % LOG_STEPS == 0:
+            self._write_line()
+
+    def _write_line(self) -> None:
         means = {name: round(sum(row) / len(row), 4) for name, row in self._sums.items()}
         line = {"phase": self.phase, "step": self.steps, "seconds": round(self.elapsed_s), **means}
         with (self.settings.folder / "log.jsonl").open("a", encoding="utf-8") as log:
@@ -83,9 +85,14 @@ class Journal:
         self._sums.clear()
 
     def save(self, parts: dict[str, Any], force: bool = False) -> None:
-        """Saves the state when it is due, by rename, so that a kill leaves the last one whole."""
+        """Saves the state when it is due, by rename, so that a kill leaves the last one whole.
+
+        With `force`, at the end of a phase, the log gets what it does not yet have.
+        """
         if not force and time.monotonic() - self._saved < SAVE_SECONDS:
             return
+        if force and self._sums:
+            self._write_line()
         fresh = self.state_path.with_suffix(".tmp")
         states = {name: part.state_dict() for name, part in parts.items()}
         torch.save({"steps": self.steps, "spent_s": self.elapsed_s, **states}, fresh)

@@ -19,6 +19,9 @@ LAYERS = (2, 3)
 """Blocks whose first head is told, the earlier one of two compared things by the first of them; the
 other heads and blocks are free."""
 HEAD = 0
+START_SHARE = 3.0
+"""Where things are counted, the first token of the prompt gets as much attention as so many things:
+what remains for them then tells how many they are."""
 
 
 def mark_evidence(known: list[Known], questions: list[list[Question]], pack: Pack) -> Tensor:
@@ -43,6 +46,16 @@ def mark_evidence(known: list[Known], questions: list[list[Question]], pack: Pac
             )
         marks.append(found[key])
     return torch.stack(marks, dim=1)
+
+
+def mark_counted(questions: list[list[Question]], pack: Pack) -> Tensor:
+    """Which asked tokens belong to an answer that counts, bool [asked]."""
+    rows, positions = pack.asked.nonzero(as_tuple=True)
+    owners = pack.owner[rows, positions]
+    asked = [
+        questions[row][owner] for row, owner in zip(rows.tolist(), owners.tolist(), strict=True)
+    ]
+    return torch.tensor([each.kind == "global" and each.answer.isdigit() for each in asked])
 
 
 def split_evidence(question: Question, turn: int) -> Question:
@@ -77,22 +90,37 @@ def take_evidence(evidence: Tensor, pack: Pack, chosen: Tensor) -> Tensor:
 
 
 def compute_pointing_loss(
-    layer: Any,
-    entering: Tensor,
-    turns: tuple[Tensor, Tensor],
-    pack: Pack,
-    first: int,
-    evidence: Tensor,
+    scores: Tensor, start: Tensor, evidence: Tensor, counted: Tensor
 ) -> Tensor:
     """Minus the log of the attention that one head gives the evidence, among visual tokens.
+
+    Args:
+        scores: [asked, kept], the head's for visual tokens.
+        start: [asked, 1], the head's for the first token of the prompt.
+        evidence: bool [asked, kept]; tokens without any are passed over.
+        counted: bool [asked]: for these, each piece of evidence and the first token have their
+            fixed shares instead.
+    """
+    shares = scores.log_softmax(-1)
+    pointed = shares.masked_fill(~evidence, -torch.inf).logsumexp(-1)
+    everything = torch.cat([start, scores], dim=-1).log_softmax(-1)
+    wanted = torch.cat([torch.full_like(start, START_SHARE), evidence.to(start.dtype)], dim=-1)
+    divided = (everything * wanted).sum(-1) / wanted.sum(-1)
+    known = counted | evidence.any(-1)
+    return -torch.where(counted, divided, pointed)[known].sum() / known.sum().clamp(min=1)
+
+
+def score_visual(
+    layer: Any, entering: Tensor, turns: tuple[Tensor, Tensor], pack: Pack, first: int, kept: int
+) -> tuple[Tensor, Tensor]:
+    """Scores of the pointing head for visual tokens [asked, kept] and the first token [asked, 1].
 
     Args:
         entering: [batch, length, width], what enters the block.
         turns: rotary cosines and sines of all positions.
         first: place of the first visual token.
-        evidence: bool [asked, kept]; tokens without any are passed over.
     """
-    part, kept = layer.self_attn, evidence.shape[1]
+    part = layer.self_attn
     normed = layer.input_layernorm(entering)
     rows = slice(HEAD * part.head_dim, (HEAD + 1) * part.head_dim)
     query = torch.nn.functional.linear(normed, part.q_proj.weight[rows])[:, None]
@@ -103,6 +131,5 @@ def compute_pointing_loss(
     asking = query[place[0], 0, before + place[1]]
     seen = key[:, 0, first : first + kept][place[0]]
     scores = (seen @ asking[:, :, None])[..., 0] * part.scaling
-    known = evidence.any(-1)
-    share = scores.log_softmax(-1).masked_fill(~evidence, -torch.inf)[known].logsumexp(-1)
-    return -share.sum() / known.sum().clamp(min=1)
+    start = (key[:, 0, 0][place[0]] * asking).sum(-1, keepdim=True) * part.scaling
+    return scores, start

@@ -8,7 +8,7 @@ tower's features as these tokens, and only the last phase needs the whole model.
 
 import torch
 from decoder import PATCHES
-from targets import COLOUR_PLACE, FIELDS, POINTS, WHAT_PLACE, WHATS
+from targets import COLOUR_PLACE, FIELD_PLACES, FIELDS, POINTS, WHAT_PLACE, WHATS
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from vocabulary import BACKGROUNDS, CHARACTERS, COLOUR_NAMES, DIGITS, SHAPES
@@ -17,6 +17,18 @@ DOUBT = 0.25
 """Most of a symbol that is replaced by another one's: a real tower is never sure."""
 MISREAD_SHARE = 0.03
 """Points whose target is another one altogether."""
+
+
+SIDES = {"across": ("left", "right"), "down": ("top", "bottom")}
+"""Words for the first and the last third of each axis."""
+
+
+def lay_line(ends: list[Tensor], steps: int) -> Tensor:
+    """Rows [steps, width] along an axis: the ends' words, over a slope that tells near from far."""
+    slope = torch.linspace(-1.5, 1.5, steps)[:, None] * torch.randn(ends[0].shape)
+    slope[: steps // 3] += ends[0]
+    slope[-(steps // 3) :] += ends[1]
+    return slope
 
 
 class Symbols(nn.Module):
@@ -32,6 +44,9 @@ class Symbols(nn.Module):
         whats, colours = list_names(tokenizer)
         tables[WHAT_PLACE] = words[whats].expand(POINTS, -1, -1).clone()
         tables[COLOUR_PLACE][:, 1:] = words[colours]
+        for name, (low, high) in SIDES.items():
+            ends = [words[tokenizer(f" {word}").input_ids[0]] for word in (low, high)]
+            tables[FIELD_PLACES[name]] += lay_line(ends, FIELDS[name])
         self.tables = nn.ParameterList([nn.Parameter(table) for table in tables])
         self.places = nn.Parameter(torch.randn(PATCHES, width) * 0.5)
 
@@ -67,10 +82,14 @@ def misread(points: Tensor, generator: torch.Generator, share: float) -> Tensor:
 
 
 def write_doubtful(
-    symbols: Symbols, points: Tensor, patches: Tensor, generator: torch.Generator
+    symbols: Symbols,
+    points: Tensor,
+    patches: Tensor,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Tensor:
     """Visual tokens as a tower in doubt would have them written: mixed with another reading."""
-    sure = symbols(misread(points, generator, MISREAD_SHARE), patches)
-    other = symbols(misread(points, generator, 0.5), patches)
-    doubt = torch.rand((*points.shape[:2], 1), generator=generator) * DOUBT
+    sure = symbols(misread(points, generator, MISREAD_SHARE).to(device), patches.to(device))
+    other = symbols(misread(points, generator, 0.5).to(device), patches.to(device))
+    doubt = (torch.rand((*points.shape[:2], 1), generator=generator) * DOUBT).to(device)
     return (1 - doubt) * sure + doubt * other

@@ -1,12 +1,11 @@
 """Phase one: the vision tower alone learns what stands in each patch."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from journal import Journal, Settings
-from optimiser import Optimiser
+from phase import run_phase
 from scenes import draw_scene
 from sheets import draw_sheet
 from splits import open_split
@@ -53,10 +52,6 @@ def train_tower(settings: Settings, tower: CLIPVisionModel, minutes: float) -> T
     journal = Journal(settings, "tower", minutes)
     speed_up(tower)
     heads = TowerHeads(tower.config.hidden_size).to(settings.device)
-    named = [*tower.named_parameters(), *heads.named_parameters()]
-    optimiser = Optimiser(named, RATES, settings.workers, settings.bf16)
-    parts: dict[str, Any] = {"tower": tower, "heads": heads, "optimiser": optimiser}
-    journal.restore(parts)
 
     def study(share: int) -> tuple[Tensor, dict[str, float]]:
         whole = journal.progress >= WHOLE_SCENES_FROM
@@ -65,12 +60,7 @@ def train_tower(settings: Settings, tower: CLIPVisionModel, minutes: float) -> T
         with settings.autocast():
             return compute_tower_loss(tower, heads, move_lesson(lesson, settings.device), last)
 
+    named = [*tower.named_parameters(), *heads.named_parameters()]
     tasks = [partial(study, share) for share in range(SCENES_PER_STEP // SCENES_PER_SHARE)]
-    parameters = [parameter for _, parameter in named]
-    while journal.progress < 1:
-        scores = settings.workers.compute_gradients(parameters, tasks)
-        optimiser.step(journal.rate_factor)
-        journal.record(scores)
-        journal.save(parts)
-    journal.save(parts, force=True)
+    run_phase(journal, {"tower": tower, "heads": heads}, named, RATES, tasks)
     return heads

@@ -1,6 +1,7 @@
 """The demo's tokenizer, shapes and checkpoint."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,16 +220,48 @@ def test_pointing_loss_is_the_heads_own_attention(demo, tokenizer):
         positions = torch.arange(sequence.shape[1])[None]
         turns = text.rotary_emb(sequence, position_ids=positions)
         place = pointing.LAYERS[0]
-        loss = pointing.compute_pointing_loss(
-            text.layers[place],
-            output.hidden_states[place],
-            turns,
-            pack,
-            head.shape[1],
-            evidence,
+        scores = pointing.score_visual(
+            text.layers[place], output.hidden_states[place], turns, pack, head.shape[1], kept
         )
+        counted = torch.zeros(len(evidence), dtype=torch.bool)
+        loss = pointing.compute_pointing_loss(*scores, evidence, counted)
     first = head.shape[1]
     asked = first + kept + pack.asked[0].nonzero()[:, 0]
     attention = output.attentions[place][0, pointing.HEAD, asked, first : first + kept]
     share = attention[:, 4] / attention.sum(-1)
     assert torch.allclose(loss, -share.log().mean(), atol=1e-4)
+
+
+def test_counting_divides_attention_between_things_and_the_start(demo):
+    """The loss is least where n things have n / (n + START_SHARE) of the attention."""
+    import pointing
+
+    things = torch.tensor([[True, True, False, False]])
+    counted = torch.ones(1, dtype=torch.bool)
+
+    def loss(share):
+        score = torch.tensor([share / 2, share / 2, 1e-9, 1e-9]).log()[None]
+        start = torch.tensor([[1 - share]]).log()
+        return pointing.compute_pointing_loss(score, start, things, counted)
+
+    best = 2 / (2 + pointing.START_SHARE)
+    assert loss(best) < min(loss(best - 0.05), loss(best + 0.05))
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_from_nothing_to_a_checkpoint_and_goes_on(tmp_path):
+    """In seconds it learns nothing, but every phase runs, is saved and is taken up again."""
+    phases = ("tower", "decoder", "projector", "joint")
+    command = [sys.executable, "train.py", "--work", str(tmp_path / "work"), "--threads", "1"]
+    command += ["-o", str(tmp_path / "model")]
+
+    def train(minutes):
+        budgets = [part for name in phases for part in (f"--{name}-minutes", str(minutes))]
+        subprocess.run([*command, *budgets], cwd=FOLDER, check=True)
+        states = [torch.load(tmp_path / "work" / f"{name}.pt")["steps"] for name in phases]
+        transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "model")
+        return states
+
+    first = train(0.1)
+    assert min(first) > 0
+    assert train(0.1) == first
