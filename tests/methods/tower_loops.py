@@ -217,7 +217,7 @@ def token_transforming(look: Any, keep: int) -> Result:
     drawn = np.zeros((keep, n))
     homes = [best(near[:, row].tolist()) for row in range(n)]
     for number in range(keep):
-        reached = set(ranked(near[number].tolist())[:64])
+        reached = set(range(n))
         reached |= {row for row in range(n) if homes[row] == number}
         rows = sorted(reached)
         drawn[number, rows] = softmax(like[number, rows] / 0.1 + np.log(sizes[rows]))
