@@ -63,11 +63,13 @@ class GraphRunner:
         return self.run("embed", None, {names.TOKEN_IDS: padded}) | {names.TEXT_MASK: mask}
 
     def pad_prompt(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Feeds with the rows of the prompt brought to the graphs' length.
+        """Feeds with the rows of the prompt brought to the graphs' length, where a graph reads them.
 
         Ones stand behind the prompt, which no embedding table holds: what reads them is wrong.
         """
-        (rows,), _ = self._shapes[names.TOKEN_IDS]
+        if names.TEXT_EMBEDS not in self._shapes:
+            return feeds
+        (rows, _), _ = self._shapes[names.TEXT_EMBEDS]
         text, mask = feeds[names.TEXT_EMBEDS], feeds[names.TEXT_MASK]
         missing = rows - len(mask)
         return feeds | {
