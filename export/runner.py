@@ -63,7 +63,7 @@ class GraphRunner:
         return self.run("embed", None, {names.TOKEN_IDS: padded}) | {names.TEXT_MASK: mask}
 
     def pad_prompt(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Feeds with the rows of the prompt brought to the graphs' length, where a graph reads them.
+        """Feeds with the rows of the prompt brought to the length that a graph has for them.
 
         Ones stand behind the prompt, which no embedding table holds: what reads them is wrong.
         """
