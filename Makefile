@@ -11,19 +11,27 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13)
 
 VENV := .venv
 BIN := $(VENV)/bin
+MODEL := examples/demo_vlm/checkpoint
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-eval test test-all check wheel clean
+.PHONY: demo demo-eval docs methods-report test test-all check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
-	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 demo: $(STAMP)  ## Export the demo model as a ladder and ask it about pictures.
 	$(BIN)/python examples/demo.py
 
 demo-eval: $(STAMP)  ## Ask the demo model 2,000 questions with Hugging Face's generate (minutes).
 	$(BIN)/python examples/demo_vlm/evaluate.py --count 2000
+
+docs: $(STAMP)  ## Write docs/methods.md from the code and the last methods-report.
+	$(BIN)/python benchmarks/methods_page.py
+
+methods-report: $(STAMP)  ## Ask the demo model 2,000 questions with every method (minutes), then docs.
+	$(BIN)/python benchmarks/methods_report.py --model $(MODEL) --json docs/results/methods.json
+	$(BIN)/python benchmarks/methods_page.py
 
 test: $(STAMP)  ## Run the quick tests.
 	$(BIN)/pytest -q

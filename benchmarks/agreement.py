@@ -75,7 +75,7 @@ def _blame(options: Any, samples: Sequence[Sample], budget: int = 64) -> list[di
     parts = open_model(options.model)
     reference = Reference(parts, find_method(options.method))
     cases = make_cases(parts, samples)
-    towers = [reference.encode(case.pixels) for case in cases]
+    towers = [reference.look(case) for case in cases]
     answers = []
     for case, tower in zip(cases, towers, strict=True):
         tokens = reference.compress(tower, budget)[names.VISUAL_TOKENS]
@@ -86,7 +86,7 @@ def _blame(options: Any, samples: Sequence[Sample], budget: int = 64) -> list[di
         with round_linears(modules, BITS["int4"][stage]):
             lost = total = 0
             for case, exact, ids in zip(cases, towers, answers, strict=True):
-                tower = reference.encode(case.pixels) if stage == "tower" else exact
+                tower = reference.look(case) if stage == "tower" else exact
                 tokens = reference.compress(tower, budget)[names.VISUAL_TOKENS]
                 embeds = reference.embed(case.before, tokens, case.after)
                 likeliest = reference.follow(embeds, ids).argmax(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -36,11 +37,12 @@ def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def demo_samples(split: str, count: int) -> tuple[Sample, ...]:
+def demo_samples(split: str, count: int, per_image: int = 4) -> tuple[Sample, ...]:
     """Questions of a split of the demo data, drawn once."""
-    folder = OUT / f"{split}-{count}"
+    folder = OUT / (f"{split}-{count}" if per_image == 4 else f"{split}-{count}-by-{per_image}")
     if not (folder / "samples.jsonl").exists():
         maker = [sys.executable, "make.py", "--split", split, "--count", str(count)]
+        maker += ["--questions-per-image", str(per_image)]
         subprocess.run([*maker, "-o", str(folder)], cwd=ROOT / "examples/demo_vlm", check=True)
     return load_samples(folder / "samples.jsonl")
 
@@ -66,6 +68,19 @@ def _digest_of(model: Path) -> str:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Exact two-sided p that two answerers of the same questions are equally good.
+
+    Of the questions that only one of them answers right, each is as likely to win.
+
+    >>> round(mcnemar(8, 1), 4)
+    0.0391
+    """
+    decided, fewer = wins + losses, min(wins, losses)
+    tail = sum(math.comb(decided, i) for i in range(fewer + 1)) / 2**decided
+    return min(1.0, 2 * tail)
 
 
 def facts() -> dict[str, Any]:

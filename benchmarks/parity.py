@@ -42,14 +42,18 @@ def main() -> None:
     rows = []
     for name in options.methods:
         reference = Reference(parts, find_method(name))
-        towers = towers or [reference.encode(case.pixels) for case in cases]
+        towers = towers or [reference.look(case) for case in cases]
         builder = GraphBuilder(parts, reference.method, ladder, "fp32", None)
         graphs = builder.build(lambda *_: None)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / FILE).parent.mkdir()
             (Path(folder) / FILE).write_bytes(b"".join(builder.store.chunks()))
             runner = GraphRunner(graphs, Path(folder))
-        seen = [runner.run("tower", None, {names.PIXELS: case.pixels.numpy()}) for case in cases]
+        seen = [
+            runner.run("tower", None, {names.PIXELS: case.pixels.numpy()})
+            | runner.read_prompt([*case.before, *case.after], case.question)
+            for case in cases
+        ]
         for rung, budget in enumerate(ladder.budgets):
             # The prompts are dealt out to the rungs in turn.
             asked = set(range(rung, options.prompts, len(ladder)))

@@ -26,6 +26,7 @@ def main() -> None:
         ("agreement-blame", "Which parts rounding hurts", _table),
         ("memory", "What a rung costs", _table),
         ("speed", "Speed beside Hugging Face", _table),
+        ("tower", "Towers that reduce inside, beside the plain one", _table),
     )
     parts = ["# Results\n", _HEAD]
     for name, title, render in sections:

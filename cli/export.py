@@ -27,6 +27,17 @@ def export_command(
     method: Annotated[
         str, typer.Option(help="Token compressor; `edgetok methods` lists them.")
     ] = "visionzip",
+    mask_sinks: Annotated[
+        bool,
+        typer.Option(
+            "--mask-sinks",
+            help="Take attention sinks, patches of unusual length, only if nothing else is left.",
+        ),
+    ] = False,
+    scorer: Annotated[
+        Path | None,
+        typer.Option(help="Weights of a trained scorer (safetensors), for `explainability`."),
+    ] = None,
     weights: Annotated[
         Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
     ] = "fp32",
@@ -34,6 +45,13 @@ def export_command(
         Literal["fp32", "int8"],
         typer.Option(help="Precision of the KV cache; int8 needs --samples."),
     ] = "fp32",
+    flavour: Annotated[
+        Literal["ort", "portable"],
+        typer.Option(
+            help="`portable` adds tower and compressor in standard operators (opset 24) for other "
+            "runtimes; the decoder has no such form yet."
+        ),
+    ] = "ort",
     samples: Annotated[
         Path | None,
         typer.Option(help="JSONL file or folder of images that scales are measured on."),
@@ -68,8 +86,11 @@ def export_command(
             output,
             budgets=budgets,
             method=method,
+            mask_sinks=mask_sinks,
+            scorer=scorer,
             weights=weights,
             kv=kv,
+            flavour=flavour,
             samples=samples,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,

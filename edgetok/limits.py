@@ -41,4 +41,5 @@ SAMPLE_LINE_BYTES = 1 << 20
 CONFIG_BYTES = 4 << 20  # the largest config.json seen is 60 KiB
 TOKENIZER_BYTES = 256 << 20  # the largest tokenizer.json seen is 35 MB
 CHAT_TEMPLATE_BYTES = 256 << 10  # the largest seen is 20 KiB
+SCORER_BYTES = 64 << 20  # a published one has five layers of 512 channels, about 2 MB
 CHAT_TEMPLATE_SECONDS = 20  # rendering takes milliseconds; a template is code from a stranger

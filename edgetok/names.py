@@ -15,12 +15,21 @@ CLS_FEATURE = "cls_feature"  # float32 [1, V], the CLS row beside FEATURES
 RECEIVED_ATTENTION = "received_attention"  # float32 [N], mean over heads and queries (no CLS)
 
 # Attention of other blocks than the feature layer: `VisionParts` says which ones they are.
+EARLY_CLS_ATTENTION = "early_cls_attention"  # float32 [N], CLS_ATTENTION of the first block
 LATE_CLS_ATTENTION = "late_cls_attention"  # float32 [N], CLS_ATTENTION summed over late blocks
 OBJECT_ATTENTION = "object_attention"  # float32 [N], RECEIVED_ATTENTION of the object block
 GLOBAL_ATTENTION = "global_attention"  # float32 [N], from the most attended patches to all
 NEXT_CLS_ATTENTION = "next_cls_attention"  # float32 [N], CLS_ATTENTION of the next block
+NEXT_CLS_LOGITS = "next_cls_logits"  # float32 [N], the same before its softmax
 NEXT_WIDE_ATTENTION = "next_wide_attention"  # float32 [N], the same as one head of width V
 NEXT_KEYS = "next_keys"  # float32 [N, V], keys of the next block, all heads side by side
+FLOW_SCORE = "flow_score"  # float32 [N], attention and values of all blocks (FlowCut)
+
+# Of methods in the tower: names of what they read there, and what a tower of one rung adds.
+VALUES = "values"  # float32 [heads, n, H], values of the block
+ATTENTION = "attention"  # float32 [heads, n, n], the whole map of the block
+TOWER_KEPT = "tower_kept"  # int64 [K], as KEPT
+TOWER_SIZES = "tower_sizes"  # float32 [K], as SIZES
 
 SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-similarity curve
 
@@ -29,7 +38,9 @@ KEPT = "kept"  # int64 [K], source index of each token; -1 for the CLS token or 
 SIZES = "sizes"  # float32 [K], how many source tokens each stands for
 
 TOKEN_IDS = "token_ids"  # int64 [T]
-TEXT_EMBEDS = "text_embeds"  # float32 [T, D]
+TEXT_EMBEDS = "text_embeds"  # float32 [T, D], padded behind the prompt
+TEXT_MASK = "text_mask"  # float32 [T], 1 at rows of the user's own text, 0 at all others
+OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower emits it
 
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
 LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS

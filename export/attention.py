@@ -30,6 +30,15 @@ class Emitter(Protocol):
         ...
 
 
+class TowerEmitter(Emitter, Protocol):
+    """Spells the attention of a tower, and keeps what each block reads for probes."""
+
+    blocks: list[tuple[Tensor, Tensor, float]]
+    values: list[Tensor]
+
+    def __init__(self) -> None: ...
+
+
 _active: list[Emitter] = []
 
 
@@ -117,6 +126,12 @@ def probe_cls(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """
     scores = (query[0, :, :1] * scaling) @ key[0].transpose(1, 2)  # [heads, 1, 1 + N]
     return torch.softmax(scores.float(), dim=-1)[:, 0, 1:].mean(0)
+
+
+def probe_cls_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """`probe_cls` before the softmax, which may be negative."""
+    scores = (query[0, :, :1] * scaling) @ key[0].transpose(1, 2)
+    return scores[:, 0, 1:].mean(0)
 
 
 def probe_received(query: Tensor, key: Tensor, scaling: float, prefix_tokens: int) -> Tensor:

@@ -22,7 +22,10 @@ SYNTHETIC_PROMPT = "What is in the picture?"
 
 @dataclass(frozen=True)
 class Case:
-    """One image and prompt: the file's bytes, its pixels [1, 3, h, w], the ids around the image."""
+    """One image and prompt: the file's bytes, its pixels [1, 3, h, w], the ids around the image.
+
+    `question` are the places of the user's own text in `before` and `after` put together.
+    """
 
     image: bytes
     suffix: str
@@ -30,6 +33,7 @@ class Case:
     pixels: Tensor
     before: list[int]
     after: list[int]
+    question: range
 
 
 def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
@@ -47,8 +51,9 @@ def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
         data, picture = _read(sample)
         pixels = processor(images=picture, return_tensors="pt")["pixel_values"].float()
         before, after = split_prompt(parts.prompt, tokenizer, sample.prompt)
+        question = find_question(parts.prompt, tokenizer, sample.prompt)
         suffix = sample.image.suffix.lower()
-        cases.append(Case(data, suffix, sample.prompt, pixels, before, after))
+        cases.append(Case(data, suffix, sample.prompt, pixels, before, after, question))
     return cases
 
 
@@ -56,19 +61,39 @@ def split_prompt(
     plan: PromptPlan, tokenizer: Tokenizer, user_text: str
 ) -> tuple[list[int], list[int]]:
     """Token ids before and after the image, tokenized as one string like Hugging Face does."""
+    halves, _ = _render_halves(plan, tokenizer, user_text)
+    before, after = (tokenizer.encode(half, add_special_tokens=False).ids for half in halves)
+    return before, after
+
+
+def find_question(plan: PromptPlan, tokenizer: Tokenizer, user_text: str) -> range:
+    """Places of the tokens that hold a character of the user's text, before and after as one."""
+    halves, (side, start) = _render_halves(plan, tokenizer, user_text)
+    before, after = (tokenizer.encode(half, add_special_tokens=False) for half in halves)
+    characters = range(start, start + len(user_text))
+    spans = (before, after)[side].offsets
+    places = [i for i, span in enumerate(spans) if set(range(*span)) & set(characters)]
+    skipped = len(before.ids) if side else 0
+    return range(skipped + places[0], skipped + places[-1] + 1) if places else range(0)
+
+
+def _render_halves(
+    plan: PromptPlan, tokenizer: Tokenizer, user_text: str
+) -> tuple[list[str], tuple[int, int]]:
+    """The prompt before and after the image; and in which of both, and where, the user begins."""
     added = tokenizer.get_added_tokens_decoder()
-    halves = [""]
+    halves, place = [""], (0, 0)
     for segment in plan.segments:
         if segment.slot == "image":
             halves.append("")
         elif segment.slot == "user":
+            place = len(halves) - 1, len(halves[-1])
             halves[-1] += user_text
         elif segment.text is not None:
             halves[-1] += segment.text
         else:
             halves[-1] += "".join(added[index].content for index in segment.ids or [])
-    before, after = (tokenizer.encode(half, add_special_tokens=False).ids for half in halves)
-    return before, after
+    return halves, place
 
 
 def synthetic_pictures(count: int, side_px: int = 256) -> list[Image.Image]:
@@ -95,12 +120,14 @@ def synthetic_cases(parts: Parts, count: int) -> list[Case]:
     processor = AutoImageProcessor.from_pretrained(str(parts.path), local_files_only=True)
     tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
     before, after = split_prompt(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
+    question = find_question(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
     cases = []
     for picture in synthetic_pictures(count):
         packed = io.BytesIO()
         picture.save(packed, "PNG")
         pixels = processor(images=picture, return_tensors="pt")["pixel_values"].float()
-        cases.append(Case(packed.getvalue(), ".png", SYNTHETIC_PROMPT, pixels, before, after))
+        data = packed.getvalue()
+        cases.append(Case(data, ".png", SYNTHETIC_PROMPT, pixels, before, after, question))
     return cases
 
 

@@ -30,8 +30,7 @@ def write_golden(
     for number, case in enumerate(cases):
         image = f"golden/{number}{case.suffix}"
         writer.write(image, case.image)
-        tower = runner.run("tower", None, {names.PIXELS: case.pixels.numpy()})
-        rungs = {k: _golden_rung(reference, runner, case, tower, k) for k in ladder.budgets}
+        rungs = {k: _golden_rung(reference, runner, case, k) for k in ladder.budgets}
         ids = [*case.before, golden.IMAGE_PLACEHOLDER, *case.after]
         found.append(
             golden.GoldenCase(
@@ -48,9 +47,11 @@ def write_golden(
 
 
 def _golden_rung(
-    reference: Reference, runner: GraphRunner, case: Case, tower: dict[str, Any], budget: int
+    reference: Reference, runner: GraphRunner, case: Case, budget: int
 ) -> golden.GoldenRung:
-    out = runner.run("compress", budget, tower)
+    tower = runner.run("tower", budget, {names.PIXELS: case.pixels.numpy()})
+    seen = tower | runner.read_prompt([*case.before, *case.after], case.question)
+    out = runner.run("compress", budget, seen)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
     logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, reference.parts.text.stop_ids)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
-from edgetok.bundle.manifest import KvPrecision, Stage, Weights
+from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import stages
+from edgetok.export import reducing, stages
 from edgetok.export.external import WeightStore
-from edgetok.export.flavours import fusion
+from edgetok.export.flavours import fusion, portable
 from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
@@ -39,6 +39,7 @@ class GraphBuilder:
 
     Args:
         scales: per layer key and value scales [1, G, 1, H] of an int8 cache, or None for float32.
+        flavour: `portable` adds the stages that have this form, beside those of `ort`.
     """
 
     parts: Parts
@@ -46,6 +47,7 @@ class GraphBuilder:
     ladder: Ladder
     weights: Weights
     scales: Scales | None
+    flavour: Flavour = "ort"
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -57,29 +59,47 @@ class GraphBuilder:
 
     def build(self, progress: Progress) -> list[Graph]:
         """Every stage, the shared ones first, then rung by rung."""
-        jobs: list[tuple[str, int | None]] = [("tower", None), ("embed", None), ("decode", None)]
-        jobs += [(name, k) for k in self.ladder.budgets for name in ("compress", "prefill")]
+        budgets = self.ladder.budgets
+        towers = [None] if self.method.inside is None else budgets
+        jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
+        jobs += [("embed", None), ("decode", None)]
+        jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
+        spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
+        if self.flavour == "portable":
+            spelled += [(*job, "portable") for job in jobs if job[0] in portable.STAGES]
         graphs = []
-        for done, (name, budget) in enumerate(jobs):
-            progress(f"{name} {budget or ''}".strip(), done / len(jobs))
-            graphs.append(self._build_one(name, budget))
+        for done, (name, budget, flavour) in enumerate(spelled):
+            progress(f"{name} {budget or ''}".strip(), done / len(spelled))
+            graphs.append(self.build_one(name, budget, flavour))
         return graphs
 
-    def _build_one(self, name: str, budget: int | None) -> Graph:
-        module, inputs, outputs = self._stage(name, budget)
+    def build_one(self, name: str, budget: int | None, flavour: Flavour = "ort") -> Graph:
+        """One stage, of a rung unless all rungs share it."""
         title = name if budget is None else f"{name}_{budget}"
         with quiet():
-            model = fusion.fuse(trace(module, inputs, outputs, title))
-            self._quantizer.quantize(model, name, BITS[self.weights])
+            model = self._spell(name, budget, flavour, title)
         stage = Stage(
             stage=name,  # type: ignore[arg-type]  # one of the literal's names
             bucket=budget,
-            flavour="ort",
-            file=f"onnx/ort/{title}.onnx",
+            flavour=flavour,
+            file=f"onnx/{flavour}/{title}.onnx",
             inputs=[_describe(value) for value in model.graph.inputs],
             outputs=[_describe(value) for value in model.graph.outputs],
         )
         return Graph(stage, self.store.externalize(model))
+
+    def _spell(self, name: str, budget: int | None, flavour: Flavour, title: str) -> ir.Model:
+        """A stage traced, rewritten and quantized as its flavour has it."""
+        module, inputs, outputs = self._stage(name, budget)
+        if flavour == "ort":
+            model = fusion.fuse(trace(module, inputs, outputs, title))
+            return self._quantizer.quantize(model, name, BITS[self.weights])
+        if isinstance(module, stages.Tower):
+            module.attention = portable.TowerAttention
+        if isinstance(module, reducing.ReducingTower):
+            module.attention = portable.fused_attention
+        model = trace(module, inputs, outputs, title, portable.OPSET)
+        return portable.spell(model, name, BITS[self.weights])
 
     def _stage(
         self, name: str, budget: int | None
@@ -94,21 +114,29 @@ class GraphBuilder:
         module, inputs = build(budget or 0)
         return module.eval(), inputs, module.outputs  # type: ignore[return-value]
 
-    def _tower(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        tower = stages.Tower(self.parts.vision, self.method.needs)
+    def _tower(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        tower: nn.Module = (
+            stages.Tower(self.parts.vision, self.method.tower_needs)
+            if self.method.inside is None
+            else reducing.ReducingTower(self.parts.vision, self.method.inside, budget)
+        )
         return tower, {names.PIXELS: torch.zeros(1, 3, *self.parts.vision.image_px)}
 
     def _embed(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        ids = torch.zeros(self.ladder.largest.prompt_tokens, dtype=torch.int64)
+        ids = torch.zeros(self.prompt_tokens, dtype=torch.int64)
         return stages.Embed(self.parts.text), {names.TOKEN_IDS: ids}
 
     def _compress(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
         vision = self.parts.vision
+        if self.method.inside is not None:
+            return reducing.Project(self.parts), reducing.project_inputs(vision, budget)
         n, width, head = vision.full_tokens, vision.width, vision.width // vision.heads
         shapes = {
             names.KEYS: (n, head),
             names.CLS_FEATURE: (1, width),
             names.NEXT_KEYS: (n, width),
+            names.TEXT_EMBEDS: (self.prompt_tokens, self.parts.text.hidden),
+            names.TEXT_MASK: (self.prompt_tokens,),
         }
         inputs = {names.FEATURES: torch.rand(n, width)}
         compress = stages.Compress(self.parts, self.method, budget)
@@ -132,6 +160,10 @@ class GraphBuilder:
             names.TOTAL_LENGTH: torch.ones(1, dtype=torch.int32),
         }
         return stages.Decode(self.parts.text, self.slots, self.scales), inputs | self._past()
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.ladder.largest.prompt_tokens
 
     @property
     def slots(self) -> int:

@@ -15,7 +15,8 @@ from edgetok import names
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
-from edgetok.export.quantized import hold_quantized
+from edgetok.export.parity_inside import prove_reduced
+from edgetok.export.quantized import hold_portable, hold_quantized
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
 from edgetok.ladder import Ladder
@@ -30,13 +31,16 @@ class Limits(msgspec.Struct, frozen=True):
     `max_abs` counts relatively from a magnitude of 10 upwards. Quantized graphs are held against
     PyTorch with the same dequantized weights (`edgetok.export.quantized`). `kept` and `tokens`
     compare the chain end to end with the float32 model: there, what quantization costs is a
-    property of the model, which the report states for the user to judge.
+    property of the model, which the report states for the user to judge. `pooled` and `decided`
+    are of towers that reduce (`edgetok.export.parity_inside`).
     """
 
     max_abs: float | None
     cosine: float
     kept: float | None
     tokens: float | None
+    pooled: float = 0.99
+    decided: float | None = None
 
 
 # fp32: summation order alone makes up to 8e-5 on the demo model (benchmarks/parity.py).
@@ -123,32 +127,70 @@ def prove(
     *,
     synthetic: bool,
 ) -> ParityReport:
-    """Compare graphs and chain on every case. Rounds the reference's weights as the graphs' are.
-
-    Raises:
-        VerificationError: if any measure is beyond its limit; names the worst three.
-    """
-    exact = precision == Precision(weights="fp32", kv="fp32")
-    ledger = Ledger(LIMITS["fp32" if exact else "quantized"])
+    """Compare graphs and chain on every case. Rounds the reference's weights as the graphs' are."""
+    ledger = Ledger(_limits(precision))
     expected = [[_expect(reference, case, k) for k in ladder.budgets] for case in cases]
     hold_quantized(reference.parts, precision.weights)
+    one_tower = reference.method.inside is None
     for case, answers in zip(cases, expected, strict=True):
-        want = reference.encode(case.pixels)
-        got = runner.run("tower", None, {names.PIXELS: case.pixels.numpy()})
-        for name, value in got.items():
-            if not name.startswith("signal_"):
-                ledger.compare("tower", None, name, value, want[name].numpy())
+        prompt = runner.read_prompt([*case.before, *case.after], case.question)
         for budget, answer in zip(ladder.budgets, answers, strict=True):
+            if not one_tower or budget == ladder.smallest.budget:
+                want, got, followed = _prove_vision(ledger, reference, runner, case, budget)
             _prove_compress(ledger, reference, runner, want, budget)
             _prove_decoder(ledger, reference, runner, case, want, budget)
-            _prove_chain(ledger, reference, runner, case, got, answer, budget)
-    report = ParityReport(precision, len(cases), synthetic, ledger.checks())
-    require_parity(report)
-    return report
+            if followed:
+                _prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
+    return ParityReport(precision, len(cases), synthetic, ledger.checks())
+
+
+def prove_portable(
+    reference: Reference,
+    runner: GraphRunner,
+    ladder: Ladder,
+    cases: Sequence[Case],
+    precision: Precision,
+) -> list[Check]:
+    """Compare the portable vision graphs in ONNX Runtime with PyTorch, on the same rounded weights.
+
+    Its weights have scales of their own, so this comes before `prove` rounds the reference.
+    """
+    ledger = Ledger(_limits(Precision(weights=precision.weights, kv="fp32")))
+    one_tower = reference.method.inside is None
+    with hold_portable(reference.parts, precision.weights):
+        for case in cases:
+            for budget in ladder.budgets:
+                if not one_tower or budget == ladder.smallest.budget:
+                    want, _, _ = _prove_vision(ledger, reference, runner, case, budget)
+                _prove_compress(ledger, reference, runner, want, budget)
+    return [msgspec.structs.replace(c, stage=f"portable {c.stage}") for c in ledger.checks()]
+
+
+def _limits(precision: Precision) -> Limits:
+    exact = precision == Precision(weights="fp32", kv="fp32")
+    return LIMITS["fp32" if exact else "quantized"]
+
+
+def _prove_vision(
+    ledger: Ledger, reference: Reference, runner: GraphRunner, case: Case, budget: int
+) -> tuple[dict[str, torch.Tensor], dict[str, Array], bool]:
+    """What PyTorch and the tower's graph see, and whether what follows can be compared too."""
+    want = reference.look(case, budget)
+    got = runner.run("tower", budget, {names.PIXELS: case.pixels.numpy()})
+    if reference.method.inside is None:
+        _prove_tower(ledger, got, want)
+        return want, got, True
+    return want, got, prove_reduced(ledger, reference, case.pixels, budget, got, want)
+
+
+def _prove_tower(ledger: Ledger, got: dict[str, Array], want: dict[str, torch.Tensor]) -> None:
+    for name, value in got.items():
+        if not name.startswith("signal_"):
+            ledger.compare("tower", None, name, value, want[name].numpy())
 
 
 def _expect(reference: Reference, case: Case, budget: int) -> Expected:
-    out = reference.compress(reference.encode(case.pixels), budget)
+    out = reference.compress(reference.look(case, budget), budget)
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
     return Expected(out[names.KEPT].numpy(), reference.answer(embeds, PARITY_TOKENS).ids)
 
@@ -157,12 +199,12 @@ def _prove_compress(
     ledger: Ledger,
     reference: Reference,
     runner: GraphRunner,
-    tower: dict[str, torch.Tensor],
+    seen: dict[str, torch.Tensor],
     budget: int,
 ) -> None:
     """The compress graph on PyTorch's own features, so that both choose from the same scores."""
-    want = reference.compress(tower, budget)
-    got = runner.run("compress", budget, {name: value.numpy() for name, value in tower.items()})
+    want = reference.compress(seen, budget)
+    got = runner.run("compress", budget, runner.pad_prompt({n: v.numpy() for n, v in seen.items()}))
     same = (got[names.KEPT] == want[names.KEPT].numpy()).all()
     ledger.record("compress", budget, names.KEPT, "cosine", float(same), min)
     if same:  # rows can only be compared where the same tokens were kept
@@ -175,11 +217,11 @@ def _prove_decoder(
     reference: Reference,
     runner: GraphRunner,
     case: Case,
-    tower: dict[str, torch.Tensor],
+    seen: dict[str, torch.Tensor],
     budget: int,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
-    tokens = reference.compress(tower, budget)[names.VISUAL_TOKENS]
+    tokens = reference.compress(seen, budget)[names.VISUAL_TOKENS]
     embeds = reference.embed(case.before, tokens, case.after)
     want = reference.answer(embeds, PARITY_TOKENS)
     stop_ids = reference.parts.text.stop_ids
@@ -195,12 +237,12 @@ def _prove_chain(
     reference: Reference,
     runner: GraphRunner,
     case: Case,
-    tower: dict[str, Array],
+    seen: dict[str, Array],
     expected: Expected,
     budget: int,
 ) -> None:
     """End to end: each graph reads what the graph before it made."""
-    out = runner.run("compress", budget, tower)
+    out = runner.run("compress", budget, seen)
     shared = len(np.intersect1d(out[names.KEPT], expected.kept)) / len(np.unique(expected.kept))
     ledger.record("end to end", budget, names.KEPT, "kept", shared, min)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edgetok import names
-from edgetok.bundle.manifest import KvPrecision, Precision, Weights
+from edgetok.bundle.manifest import Flavour, KvPrecision, Precision, Weights
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
@@ -23,9 +23,10 @@ from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
-from edgetok.export.parity import prove
+from edgetok.export.parity import prove, prove_portable, require_parity
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
+from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts
@@ -53,8 +54,11 @@ def export_model(
     *,
     budgets: str | int | Iterable[int | str] = "64,128,192,full",
     method: str = "visionzip",
+    mask_sinks: bool = False,
+    scorer: str | Path | None = None,
     weights: Weights = "fp32",
     kv: KvPrecision = "fp32",
+    flavour: Flavour = "ort",
     samples: str | Path | None = None,
     prompt_tokens: int = 96,
     new_tokens: int = 128,
@@ -69,7 +73,12 @@ def export_model(
         model_dir: local model directory.
         out: the bundle to publish.
         budgets: visual tokens per rung, such as "64,128,full".
+        mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
+            method with "+masked-sinks".
+        scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
+        flavour: `portable` adds graphs of standard operators for tower and compressor; what
+            edgetok runs, and the decoder, stay `ort`.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
@@ -80,25 +89,32 @@ def export_model(
     """
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
-    _require_precision(weights, kv, samples)
+    _require_precision(weights, kv, flavour, samples)
     precision = Precision(weights=weights, kv=kv)
-    chosen = find_method(method, seed)
+    chosen = find_method(method, seed, mask_sinks=mask_sinks)
+    chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         parts = open_model(Path(model_dir))
-        chosen = chosen.for_tower(parts.vision.prefix_tokens)
+        chosen = chosen.for_tiles(parts.vision.tiles)
+        chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
         reference = Reference(parts, chosen)
         scales = _measure_scales(reference, calibration) if kv == "int8" else None
-        builder = GraphBuilder(parts, chosen, ladder, weights, scales)
+        builder = GraphBuilder(parts, chosen, ladder, weights, scales, flavour)
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
-        runner = GraphRunner(graphs, writer.path_of(""))
+        spelled = [g for g in graphs if g.stage.flavour == "portable"]
+        portable = GraphRunner(spelled, writer.path_of(""))
+        checks = prove_portable(reference, portable, ladder, cases, precision) if spelled else []
+        runner = GraphRunner([g for g in graphs if g.stage.flavour == "ort"], writer.path_of(""))
         report = prove(reference, runner, ladder, cases, precision, synthetic=samples is None)
+        report = msgspec.structs.replace(report, checks=report.checks + checks)
+        require_parity(report)
         say("write", 0.95)
         _write_processor(writer, parts)
         write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
@@ -111,13 +127,14 @@ def export_model(
     return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
 
 
-def _require_precision(weights: str, kv: str, samples: object) -> None:
+def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> None:
     for what, value, known in (
-        ("weights", weights, ("fp32", "int8", "int4")),
-        ("kv", kv, ("fp32", "int8")),
+        ("weights precision", weights, ("fp32", "int8", "int4")),
+        ("kv precision", kv, ("fp32", "int8")),
+        ("flavour", flavour, ("ort", "portable")),
     ):
         if value not in known:
-            raise UsageError(f"{what} precision {value!r} is unknown; choose {', '.join(known)}")
+            raise UsageError(f"{what} {value!r} is unknown; choose {', '.join(known)}")
     if kv == "int8" and samples is None:
         raise UsageError(
             "an int8 KV cache needs images and prompts to measure its scales on; "
@@ -172,7 +189,9 @@ def _measure_scales(reference: Reference, cases: Sequence[Case]) -> Scales:
 
     def rows() -> Iterable[Any]:
         for case in cases:
-            tokens = reference.compress(reference.encode(case.pixels), full)[names.VISUAL_TOKENS]
+            tokens = reference.compress(reference.encode(case.pixels, full), full)[
+                names.VISUAL_TOKENS
+            ]
             yield reference.embed(case.before, tokens, case.after)
 
     return measure_kv_scales(reference.parts.text, rows())

@@ -7,15 +7,21 @@ are. How much the coarser weights cost is reported beside it, end to end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from edgetok.bundle.manifest import Weights
+from edgetok.export.flavours import portable
 from edgetok.export.weights import BITS, dequantize_matrix, is_quantizable, quantize_matrix
 from edgetok.families.parts import Parts
+
+Matrix = npt.NDArray[np.float32]
+Rounding = Callable[[Matrix, int], Matrix]
 
 
 def hold_quantized(parts: Parts, weights: Weights) -> None:
@@ -30,17 +36,34 @@ def hold_quantized(parts: Parts, weights: Weights) -> None:
         ((parts.text.head,), "head"),
     ):
         for linear in _linears(modules):
-            linear.weight = _rounded(linear.weight, bits[stage])
+            linear.weight = _rounded(linear.weight, bits[stage], _round_blocks)
 
 
 @contextmanager
-def round_linears(modules: Iterable[nn.Module], bits: int) -> Iterator[None]:
-    """Round some modules for a time, to see what their precision alone costs."""
+def hold_portable(parts: Parts, weights: Weights) -> Iterator[None]:
+    """Round what has a portable form as its graphs do, for a time; fp32 changes nothing."""
+    bits, vision = BITS[weights], parts.vision
+    stages = {"tower": vision.blocks, "compress": (parts.projector,)}
+    with ExitStack() as stack:
+        for stage, modules in stages.items():
+            if stage in bits:
+                stack.enter_context(round_linears(modules, bits[stage], portable.round_matrix))
+        yield
+
+
+@contextmanager
+def round_linears(
+    modules: Iterable[nn.Module], bits: int, rounding: Rounding | None = None
+) -> Iterator[None]:
+    """Round some modules for a time, to see what their precision alone costs.
+
+    `rounding` takes a weight [K, N] and bits; that of the `ort` flavour if None.
+    """
     linears = list(_linears(modules))
     before = [linear.weight for linear in linears]
     try:
         for linear in linears:
-            linear.weight = _rounded(linear.weight, bits)
+            linear.weight = _rounded(linear.weight, bits, rounding or _round_blocks)
         yield
     finally:
         for linear, weight in zip(linears, before, strict=True):
@@ -52,10 +75,13 @@ def _linears(modules: Iterable[nn.Module]) -> Iterable[nn.Linear]:
         yield from (inner for inner in module.modules() if isinstance(inner, nn.Linear))
 
 
-def _rounded(parameter: Tensor, bits: int) -> nn.Parameter:
+def _round_blocks(weight: Matrix, bits: int) -> Matrix:
+    return dequantize_matrix(*quantize_matrix(weight, bits), weight.shape[0], bits)
+
+
+def _rounded(parameter: Tensor, bits: int, rounding: Rounding) -> nn.Parameter:
     """A new parameter, since a head may share its old one with the embedding."""
     weight = parameter.detach().numpy().T  # [K, N], as graphs hold it
     if not is_quantizable(weight):
         return nn.Parameter(parameter, requires_grad=False)
-    rounded = dequantize_matrix(*quantize_matrix(weight, bits), weight.shape[0], bits)
-    return nn.Parameter(torch.from_numpy(rounded.T.copy()), requires_grad=False)
+    return nn.Parameter(torch.from_numpy(rounding(weight, bits).T.copy()), requires_grad=False)

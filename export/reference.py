@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from edgetok import names
+from edgetok.export.cases import Case
+from edgetok.export.reference_flow import Values
+from edgetok.export.reference_inside import ReducingReference
 from edgetok.export.reference_probes import Projections, other_probe
 from edgetok.families.parts import Parts
 from edgetok.methods import Method
@@ -35,12 +38,22 @@ class Reference:
         self.method = method
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """pixels [1, 3, h, w] -> every output of the tower graph, by name."""
+    def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
+        """pixels [1, 3, h, w] -> every output of the tower graph, by name.
+
+        `budget` matters to methods inside the tower alone; all tokens if None.
+        """
         vision = self.parts.vision
+        if self.method.inside is not None:
+            inside = ReducingReference(vision, self.method.inside)
+            return inside.run(pixels, budget or vision.full_tokens)
         layer, prefix = len(vision.blocks), vision.prefix_tokens
         block = vision.next_block or vision.blocks[-1]
-        with RecordedKeys(vision.blocks[-1], vision.heads) as keys, Projections(block) as next_:
+        with (
+            RecordedKeys(vision.blocks[-1], vision.heads) as keys,
+            Projections(block) as next_,
+            Values(vision) as values,
+        ):
             out = vision.model(pixels, output_hidden_states=True, output_attentions=True)
         rows, attention = out.hidden_states[layer][0], out.attentions[layer - 1][0]
         found = {
@@ -51,7 +64,9 @@ class Reference:
             names.KEYS: keys[0].mean(0)[prefix:],
         }
         maps = [attention[0] for attention in out.attentions]
-        for name in {*self.method.needs} - found.keys():
+        if names.FLOW_SCORE in self.method.tower_needs:
+            found[names.FLOW_SCORE] = values.score(maps)
+        for name in {*self.method.tower_needs} - found.keys():
             found[name] = other_probe(name, vision, maps, next_)
         if prefix:
             found[names.SIGNAL_ELBOW] = elbow_tokens(
@@ -60,12 +75,29 @@ class Reference:
         return found
 
     @torch.no_grad()
-    def compress(self, tower: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
-        """Tower outputs -> the outputs of the compress graph, by name."""
-        probes = {name: tower[name] for name in self.method.needs}
-        rows, in_vision = tower[names.FEATURES], self.method.space == "vision"
-        rows = rows if in_vision else self.parts.projector(rows)
-        features = Features(rows, self.parts.vision.grid, probes)
+    def look(self, case: Case, budget: int | None = None) -> dict[str, Tensor]:
+        """A case -> all that the compress graph may read, by name; the prompt without padding."""
+        rows = self.parts.text.embed(torch.tensor([*case.before, *case.after]))
+        mask = torch.zeros(len(rows))
+        mask[case.question.start : case.question.stop] = 1.0
+        prompt = {names.TEXT_EMBEDS: rows, names.TEXT_MASK: mask}
+        return self.encode(case.pixels, budget) | prompt
+
+    @torch.no_grad()
+    def compress(self, seen: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
+        """What `look` found -> the outputs of the compress graph, by name.
+
+        The outputs of `encode` are enough for methods that do not read the prompt.
+        """
+        if self.method.inside is not None:
+            kept, sizes = seen[names.TOWER_KEPT], seen[names.TOWER_SIZES]
+            projected = self.parts.projector(seen[names.FEATURES])
+            return {names.VISUAL_TOKENS: projected, names.KEPT: kept, names.SIZES: sizes}
+        vision, in_vision = seen[names.FEATURES], self.method.space == "vision"
+        probes = {name: seen[name] for name in self.method.needs_at(len(vision), budget)}
+        rows = vision if in_vision else self.parts.projector(vision)
+        grid, tiles = self.parts.vision.grid, self.parts.vision.tiles
+        features = Features(rows, grid, probes, vision=vision, tiles=tiles)
         plan = self.method.compress(features, budget)
         tokens = plan.apply(features.rows())
         tokens = self.parts.projector(tokens) if in_vision else tokens

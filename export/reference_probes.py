@@ -23,6 +23,8 @@ def other_probe(
     prefix, depth = vision.prefix_tokens, len(vision.blocks)
     if name == names.LATE_CLS_ATTENTION:
         return sum((maps[i][:, 0, prefix:].mean(0) for i in vision.late_blocks), torch.zeros(()))
+    if name == names.EARLY_CLS_ATTENTION:
+        return maps[0][:, 0, prefix:].mean(0)
     if name == names.OBJECT_ATTENTION:
         return maps[vision.object_block].mean((0, 1))[prefix:]
     if name == names.GLOBAL_ATTENTION:
@@ -32,6 +34,9 @@ def other_probe(
     query, key = projections.rows
     if name == names.NEXT_WIDE_ATTENTION:
         return torch.softmax(key @ query[0] / key.shape[1] ** 0.5, 0)[prefix:]
+    if name == names.NEXT_CLS_LOGITS:
+        scaling: float = vision.heads * (vision.width / vision.heads) ** 0.5
+        return key[prefix:] @ query[0] / scaling
     if name == names.NEXT_KEYS:
         return key[prefix:]
     raise KeyError(name)

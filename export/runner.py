@@ -6,7 +6,7 @@ shared with `edgetok.runtimes`, so that a fault there cannot hide a fault here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,36 @@ class GraphRunner:
                 self._shapes[spec.name] = (spec.shape, spec.dtype)
 
     def run(self, stage: str, bucket: int | None, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Run one graph; inputs that it does not have are left out."""
-        session = self._sessions[stage, bucket]
+        """Run a rung's graph, or the shared one; inputs that it does not have are left out."""
+        own = (stage, bucket)
+        session = self._sessions[own if own in self._sessions else (stage, None)]
         wanted = [value.name for value in session.get_inputs()]
         found = [value.name for value in session.get_outputs()]
         values = session.run(found, {name: feeds[name] for name in wanted})
         return dict(zip(found, values, strict=True))
+
+    def read_prompt(self, ids: Sequence[int], question: range) -> dict[str, Array]:
+        """What text-aware methods read, by name: ids through the embed graph, and their mask."""
+        (rows,), _ = self._shapes[names.TOKEN_IDS]
+        padded, mask = np.zeros(rows, np.int64), np.zeros(rows, np.float32)
+        padded[: len(ids)] = ids
+        mask[question.start : question.stop] = 1.0
+        return self.run("embed", None, {names.TOKEN_IDS: padded}) | {names.TEXT_MASK: mask}
+
+    def pad_prompt(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Feeds with the rows of the prompt brought to the length that a graph has for them.
+
+        Ones stand behind the prompt, which no embedding table holds: what reads them is wrong.
+        """
+        if names.TEXT_EMBEDS not in self._shapes:
+            return feeds
+        (rows, _), _ = self._shapes[names.TEXT_EMBEDS]
+        text, mask = feeds[names.TEXT_EMBEDS], feeds[names.TEXT_MASK]
+        missing = rows - len(mask)
+        return feeds | {
+            names.TEXT_EMBEDS: np.pad(text, ((0, missing), (0, 0)), constant_values=1.0),
+            names.TEXT_MASK: np.pad(mask, (0, missing)),
+        }
 
     def answer(self, budget: int, embeds: Array, new_tokens: int, stop_ids: tuple[int, ...]) -> Any:
         """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids."""

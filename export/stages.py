@@ -13,28 +13,45 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import (
+    TowerEmitter,
     emitting,
     mean_keys,
     merge_heads,
     probe_cls,
+    probe_cls_logits,
     probe_global,
     probe_received,
     probe_wide,
     rotary_inside,
 )
 from edgetok.export.flavours.ort import CacheAttention, TowerAttention, fused_norms
+from edgetok.export.flow import probe_flow
 from edgetok.families.parts import Parts, TextParts, VisionParts
 from edgetok.methods import Method
 from edgetok.tokens import Features, elbow_tokens
 
-_OF_NEXT_BLOCK = {names.NEXT_CLS_ATTENTION, names.NEXT_WIDE_ATTENTION, names.NEXT_KEYS}
+_OF_NEXT_BLOCK = {
+    names.NEXT_CLS_ATTENTION,
+    names.NEXT_CLS_LOGITS,
+    names.NEXT_WIDE_ATTENTION,
+    names.NEXT_KEYS,
+}
 
 
 class Tower(nn.Module):
-    """pixels [1, 3, h, w] -> features [N, V], the probes in `needs`, and signals."""
+    """pixels [1, 3, h, w] -> features [N, V], the probes in `needs`, and signals.
 
-    def __init__(self, vision: VisionParts, needs: tuple[str, ...]) -> None:
+    `attention` spells the blocks' attention in one flavour.
+    """
+
+    def __init__(
+        self,
+        vision: VisionParts,
+        needs: tuple[str, ...],
+        attention: type[TowerEmitter] = TowerAttention,
+    ) -> None:
         super().__init__()
+        self.attention = attention
         self.model = vision.model
         self.vision = vision
         self.needs = needs
@@ -46,7 +63,7 @@ class Tower(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         prefix = self.vision.prefix_tokens
-        attention = TowerAttention()
+        attention = self.attention()
         rows = self.vision.embed(pixels)  # [1, prefix + N, V]
         with emitting(self.vision.model, attention):
             for block in self.vision.blocks:
@@ -63,7 +80,7 @@ class Tower(nn.Module):
             found[names.SIGNAL_ELBOW] = elbow_tokens(features, cls)
         return tuple(found[name] for name in self.outputs)
 
-    def _probe(self, name: str, attention: TowerAttention) -> Tensor:
+    def _probe(self, name: str, attention: TowerEmitter) -> Tensor:
         prefix, blocks = self.vision.prefix_tokens, attention.blocks
         if name in _OF_NEXT_BLOCK:
             return _next_probe(name, *blocks[-1], prefix)
@@ -81,19 +98,26 @@ class Tower(nn.Module):
         if name == names.LATE_CLS_ATTENTION:
             late = [probe_cls(*blocks[i]) for i in self.vision.late_blocks]
             return torch.stack(late).sum(0)
+        if name == names.EARLY_CLS_ATTENTION:
+            return probe_cls(*blocks[0])
+        if name == names.FLOW_SCORE:
+            depth = len(self.vision.blocks)  # the block behind them may have run as well
+            return probe_flow(blocks[:depth], attention.values[:depth], prefix)
         raise KeyError(name)
 
 
 def _next_probe(name: str, query: Tensor, key: Tensor, scaling: float, prefix: int) -> Tensor:
     if name == names.NEXT_CLS_ATTENTION:
         return probe_cls(query, key, scaling)
+    if name == names.NEXT_CLS_LOGITS:
+        return probe_cls_logits(query, key, scaling)
     if name == names.NEXT_WIDE_ATTENTION:
         return probe_wide(query, key)
     return merge_heads(key)[0, prefix:]
 
 
 class Compress(nn.Module):
-    """features [N, V] and the probes in `needs` -> visual tokens [K, D], kept [K], sizes [K]."""
+    """features [N, V] and what is in `needs` -> visual tokens [K, D], kept [K], sizes [K]."""
 
     outputs = (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
 
@@ -102,16 +126,18 @@ class Compress(nn.Module):
         self.projector = parts.projector
         self.method = method
         self.grid = parts.vision.grid
+        self.tiles = parts.vision.tiles
         self.budget = budget
         self.needs = method.needs_at(parts.vision.full_tokens, budget)
 
     def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         given = dict(zip(self.needs, probes, strict=True))
         if self.method.space == "projected" and self.budget < features.shape[0]:
-            rows = Features(self.projector(features), self.grid, given)
+            projected = self.projector(features)
+            rows = Features(projected, self.grid, given, vision=features, tiles=self.tiles)
             plan = self.method.compress(rows, self.budget)
             return plan.apply(rows.x), plan.indices, plan.sizes
-        rows = Features(features, self.grid, given)
+        rows = Features(features, self.grid, given, tiles=self.tiles)
         plan = self.method.compress(rows, self.budget)
         tokens = self.projector(plan.apply(rows.rows()))  # gather first: K rows projected, not N
         return tokens, plan.indices, plan.sizes

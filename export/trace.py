@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from edgetok.errors import IncompatibleError
 
 FOLDED_ELEMENTS = 16_384  # larger constants stay computed: a rung should not add weights
-OPSET = 20  # the newest whose operators TensorRT 10.3 and ONNX Runtime 1.20 both know
+OPSET = 20  # of the `ort` flavour; ONNX Runtime 1.20 knows it too
 
 
 def trace(
-    stage: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], name: str
+    stage: nn.Module,
+    inputs: dict[str, Tensor],
+    outputs: Sequence[str],
+    name: str,
+    opset: int = OPSET,
 ) -> ir.Model:
     """Trace `stage` with example inputs of its static shapes.
 
@@ -34,7 +38,7 @@ def trace(
                 stage,
                 tuple(inputs.values()),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=list(inputs),
                 output_names=list(outputs),
                 optimize=False,
@@ -51,11 +55,16 @@ def trace(
 
 def clean(model: ir.Model, name: str) -> ir.Model:
     """Fold constants and drop everything that says where and when the graph was made."""
+    # One of the optimizer's rules looks at all nodes for every node, so those that only compute
+    # constants, three of four in an unrolled loop, are folded and dropped before it runs.
+    optimizer.fold_constants_ir(model, output_size_limit=FOLDED_ELEMENTS, should_fold=_is_transpose)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.RemoveUnusedNodesPass()(model)
     optimizer.optimize_ir(
         model,
         onnx_shape_inference=False,
         output_size_limit=FOLDED_ELEMENTS,
-        should_fold=lambda node: True if node.op_type == "Transpose" else None,  # of weights
+        should_fold=_is_transpose,
     )
     # Constants leave the graph's nodes: only initializers can be shared between graphs.
     passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=16)(model)
@@ -67,6 +76,11 @@ def clean(model: ir.Model, name: str) -> ir.Model:
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     return model
+
+
+def _is_transpose(node: ir.Node) -> bool | None:
+    """Transposed weights are folded whatever their size."""
+    return True if node.op_type == "Transpose" else None
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ class Quantizer:
             return model
         model.graph.opset_imports[CONTRIB] = 1
         for node in list(model.graph):
-            weight = _constant_matrix(node)
+            weight = constant_matrix(node)
             if weight is None or not is_quantizable(weight):
                 continue
             is_head = node.outputs[0].is_graph_output() and "head" in bits and stage != "compress"
@@ -130,7 +130,7 @@ def dequantize_matrix(
     return np.ascontiguousarray(columns[:, :rows].T)
 
 
-def _constant_matrix(node: ir.Node) -> npt.NDArray[np.float32] | None:
+def constant_matrix(node: ir.Node) -> npt.NDArray[np.float32] | None:
     """The weight [K, N] of a MatMul or Gemm with a constant right side, else None."""
     if node.op_type not in ("MatMul", "Gemm") or node.inputs[1] is None:
         return None

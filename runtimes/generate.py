@@ -14,12 +14,13 @@ import numpy as np
 from edgetok.bundle.manifest import Manifest
 from edgetok.control import BenchTable, Fixed, load_table
 from edgetok.errors import UsageError
-from edgetok.ladder import Ladder
+from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
+from edgetok.runtimes.interface import has_tower_per_rung
 from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.processor import Processor
 from edgetok.runtimes.prompt import Detokenizer, Prompt, require_prompt_fits
-from edgetok.runtimes.protocol import FloatArray, Runtime
+from edgetok.runtimes.protocol import FloatArray, Runtime, TextRows, VisualTokens
 from edgetok.runtimes.request import Choice, EncodedImage, Request, Signal
 from edgetok.runtimes.sampling import Sampler, Sampling
 
@@ -104,15 +105,20 @@ class Model:
     def device(self) -> str:
         return self.runtime.device
 
-    def encode(self, image: ImageInput) -> EncodedImage:
+    def encode(self, image: ImageInput, *, budget: int | None = None) -> EncodedImage:
         """Run the tower once; give the result to `generate` in place of the image.
+
+        Args:
+            budget: the rung to encode for, where the method acts inside the tower and each rung
+                has its own; the largest when None. Another rung then encodes the image again.
 
         Raises:
             InputError: if the image cannot be read.
-            UsageError: while a stream of this model is open.
+            UsageError: for an unknown rung, or while a stream of this model is open.
         """
+        bucket = None if budget is None else self.ladder.bucket(budget)
         with self._exclusive():
-            return self._encode(image, Stopwatch(self._clock))
+            return self._encode(image, Stopwatch(self._clock), bucket)
 
     def generate(
         self,
@@ -198,6 +204,21 @@ class Model:
             logits, _ = self._begin(image, prompt, request, Progress(Stopwatch(self._clock)))
             return logits.copy()
 
+    def compress(self, image: EncodedImage, prompt: str, *, budget: int) -> VisualTokens:
+        """The visual tokens that a rung makes of an encoded image for this prompt.
+
+        Raises:
+            UsageError: for an unknown rung, an image that another bundle encoded, or while a
+                stream of this model is open.
+            InputError: if the prompt is rejected.
+        """
+        bucket = self.ladder.bucket(budget)
+        encoded = self._encoded(image, Stopwatch(self._clock), bucket)
+        tokens = self.processor.encode(prompt)
+        require_prompt_fits(tokens, bucket.prompt_tokens)
+        with self._exclusive():
+            return self.runtime.compress(encoded.output, bucket, self._embed(tokens))
+
     def _run(
         self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
     ) -> Generator[str, None, None]:
@@ -217,18 +238,24 @@ class Model:
             prompt = self.processor.encode(text)
         progress.prompt_tokens = prompt.tokens
         require_prompt_fits(prompt, max(bucket.prompt_tokens for bucket in self.ladder))
-        encoded = self._encoded(image, watch)
+        bucket = None
+        if has_tower_per_rung(self.manifest):  # its tower is known only when the rung is
+            progress.decision = request.policy.choose(self.ladder, {})
+            bucket = progress.decision.bucket
+        encoded = self._encoded(image, watch, bucket)
         progress.signals = encoded.output.signals
-        progress.decision = request.policy.choose(self.ladder, encoded.output.signals)
-        bucket = progress.decision.bucket
+        if bucket is None:
+            progress.decision = request.policy.choose(self.ladder, encoded.output.signals)
+            bucket = progress.decision.bucket
         progress.max_new_tokens = request.max_new_tokens or bucket.new_tokens
         require_prompt_fits(prompt, bucket.prompt_tokens)
-        with watch.measure("compress"):
-            visual = self.runtime.compress(encoded.output, bucket)
-        progress.kept = tuple(visual.kept.tolist())
         with watch.measure("embed"):
-            embeds = self._assemble(prompt, visual.rows)
+            written = self._embed(prompt)
+        with watch.measure("compress"):
+            visual = self.runtime.compress(encoded.output, bucket, written)
+        progress.kept = tuple(visual.kept.tolist())
         with watch.measure("prefill"):
+            embeds = _assemble(prompt, written.rows, visual.rows)
             return self.runtime.prefill(bucket, embeds), len(embeds)
 
     def _decode(
@@ -269,24 +296,23 @@ class Model:
             return "cache"
         return None
 
-    def _encoded(self, image: ImageInput | EncodedImage, watch: Stopwatch) -> EncodedImage:
+    def _encoded(
+        self, image: ImageInput | EncodedImage, watch: Stopwatch, bucket: Bucket | None
+    ) -> EncodedImage:
         if not isinstance(image, EncodedImage):
-            return self._encode(image, watch)
+            return self._encode(image, watch, bucket)
         if image.digest != self.digest:
             raise UsageError("the image was encoded by another bundle; encode it with this one")
         return image
 
-    def _encode(self, image: ImageInput, watch: Stopwatch) -> EncodedImage:
+    def _encode(self, image: ImageInput, watch: Stopwatch, bucket: Bucket | None) -> EncodedImage:
         with watch.measure("preprocess"):
             pixels = self.processor.pixels(image)
         with watch.measure("tower"):
-            return EncodedImage(self.runtime.encode(pixels), self.digest)
+            return EncodedImage(self.runtime.encode(pixels, bucket), self.digest)
 
-    def _assemble(self, prompt: Prompt, visual: FloatArray) -> FloatArray:
-        """Rows [n, D] of the prompt with the visual tokens [K, D] in their place."""
-        text = self.runtime.embed([*prompt.before, *prompt.after])
-        split = len(prompt.before)
-        return np.concatenate([text[:split], visual, text[split:]])
+    def _embed(self, prompt: Prompt) -> TextRows:
+        return TextRows(self.runtime.embed([*prompt.before, *prompt.after]), prompt.question)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -300,3 +326,9 @@ class Model:
             yield
         finally:
             self._in_use.release()
+
+
+def _assemble(prompt: Prompt, text: FloatArray, visual: FloatArray) -> FloatArray:
+    """Rows [n, D] of the prompt with the visual tokens [K, D] in their place."""
+    split = len(prompt.before)
+    return np.concatenate([text[:split], visual, text[split:]])

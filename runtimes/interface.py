@@ -15,6 +15,11 @@ Shape = list[int]
 Interface = dict[str, tuple[str, Shape | None]]  # dtype and shape by name; None: any shape
 
 
+def has_tower_per_rung(manifest: Manifest) -> bool:
+    """Whether the method acts inside the tower, so that each rung encodes an image for itself."""
+    return any(s.stage == "tower" and s.bucket is not None for s in manifest.stages)
+
+
 def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage) -> None:
     """Check that a graph that serves `bucket` fits the manifest and the tower.
 
@@ -46,8 +51,10 @@ def _expected(
             features: Interface = {names.FEATURES: ("float32", None)}
             return {names.PIXELS: ("float32", pixels)}, features | signals
         case "compress":
-            # It reads what the tower wrote, so those are its only possible inputs.
+            # It reads what the tower wrote and the prompt, so those are its only possible inputs.
             offered: Interface = {t.name: (t.dtype, t.shape) for t in tower.outputs}
+            offered[names.TEXT_EMBEDS] = ("float32", [bucket.prompt_tokens, text.hidden])
+            offered[names.TEXT_MASK] = ("float32", [bucket.prompt_tokens])
             wanted = {t.name: offered[t.name] for t in stage.inputs if t.name in offered}
             return wanted, {
                 names.VISUAL_TOKENS: ("float32", [bucket.budget, text.hidden]),

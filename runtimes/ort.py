@@ -12,10 +12,10 @@ from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
-from edgetok.runtimes.interface import SIGNAL_PREFIX, require_interface
-from edgetok.runtimes.protocol import FloatArray, TowerOutput, VisualTokens
+from edgetok.runtimes.interface import SIGNAL_PREFIX, has_tower_per_rung, require_interface
+from edgetok.runtimes.protocol import FloatArray, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
-from edgetok.runtimes.session import BoundGraph, Memory, make_session
+from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
 
 _WEIGHTS_PREFIX = "weights/"
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
@@ -55,26 +55,41 @@ class OrtRuntime:
         self._graphs = self._load(bundle, provider)
         self._decode = self._graph("decode", self.ladder.smallest)
 
-    def encode(self, pixels: FloatArray) -> TowerOutput:
-        """Run the tower on pixels [1, 3, h, w].
+    def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
+        """Run the tower on pixels [1, 3, h, w]; that of `bucket` where each rung has its own.
 
         Raises:
             InputError: for another shape, or values that are not finite.
         """
-        graph = self._graph("tower", self.ladder.smallest)
+        bucket = bucket or self.ladder.largest
+        graph = self._graph("tower", bucket)
         _require_pixels(pixels, graph.inputs[names.PIXELS].host.shape)
         graph.inputs[names.PIXELS].write(pixels)
         graph.run()
         outputs = {name: buffer.pull() for name, buffer in graph.outputs.items()}
         signals = {n: float(v[0]) for n, v in outputs.items() if n.startswith(SIGNAL_PREFIX)}
         tensors = {n: v.copy() for n, v in outputs.items() if n not in signals}
-        return TowerOutput(tensors, signals)
+        if not has_tower_per_rung(self.manifest):
+            return TowerOutput(tensors, signals)
+        return TowerOutput(tensors, signals, bucket.budget, pixels.copy())
 
-    def compress(self, image: TowerOutput, bucket: Bucket) -> VisualTokens:
-        """Reduce an encoded image to `bucket.budget` visual tokens."""
+    def compress(
+        self, image: TowerOutput, bucket: Bucket, text: TextRows | None = None
+    ) -> VisualTokens:
+        """Reduce an encoded image to `bucket.budget` visual tokens.
+
+        Raises:
+            UsageError: if the method looks at the prompt and there is none.
+            InputError: if the prompt has more rows than the graph has room for.
+        """
         graph = self._graph("compress", bucket)
+        if image.pixels is not None and image.budget != bucket.budget:
+            image = self.encode(image.pixels, bucket)
         for name, buffer in graph.inputs.items():
-            buffer.write(image.tensors[name])
+            if name in names.OF_PROMPT:
+                _write_prompt(name, buffer, text)
+            else:
+                buffer.write(image.tensors[name])
         graph.run()
         rows, kept, sizes = (
             graph.outputs[name].pull().copy()
@@ -145,12 +160,12 @@ class OrtRuntime:
 
     def _load(self, bundle: Bundle, provider: str) -> dict[tuple[str, int], BoundGraph]:
         weights = [path for path in bundle.manifest.files if path.startswith(_WEIGHTS_PREFIX)]
-        tower = bundle.stage("tower", self.ladder.smallest.budget)
         by_file: dict[str, BoundGraph] = {}
         graphs = {}
         for name in names.STAGES:
             for bucket in reversed(self.ladder.buckets):  # see `Memory`
                 stage = bundle.stage(name, bucket.budget)
+                tower = bundle.stage("tower", bucket.budget)
                 require_interface(bundle.manifest, stage, bucket, tower)
                 if stage.file not in by_file:
                     by_file[stage.file] = self._bound(bundle, stage, provider)
@@ -163,6 +178,20 @@ class OrtRuntime:
         graph = bundle.graph(stage)
         session = make_session(graph, stage, bundle.root, provider, self.threads)
         return BoundGraph(session, stage, self._memory)
+
+
+def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:
+    if text is None:
+        raise UsageError("this bundle's method looks at the prompt; give its text rows as well")
+    count, rows = len(text.rows), buffer.host
+    _require_rows(count, len(rows), "text tokens")
+    if name == names.TEXT_EMBEDS:
+        rows[:count] = text.rows  # mostly its own memory: `embed` writes where this graph reads
+        rows[count:] = 0  # never read, but must be finite
+    else:
+        rows.fill(0)
+        rows[text.question.start : text.question.stop] = 1
+    buffer.push()
 
 
 def needed_bytes(manifest: Manifest, ladder: Ladder) -> int:

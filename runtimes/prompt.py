@@ -18,15 +18,36 @@ _REPLACEMENT = "\ufffd"  # what decoders print for a cut UTF-8 character
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids of a rendered prompt; the visual tokens stand between them."""
+    """Token ids of a rendered prompt; the visual tokens stand between them.
+
+    `question` are the places of the user's own text in `before` and `after` put together: of
+    every token that holds a character of it.
+    """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
+    question: range = range(0)
 
     @property
     def tokens(self) -> int:
         """Text tokens on both sides of the image."""
         return len(self.before) + len(self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Ids of a text and the characters that each one stands for, first and behind the last."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+    def count_before(self, character: int) -> int:
+        """Tokens that end at or before this character."""
+        return sum(end <= character for _, end in self.spans)
+
+    def count_from(self, character: int) -> int:
+        """Tokens that start at or behind this character."""
+        return sum(start >= character for start, _ in self.spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +63,12 @@ class TextTokenizer:
     later: Tokenizer
 
     def encode(self, text: str, *, first: bool) -> list[int]:
+        return self.split(text, first=first).ids
+
+    def split(self, text: str, *, first: bool) -> Tokens:
         tokenizer = self.first if first else self.later
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        found = tokenizer.encode(text, add_special_tokens=False)
+        return Tokens(list(found.ids), list(found.offsets))
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.first.decode(list(ids), skip_special_tokens=True))
@@ -79,20 +104,35 @@ def encode_prompt(plan: PromptPlan, tokenizer: TextTokenizer, user_text: str) ->
     sides: list[list[int]] = [[]]
     pending = ""
     first = True
+    user_at: int | None = None  # where the user's text begins in `pending`
+    question = range(0)
     for segment in [*plan.segments, Segment(ids=[])]:  # the last one flushes
         if segment.text is not None or segment.slot == "user":
+            user_at = len(pending) if segment.text is None else user_at
             pending += user_text if segment.text is None else segment.text
             continue
         if pending:
-            sides[-1] += _encode_text(plan, tokenizer, pending, first)
-            pending, first = "", False
+            found = _encode_text(plan, tokenizer, pending, first)
+            if user_at is not None:
+                question = _find_question(found, user_at, user_text, sum(map(len, sides)))
+            sides[-1] += found.ids
+            pending, first, user_at = "", False, None
         sides[-1] += segment.ids or []
         if segment.slot == "image":
             sides.append([])
             first = False
     if len(sides) != 2:
         raise BundleError(f"the prompt has {len(sides) - 1} image slots instead of 1; export again")
-    return Prompt(tuple(sides[0]), tuple(sides[1]))
+    return Prompt(tuple(sides[0]), tuple(sides[1]), question)
+
+
+def _find_question(found: Tokens, start: int, user_text: str, skipped: int) -> range:
+    """Places of the user's text, which starts at character `start`, behind `skipped` tokens."""
+    if not user_text:
+        return range(0)
+    first = found.count_before(start)
+    last = len(found.ids) - found.count_from(start + len(user_text))
+    return range(skipped + first, skipped + max(first, last))
 
 
 def require_prompt_fits(prompt: Prompt, limit_tokens: int) -> None:
@@ -159,15 +199,15 @@ def _require_text(user_text: str) -> None:
         )
 
 
-def _encode_text(plan: PromptPlan, tokenizer: TextTokenizer, text: str, first: bool) -> list[int]:
-    ids = tokenizer.encode(text, first=first)
-    forbidden = set(plan.forbidden_ids).intersection(ids)
+def _encode_text(plan: PromptPlan, tokenizer: TextTokenizer, text: str, first: bool) -> Tokens:
+    found = tokenizer.split(text, first=first)
+    forbidden = set(plan.forbidden_ids).intersection(found.ids)
     if forbidden:
         raise InputError(
             f"the prompt contains the text of control tokens (ids {sorted(forbidden)}), which "
             f"only the chat template may place; remove it"
         )
-    return ids
+    return found
 
 
 def _plain_tokenizer(description: dict[str, Any]) -> Tokenizer:

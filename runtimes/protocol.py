@@ -23,10 +23,14 @@ class TowerOutput:
     Args:
         tensors: features [N, V] and the probes of the method, by graph name; owned copies.
         signals: how hard the image is, by graph name; empty when the tower has none.
+        budget: the rung whose tower this came from; None where all rungs share one.
+        pixels: [1, 3, h, w], from which another rung's tower starts; None where all share one.
     """
 
     tensors: Mapping[str, FloatArray]
     signals: Mapping[str, float]
+    budget: int | None = None
+    pixels: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,19 @@ class VisualTokens:
     rows: FloatArray
     kept: IdArray
     sizes: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class TextRows:
+    """A prompt as text-aware compressors read it.
+
+    Args:
+        rows: embeddings [n, D] of all its text tokens, as `Runtime.embed` gives them.
+        question: the places of the user's own text among them.
+    """
+
+    rows: FloatArray
+    question: range
 
 
 class Runtime(Protocol):
@@ -69,12 +86,23 @@ class Runtime(Protocol):
         """Threads that one operator may use."""
         ...
 
-    def encode(self, pixels: FloatArray) -> TowerOutput:
-        """Run the tower on normalised pixels [1, 3, h, w]."""
+    def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
+        """Run the tower on normalised pixels [1, 3, h, w].
+
+        `bucket` says whose tower where each rung has its own; the largest if None.
+        """
         ...
 
-    def compress(self, image: TowerOutput, bucket: Bucket) -> VisualTokens:
-        """Reduce an encoded image to the visual tokens of a rung."""
+    def compress(
+        self, image: TowerOutput, bucket: Bucket, text: TextRows | None = None
+    ) -> VisualTokens:
+        """Reduce an encoded image to the visual tokens of a rung.
+
+        An image that another rung's tower encoded is encoded again.
+
+        Args:
+            text: needed where the bundle's method looks at the prompt, and ignored elsewhere.
+        """
         ...
 
     def embed(self, ids: list[int]) -> FloatArray:

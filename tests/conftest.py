@@ -85,6 +85,12 @@ def bundle(model_dir: Path, samples: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
+def method_cases() -> ModuleType:
+    """The module that makes random and adversarial features for methods."""
+    return load_helper("methods/conftest")
+
+
+@pytest.fixture(scope="session")
 def tiny_llava() -> ModuleType:
     """The module that writes tiny models of other kinds."""
     return load_helper("tiny_llava")

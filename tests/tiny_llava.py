@@ -26,12 +26,19 @@ TEMPLATE = (
 SIDE_PX = 32
 
 
-def write_tiny_llava(path: Path, *, tower: str = "clip", decoder: str = "llama") -> Path:
+def write_tiny_llava(
+    path: Path,
+    *,
+    tower: str = "clip",
+    decoder: str = "llama",
+    side_px: int = SIDE_PX,
+    vision_layers: int = 3,
+) -> Path:
     """Write a model with seeded weights; `tower` is clip or siglip, `decoder` llama or qwen2."""
     tokenizer = _make_tokenizer()
     torch.manual_seed(0)
     config = LlavaConfig(
-        vision_config=_vision(tower),
+        vision_config=_vision(tower, side_px, vision_layers),
         text_config=_text(decoder, tokenizer.get_vocab_size()),
         image_token_id=3,
         vision_feature_layer=-2,
@@ -52,18 +59,18 @@ def write_tiny_llava(path: Path, *, tower: str = "clip", decoder: str = "llama")
     (path / "tokenizer_config.json").write_text(
         json.dumps(names | {"tokenizer_class": "PreTrainedTokenizerFast"})
     )
-    (path / "preprocessor_config.json").write_text(json.dumps(_processor()))
+    (path / "preprocessor_config.json").write_text(json.dumps(_processor(side_px)))
     return path
 
 
-def _vision(tower: str) -> CLIPVisionConfig | SiglipVisionConfig:
+def _vision(tower: str, side_px: int, layers: int) -> CLIPVisionConfig | SiglipVisionConfig:
     kind = CLIPVisionConfig if tower == "clip" else SiglipVisionConfig
     return kind(
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
-        image_size=SIDE_PX,
+        image_size=side_px,
         patch_size=8,
     )
 
@@ -102,14 +109,14 @@ def _make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _processor() -> dict[str, object]:
+def _processor(side_px: int) -> dict[str, object]:
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": SIDE_PX},
+        "size": {"shortest_edge": side_px},
         "resample": 3,
         "do_center_crop": True,
-        "crop_size": {"height": SIDE_PX, "width": SIDE_PX},
+        "crop_size": {"height": side_px, "width": side_px},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

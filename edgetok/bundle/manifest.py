@@ -35,6 +35,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
 KvPrecision = Literal["fp32", "int8"]
+Flavour = Literal["ort", "portable"]
 
 
 class Tensor(Struct, frozen=True):
@@ -50,7 +51,7 @@ class Stage(Struct, frozen=True):
 
     stage: Literal["tower", "compress", "embed", "prefill", "decode"]
     bucket: Positive | None
-    flavour: Literal["ort", "portable"]
+    flavour: Flavour
     file: Path
     inputs: list[Tensor]
     outputs: list[Tensor]
@@ -167,9 +168,10 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _file_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
-    for flavour in sorted({stage.flavour for stage in manifest.stages}):
-        for stage_name in names.STAGES:
-            yield from _serving_problems(manifest, flavour, stage_name)
+    for stage_name in names.STAGES:
+        yield from _serving_problems(manifest, "ort", stage_name)
+    for stage_name in sorted({s.stage for s in manifest.stages if s.flavour == "portable"}):
+        yield from _serving_problems(manifest, "portable", stage_name)
 
 
 def _ladder_problems(manifest: Manifest) -> Iterator[str]:

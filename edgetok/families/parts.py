@@ -20,11 +20,15 @@ class VisionParts:
 
     Args:
         embed: pixels [1, 3, h, w] -> hidden rows [1, prefix + N, V], position embedding added.
-        blocks: the blocks to run, in order; the last one is the feature layer.
+        blocks: the blocks to run, in order; the last one is the feature layer. Methods inside the
+            tower take them apart: `layer_norm1`, `self_attn`, `layer_norm2` and `mlp`, in this
+            order, as Hugging Face's CLIP and SigLIP name them.
         next_block: the block behind the feature layer, of which some probes read queries and
             keys; None if there is none, and they read those of the feature layer.
         prefix_tokens: rows before the patches (1 with a CLS token, 0 without).
-        grid: rows and columns of the N patches.
+        grid: rows and columns of the patches: all N, or those of each part.
+        tiles: rows and columns of the tiles into which pictures are cut, a thumbnail in front of
+            them; None where a picture is looked at in one part.
     """
 
     model: nn.Module
@@ -36,10 +40,12 @@ class VisionParts:
     width: int
     heads: int
     next_block: nn.Module | None = None
+    tiles: tuple[int, int] | None = None
 
     @property
     def full_tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+        n_parts = 1 if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
+        return self.grid[0] * self.grid[1] * n_parts
 
     @property
     def late_blocks(self) -> range:

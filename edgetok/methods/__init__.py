@@ -8,19 +8,37 @@ from __future__ import annotations
 from edgetok.errors import UsageError
 from edgetok.methods import (
     aim,
+    catp,
+    cdpruner,
+    crossget,
+    crossget_b,
     divprune,
+    evit,
+    expedit,
+    explainability,
     fastervlm,
+    flowcut,
+    flowcut_score,
     fopru,
+    globalcom2,
     hiprune,
+    hired,
     llavolta,
+    lvlm_csp,
+    mctf,
+    mmtok,
     mustdrop,
+    mustdrop_windows,
+    pitome,
     pool,
     prumerge,
     random,
     recoverable,
     sparsity_similarity,
     todre,
+    token_transforming,
     tokencorr,
+    tome,
     turbo,
     vflowopt,
     visiondrop,
@@ -29,9 +47,9 @@ from edgetok.methods import (
     vmtc,
     vtc_cls,
 )
-from edgetok.methods.method import Method
+from edgetok.methods.method import MASKED_SINKS, Method
 
-__all__ = ["METHODS", "Method", "find_method"]
+__all__ = ["METHODS", "TOWER_METHODS", "Method", "find_method"]
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -57,21 +75,54 @@ METHODS: dict[str, Method] = {
         visiondrop.METHOD,
         mustdrop.METHOD,
         recoverable.METHOD,
+        cdpruner.METHOD,
+        mmtok.METHOD,
+        catp.METHOD,
+        explainability.METHOD,
+        lvlm_csp.METHOD,
+        lvlm_csp.BY_ATTENTION,
+        crossget.METHOD,
+        hired.METHOD,
+        globalcom2.METHOD,
+        flowcut_score.METHOD,
         random.METHOD,
         pool.METHOD,
     )
 }
 
+# These act inside the tower: they reduce its rows block by block.
+TOWER_METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        tome.METHOD,
+        pitome.METHOD,
+        mctf.METHOD,
+        evit.METHOD,
+        evit.TOPK,
+        token_transforming.METHOD,
+        crossget_b.METHOD,
+        flowcut.METHOD,
+        mustdrop_windows.METHOD,
+        expedit.METHOD,
+    )
+}
 
-def find_method(name: str, seed: int = 0) -> Method:
+
+def find_method(name: str, seed: int = 0, *, mask_sinks: bool = False) -> Method:
     """The method of this name; `seed` is for those that draw and ignored by the others.
 
+    A name that ends in "+masked-sinks" means the same as `mask_sinks`: attention sinks are taken
+    only if nothing else is left.
+
     Raises:
-        UsageError: if there is none; names those there are.
+        UsageError: if there is none; names those there are. Or if it has no sinks to mask.
     """
-    if name not in METHODS:
-        raise UsageError(f"no method {name!r}; edgetok has {', '.join(METHODS)}")
+    if mask_sinks or name.endswith(MASKED_SINKS):
+        return find_method(name.removesuffix(MASKED_SINKS), seed).masking_sinks()
+    known = METHODS | TOWER_METHODS
+    if name not in known:
+        raise UsageError(f"no method {name!r}; edgetok has {', '.join(known)}")
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; use 0 or more")
-    method = METHODS[name]
+    method = known[name]
     return method.reseed(seed) if method.reseed else method

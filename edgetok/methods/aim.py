@@ -29,4 +29,5 @@ METHOD = Method(
     summary="merges even tokens into similar odd ones, again and again",
     reduce=reduce,
     space="projected",
+    cost="0.9 N³ + 2.7 N² D",
 )

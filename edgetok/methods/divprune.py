@@ -27,4 +27,5 @@ METHOD = Method(
     summary="keeps the tokens that lie farthest from each other",
     reduce=reduce,
     space="projected",
+    cost="2 N² D + 8 N² + 2 K N",
 )

@@ -25,4 +25,6 @@ METHOD = Method(
     verdict="exact",
     summary="keeps the patches with the highest CLS attention",
     reduce=reduce,
+    cost="9 N",
+    ranked=(names.CLS_ATTENTION,),
 )

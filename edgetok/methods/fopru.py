@@ -42,6 +42,8 @@ METHOD = Method(
     verdict="exact",
     summary="keeps the patches that receive the most attention",
     reduce=reduce,
+    cost="9 N",
+    ranked=(names.RECEIVED_ATTENTION,),
 )
 
 ROWS = replace(
@@ -50,4 +52,6 @@ ROWS = replace(
     summary="keeps the rows of patches that receive the most attention",
     reduce=reduce_rows,
     budgets=whole_rows,
+    cost="2 N",
+    ranked=(),  # a masked patch would sink its whole row
 )

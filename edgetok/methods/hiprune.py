@@ -33,4 +33,6 @@ METHOD = Method(
     verdict="exact",
     summary="keeps patches on objects, their neighbours, and the most attended of the rest",
     reduce=reduce,
+    cost="0.2 K N + 18 N",
+    ranked=(names.OBJECT_ATTENTION, names.RECEIVED_ATTENTION),
 )

@@ -33,4 +33,5 @@ METHOD = Method(
     reduce=reduce,
     budgets=budgets,
     space="projected",
+    cost="2 K N D + 4 K N",
 )

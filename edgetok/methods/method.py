@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgetok import names, tokens
 from edgetok.errors import UsageError
+from edgetok.tokens.schedules import Encoder
+
+if TYPE_CHECKING:
+    from edgetok.methods.inside import Inside
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Verdict = Literal["exact", "fixed-budget", "own formulation"]
 Where = Literal["behind the tower", "in the tower", "in prefill"]
@@ -17,8 +24,16 @@ Space = Literal["vision", "projected"]
 CLS_FREE = {
     names.CLS_ATTENTION: names.RECEIVED_ATTENTION,
     names.NEXT_CLS_ATTENTION: names.RECEIVED_ATTENTION,
+    names.NEXT_CLS_LOGITS: names.RECEIVED_ATTENTION,
 }
-OF_CLS = {*CLS_FREE, names.LATE_CLS_ATTENTION, names.NEXT_WIDE_ATTENTION, names.CLS_FEATURE}
+OF_CLS = {
+    *CLS_FREE,
+    names.EARLY_CLS_ATTENTION,
+    names.LATE_CLS_ATTENTION,
+    names.NEXT_WIDE_ATTENTION,
+    names.CLS_FEATURE,
+}
+MASKED_SINKS = "+masked-sinks"  # behind a method's name
 
 
 def any_budget(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
@@ -34,7 +49,8 @@ class Method:
         name: as typed by users.
         paper: where it was published, or "baseline".
         where: where it acts.
-        needs: probes it reads besides the features, by their names in `edgetok.names`.
+        needs: what it reads besides the features, by their names in `edgetok.names`: probes of
+            the tower, and of the prompt those in `names.OF_PROMPT`.
         verdict: whether the frozen form returns the reference's tokens (`exact`), a variant with
             a constant budget (`fixed-budget`), or follows no reference (`own formulation`).
         summary: one line for lists.
@@ -44,6 +60,16 @@ class Method:
         space: whose rows it compares and mixes: the tower's, or the projector's, which then runs
             on all N rows and not on K.
         reseed: for methods that draw, a seed -> the method that draws with it.
+        cost: FLOPs of choosing and mixing as a sum of products of N visual tokens, K kept, row
+            width D, key width H and T rows of the prompt, see `edgetok.methods.cost`; "" where it
+            is not stated.
+        ranked: those of `needs` that it ranks patches by and uses for nothing else, so that
+            attention sinks can be put last in them.
+        tiles: rows and columns of the tiles that its features come in, behind a thumbnail; None
+            for pictures in one part.
+        learn: for methods with a slot for a trained scorer, its weights by name -> the method.
+        retile: for methods that share a budget among tiles, a grid of them -> the method for it.
+        inside: what a method in the tower does block by block; its `needs` stay in the tower.
     """
 
     name: str
@@ -57,6 +83,12 @@ class Method:
     cls_row_optional: bool = False
     space: Space = "vision"
     reseed: Callable[[int], Method] | None = None
+    cost: str = ""
+    ranked: tuple[str, ...] = ()
+    tiles: tuple[int, int] | None = None
+    retile: Callable[[tuple[int, int]], Method] | None = None
+    learn: Callable[[Mapping[str, Tensor]], Method] | None = None
+    inside: Inside | None = None
 
     def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
         """The plan for `budget` tokens; a budget of N is the identity for every method.
@@ -69,8 +101,8 @@ class Method:
             return tokens.Plan.identity(budget)
         return self.reduce(features, budget)
 
-    def for_tower(self, prefix_tokens: int) -> Method:
-        """The form for a tower of so many tokens before the patches.
+    def for_tower(self, prefix_tokens: int, blocks: int = 0) -> Method:
+        """The form for a tower of so many tokens before the patches, and of so many blocks.
 
         Without a CLS token (SigLIP), the attention that a patch receives from all patches stands
         in for the CLS token's, as ports of these methods have it: an own formulation.
@@ -78,6 +110,8 @@ class Method:
         Raises:
             UsageError: if the method reads something else of the CLS token.
         """
+        if self.inside is not None:
+            return self._inside_tower(self.inside, prefix_tokens, blocks)
         if prefix_tokens or not OF_CLS.intersection(self.needs):
             return self
         spared = {names.CLS_FEATURE} if self.cls_row_optional else set()
@@ -93,12 +127,68 @@ class Method:
         def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
             stand_ins = {cls: features.probes[n] for cls, n in CLS_FREE.items() if n in needs}
             probes = {**features.probes, **stand_ins}
-            return self.reduce(tokens.Features(features.x, features.grid, probes), budget)
+            return self.reduce(replace(features, probes=probes), budget)
 
         return replace(self, needs=needs, verdict="own formulation", reduce=reduce)
 
+    def for_tiles(self, tiles: tuple[int, int] | None) -> Method:
+        """The form for pictures that are cut into so many rows and columns of tiles.
+
+        Raises:
+            UsageError: if the method takes pictures in one part only.
+        """
+        if tiles is None:
+            return self
+        if self.retile is None:
+            raise UsageError(
+                f"{self.name} takes pictures in one part, and this model cuts them into "
+                f"{tiles[0]} x {tiles[1]} tiles; hired and globalcom2 take tiles"
+            )
+        return self.retile(tiles)
+
+    def masking_sinks(self) -> Method:
+        """The form that takes attention sinks only if nothing else is left: an own formulation.
+
+        Raises:
+            UsageError: if the method does not rank patches by attention.
+        """
+        if not self.ranked:
+            raise UsageError(
+                f"{self.name} does not rank patches by attention alone, so no sinks can be masked "
+                "in it; leave --mask-sinks out"
+            )
+
+        def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
+            rows = features.tower_rows
+            masked = {n: tokens.without_sinks(features.probe(n), rows) for n in self.ranked}
+            return self.reduce(replace(features, probes={**features.probes, **masked}), budget)
+
+        retile, name = self.retile, self.name + MASKED_SINKS
+        tiled = None if retile is None else lambda tiles: retile(tiles).masking_sinks()
+        return replace(self, name=name, verdict="own formulation", reduce=reduce, retile=tiled)
+
+    @property
+    def tower_needs(self) -> tuple[str, ...]:
+        """The probes that the tower must emit: all but those of the prompt."""
+        return tuple(name for name in self.needs if name not in names.OF_PROMPT)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether it looks at the user's text."""
+        return self.tower_needs != self.needs
+
+    def _inside_tower(self, inside: Inside, prefix_tokens: int, blocks: int) -> Method:
+        """As `for_tower`; how many blocks there are decides which budgets can be met."""
+
+        def budgets(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
+            return inside.budgets(Encoder(n_tokens, grid, prefix_tokens, blocks))
+
+        ranks_by_cls = not prefix_tokens and OF_CLS.intersection(self.needs)
+        verdict: Verdict = "own formulation" if ranks_by_cls else self.verdict
+        return replace(self, verdict=verdict, budgets=budgets if blocks else self.budgets)
+
     def needs_at(self, n_tokens: int, budget: int) -> tuple[str, ...]:
-        """The probes that the graph of one budget reads: none for the identity."""
+        """What the graph of one budget reads beside the features: nothing for the identity."""
         return () if budget == n_tokens else self.needs
 
     def check_budget(self, n_tokens: int, grid: tuple[int, int], budget: int) -> None:

@@ -27,4 +27,6 @@ METHOD = Method(
     verdict="fixed-budget",
     summary="keeps the patches with the highest CLS attention of the last layer",
     reduce=reduce,
+    cost="9 N",
+    ranked=(names.NEXT_CLS_ATTENTION,),
 )

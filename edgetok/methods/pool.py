@@ -26,4 +26,5 @@ METHOD = Method(
     verdict="own formulation",
     summary="averages the patches of K cells of nearly equal area",
     reduce=reduce,
+    cost="2 K N D + 4 K N",
 )

@@ -60,6 +60,7 @@ METHOD = Method(
     summary="adds to the patches of highest CLS attention their nearest by keys",
     reduce=reduce,
     budgets=budgets,
+    cost="4 K N D + 20 K N + 6 N²",
 )
 
 PLUS = replace(
@@ -67,4 +68,5 @@ PLUS = replace(
     name="prumerge+",
     summary="the same around patches of high attention and patches at even steps",
     reduce=reduce_plus,
+    cost="4 K N D + 20 K N",
 )

@@ -28,6 +28,7 @@ def with_seed(seed: int) -> Method:
         summary="keeps a random choice of patches, fixed by the seed",
         reduce=reduce,
         reseed=with_seed,
+        cost="0",
     )
 
 

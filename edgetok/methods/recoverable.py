@@ -49,4 +49,5 @@ METHOD = Method(
     summary="keeps by CLS attention, merges around the best of the rest",
     reduce=reduce,
     budgets=budgets,
+    cost="2.3 K N D + 6 N² + 5 K N",
 )

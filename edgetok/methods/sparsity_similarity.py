@@ -27,4 +27,5 @@ METHOD = Method(
     verdict="fixed-budget",
     summary="keeps the patches most similar to the CLS token",
     reduce=reduce,
+    cost="5 N D + 14 N",
 )

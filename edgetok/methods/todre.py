@@ -15,7 +15,7 @@ from edgetok.methods.method import Method
 
 
 def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
-    pivot = features.probe(names.NEXT_CLS_ATTENTION).argmax().unsqueeze(0)
+    pivot = features.probe(names.NEXT_CLS_ATTENTION).unsqueeze(0).argmax(1)
     kept = tokens.max_sum(tokens.similarity(features.x, features.x), pivot, budget)
     return tokens.Plan.gather(kept, features.n_tokens)
 
@@ -29,4 +29,6 @@ METHOD = Method(
     summary="keeps the tokens least similar to all that it has kept",
     reduce=reduce,
     space="projected",
+    cost="2 N² D + 6 N² + 2 K N",
+    ranked=(names.NEXT_CLS_ATTENTION,),
 )

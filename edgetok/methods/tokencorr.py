@@ -42,4 +42,6 @@ METHOD = Method(
     verdict="own formulation",
     summary="shares the budget among quarters by how little their patches repeat",
     reduce=reduce,
+    cost="2 N² H + 20 N²",
+    ranked=(names.CLS_ATTENTION,),
 )

@@ -51,4 +51,5 @@ METHOD = Method(
     summary="keeps by attention from global patches, averages the rest by quarters",
     reduce=reduce,
     budgets=budgets,
+    cost="2 K N D + 4 K N",
 )

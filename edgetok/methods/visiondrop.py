@@ -29,4 +29,5 @@ METHOD = replace(
     paper="arXiv 2506.22283",
     summary="VisionZip with an eighth of the tokens contextual",
     reduce=reduce,
+    cost="2 K N D + 0.25 K N H + 3 K N",
 )

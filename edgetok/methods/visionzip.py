@@ -60,4 +60,6 @@ METHOD = Method(
     reduce=reduce,
     budgets=budgets,
     cls_row_optional=True,
+    cost="2 K N D + 0.3 K N H + 3 K N",
+    ranked=(names.CLS_ATTENTION,),
 )

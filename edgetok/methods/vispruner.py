@@ -36,4 +36,6 @@ METHOD = Method(
     verdict="exact",
     summary="keeps half by CLS attention, half by how little they resemble others",
     reduce=reduce,
+    cost="2 N² D + 9 N² + 0.01 N³",
+    ranked=(names.CLS_ATTENTION,),
 )

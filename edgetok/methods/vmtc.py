@@ -47,4 +47,5 @@ METHOD = Method(
     summary="keeps by CLS attention, averages clusters of the rest",
     reduce=reduce,
     budgets=budgets,
+    cost="3.9 K N D + 8 K N",
 )

@@ -26,4 +26,6 @@ METHOD = Method(
     verdict="exact",
     summary="keeps the patches with the highest CLS attention over the late layers",
     reduce=reduce,
+    cost="9 N",
+    ranked=(names.LATE_CLS_ATTENTION,),
 )

@@ -13,14 +13,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgetok.tokens.complete_graph import merge_complete
+    from edgetok.tokens.encoder import Look, Place, Rows, merge_attention, reduce_inside
     from edgetok.tokens.features import Features
     from edgetok.tokens.greedy import (
         coverage,
         dedup_halving,
+        determinantal,
         farthest,
         max_sum,
         take_one_by_one,
     )
+    from edgetok.tokens.learned import Separable, score_learned
     from edgetok.tokens.matchers import (
         bipartite,
         halve,
@@ -36,6 +40,23 @@ if TYPE_CHECKING:
         spread_anchors,
         sum_plus_mean,
     )
+    from edgetok.tokens.merging import (
+        ahead_in_order,
+        alternating,
+        behind_prefix,
+        every_kth,
+        keep_and_sum,
+        keep_prefix,
+        merge_adjacent,
+        merge_both_ways,
+        merge_groups,
+        merge_ranked,
+        merge_sets,
+        merge_windows,
+        set_edges,
+        square_windows,
+        window_likeness,
+    )
     from edgetok.tokens.plan import Plan, one_hot
     from edgetok.tokens.quota import (
         cells,
@@ -43,15 +64,24 @@ if TYPE_CHECKING:
         quotas,
     )
     from edgetok.tokens.scorers import (
+        FINE_STEPS,
+        attended,
         band_scores,
         cls_similarity,
         cosine,
+        energy,
         on_grid,
+        on_relative_grid,
+        relative,
+        rescaled,
+        shares,
         similarity,
+        text_relevance,
         unit_rows,
         without_sinks,
     )
     from edgetok.tokens.selectors import (
+        BIG,
         complement,
         even_indices,
         exclude,
@@ -64,6 +94,7 @@ if TYPE_CHECKING:
         raster_indices,
         row_topk,
         seeded_subset,
+        spread_indices,
         topk,
         topk_mask,
     )
@@ -72,12 +103,35 @@ if TYPE_CHECKING:
         elbow,
         elbow_tokens,
     )
+    from edgetok.tokens.soft import (
+        adaptive_cells,
+        near_cells,
+        reconstruct,
+        soft_anchors,
+        soft_kmeans,
+    )
+    from edgetok.tokens.tiles import (
+        spread_over_tiles,
+        sum_by_tile,
+        tile_numbers,
+    )
 
 __all__ = [
+    "BIG",
+    "FINE_STEPS",
     "Features",
+    "Look",
+    "Place",
     "Plan",
+    "Rows",
+    "Separable",
+    "adaptive_cells",
+    "ahead_in_order",
+    "alternating",
     "area_pooling",
+    "attended",
     "band_scores",
+    "behind_prefix",
     "bipartite",
     "cell_means",
     "cells",
@@ -86,21 +140,36 @@ __all__ = [
     "cosine",
     "coverage",
     "dedup_halving",
+    "determinantal",
     "effective_count",
     "elbow",
     "elbow_tokens",
+    "energy",
     "even_indices",
+    "every_kth",
     "exclude",
     "farthest",
     "forced_topk",
     "halve",
+    "keep_and_sum",
+    "keep_prefix",
     "kmeans",
     "mask_of",
     "max_sum",
     "mean",
+    "merge_adjacent",
+    "merge_attention",
+    "merge_both_ways",
+    "merge_complete",
+    "merge_groups",
+    "merge_ranked",
+    "merge_sets",
+    "merge_windows",
+    "near_cells",
     "nearest_anchor",
     "nearest_tokens",
     "on_grid",
+    "on_relative_grid",
     "one_hot",
     "order",
     "order_on_grid",
@@ -109,29 +178,51 @@ __all__ = [
     "quotas",
     "ranks",
     "raster_indices",
+    "reconstruct",
+    "reduce_inside",
+    "relative",
+    "rescaled",
     "row_topk",
+    "score_learned",
     "seeded_subset",
+    "set_edges",
+    "shares",
     "similarity",
+    "soft_anchors",
+    "soft_kmeans",
     "spread_anchors",
+    "spread_indices",
+    "spread_over_tiles",
+    "square_windows",
+    "sum_by_tile",
     "sum_neighbours",
     "sum_plus_mean",
     "take_one_by_one",
+    "text_relevance",
+    "tile_numbers",
     "topk",
     "topk_mask",
     "unit_rows",
+    "window_likeness",
     "without_sinks",
 ]
 
 _HOMES = (
+    "complete_graph",
+    "encoder",
     "features",
     "greedy",
+    "learned",
     "matchers",
     "mergers",
+    "merging",
     "plan",
     "quota",
     "scorers",
     "selectors",
     "signals",
+    "tiles",
+    "soft",
 )
 
 

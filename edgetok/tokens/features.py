@@ -16,18 +16,36 @@ class Features:
     """The output of the vision tower for one image.
 
     Args:
-        x: [N, V] float32, what the projector reads, patches in raster order, CLS removed.
-        grid: rows and columns of patches; their product is N.
+        x: [N, V] float32, what the projector reads, patches in raster order, CLS removed; or
+            [N, D], what it makes of them, for methods of the projected space.
+        grid: rows and columns of patches; their product is N, or the rows of one part.
         probes: by their name in `edgetok.names`, those the method `needs` and no others.
+        vision: [N, V] the tower's rows, where `x` holds the projector's.
+        tiles: rows and columns of tiles, for a picture that was cut into some. The rows are then
+            those of the whole picture (the thumbnail), followed by each tile's, raster within
+            and among tiles; every part has the same `grid`. None for a picture in one part.
     """
 
     x: Tensor
     grid: tuple[int, int]
     probes: Mapping[str, Tensor] = field(default_factory=dict)
+    vision: Tensor | None = None
+    tiles: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.grid[0] * self.grid[1] != self.x.shape[0]:
-            raise ValueError(f"{self.x.shape[0]} features do not fill a grid of {self.grid}")
+        if self.part_tokens * self.n_parts != self.x.shape[0]:
+            tiled = f" and its {self.tiles} tiles" if self.tiles else ""
+            raise ValueError(f"{self.x.shape[0]} features do not fill a grid of {self.grid}{tiled}")
+
+    @property
+    def part_tokens(self) -> int:
+        """Patches of one part: the picture, or each of thumbnail and tiles."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def n_parts(self) -> int:
+        """1, or the tiles and the thumbnail."""
+        return 1 if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
 
     @property
     def n_tokens(self) -> int:
@@ -53,6 +71,16 @@ class Features:
     def received_attention(self) -> Tensor:
         """[N], attention that each patch receives, mean over heads and queries."""
         return self.probe(names.RECEIVED_ATTENTION)
+
+    @property
+    def tower_rows(self) -> Tensor:
+        """[N, V], the tower's rows, whatever space `x` is in."""
+        return self.x if self.vision is None else self.vision
+
+    @property
+    def question(self) -> tuple[Tensor, Tensor]:
+        """[T, D] embeddings of the prompt's tokens and [T], 1 where they are the user's own."""
+        return self.probe(names.TEXT_EMBEDS), self.probe(names.TEXT_MASK)
 
     def probe(self, name: str) -> Tensor:
         """The probe of this name.

@@ -8,9 +8,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from edgetok.tokens.selectors import BIG, mask_of, order_on_grid, raster_indices
+from edgetok.tokens.plan import one_hot
+from edgetok.tokens.selectors import (
+    BIG,
+    forced_topk,
+    mask_of,
+    order_on_grid,
+    raster_indices,
+)
 
 State = TypeVar("State")
+
+GRAINS = 2.0**17  # per unit; float32 leaves residuals of a few millionths where none should be
 
 
 def take_one_by_one(
@@ -65,17 +74,22 @@ def max_sum(similar: Tensor, first: Tensor, k: int) -> Tensor:
     return raster_indices(mask_of(taken, n), k)
 
 
-def coverage(gains: Tensor, bonus: Tensor, k: int) -> Tensor:
+def coverage(gains: Tensor, bonus: Tensor, k: int, alike: float = 0.0) -> Tensor:
     """Tokens whose best gain per row adds up to most: [M, N], [N] -> [k] int64, raster order.
 
     Facility location: row m is served by the token taken that has the highest `gains[m]`, 0 or
-    more; `bonus` is added for each token by itself.
+    more; `bonus` is added for each token by itself. Gains that differ by less than `alike` times
+    the first one are equal; 0 is for gains on a grid, whose sums are exact.
     """
     n = gains.shape[1]
 
-    def score(state: tuple[Tensor, Tensor]) -> Tensor:
+    def gain(state: tuple[Tensor, Tensor]) -> Tensor:
         served, own = state
         return (gains - served).clamp(min=0).sum(0, keepdim=True) + own
+
+    def score(state: tuple[Tensor, Tensor]) -> Tensor:
+        found = gain(state)
+        return (found >= found.amax(1, keepdim=True) - margin).float() if alike else found
 
     def update(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
         served, own = state
@@ -83,8 +97,42 @@ def coverage(gains: Tensor, bonus: Tensor, k: int) -> Tensor:
         return served, torch.where(torch.arange(n) == pick, -BIG, own)
 
     start = torch.zeros(gains.shape[0], 1), bonus.unsqueeze(0)
+    margin = alike * gain(start).amax(1, keepdim=True)
     taken = take_one_by_one(score(start).argmax(1), start, score, update, k)
     return raster_indices(mask_of(taken, n), k)
+
+
+def determinantal(similar: Tensor, quality: Tensor, k: int) -> Tensor:
+    """Tokens that span the most volume, by greedy MAP: [N, N], [N] -> [k] int64, raster order.
+
+    The kernel is `quality[i] * similar[i, j] * quality[j]`; each step takes the token with the
+    largest residual of an incremental Cholesky decomposition, on a grid of 1 / `GRAINS`. Where
+    none is left above 0 the volume is 0 whatever is taken, and the highest quality goes first.
+
+    Args:
+        similar: symmetric, 1 on the diagonal, or 0 for a token that is nothing.
+        quality: in [0, 1].
+    """
+    kernel = quality.unsqueeze(1) * similar * quality * GRAINS
+    start = torch.where(torch.eye(kernel.shape[0], dtype=torch.bool), kernel, 0.0).sum(1)
+    state: tuple[Tensor, Tensor | None] = (start.unsqueeze(0), None)
+    first = start.unsqueeze(0).round().argmax(1)
+    # Once no residual is left, the first token is taken again and again, and those are one short.
+    again = one_hot(first, kernel.shape[0]) * 0.5
+
+    def score(state: tuple[Tensor, Tensor | None]) -> Tensor:
+        return state[0].round() + again
+
+    def update(state: tuple[Tensor, Tensor | None], pick: Tensor) -> tuple[Tensor, Tensor]:
+        residual, factor = state
+        row = kernel.index_select(0, pick)
+        if factor is not None:
+            row = row - factor.index_select(1, pick).T @ factor
+        row = row / residual.index_select(1, pick).clamp(min=1.0).sqrt()
+        return residual - row * row, row if factor is None else torch.cat([factor, row])
+
+    taken = take_one_by_one(first, state, score, update, k)
+    return forced_topk(quality, mask_of(taken, kernel.shape[0]), k)
 
 
 def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tensor:
@@ -94,10 +142,13 @@ def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tens
     one go, the other even ones follow by descending similarity, then the odd ones. Repeated.
     """
     while ranked.shape[0] > keep:
-        even, odd = ranked[::2], ranked[1::2]
+        # Places are constants: to gather them is one node of a graph, a slice a dozen at first.
+        even = ranked.index_select(0, torch.arange(0, ranked.shape[0], 2))
+        odd = ranked.index_select(0, torch.arange(1, ranked.shape[0], 2))
         nearest = similar.index_select(0, even).index_select(1, odd).amax(1)
         gone = min(step, ranked.shape[0] - keep, even.shape[0])
-        ranked = torch.cat([even.index_select(0, order_on_grid(nearest)[gone:]), odd])
+        stay = order_on_grid(nearest).index_select(0, torch.arange(gone, even.shape[0]))
+        ranked = torch.cat([even.index_select(0, stay), odd])
     return ranked
 
 

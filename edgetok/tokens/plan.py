@@ -84,7 +84,14 @@ class Plan:
         A row receives its token, a copy for each row of a group. A row in several tokens receives
         their mean by its weight in each, and a row that was pruned receives zeros.
         """
-        return y if self.is_identity else _shares(self.matrix()).T @ y
+        return y if self.is_identity else self.shares().T @ y
+
+    def shares(self) -> Tensor:
+        """How each source row is divided among the tokens: [K, source_rows], columns of sum 1.
+
+        The column of a row that was pruned is 0.
+        """
+        return _shares(self.matrix())
 
     def matrix(self) -> Tensor:
         """The plan as a mixing matrix [K, source_rows]."""
@@ -114,6 +121,11 @@ class Plan:
         matrices = [_widen(plan.matrix(), rows) for plan in (self, other)]
         indices = torch.cat([self.indices, other.indices])
         return Plan(indices, torch.cat([self.sizes, other.sizes]), rows, torch.cat(matrices))
+
+    def follow_by(self, other: Plan) -> Plan:
+        """Like `concat`, of two gather plans of the same rows: a gather plan."""
+        indices = torch.cat([self.indices, other.indices])
+        return Plan(indices, torch.cat([self.sizes, other.sizes]), self.source_rows)
 
     def _source(self, x: Tensor) -> Tensor:
         if x.shape[0] < self.source_rows:

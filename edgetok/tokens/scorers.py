@@ -7,6 +7,8 @@ from torch import Tensor
 
 SMALLEST_NORM = 1e-6  # a zero vector then has cosine 0 with everything (R13)
 STEPS = 4096  # per unit, twice as fine as half precision, in which the references compare
+FINE_STEPS = 65_536  # for small scores, attention most of all, and where an exponential follows
+SMALLEST_SPREAD = 1e-4  # of relevances that count as different
 SINK_PENALTY = 1e4  # beyond any attention or cosine
 
 
@@ -21,18 +23,23 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cls_similarity(x: Tensor, cls_feature: Tensor) -> Tensor:
-    """Cosine of each patch with the CLS row: [N, V], [1, V] -> [N]."""
+    """Cosine of each patch with the CLS row, or any one row: [N, V], [1, V] -> [N]."""
     return (unit_rows(x) * unit_rows(cls_feature)).sum(1)
 
 
-def on_grid(scores: Tensor) -> Tensor:
-    """Scores rounded to multiples of 1 / 4096, for scores of a magnitude near 1.
+def on_grid(scores: Tensor, steps: int = STEPS) -> Tensor:
+    """Scores rounded to multiples of 1 / steps (4096), for scores of a magnitude near 1.
 
     Kernels add in different orders, so what is equal by mathematics differs in its last bits,
     and a comparison would fall one way in torch and the other in a runtime. On the grid it is a
     tie again, and small sums and differences of such scores are exact.
     """
-    return (scores * STEPS).round() / STEPS
+    return (scores * steps).round() / steps
+
+
+def relative(scores: Tensor) -> Tensor:
+    """Scores relative to the largest, on a grid of 1 / 65536, to be ranked: [N] -> [N]."""
+    return on_grid(scores / scores.abs().max().clamp(min=1e-30), FINE_STEPS)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
@@ -40,10 +47,52 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
     return on_grid(cosine(a, b))
 
 
+def shares(mask: Tensor) -> Tensor:
+    """What each row in the mask counts in their mean, 0 if there is none: [T] -> [T]."""
+    return mask / mask.sum().clamp(min=1.0)
+
+
+def text_relevance(x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    """Mean cosine of each token with the text rows in `mask`: [N, D], [T, D], [T] -> [N].
+
+    0 where no row is in the mask. Rows outside it may hold anything finite.
+    """
+    mean = (unit_rows(text) * shares(mask).unsqueeze(1)).sum(0)
+    # Summed row by row, not by a matrix product, so that equal tokens tie: see `nearest_anchor`.
+    return (unit_rows(x) * mean).sum(1)
+
+
+def attended(text: Tensor, x: Tensor, per_unit: float) -> Tensor:
+    """How each text row divides its attention among tokens: [T, D], [N, D] -> [T, N].
+
+    A softmax over the tokens of cosine times `per_unit`, the cosines on a fine grid.
+    """
+    return torch.softmax(on_grid(cosine(text, x), FINE_STEPS) * per_unit, dim=1)
+
+
+def on_relative_grid(scores: Tensor) -> Tensor:
+    """Scores divided by the largest magnitude, on a fine grid: [N] -> [N]."""
+    return on_grid(scores / scores.abs().max().clamp(min=1e-30), FINE_STEPS)
+
+
+def rescaled(scores: Tensor) -> Tensor:
+    """Scores moved and stretched to lie from 0 to 1, all 1 if they hardly differ: [N] -> [N]."""
+    lowest = scores.min()
+    spread = scores.max() - lowest
+    between = (scores - lowest) / spread.clamp(min=SMALLEST_SPREAD)
+    return torch.where(spread < SMALLEST_SPREAD, 1.0, between)
+
+
 def band_scores(scores: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mean score of each row of the grid, on a grid relative to the best: [N] -> [rows]."""
     means = scores.reshape(grid).mean(1)
     return on_grid(means / means.abs().max().clamp(min=1e-30))
+
+
+def energy(similar: Tensor, margin: float) -> Tensor:
+    """Mean of ELU(cosine - margin) over all rows, high in large groups: [n, n] -> [n] (PiToMe)."""
+    above = similar - margin
+    return torch.where(above > 0, above, above.clamp(max=0).exp() - 1).mean(1)
 
 
 def without_sinks(scores: Tensor, x: Tensor, factor: float = 4.0) -> Tensor:

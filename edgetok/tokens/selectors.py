@@ -106,6 +106,11 @@ def even_indices(n: int, count: int) -> Tensor:
     return torch.arange(count) * max(1, n // max(1, count))
 
 
+def spread_indices(n: int, count: int) -> Tensor:
+    """`count` of `n` indices from 0, as even as whole numbers are, a constant: -> [count] int64."""
+    return torch.arange(count) * n // count
+
+
 def mask_of(indices: Tensor, n: int) -> Tensor:
     """True at `indices`: [K] int64 -> [n] bool."""
     if indices.shape[0] == 0:  # runtimes disagree on reducing an axis of length 0

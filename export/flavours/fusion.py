@@ -18,11 +18,19 @@ from edgetok.export.flavours.names import CONTRIB
 def fuse(model: ir.Model) -> ir.Model:
     """Apply every rewrite; the graph keeps its inputs, outputs and weights' values."""
     model.graph.opset_imports[CONTRIB] = 1
-    _RULES.apply_to_model(model)
-    passes.ShapeInferencePass()(model)
-    _drop_reshapes(model.graph)
+    _ACTIVATIONS.apply_to_model(model)
+    simplify(model)
     _SKIP_NORM.apply_to_model(model)
     pack_attention(model.graph)
+    passes.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def simplify(model: ir.Model) -> ir.Model:
+    """Drop transposes and reshapes that cancel out; adds no operator, so any flavour may do it."""
+    _TRANSPOSES.apply_to_model(model)
+    passes.ShapeInferencePass()(model)
+    _drop_reshapes(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     return model
 
@@ -66,10 +74,9 @@ def _same_shape(context, x, skip, **_):  # type: ignore[no-untyped-def]
     return x.shape is not None and len(x.shape) == 3 and x.shape == skip.shape
 
 
-_RULES = pattern.RewriteRuleSet(
+_TRANSPOSES = pattern.RewriteRuleSet([common.transpose_transpose_rule, common.no_op_transpose_rule])
+_ACTIVATIONS = pattern.RewriteRuleSet(
     [
-        common.transpose_transpose_rule,
-        common.no_op_transpose_rule,
         pattern.RewriteRule(_quick_gelu, _fused_quick_gelu, _is_scalar),
         pattern.RewriteRule(_silu, _fused_silu),
     ]

@@ -16,23 +16,42 @@ from edgetok.export.flavours.names import CONTRIB
 
 @dataclass
 class TowerAttention:
-    """Full attention as one MultiHeadAttention; keeps query and key of each block for probes."""
+    """Full attention as one MultiHeadAttention; keeps what it reads in each block for probes."""
 
     blocks: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         self.blocks.append((query, key, scaling))
-        inputs = [merge_heads(part) for part in (query, key, value)]
-        return torch.onnx.ops.symbolic(
-            f"{CONTRIB}::MultiHeadAttention",
-            inputs,
-            attrs={"num_heads": query.shape[1], "scale": float(scaling)},
-            dtype=query.dtype,
-            shape=inputs[0].shape,
-            version=1,
-        )
+        self.values.append(value)
+        return _multi_head(query, key, value, scaling, [])
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None
+) -> Tensor:
+    """Full attention of one image, with a bias [n] on the keys: [heads, n, H] -> [n, heads * H]."""
+    n = query.shape[1]
+    # The kernel broadcasts over heads, and wants a row of bias for each query.
+    extra = [] if bias is None else [None, None, bias.reshape(1, 1, 1, n).expand(1, 1, n, n)]
+    rows = _multi_head(query[None], key[None], value[None], scaling, extra)
+    return rows[0]
+
+
+def _multi_head(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, extra: list[Any]
+) -> Tensor:
+    inputs = [merge_heads(part) for part in (query, key, value)]
+    return torch.onnx.ops.symbolic(
+        f"{CONTRIB}::MultiHeadAttention",
+        [*inputs, *extra],
+        attrs={"num_heads": query.shape[1], "scale": float(scaling)},
+        dtype=query.dtype,
+        shape=inputs[0].shape,
+        version=1,
+    )
 
 
 @dataclass

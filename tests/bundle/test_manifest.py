@@ -63,9 +63,13 @@ CONTRADICTIONS = {
         lambda m: m["stages"].append(m["stages"][-1] | {"bucket": 3}),
         "serves bucket 3",
     ),
-    "half a flavour": (
-        lambda m: m["stages"].append(m["stages"][0] | {"flavour": "portable"}),
-        "0 portable graphs of embed",
+    "portable stage of one rung alone": (
+        lambda m: m["stages"].append(m["stages"][0] | {"flavour": "portable", "bucket": 4}),
+        "rung 2 has 0 portable graphs of tower",
+    ),
+    "portable stages alone": (
+        lambda m: [stage.update(flavour="portable") for stage in m["stages"]],
+        "rung 2 has 0 ort graphs of tower",
     ),
     "tensor twice": (
         lambda m: m["stages"][0]["inputs"].append(m["stages"][0]["inputs"][0]),
@@ -102,6 +106,13 @@ def test_a_stage_may_have_a_graph_per_rung_or_one_for_all(tiny):
     tower = tree["stages"].pop(0)
     tree["stages"] += [tower | {"bucket": budget} for budget in tiny.BUDGETS]
     assert len(parse_manifest(json.dumps(tree).encode()).stages) == 8
+
+
+def test_a_stage_may_have_a_portable_form_beside(tiny):
+    tree = json.loads(tiny.good_manifest())
+    tree["stages"].append(tree["stages"][0] | {"flavour": "portable"})
+    flavours = [stage.flavour for stage in parse_manifest(json.dumps(tree).encode()).stages]
+    assert flavours.count("portable") == 1
 
 
 def test_every_truncation_is_refused(tiny):

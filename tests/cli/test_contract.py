@@ -165,6 +165,8 @@ def test_methods_lists_each_with_its_paper(edgetok: Run) -> None:
     assert (done.code, done.err) == (0, "")
     names = [method["name"] for method in done.json["methods"]]
     assert {"fastervlm", "visionzip", "random", "pool"} <= set(names)
+    markdown = edgetok("methods", "--format", "markdown").out.splitlines()
+    assert [line.split("`")[1] for line in markdown[2:]] == names
     shown = edgetok("methods").out
     assert all(f"\n{name} " in shown for name in names)
 

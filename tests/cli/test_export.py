@@ -42,10 +42,21 @@ def test_export_prints_one_object_and_publishes(
     assert [path.name for path in tmp_path.iterdir()] == ["out.bundle"]
 
 
+def test_the_bundle_says_that_sinks_are_masked(
+    edgetok: Run, model_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.bundle"
+    done = edgetok("export", model_dir, "-o", out, *SMALL, "--method", "hired", "--mask-sinks")
+    assert done.code == 0
+    assert Bundle.open(out).manifest.method == "hired+masked-sinks"
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
         (("--method", "magic"), 2, "no method 'magic'"),
+        (("--method", "pool", "--mask-sinks"), 2, "pool does not rank patches by attention"),
+        (("--scorer", "missing.safetensors"), 2, "visionzip has no trained scorer"),
         (("--budgets", "0"), 2, "budget 0 is outside 1..16"),
         (("--budgets", "17"), 2, "budget 17 is outside 1..16"),
         (("--budgets", "four"), 2, "'four' is no whole number"),

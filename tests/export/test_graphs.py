@@ -13,6 +13,7 @@ import torch
 
 from edgetok import names
 from edgetok.errors import UsageError
+from edgetok.export.cases import Case
 from edgetok.export.external import FILE
 from edgetok.export.graphs import GraphBuilder
 from edgetok.export.reference import Reference
@@ -109,11 +110,15 @@ def _compare_kept(model_dir: Path, tmp_path: Path, method: Method) -> None:
     (tmp_path / FILE).parent.mkdir()
     (tmp_path / FILE).write_bytes(b"".join(builder.store.chunks()))
     runner = GraphRunner(graphs, tmp_path)
-    for pixels in torch.randn(20, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)):
-        tower = runner.run("tower", None, {names.PIXELS: pixels.numpy()})
+    images = torch.randn(20, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for number, pixels in enumerate(images):
+        ids = [1, *range(4 + number, 12 + number)]  # other words for each image
+        case = Case(b"", "", "", pixels, ids[:2], ids[2:], range(3, 8))
+        seen = runner.run("tower", None, {names.PIXELS: pixels.numpy()})
+        seen |= runner.read_prompt(ids, case.question)
         for budget in ladder.budgets:
-            want = reference.compress(reference.encode(pixels), budget)
-            got = runner.run("compress", budget, tower)
+            want = reference.compress(reference.look(case), budget)
+            got = runner.run("compress", budget, seen)
             np.testing.assert_array_equal(got[names.KEPT], want[names.KEPT].numpy())
             np.testing.assert_allclose(
                 got[names.VISUAL_TOKENS], want[names.VISUAL_TOKENS].numpy(), atol=1e-4

@@ -63,6 +63,54 @@ def test_precisions_export_and_answer(
     assert len(model.generate(image, "What?", budget=4, max_new_tokens=4).token_ids) >= 1
 
 
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_portable_graphs_are_proved_and_lie_beside(
+    model_dir: Path, tmp_path: Path, weights: str
+) -> None:
+    out = tmp_path / "portable.bundle"
+    report = export_model(model_dir, out, weights=weights, flavour="portable", **SMALL)
+    opened = Bundle.open(out)
+    spelled = [s for s in opened.manifest.stages if s.flavour == "portable"]
+    assert [(s.stage, s.bucket) for s in spelled] == [
+        ("tower", None),
+        ("compress", 4),
+        ("compress", 16),
+    ]
+    for stage in spelled:
+        beside = opened.stage(stage.stage, stage.bucket or 4)
+        assert (stage.inputs, stage.outputs) == (beside.inputs, beside.outputs)
+        assert b"com.microsoft" not in opened.graph(stage)
+    proved = {c["stage"] for c in report.parity["checks"] if c["stage"].startswith("portable")}
+    assert proved == {"portable tower", "portable compress"}
+    answer = edgetok.load(out).generate(
+        np.zeros((20, 20, 3), np.uint8), "What?", budget=4, max_new_tokens=4
+    )
+    assert answer.token_ids
+
+
+def test_breach_of_a_portable_graph_is_seen(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgetok.export.flavours import portable
+
+    right = portable.round_levels
+
+    def wrong(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+        levels, scales = right(weight, bits)
+        return levels[::-1].copy(), scales
+
+    monkeypatch.setattr(portable, "round_levels", wrong)
+    monkeypatch.setattr(portable, "round_matrix", lambda weight, bits: weight)
+    with pytest.raises(VerificationError, match="portable tower"):
+        export_model(model_dir, tmp_path / "x.bundle", weights="int8", flavour="portable", **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_flavours_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="flavour 'trt' is unknown; choose ort, portable"):
+        export_model(model_dir, tmp_path / "x.bundle", flavour="trt", **SMALL)
+
+
 def test_int8_cache_needs_samples(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--samples"):
         export_model(model_dir, tmp_path / "x.bundle", kv="int8", **SMALL)

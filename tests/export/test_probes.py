@@ -15,10 +15,11 @@ import torch
 from edgetok import names
 from edgetok.errors import UsageError
 from edgetok.export import attention
+from edgetok.export.flavours import portable
 from edgetok.export.flavours.fusion import fuse
 from edgetok.export.reference import Reference
 from edgetok.export.stages import Tower
-from edgetok.export.trace import quiet, trace
+from edgetok.export.trace import OPSET, quiet, trace
 from edgetok.families import open_model
 from edgetok.methods import METHODS, find_method
 from edgetok.tokens import Features
@@ -29,11 +30,14 @@ OF_ANY_TOWER = (
     names.OBJECT_ATTENTION,
     names.GLOBAL_ATTENTION,
     names.NEXT_KEYS,
+    names.FLOW_SCORE,
 )
 OF_CLS = (
     names.CLS_ATTENTION,
+    names.EARLY_CLS_ATTENTION,
     names.LATE_CLS_ATTENTION,
     names.NEXT_CLS_ATTENTION,
+    names.NEXT_CLS_LOGITS,
     names.NEXT_WIDE_ATTENTION,
     names.CLS_FEATURE,
 )
@@ -42,13 +46,18 @@ OF_CLS = (
 @pytest.mark.parametrize(
     ("tower", "needs"), [("clip", OF_ANY_TOWER + OF_CLS), ("siglip", OF_ANY_TOWER)]
 )
+@pytest.mark.parametrize("flavour", ["ort", "portable"])
 def test_probes_equal_the_attention_maps(
-    tower: str, needs: tuple[str, ...], tiny_llava: ModuleType, tmp_path: Path
+    flavour: str, tower: str, needs: tuple[str, ...], tiny_llava: ModuleType, tmp_path: Path
 ) -> None:
     parts = open_model(tiny_llava.write_tiny_llava(tmp_path / "model", tower=tower))
-    stage, pixels = Tower(parts.vision, needs), torch.randn(3, 1, 3, 32, 32)
-    with quiet():
-        model = fuse(trace(stage.eval(), {names.PIXELS: pixels[0]}, stage.outputs, "tower"))
+    pixels = torch.randn(3, 1, 3, 32, 32)
+    if flavour == "ort":
+        model = fuse(_trace(Tower(parts.vision, needs), pixels))
+    else:
+        spelled = Tower(parts.vision, needs, portable.TowerAttention)
+        model = portable.spell(_trace(spelled, pixels, portable.OPSET), "tower", {})
+        assert {node.domain for node in model.graph} == {""}
     graph = ir.to_proto(model).SerializeToString()
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     reference = Reference(parts, replace(METHODS["pool"], needs=needs))
@@ -58,6 +67,11 @@ def test_probes_equal_the_attention_maps(
         for name, value in zip(needs, got, strict=True):
             assert value.shape == tuple(want[name].shape), name
             np.testing.assert_allclose(value, want[name], atol=2e-5, err_msg=name)
+
+
+def _trace(stage: Tower, pixels: torch.Tensor, opset: int = OPSET) -> ir.Model:
+    with quiet():
+        return trace(stage.eval(), {names.PIXELS: pixels[0]}, stage.outputs, "tower", opset)
 
 
 def test_global_attention_asks_the_most_attended() -> None:

@@ -17,6 +17,7 @@ from edgetok import names
 from edgetok.tokens import Features
 
 WIDTH, KEY_WIDTH = 24, 16
+PROMPT_ROWS, QUESTION = 9, slice(3, 7)
 
 Case = Callable[[dict[str, Tensor]], None]
 
@@ -29,8 +30,12 @@ SCORES = (
     names.GLOBAL_ATTENTION,
     names.NEXT_CLS_ATTENTION,
     names.NEXT_WIDE_ATTENTION,
+    names.EARLY_CLS_ATTENTION,
+    names.NEXT_CLS_LOGITS,
+    names.FLOW_SCORE,
 )
-ROWS = (names.FEATURES, names.KEYS, names.NEXT_KEYS)
+VISION = "vision"  # the tower's rows, where the features are the projector's
+ROWS = (names.FEATURES, names.KEYS, names.NEXT_KEYS, VISION)
 
 
 def tie_scores(parts: dict[str, Tensor]) -> None:
@@ -80,23 +85,31 @@ CASES: dict[str, Case] = {
 
 
 def build_features(
-    case: str, grid: tuple[int, int], needs: tuple[str, ...] | None = None
+    case: str,
+    grid: tuple[int, int],
+    needs: tuple[str, ...] | None = None,
+    width: int = WIDTH,
 ) -> Features:
-    """Features of a case with the probes of `needs`, or all."""
+    """Features [N, width] of a case with the probes of `needs`, or all."""
     n = grid[0] * grid[1]
     generator = torch.Generator().manual_seed(n)
     parts = {
-        names.FEATURES: torch.randn(n, WIDTH, generator=generator),
+        names.FEATURES: torch.randn(n, width, generator=generator),
         names.CLS_ATTENTION: torch.rand(n, generator=generator),
         names.KEYS: torch.randn(n, KEY_WIDTH, generator=generator),
-        names.CLS_FEATURE: torch.randn(1, WIDTH, generator=generator),
-        names.NEXT_KEYS: torch.randn(n, WIDTH, generator=generator),
+        names.CLS_FEATURE: torch.randn(1, width, generator=generator),
+        names.NEXT_KEYS: torch.randn(n, width, generator=generator),
+        names.TEXT_EMBEDS: torch.randn(PROMPT_ROWS, width, generator=generator),
+        VISION: torch.randn(n, width, generator=generator),
     }
     for name in SCORES[1:]:
         parts[name] = torch.rand(n, generator=generator)
     CASES[case](parts)
-    x = parts.pop(names.FEATURES)
-    return Features(x, grid, {k: v for k, v in parts.items() if needs is None or k in needs})
+    parts[names.TEXT_MASK] = torch.zeros(PROMPT_ROWS)
+    parts[names.TEXT_MASK][QUESTION] = 1.0
+    x, vision = parts.pop(names.FEATURES), parts.pop(VISION)
+    probes = {k: v for k, v in parts.items() if needs is None or k in needs}
+    return Features(x, grid, probes, vision)
 
 
 @pytest.fixture(params=list(CASES))
@@ -107,8 +120,9 @@ def case(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def references() -> dict[str, Callable[..., Any]]:
     """Every method in plain Python, by its name."""
-    modules = [load_sibling(name) for name in ("loops", "merging_loops")]
-    return {name: loop for module in modules for name, loop in module.REFERENCES.items()}
+    modules = [load_sibling(name) for name in ("loops", "merging_loops", "text_loops")]
+    loops = {name: loop for module in modules for name, loop in module.REFERENCES.items()}
+    return loops | {"asked": sys.modules["text_loops"].asked}
 
 
 def load_sibling(name: str) -> ModuleType:
@@ -129,3 +143,9 @@ def features_of() -> Callable[..., Features]:
 @pytest.fixture
 def cases() -> tuple[str, ...]:
     return tuple(CASES)
+
+
+@pytest.fixture(scope="session")
+def tower_loops() -> ModuleType:
+    """The steps of methods inside the tower in plain Python."""
+    return load_sibling("tower_loops")

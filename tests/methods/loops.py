@@ -159,6 +159,19 @@ def random(features: Any, k: int) -> Result:
     return prune(features, sorted(sorted(range(len(raw)), key=lambda i: int(raw[i]))[:k]))
 
 
+def lvlm_csp(features: Any, k: int) -> Result:
+    n = len(features.x)
+    return prune(features, [int(i * n / k + 1e-9) for i in range(k)])
+
+
+def flowcut_score(features: Any, k: int) -> Result:
+    return prune(features, highest(features.probe("flow_score"), k))
+
+
+def globalcom2(features: Any, k: int) -> Result:
+    return prune(features, ranked(features.probe("next_cls_logits").tolist())[:k])
+
+
 REFERENCES: dict[str, Callable[[Any, int], Result]] = {
     "fastervlm": fastervlm,
     "vtc-cls": vtc_cls,
@@ -171,5 +184,10 @@ REFERENCES: dict[str, Callable[[Any, int], Result]] = {
     "vispruner": vispruner,
     "mustdrop": mustdrop,
     "tokencorr": tokencorr,
+    "lvlm-csp": lvlm_csp,
+    "lvlm-csp-cls": fastervlm,
+    "hired": fastervlm,
+    "globalcom2": globalcom2,
+    "flowcut-score": flowcut_score,
     "random": random,
 }

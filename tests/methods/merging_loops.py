@@ -160,6 +160,51 @@ def turbo(features: Any, k: int) -> Result:
     return halve(features, k, array(features.keys), penalty, by_size=True)
 
 
+def crossget(features: Any, k: int) -> Result:
+    """Tokens as (centre, weights of rows, rows it stands for), merged in rounds."""
+    keys = array(features.keys)
+    received = [min(max(r, 0.0), 1.0) for r in features.received_attention.tolist()]
+    made = [(i, {i: 1.0}, 1) for i in range(len(keys))]
+    while len(made) > k:
+        metric = [sum(w * keys[i] for i, w in own.items()) for _, own, _ in made]
+        matter = [sum(w * received[i] for i, w in own.items()) for _, own, _ in made]
+        made = merge_round(
+            made, cosines(np.stack(metric)), matter, min(len(made) // 2, len(made) - k)
+        )
+    x = array(features.x)
+    rows = np.stack([sum(w * x[i] for i, w in own.items()) for _, own, _ in made])
+    return rows, [c for c, _, _ in made], [float(s) for *_, s in made]
+
+
+def merge_round(
+    made: list[Any], similar: list[list[float]], matter: list[float], r: int
+) -> list[Any]:
+    everyone = range(len(made))
+    best = [max(similar[i][j] for j in everyone if j != i) for i in everyone]
+    order = ranked(best)
+    priority = {order[-1]: float("-inf")}
+    for place, i in enumerate(order[:-1]):
+        partner = max(similar[i][j] for j in order[place + 1 :])
+        priority[i] = round((partner - matter[i]) * 65536) / 65536
+    sources = ranked([priority[i] for i in everyone])[:r]
+    stay = [i for i in everyone if i not in sources]
+    joined: dict[int, list[int]] = {i: [] for i in stay}
+    for i in sorted(sources):
+        joined[max(stay, key=lambda j: (similar[i][j], -j))].append(i)
+    return [merge_into(made, i, joined[i], matter) for i in stay]
+
+
+def merge_into(made: list[Any], i: int, sources: list[int], matter: list[float]) -> Any:
+    centre, own, size = made[i]
+    whole = size + sum(made[j][2] for j in sources)
+    half = [1 / (1 + np.exp(matter[i] - matter[j])) for j in sources]  # a source's part of a pair
+    factor = max(1 + sum(2 * (1 - h) - 1 for h in half), 1e-6)
+    weights = {row: w * factor * size / whole for row, w in own.items()}
+    for j, h in zip(sources, half, strict=True):
+        weights |= {row: w * 2 * h * made[j][2] / whole for row, w in made[j][1].items()}
+    return centre, weights, whole
+
+
 REFERENCES: dict[str, Callable[[Any, int], Result]] = {
     "visionzip": visionzip,
     "visiondrop": visiondrop,
@@ -171,4 +216,5 @@ REFERENCES: dict[str, Callable[[Any, int], Result]] = {
     "vflowopt": vflowopt,
     "aim": aim,
     "turbo": turbo,
+    "crossget": crossget,
 }

@@ -30,13 +30,13 @@ class Compress(torch.nn.Module):
     def __init__(self, method: Method, grid: tuple[int, int], budget: int) -> None:
         super().__init__()
         self.method, self.grid, self.budget = method, grid, budget
-        self.projector = torch.nn.Linear(24, 8)
+        self.projector = torch.nn.Linear(24, 24)
 
     def forward(self, x: Tensor, *probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         needs = self.method.needs_at(x.shape[0], self.budget)
         projected = self.method.space == "projected"
-        x = self.projector(x) if projected else x
-        features = Features(x, self.grid, dict(zip(needs, probes, strict=True)))
+        vision, x = x, self.projector(x) if projected else x
+        features = Features(x, self.grid, dict(zip(needs, probes, strict=True)), vision)
         plan = self.method.compress(features, self.budget)
         tokens = plan.apply(features.rows())
         return tokens if projected else self.projector(tokens), plan.indices, plan.sizes

@@ -29,6 +29,7 @@ MERGERS = {
     "vmtc",
     "visiondrop",
     "recoverable",
+    "crossget",
 }
 OVERLAPPING = {"prumerge", "prumerge+", "recoverable"}  # a row may go into several tokens
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
@@ -84,9 +85,10 @@ def test_tokens_come_back_the_same_to_all_rows_of_a_group(method: Method, featur
         torch.testing.assert_close(back[row], expected)
 
 
-# The others look at the grid, at even places, or draw.
+# The others look at the grid, at even places, draw, or decide in pairs by index.
 ANY_ORDER = ["fastervlm", "vtc-cls", "fopru", "sparsity-similarity", "divprune", "todre"]
 ANY_ORDER += ["vispruner", "mustdrop", "prumerge", "recoverable"]
+ANY_ORDER += ["cdpruner", "mmtok", "catp", "explainability", "hired", "globalcom2", "flowcut-score"]
 
 
 @pytest.mark.parametrize("name", ANY_ORDER)
@@ -94,7 +96,7 @@ def test_the_same_patches_are_kept_in_any_arrangement(name: str, features_of: An
     features, method = features_of("random", GRID), find_method(name)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
     probes = {n: p[order] if p.shape[0] == N else p for n, p in features.probes.items()}
-    moved = type(features)(features.x[order], GRID, probes)
+    moved = type(features)(features.x[order], GRID, probes, features.vision[order])
     kept = [i for i in method.compress(features, 20).indices.tolist() if i >= 0]
     again = [i for i in method.compress(moved, 20).indices.tolist() if i >= 0]
     assert sorted(order[again].tolist()) == sorted(kept)
@@ -167,8 +169,8 @@ def test_the_nearest_possible_budgets_are_named() -> None:
 
 def test_names_and_unknown_names() -> None:
     assert all(find_method(name).name == name for name in METHODS)
-    with pytest.raises(UsageError, match="no method 'tome'; edgetok has fastervlm, visionzip"):
-        find_method("tome")
+    with pytest.raises(UsageError, match="no method 'tomme'; edgetok has fastervlm, visionzip"):
+        find_method("tomme")
     with pytest.raises(UsageError, match="seed -1 is negative"):
         find_method("random", seed=-1)
 
@@ -176,7 +178,8 @@ def test_names_and_unknown_names() -> None:
 @every_method
 def test_needs_are_names_of_tower_outputs(method: Method, features_of: Any) -> None:
     features = features_of("random", GRID)
-    assert all(features.probe(name).shape[0] in (1, N) for name in method.needs)
+    assert all(features.probe(name).shape[0] in (1, N) for name in method.tower_needs)
+    assert {*method.needs} - {*method.tower_needs} in (set(), {*names.OF_PROMPT})
 
 
 def test_the_list_loads_without_torch() -> None:

@@ -1,0 +1,101 @@
+r"""Which portable graphs TensorRT for RTX takes, built for a GPU that need not be there.
+
+    pip install "edgetok[rtx]"
+    python benchmarks/engines.py --weights fp32 int8 --json docs/results/engines.json
+
+A tower with every probe and each method's compress graph are parsed and built into an engine.
+Nothing is run: that needs a GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import common
+import tensorrt_rtx as trt
+
+from edgetok.errors import UsageError
+from edgetok.export.external import FILE
+from edgetok.export.graphs import Graph, GraphBuilder
+from edgetok.families import open_model
+from edgetok.families.parts import Parts
+from edgetok.ladder import build_ladder
+from edgetok.methods import METHODS, Method
+
+
+class _Silent(trt.ILogger):
+    """What matters is asked of the parser."""
+
+    def log(self, severity: Any, message: str) -> None:
+        if severity <= trt.ILogger.ERROR:
+            print(message, file=sys.stderr)
+
+
+def main() -> None:
+    options = common.arguments(
+        __doc__, methods=tuple(METHODS), weights=("fp32",), tokens=64, target="SM86"
+    )
+    parts = open_model(options.model)
+    rows = []
+    for weights in options.weights:
+        for method, stage in _jobs(parts, options.methods):
+            row = {"method": method.name, "stage": stage, "weights": weights}
+            rows.append(row | _try(parts, method, stage, weights, options))
+            print(rows[-1], file=sys.stderr, flush=True)
+    common.report(
+        f"engines of TensorRT for RTX {trt.__version__}, {options.target}", rows, options.json
+    )
+
+
+def _jobs(parts: Parts, names: Sequence[str]) -> Iterator[tuple[Method, str]]:
+    """One tower with all that any method reads of it, and the compress stage of each method."""
+    methods = []
+    for name in names:
+        try:
+            methods.append(METHODS[name].for_tower(parts.vision.prefix_tokens))
+        except UsageError as error:
+            print(error, file=sys.stderr)
+    needs = sorted({need for method in methods for need in method.needs})
+    yield replace(METHODS["pool"], name="all probes", needs=tuple(needs)), "tower"
+    yield from ((method, "compress") for method in methods)
+
+
+def _try(parts: Parts, method: Method, stage: str, weights: Any, options: Any) -> dict[str, Any]:
+    possible = method.budgets(parts.vision.full_tokens, parts.vision.grid)
+    k = max(budget for budget in possible if budget <= options.tokens)
+    builder = GraphBuilder(parts, method, build_ladder((k,), 96, 16), weights, None)
+    graph = builder.build_one(stage, k if stage == "compress" else None, "portable")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / FILE).parent.mkdir()
+        (Path(folder) / FILE).write_bytes(b"".join(builder.store.chunks()))
+        return _build(graph, Path(folder), options.target)
+
+
+def _build(graph: Graph, folder: Path, target: str) -> dict[str, Any]:
+    path = folder / "graph.onnx"  # beside weights/, which it names
+    path.write_bytes(graph.data)
+    started, logger = time.monotonic(), _Silent()
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(path)):
+        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        return {"engine": f"parser: {errors[0][:200]}"}
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        return {"engine": "not built"}
+    seconds = round(time.monotonic() - started, 1)
+    return {"engine": "built", "KiB": engine.nbytes // 1024, "seconds": seconds}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+r"""Seconds that one more rung costs to export, for every method, and the nodes of its graph.
+
+    python benchmarks/export_time.py --methods vispruner divprune --budgets 32 192 \
+        --json docs/results/export-time.json
+
+A rung is its compress and its prefill graph; the prefill graph is the same for all methods. CPU
+seconds tell what an idle machine would take, for tracing runs on one thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import common
+import onnx
+
+from edgetok.errors import UsageError
+from edgetok.export.graphs import GraphBuilder
+from edgetok.families import open_model
+from edgetok.families.parts import Parts
+from edgetok.ladder import build_ladder
+from edgetok.methods import METHODS, Method
+
+LIMIT_S = 10.0
+
+
+def main() -> None:
+    options = common.arguments(__doc__, methods=tuple(METHODS), budgets=(32, 192))
+    parts = open_model(options.model)
+    grid, n = parts.vision.grid, parts.vision.full_tokens
+    _build(parts, METHODS["random"], 1, "compress")  # the first trace imports and warms up
+    prefill = {k: _build(parts, METHODS["random"], k, "prefill") for k in options.budgets}
+    rows = []
+    for name in options.methods:
+        try:
+            method = METHODS[name].for_tower(parts.vision.prefix_tokens)
+        except UsageError as error:
+            print(error, file=sys.stderr)
+            continue
+        for wanted in options.budgets:
+            k = min(method.budgets(n, grid), key=lambda b, to=wanted: abs(b - to))
+            row = _build(parts, method, k, "compress")
+            rung_s = row["cpu_s"] + prefill[wanted]["cpu_s"]
+            rows.append({"method": name, "tokens": k, **row, "rung_cpu_s": rung_s})
+            print(rows[-1], file=sys.stderr, flush=True)
+    common.report("export of one more rung", rows, options.json)
+    slow = [f"{r['method']} at {r['tokens']}" for r in rows if r["rung_cpu_s"] > LIMIT_S]
+    print(f"\nover {LIMIT_S:.0f} CPU seconds: {', '.join(slow) or 'none'}")
+
+
+def _build(parts: Parts, method: Method, budget: int, stage: str) -> dict[str, Any]:
+    builder = GraphBuilder(parts, method, build_ladder((budget,), 96, 16), "fp32", None)
+    wall, cpu = time.perf_counter(), time.process_time()
+    graph = builder.build_one(stage, budget)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    nodes = len(onnx.load_model_from_string(graph.data).graph.node)
+    return {"nodes": nodes, "wall_s": round(wall, 2), "cpu_s": round(cpu, 2)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Writes docs/methods.md: the methods as the code states them, and what `methods_report.py` found.
+
+python benchmarks/methods_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgetok.methods import METHODS, TOWER_METHODS
+from edgetok.methods.table import describe_methods
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RESULTS, PLOT = DOCS / "results/methods.json", DOCS / "results/methods.png"
+BASELINES = ("random", "pool")
+KNOWN = METHODS | TOWER_METHODS
+ALPHA = 0.05
+
+HEAD = """# Methods
+
+Made by `make docs` from `edgetok/methods/`, where each file says what its frozen form keeps and
+loses.
+
+"""
+LEGEND = """
+
+**Frozen form**: `exact` returns the tokens of the paper's procedure; `fixed-budget` keeps a
+constant number where the paper's depends on the image; `own formulation` follows no reference. On
+a tower without a CLS token, methods that rank by its attention rank by the attention that patches
+receive, as an own formulation, and those that read something else of it are refused.
+
+**FLOPs** of choosing and mixing, for N visual tokens of the tower, K kept, rows of width D, keys
+of width H: two for each multiplication in a matrix product, one for each number that any other
+arithmetic, comparison or reduction makes or reads; sorting and gathering count nothing.
+`tests/methods/test_cost.py` holds them against what runs. Methods that compare projected tokens
+run the projector on N rows, the others on K. T is the rows of the prompt. What a method inside the
+tower spends on choosing is little beside what it saves there: `benchmarks/tower.py` counts and
+times whole towers, see [results.md](results.md).
+"""
+
+
+def main() -> None:
+    report = json.loads(RESULTS.read_text()) if RESULTS.exists() else None
+    (DOCS / "methods.md").write_text(render(report), encoding="utf-8")
+    if report:
+        plot(report, PLOT)
+
+
+def render(report: dict[str, Any] | None) -> str:
+    """The whole page; without a report, what the code states."""
+    page = HEAD + describe_methods(KNOWN.values()) + LEGEND
+    return page + _accuracy(report) if report else page
+
+
+def _accuracy(report: dict[str, Any]) -> str:
+    rows = report["rows"]
+    budgets = sorted({row["tokens"] for row in rows}, reverse=True)
+    names = sorted({(row["method"], row["seed"]) for row in rows}, key=lambda n: _rank(rows, n))
+    machine = report["machine"]
+    text = f"""
+## Accuracy on the demo model
+
+`make methods-report` on {report["title"]} of the demo model's evaluation range, which no method
+was tuned on; PyTorch {machine["torch"]}, float32, weights {report["weights_sha256"][:12]}.
+Percent right with Wilson's 95 % interval. **r** and **p** mark what is not better than random
+choice (the best of its seeds) or than pooling: more questions won than lost, and p below {ALPHA}
+in McNemar's exact test on the same questions. Questions about one image count as independent, and
+no correction is made for the number of comparisons. A method that cannot make a number of tokens
+gets the next lower one that it can. The outcomes equal those of generation with an exported
+bundle on {report["agreement"]}.
+
+![accuracy of every method at each budget](results/methods.png)
+
+"""
+    text += _table(rows, names, budgets, _with_interval)
+    for kind in rows[0]["kinds"]:
+        cell = lambda row, kind=kind: _percent(row["kinds"][kind])  # noqa: E731
+        text += f"\n{kind}:\n\n" + _table(rows, names, budgets, cell)
+    return text
+
+
+def _rank(rows: Sequence[dict[str, Any]], name: tuple[str, int]) -> tuple[int, Any, Any]:
+    """The order of the table: as METHODS has them, what is no method first."""
+    method, seed = name
+    return (list(KNOWN).index(method) if method in KNOWN else -1), method, seed
+
+
+def _table(
+    rows: Sequence[dict[str, Any]], names: Sequence[tuple[str, int]], budgets: Any, cell: Any
+) -> str:
+    by_key = {(row["method"], row["seed"], row["tokens"]): row for row in rows}
+    lines = [["", *(str(b) for b in budgets)], ["---"] * (1 + len(budgets))]
+    for method, seed in names:
+        drawn = any(m == method and s for m, s in names)
+        title = f"{method}, seed {seed}" if drawn else method
+        found = [by_key.get((method, seed, b)) for b in budgets]
+        lines.append([title, *(cell(row) if row else "" for row in found)])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _percent(score: dict[str, Any]) -> str:
+    return f"{100 * score['right'] / score['of']:.1f}"
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    low, high = (f"{100 * row['all'][end]:.1f}" for end in ("low", "high"))
+    marks = "".join(f" **{b[0]}**" for b in BASELINES if b in row and not is_better(row[b]))
+    return f"{_percent(row['all'])} ({low}–{high}){marks}"
+
+
+def is_better(test: dict[str, Any]) -> bool:
+    """Whether a paired test speaks for the method and against the baseline."""
+    return bool(test["wins"] > test["losses"] and test["p"] < ALPHA)
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """One panel per budget: every method with its interval, and lines at the baselines."""
+    from matplotlib.figure import Figure  # without pyplot no display is looked for
+
+    rows = [row for row in report["rows"] if row["method"] != "all tokens"]
+    budgets = sorted({row["tokens"] for row in rows}, reverse=True)
+    tallest = max(sum(row["tokens"] == b for row in rows) for b in budgets)
+    figure = Figure(figsize=(3.2 * len(budgets), 1 + 0.19 * tallest), layout="constrained")
+    panels = figure.subplots(1, len(budgets), sharex=True, squeeze=False)[0]
+    for axes, budget in zip(panels, budgets, strict=True):
+        _draw_panel(axes, [row for row in rows if row["tokens"] == budget])
+        axes.set_title(f"{budget} tokens", fontsize=9)
+    figure.supxlabel("percent right (95 % intervals)", fontsize=8)
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+
+
+def _draw_panel(axes: Any, rows: list[dict[str, Any]]) -> None:
+    rows = sorted(rows, key=lambda row: row["all"]["right"])
+    for place, row in enumerate(rows):
+        share, low, high = (100 * v for v in (_share(row), row["all"]["low"], row["all"]["high"]))
+        better = all(is_better(row[b]) for b in BASELINES if b in row)
+        colour = "black" if row["method"] in BASELINES else "tab:blue" if better else "silver"
+        axes.plot([low, high], [place, place], color=colour, linewidth=1)
+        axes.plot([share], [place], ".", color=colour)
+    for baseline in BASELINES:
+        own = [100 * _share(row) for row in rows if row["method"] == baseline]
+        if own:
+            axes.axvline(max(own), color="black", linewidth=0.5, linestyle=":")
+    axes.set_yticks(range(len(rows)), [row["method"] for row in rows], fontsize=6)
+    axes.tick_params(axis="x", labelsize=6)
+
+
+def _share(row: dict[str, Any]) -> float:
+    return float(row["all"]["right"] / row["all"]["of"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The gate for towers that reduce their rows: what was made of the patches, and then the rows.
+
+Between rows that are all but equally alike, the last bits of a sum decide, and those differ
+between any two programs. A case is *undecided* at a rung if PyTorch itself merges otherwise when
+its pixels move by three millionths: a graph that differs there is held to the mean over all
+patches, which hardly depends on who merged with whom, and not to each row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from edgetok import names
+
+if TYPE_CHECKING:
+    from edgetok.export.parity import Ledger
+    from edgetok.export.reference import Reference
+
+Array = npt.NDArray[Any]
+NUDGE = 3e-6  # of a pixel: features of graph and PyTorch lie 1e-6 to 5e-6 of their largest apart
+NUDGES = 8
+
+
+def prove_reduced(
+    ledger: Ledger,
+    reference: Reference,
+    pixels: Tensor,
+    budget: int,
+    got: dict[str, Array],
+    expected: dict[str, Tensor],
+) -> bool:
+    """Compare the tower of a rung; says whether what follows it can be compared too.
+
+    Quantized graphs merge otherwise all the time: of them, rows are compared where both made the
+    same of the patches.
+    """
+    want = {name: value.numpy() for name, value in expected.items()}
+    same = _made_the_same(got, want)
+    exact = ledger.limits.kept is not None
+    if exact and not same.all() and is_undecided(reference, pixels, budget, want):
+        ledger.record("tower", budget, names.TOWER_KEPT, "decided", 0.0, min)
+        ledger.record("tower", budget, names.FEATURES, "pooled", _pooled_cosine(got, want), min)
+        return False
+    ledger.record("tower", budget, names.TOWER_KEPT, "decided", 1.0, min)
+    ledger.record("tower", budget, names.TOWER_KEPT, "kept", float(same.mean()), min)
+    if same.any():
+        rows = got[names.FEATURES][same]
+        ledger.compare("tower", budget, names.FEATURES, rows, want[names.FEATURES][same])
+    return True
+
+
+def is_undecided(
+    reference: Reference, pixels: Tensor, budget: int, plain: dict[str, Array]
+) -> bool:
+    """Whether PyTorch makes something else than `plain` when pixels move by three millionths."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(NUDGES):
+        noise = torch.randn(pixels.shape, generator=generator)
+        moved = reference.encode(pixels * (1 + NUDGE * noise), budget)
+        if not _made_the_same({n: v.numpy() for n, v in moved.items()}, plain).all():
+            return True
+    return False
+
+
+def _made_the_same(got: dict[str, Array], want: dict[str, Array]) -> Array:
+    """True at the rows of one centre and one size: [K] bool."""
+    centres: Array = got[names.TOWER_KEPT] == want[names.TOWER_KEPT]
+    alike: Array = np.isclose(got[names.TOWER_SIZES], want[names.TOWER_SIZES], rtol=1e-3)
+    return np.logical_and(centres, alike)
+
+
+def _pooled_cosine(got: dict[str, Array], want: dict[str, Array]) -> float:
+    """Cosine of the means over rows by size."""
+    means = [side[names.TOWER_SIZES] @ side[names.FEATURES] for side in (got, want)]
+    lengths = float(np.linalg.norm(means[0]) * np.linalg.norm(means[1]))
+    return float(means[0] @ means[1]) / max(lengths, 1e-30)

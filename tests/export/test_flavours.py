@@ -1,0 +1,156 @@
+"""Compressors as export spells them, in both flavours and on both kinds of tower.
+
+Features are random and adversarial: ties, duplicates, constants, zeros, an outlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from edgetok import names
+from edgetok.bundle.manifest import Flavour
+from edgetok.errors import UsageError
+from edgetok.export.external import FILE
+from edgetok.export.flavours import portable
+from edgetok.export.graphs import Graph, GraphBuilder
+from edgetok.export.reference import Reference
+from edgetok.export.runner import GraphRunner
+from edgetok.families import open_model
+from edgetok.families.parts import Parts
+from edgetok.ladder import build_ladder
+from edgetok.methods import METHODS, Method, find_method
+
+FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
+SIDES_PX = {"clip": 48, "siglip": 32}  # 36 patches, which is no power of two, and 16
+SAMPLED = ("visionzip", "divprune", "aim", "vflowopt")
+DYNAMIC = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress"}
+
+
+@pytest.fixture(scope="session")
+def towers(tiny_llava: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Parts]:
+    """One model of each kind of tower, of two sizes."""
+    folder = tmp_path_factory.mktemp("towers")
+    return {
+        kind: open_model(tiny_llava.write_tiny_llava(folder / kind, tower=kind, side_px=side_px))
+        for kind, side_px in SIDES_PX.items()
+    }
+
+
+def require_static(graph: Graph) -> None:
+    """No shape depends on data, nothing branches, and portable graphs name standard operators."""
+    model = onnx.load_model_from_string(graph.data)
+    assert not DYNAMIC & {node.op_type for node in model.graph.node}
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    for value in [*inferred.input, *inferred.output, *inferred.value_info]:
+        dims = value.type.tensor_type.shape.dim
+        assert all(dim.HasField("dim_value") for dim in dims), value.name
+    if graph.stage.flavour == "portable":
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", portable.OPSET)]
+        assert {node.domain for node in model.graph.node} == {""}
+        for node in model.graph.node:
+            assert onnx.defs.has(node.op_type, "")
+
+
+def three_budgets(method: Method, parts: Parts) -> list[int]:
+    n, grid = parts.vision.full_tokens, parts.vision.grid
+    possible = [k for k in method.budgets(n, grid) if 2 <= k < n]
+    return sorted({possible[len(possible) * quarter // 4] for quarter in (1, 2, 3)})
+
+
+def compare(
+    parts: Parts, method: Method, flavour: Flavour, budgets: Iterable[int], folder: Path, cases: Any
+) -> None:
+    """The graphs of some budgets against PyTorch, on features of every case."""
+    budgets, grid = sorted(budgets), parts.vision.grid
+    builder = GraphBuilder(parts, method, build_ladder(budgets, 32, 4), "fp32", None)
+    graphs = [builder.build_one("compress", k, flavour) for k in budgets]
+    (folder / FILE).parent.mkdir(exist_ok=True)
+    (folder / FILE).write_bytes(b"".join(builder.store.chunks()))
+    runner, reference = GraphRunner(graphs, folder), Reference(parts, method)
+    for graph in graphs:
+        require_static(graph)
+    for case in cases.CASES:
+        features = cases.build_features(case, grid, method.needs, width=parts.vision.width)
+        seen = {names.FEATURES: features.x, **features.probes}
+        feeds = {name: value.numpy() for name, value in seen.items()}
+        for k in budgets:
+            want, got = reference.compress(seen, k), runner.run("compress", k, feeds)
+            where = f"{case} at {k}"
+            np.testing.assert_array_equal(got[names.KEPT], want[names.KEPT], err_msg=where)
+            for name in (names.SIZES, names.VISUAL_TOKENS):
+                value = want[name].numpy()
+                # Relative to the largest: sums in another order differ by a few of its last bits.
+                scale = max(1.0, float(np.abs(value).max()))
+                np.testing.assert_allclose(
+                    got[name], value, rtol=0, atol=1e-5 * scale, err_msg=where
+                )
+
+
+def form_for(parts: Parts, name: str) -> Method:
+    try:
+        return find_method(name).for_tower(parts.vision.prefix_tokens)
+    except UsageError:
+        pytest.skip("reads what only a CLS token tells")
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize(("name", "tower"), list(zip(SAMPLED, ("clip", "siglip") * 2, strict=True)))
+def test_compressors_keep_what_torch_keeps(
+    name: str, tower: str, flavour: Flavour, towers: Any, tmp_path: Path, method_cases: Any
+) -> None:
+    method = form_for(towers[tower], name)
+    budget = three_budgets(method, towers[tower])[1]
+    compare(towers[tower], method, flavour, [budget], tmp_path, method_cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("tower", SIDES_PX)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_compressor_keeps_what_torch_keeps(
+    name: str, tower: str, flavour: Flavour, towers: Any, tmp_path: Path, method_cases: Any
+) -> None:
+    method = form_for(towers[tower], name)
+    budgets = three_budgets(method, towers[tower])
+    compare(towers[tower], method, flavour, budgets, tmp_path, method_cases)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_dequantized_weights_are_the_rounded_ones(bits: int, turned: bool) -> None:
+    weight = np.random.default_rng(bits).normal(size=(80, 40)).astype(np.float32)  # 2.5 blocks
+    weight[:, 3] = 0
+    model = _linear(weight, turned)
+    portable.quantize(model, bits)
+    x = np.eye(80, dtype=np.float32)
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"x": x})
+    rounded = portable.round_matrix(weight, bits)
+    np.testing.assert_allclose(got, rounded, rtol=0, atol=1e-6)
+    step = np.abs(weight).max() / (2 ** (bits - 1) - 1)
+    assert 0 < np.abs(rounded - weight).max() <= step / 2 * 1.001
+
+
+def _linear(weight: np.ndarray, turned: bool) -> ir.Model:
+    """x @ weight, or a Gemm that reads the weight turned."""
+    held = ir.tensor(np.ascontiguousarray(weight.T) if turned else weight, name="w")
+    x = ir.Value(name="x", shape=ir.Shape([80, 80]), type=ir.TensorType(ir.DataType.FLOAT))
+    w = ir.Value(name="w", shape=held.shape, type=ir.TensorType(held.dtype), const_value=held)
+    node = ir.node("Gemm" if turned else "MatMul", [x, w], {"transB": 1} if turned else {})
+    out = node.outputs[0]
+    out.name, out.shape, out.type = "y", ir.Shape([80, weight.shape[1]]), x.type
+    graph = ir.Graph(
+        [x], [out], nodes=[node], initializers=[w], opset_imports={"": portable.OPSET}, name="g"
+    )
+    return ir.Model(graph, ir_version=portable.IR_VERSION)

@@ -1,0 +1,277 @@
+"""Towers that reduce their rows: graphs against Hugging Face's layers with steps in plain loops."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+
+import edgetok
+from edgetok import names
+from edgetok.bundle.reader import Bundle
+from edgetok.errors import UsageError, VerificationError
+from edgetok.export import parity, parity_inside, reducing
+from edgetok.export.flavours.fusion import fuse
+from edgetok.export.pipeline import export_model
+from edgetok.export.reference_inside import ReducingReference
+from edgetok.export.trace import quiet, trace
+from edgetok.families import open_model
+from edgetok.families.parts import VisionParts
+from edgetok.methods import TOWER_METHODS
+from edgetok.methods.inside import Inside
+from edgetok.runtimes.load import load
+from edgetok.runtimes.verify import verify
+from edgetok.tokens import Look, Plan
+
+FORBIDDEN = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress", "ScatterElements"}
+SMALL = {"prompt_tokens": 64, "new_tokens": 8, "parity_images": 1}
+
+
+@pytest.fixture(scope="module")
+def loops() -> ModuleType:
+    path = Path(__file__).parents[1] / "methods/tower_loops.py"
+    spec = importlib.util.spec_from_file_location("tower_loops_of_export", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", params=["clip", "siglip"])
+def vision(
+    request: pytest.FixtureRequest, tiny_llava: ModuleType, tmp_path_factory: Any
+) -> VisionParts:
+    """Towers of 36 and of 49 patches, with and without a CLS token, five blocks deep."""
+    side_px = {"clip": 48, "siglip": 56}[request.param]
+    path = tmp_path_factory.mktemp("model")
+    tiny_llava.write_tiny_llava(path, tower=request.param, side_px=side_px, vision_layers=6)
+    return open_model(path).vision
+
+
+def freeze(vision: VisionParts, inside: Inside, budget: int) -> onnx.ModelProto:
+    tower = reducing.ReducingTower(vision, inside, budget)
+    pixels = torch.zeros(1, 3, *vision.image_px)
+    with quiet():
+        model = fuse(trace(tower.eval(), {names.PIXELS: pixels}, tower.outputs, "tower"))
+    return ir.to_proto(model)
+
+
+def with_loops(inside: Inside, loops: ModuleType, name: str) -> Inside:
+    """The same schedule, the step itself in plain Python."""
+
+    def reduce(look: Look, keep: int) -> Plan:
+        weights, centres, sizes = loops.STEPS[name](look, keep)
+        weights = torch.tensor(weights, dtype=torch.float32)
+        indices = torch.tensor(centres, dtype=torch.int64)
+        return Plan(indices, torch.tensor(sizes).float(), weights.shape[1], weights)
+
+    def observe(look: Look) -> torch.Tensor:
+        return torch.tensor(loops.flowcut_score(look)).float()
+
+    return replace(inside, reduce=reduce, observe=observe if inside.observe else None)
+
+
+def three_budgets(inside: Inside, vision: VisionParts) -> list[int]:
+    possible = inside.budgets(reducing.encoder_of(vision))[:-1]
+    return sorted({possible[len(possible) * part // 8] for part in (2, 4, 7)})
+
+
+def compare(vision: VisionParts, name: str, budgets: list[int], loops: ModuleType) -> None:
+    inside = TOWER_METHODS[name].inside
+    assert inside is not None
+    reference = ReducingReference(vision, with_loops(inside, loops, name))
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(3, 1, 3, *vision.image_px, generator=generator)
+    for budget in budgets:
+        model = freeze(vision, inside, budget)
+        require_static(model)
+        session = ort.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        for pixels in [*images, torch.zeros_like(images[0])]:
+            found = [value.name for value in session.get_outputs()]
+            got = dict(zip(found, session.run(found, {names.PIXELS: pixels.numpy()}), strict=True))
+            want = reference.run(pixels, budget)
+            np.testing.assert_array_equal(got[names.TOWER_KEPT], want[names.TOWER_KEPT])
+            for value in (names.TOWER_SIZES, names.FEATURES):
+                scale = max(1.0, float(want[value].abs().max()))
+                np.testing.assert_allclose(got[value], want[value], rtol=0, atol=1e-5 * scale)
+
+
+def require_static(model: onnx.ModelProto) -> None:
+    assert not {node.op_type for node in model.graph.node} & FORBIDDEN
+    for value in [*model.graph.input, *model.graph.output]:
+        dims = value.type.tensor_type.shape.dim
+        assert all(dim.HasField("dim_value") for dim in dims), value.name
+
+
+@pytest.mark.parametrize("name", ["tome", "mctf"])
+def test_towers_equal_hugging_face_with_loops(
+    name: str, vision: VisionParts, loops: ModuleType
+) -> None:
+    inside = TOWER_METHODS[name].inside
+    assert inside is not None
+    compare(vision, name, three_budgets(inside, vision)[1:2], loops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOWER_METHODS)
+def test_every_tower_does_at_three_budgets(
+    name: str, vision: VisionParts, loops: ModuleType
+) -> None:
+    inside = TOWER_METHODS[name].inside
+    assert inside is not None
+    compare(vision, name, three_budgets(inside, vision), loops)
+
+
+def test_all_tokens_are_the_plain_tower(vision: VisionParts) -> None:
+    """At K = N nothing is reduced: the features are those of the model itself."""
+    inside = TOWER_METHODS["tome"].inside
+    assert inside is not None
+    pixels = torch.randn(1, 3, *vision.image_px, generator=torch.Generator().manual_seed(3))
+    n = vision.full_tokens
+    session = ort.InferenceSession(
+        freeze(vision, inside, n).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    features, kept, sizes = session.run(None, {names.PIXELS: pixels.numpy()})
+    with torch.no_grad():
+        out = vision.model(pixels, output_hidden_states=True)
+    want = out.hidden_states[len(vision.blocks)][0, vision.prefix_tokens :]
+    np.testing.assert_allclose(features, want, atol=2e-5)
+    assert kept.tolist() == list(range(n)) and sizes.tolist() == [1.0] * n
+
+
+class Forking:
+    """A reference that merges otherwise as soon as a pixel moves, or never."""
+
+    def __init__(self, *, forks: bool) -> None:
+        self.forks = forks
+
+    def encode(self, pixels: torch.Tensor, budget: int) -> dict[str, torch.Tensor]:
+        first = 1 if self.forks and bool((pixels != 1).any()) else 0
+        kept = torch.tensor([first, 3])
+        features = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+        sizes = torch.tensor([3.0, 1.0])
+        return {names.FEATURES: features, names.TOWER_KEPT: kept, names.TOWER_SIZES: sizes}
+
+
+@pytest.mark.parametrize("forks", [True, False])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_only_what_pytorch_leaves_open_may_merge_otherwise(forks: bool, pooled: bool) -> None:
+    """A graph that kept another patch passes if PyTorch wavers and the mean agrees."""
+    ledger = parity.Ledger(parity.LIMITS["fp32"])
+    reference: Any = Forking(forks=forks)
+    got = {n: v.numpy() for n, v in reference.encode(torch.ones(1), 2).items()}
+    got[names.TOWER_KEPT] = np.array([2, 3])
+    got[names.FEATURES] = got[names.FEATURES] * (1 if pooled else [[1, -1], [1, -1]])
+    want = reference.encode(torch.ones(1), 2)
+    followed = parity_inside.prove_reduced(ledger, reference, torch.ones(1), 2, got, want)
+    assert followed is not forks
+    assert all(check.passed for check in ledger.checks()) is (forks and pooled)
+
+
+# --- bundles --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def merged(model_dir: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with ToMe inside its tower, two rungs."""
+    out = tmp_path_factory.mktemp("bundles") / "tome.bundle"
+    export_model(model_dir, out, method="tome", budgets="5,full", samples=samples, **SMALL)
+    return out
+
+
+def test_a_bundle_has_a_tower_per_rung_over_one_weights_file(merged: Path) -> None:
+    manifest = Bundle.open(merged).manifest
+    towers = {s.bucket: s for s in manifest.stages if s.stage == "tower"}
+    assert sorted(budget for budget in towers if budget) == [5, 16]
+    assert {t.name: t.shape for t in towers[5].outputs} == {
+        names.FEATURES: [5, 64],
+        names.TOWER_KEPT: [5],
+        names.TOWER_SIZES: [5],
+    }
+    assert [path for path in manifest.files if path.startswith("weights/")] == ["weights/model.bin"]
+    reducing_one, plain = (matrices_of(merged / towers[budget].file) for budget in (5, 16))
+    assert len(reducing_one & plain) >= 12  # six matrices in each of two blocks, stored once
+    report = json.loads((merged / "reports/parity.json").read_text())
+    assert {c["bucket"] for c in report["checks"] if c["stage"] == "tower"} == {5, 16}
+
+
+def matrices_of(path: Path) -> set[str]:
+    """Offsets of the external matrices of a graph."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return {
+        next(entry.value for entry in tensor.external_data if entry.key == "offset")
+        for tensor in graph.initializer
+        if tensor.external_data and len(tensor.dims) == 2
+    }
+
+
+def test_each_rung_encodes_for_itself(merged: Path) -> None:
+    model = edgetok.load(merged)
+    image = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    small = model.generate(image, "What?", budget=5, max_new_tokens=4)
+    large = model.generate(image, "What?", max_new_tokens=4)
+    assert len(small.kept) == 5 and large.kept == tuple(range(16))
+    assert "tower" in small.timings_ms and small.signals == {}
+    encoded = model.encode(image, budget=5)
+    assert model.generate(encoded, "What?", budget=5, max_new_tokens=4).token_ids == small.token_ids
+    # Another rung starts from the pixels again.
+    assert model.generate(encoded, "What?", max_new_tokens=4).token_ids == large.token_ids
+    assert model.generate(image, "What?", signal="elbow", max_new_tokens=1).budget == 16
+    with pytest.raises(UsageError, match="no rung of 7"):
+        model.encode(image, budget=7)
+
+
+def test_a_rung_loads_without_the_others(merged: Path) -> None:
+    image = np.zeros((20, 20, 3), np.uint8)
+    alone = load(merged, budgets=(5,))
+    assert len(alone.generate(image, "What?", max_new_tokens=2).kept) == 5
+
+
+def test_verify_passes_on_the_golden_cases(merged: Path) -> None:
+    opened = Bundle.open(merged)
+    report = verify(opened, load(opened))
+    report.require_passed()
+    assert {check.budget for check in report.checks if check.what == "kept"} == {5, 16}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tower", "method"), [("clip", "tome"), ("siglip", "crossget-b")])
+def test_quantized_towers_merge_too(
+    tower: str, method: str, tiny_llava: ModuleType, samples: Path, tmp_path: Path
+) -> None:
+    model = tiny_llava.write_tiny_llava(tmp_path / "model", tower=tower)
+    out = tmp_path / "q.bundle"
+    options = {"weights": "int8", "kv": "int8", "samples": samples, **SMALL}
+    report = export_model(model, out, method=method, budgets="6,full", **options)
+    assert all(check["passed"] for check in report.parity["checks"])
+    image = np.zeros((20, 20, 3), np.uint8)
+    assert len(edgetok.load(out).generate(image, "What?", budget=6, max_new_tokens=2).kept) == 6
+
+
+def test_budgets_beyond_the_depth_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"tome cannot make 3 of 16.*budget is 4$"):
+        export_model(model_dir, tmp_path / "x.bundle", method="tome", budgets="3,full", **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_breach_of_a_merge_publishes_nothing(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention that forgets the sizes is what a porting mistake looks like."""
+    right = reducing.fused_attention
+    monkeypatch.setattr(reducing, "fused_attention", lambda q, k, v, s, _: right(q, k, v, s, None))
+    with pytest.raises(VerificationError, match="features"):
+        export_model(model_dir, tmp_path / "x.bundle", method="tome", budgets="5", **SMALL)
+    assert list(tmp_path.iterdir()) == []
