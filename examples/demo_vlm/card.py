@@ -46,7 +46,8 @@ from the first four fifths of scikit-learn's `load_digits`, photographs from `lo
 fonts from Pillow and matplotlib. About 21 questions per image, some of them turns of a
 conversation.
 
-Visual tokens were **sampled in training**, so that compression is fair to the model: {modes}.
+Visual tokens were **sampled in training**, so that compression is fair to the model
+({modes}; 64 to 192 where not all)
 """
 FORMS: dict[str, Callable[[Row], bool]] = {
     "background": lambda row: "background" in row["prompt"],
@@ -67,6 +68,12 @@ FORMS: dict[str, Callable[[Row], bool]] = {
     "handwritten digit": lambda row: row["kind"] == "detail",
 }
 """Forms of question, the first that fits counts."""
+MODES = {
+    "all": "all",
+    "cls": "those with most CLS attention",
+    "occupied": "those with objects first",
+    "random": "any",
+}
 COUNT_SHAPES = ("How many shapes are there?", "Count the shapes.")
 BLIND_QUESTIONS = 2000
 
@@ -147,15 +154,13 @@ def format_training(log: Path, note: str) -> list[str]:
 
 
 def describe_modes(log: Path) -> str:
-    """Which samplings of visual tokens the log met, in its own words."""
-    found = {
-        name.split("/")[0]
-        for rows in read_phases(log).values()
-        for row in rows
-        for name in row
-        if name.endswith("/loss")
-    }
-    return ", ".join(sorted(found))
+    """Which samplings of visual tokens the answers' phases met, by the log."""
+    phases = read_phases(log)
+    found = []
+    for phase in ("decoder", "joint"):
+        met = {name.split("/")[0] for row in phases.get(phase, []) for name in row}
+        found.append(f"{phase} phase: {', '.join(MODES[mode] for mode in MODES if mode in met)}")
+    return "; ".join(found)
 
 
 def write_card(folder: Path, log: Path, rows: list[Row], note: str) -> None:

@@ -31,7 +31,8 @@ def draw_curves(axes: Axes, rows: list[dict[str, float]], losses: bool) -> None:
             points = [(row["seconds"] / 60, row[name]) for row in rows if name in row]
             axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
     axes.set_xlabel("minutes")
-    axes.legend(fontsize=6)
+    if axes.lines:
+        axes.legend(fontsize=6)
     if not losses:
         axes.set_ylim(0, 1)
 
@@ -46,7 +47,7 @@ def plot_log(log: Path, picture: Path) -> None:
         draw_curves(left, rows, losses=True)
         draw_curves(right, rows, losses=False)
     figure.tight_layout()
-    figure.savefig(picture, dpi=110)
+    figure.savefig(picture, dpi=70)
 
 
 def main() -> int:
