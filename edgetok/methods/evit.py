@@ -14,7 +14,8 @@ Frozen form: exact. Without a CLS token, attention received from all rows ranks 
 from __future__ import annotations
 
 from edgetok import names, tokens
-from edgetok.methods.inside import Inside, method_inside
+from edgetok.methods.inside import Inside
+from edgetok.methods.method import method_inside
 from edgetok.tokens import schedules
 from edgetok.tokens.schedules import Encoder, Schedule
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgetok import tokens
-from edgetok.methods.inside import Inside, method_inside
+from edgetok.methods.inside import Inside
+from edgetok.methods.method import method_inside
 from edgetok.tokens.schedules import Encoder, Schedule, at_once
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ import math
 from typing import TYPE_CHECKING
 
 from edgetok import names, tokens
-from edgetok.methods.inside import Inside, method_inside
+from edgetok.methods.inside import Inside
+from edgetok.methods.method import method_inside
 from edgetok.tokens.schedules import Encoder, Schedule
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""How a method acts inside an encoder, and what makes a `Method` of it."""
+"""How a method acts inside an encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgetok import tokens
-from edgetok.methods.method import Method, Verdict
 from edgetok.tokens.schedules import Encoder, Schedule
 
 if TYPE_CHECKING:
@@ -52,14 +51,3 @@ class Inside:
         """Every budget from 1 to N that the encoder is long enough for."""
         reached = (b for b in range(1, encoder.n_tokens) if self.schedule(encoder, b) is not None)
         return [*reached, encoder.n_tokens]
-
-
-def method_inside(
-    name: str, paper: str, needs: tuple[str, ...], verdict: Verdict, summary: str, inside: Inside
-) -> Method:
-    """A method in the tower; `needs` names what it reads there, for lists."""
-    return Method(name, paper, "in the tower", needs, verdict, summary, _refuse, inside=inside)
-
-
-def _refuse(features: tokens.Features, budget: int) -> tokens.Plan:
-    raise TypeError("this method reduces inside the tower, which hands over K rows")

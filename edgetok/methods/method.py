@@ -207,3 +207,14 @@ class Method:
             f"{self.name} cannot make {budget} of {n_tokens} visual tokens; "
             f"the nearest possible budget is {nearest}"
         )
+
+
+def method_inside(
+    name: str, paper: str, needs: tuple[str, ...], verdict: Verdict, summary: str, inside: Inside
+) -> Method:
+    """A method in the tower; `needs` names what it reads there, for lists."""
+    return Method(name, paper, "in the tower", needs, verdict, summary, _refuse, inside=inside)
+
+
+def _refuse(features: tokens.Features, budget: int) -> tokens.Plan:
+    raise TypeError("this method reduces inside the tower, which hands over K rows")

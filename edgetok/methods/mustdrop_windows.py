@@ -16,7 +16,8 @@ language model are not part of this.
 from __future__ import annotations
 
 from edgetok import tokens
-from edgetok.methods.inside import Inside, method_inside
+from edgetok.methods.inside import Inside
+from edgetok.methods.method import method_inside
 from edgetok.tokens.schedules import Encoder, Schedule, at_once
 
 SIDE = 3

@@ -24,7 +24,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgetok import tokens
-from edgetok.methods.inside import Inside, method_inside
+from edgetok.methods.inside import Inside
+from edgetok.methods.method import method_inside
 from edgetok.tokens import schedules
 
 # First and last margin by family of checkpoints, and whether the half that merges by place is

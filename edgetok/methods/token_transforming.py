@@ -16,7 +16,8 @@ Frozen form: own formulation; there is no reference to be equal to.
 from __future__ import annotations
 
 from edgetok import names, tokens
-from edgetok.methods.inside import Inside, method_inside
+from edgetok.methods.inside import Inside
+from edgetok.methods.method import method_inside
 from edgetok.tokens import schedules
 
 TEMPERATURE = 0.1

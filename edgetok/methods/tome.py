@@ -19,7 +19,8 @@ layer count.
 from __future__ import annotations
 
 from edgetok import names, tokens
-from edgetok.methods.inside import Inside, method_inside
+from edgetok.methods.inside import Inside
+from edgetok.methods.method import method_inside
 from edgetok.tokens import schedules
 
 
