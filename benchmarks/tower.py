@@ -124,14 +124,23 @@ def flops(model: ir.Model) -> float:
 def _flops_of(node: ir.Node) -> int:
     if node.op_type not in ("MatMul", "Gemm", "MultiHeadAttention", "Conv"):
         return 0
-    out = _shape(node.outputs[0])
+    left, right = _shape(node.inputs[0]), _shape(node.inputs[1])
     if node.op_type == "MultiHeadAttention":
-        queries, keys = _shape(node.inputs[0]), _shape(node.inputs[1])
-        return 4 * math.prod(queries) * keys[1]
+        return 4 * math.prod(left) * right[1]
     if node.op_type == "Conv":
-        return 2 * math.prod(out) * math.prod(_shape(node.inputs[1])[1:])
-    transposed = node.op_type == "Gemm" and node.attributes.get_int("transA", 0)
-    return 2 * math.prod(out) * _shape(node.inputs[0])[0 if transposed else -1]
+        return 2 * math.prod(_shape(node.outputs[0])) * math.prod(right[1:])
+    if node.op_type == "Gemm":
+        left = left[::-1] if node.attributes.get_int("transA", 0) else left
+        right = right[::-1] if node.attributes.get_int("transB", 0) else right
+    return _flops_of_product(left, right)
+
+
+def _flops_of_product(left: list[int], right: list[int]) -> int:
+    """By the shapes of the factors, for rewrites leave some products without one."""
+    left = [1, *left] if len(left) == 1 else left
+    right = [*right, 1] if len(right) == 1 else right
+    batch = np.broadcast_shapes(tuple(left[:-2]), tuple(right[:-2]))
+    return 2 * math.prod(batch) * left[-2] * left[-1] * right[-1]
 
 
 def _shape(value: ir.Value | None) -> list[int]:

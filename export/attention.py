@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -30,13 +31,23 @@ class Emitter(Protocol):
         ...
 
 
-class TowerEmitter(Emitter, Protocol):
-    """Spells the attention of a tower, and keeps what each block reads for probes."""
+@dataclass
+class TowerEmitter:
+    """Full attention of a tower, as a flavour spells it; keeps what each block reads for probes."""
 
-    blocks: list[tuple[Tensor, Tensor, float]]
-    values: list[Tensor]
+    blocks: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
 
-    def __init__(self) -> None: ...
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        self.blocks.append((query, key, scaling))
+        self.values.append(value)
+        return self.spell(query, key, value, scaling)
+
+    def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """[1, heads, n, H] each -> [1, n, heads * H]."""
+        raise NotImplementedError
 
 
 _active: list[Emitter] = []

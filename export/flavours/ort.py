@@ -10,22 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetok.export.attention import merge_heads, replaced_forward
+from edgetok.export.attention import TowerEmitter, merge_heads, replaced_forward
 from edgetok.export.flavours.names import CONTRIB
 
 
-@dataclass
-class TowerAttention:
-    """Full attention as one MultiHeadAttention; keeps what it reads in each block for probes."""
+class TowerAttention(TowerEmitter):
+    """Full attention as one MultiHeadAttention."""
 
-    blocks: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
-        self.blocks.append((query, key, scaling))
-        self.values.append(value)
+    def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         return _multi_head(query, key, value, scaling, [])
 
 

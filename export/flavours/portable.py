@@ -7,16 +7,15 @@ activations stay spelled out, and quantized weights are constants behind a `Dequ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgetok.export.attention import merge_heads
+from edgetok.export.attention import TowerEmitter, merge_heads
 from edgetok.export.flavours.fusion import simplify
 from edgetok.export.weights import constant_matrix, is_quantizable
 
@@ -25,18 +24,10 @@ STAGES = ("tower", "compress")  # those that have a portable form
 BLOCK = 32  # rows that share a scale at 4 bits; at 8 bits a column does, which is what engines take
 
 
-@dataclass
-class TowerAttention:
-    """Full attention as one Attention; keeps query and key of each block for probes."""
+class TowerAttention(TowerEmitter):
+    """Full attention as one Attention."""
 
-    blocks: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
-        self.blocks.append((query, key, scaling))
-        self.values.append(value)
+    def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         return _attention(query, key, value, scaling)
 
 
