@@ -29,7 +29,7 @@ demo-eval: $(STAMP)  ## Ask the demo model 2,000 questions with Hugging Face's g
 docs: $(STAMP)  ## Write docs/methods.md from the code and the last methods-report.
 	$(BIN)/python benchmarks/methods_page.py
 
-methods-report: $(STAMP)  ## Ask the demo model 2,000 questions with every method (minutes), then docs.
+methods-report: $(STAMP)  ## Ask the demo model 2,000 questions with every method (over half an hour), then docs.
 	$(BIN)/python benchmarks/methods_report.py --model $(MODEL) --json docs/results/methods.json
 	$(BIN)/python benchmarks/methods_page.py
 

@@ -1,7 +1,7 @@
 r"""Accuracy of every method at every budget on the demo model's evaluation questions.
 
-    python benchmarks/accuracy.py --methods fastervlm visionzip random pool --seeds 0 \
-        --json docs/results/accuracy.json
+    python benchmarks/accuracy.py --questions 1000 --methods fastervlm visionzip random pool \
+        --seeds 0 --json docs/results/accuracy.json
 
 All rungs see the same questions; float32, so that only the choice of tokens differs. Beside FILE,
 `FILE-oracle.json` says what a controller could reach that always knew the smallest right rung.

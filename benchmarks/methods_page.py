@@ -63,8 +63,8 @@ def _accuracy(report: dict[str, Any]) -> str:
     text = f"""
 ## Accuracy on the demo model
 
-`make methods-report` on {report["title"]} of the demo model's evaluation range, which no method
-was tuned on; PyTorch {machine["torch"]}, float32, weights {report["weights_sha256"][:12]}.
+`benchmarks/methods_report.py` (five questions to each of `--images`) on {report["title"]} of the
+demo model's evaluation range, which no method was tuned on; PyTorch {machine["torch"]}, float32, weights {report["weights_sha256"][:12]}.
 Percent right with Wilson's 95 % interval. **r** and **p** mark what is not better than random
 choice (the best of its seeds) or than pooling: more questions won than lost, and p below {ALPHA}
 in McNemar's exact test on the same questions. Questions about one image count as independent, and

@@ -11,10 +11,9 @@ from edgetok.errors import UsageError
 from edgetok.tokens.schedules import Encoder
 
 if TYPE_CHECKING:
-    from edgetok.methods.inside import Inside
-
-if TYPE_CHECKING:
     from torch import Tensor
+
+    from edgetok.methods.inside import Inside
 
 Verdict = Literal["exact", "fixed-budget", "own formulation"]
 Where = Literal["behind the tower", "in the tower", "in prefill"]
