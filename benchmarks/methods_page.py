@@ -36,9 +36,10 @@ receive, as an own formulation, and those that read something else of it are ref
 of width H: two for each multiplication in a matrix product, one for each number that any other
 arithmetic, comparison or reduction makes or reads; sorting and gathering count nothing.
 `tests/methods/test_cost.py` holds them against what runs. Methods that compare projected tokens
-run the projector on N rows, the others on K. T is the rows of the prompt. What a method inside the
-tower spends on choosing is little beside what it saves there: `benchmarks/tower.py` counts and
-times whole towers, see [results.md](results.md).
+run the projector on N rows, the others on K. T is the rows of the prompt. A method
+inside the tower saves and spends there: `benchmarks/tower.py` counts and times whole towers, see
+[results.md](results.md). MCTF, whose one step ahead runs attention twice, is slower than the plain
+tower of the demo model.
 """
 
 
@@ -64,7 +65,8 @@ def _accuracy(report: dict[str, Any]) -> str:
 ## Accuracy on the demo model
 
 `benchmarks/methods_report.py` (five questions to each of `--images`) on {report["title"]} of the
-demo model's evaluation range, which no method was tuned on; PyTorch {machine["torch"]}, float32, weights {report["weights_sha256"][:12]}.
+demo model's evaluation range, which no method was tuned on; PyTorch {machine["torch"]}, float32,
+weights {report["weights_sha256"][:12]}.
 Percent right with Wilson's 95 % interval. **r** and **p** mark what is not better than random
 choice (the best of its seeds) or than pooling: more questions won than lost, and p below {ALPHA}
 in McNemar's exact test on the same questions. Questions about one image count as independent, and

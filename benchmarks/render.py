@@ -46,9 +46,9 @@ def main() -> None:
 _HEAD = """Every figure here was printed by a script of `benchmarks/`; the JSON files in `results/`
 hold them with the facts of the machine. They are about the demo model (`examples/demo_vlm`), on its
 evaluation questions, which no method was tuned on. They say how methods compare on this small
-model, and nothing about large ones. Accuracy and what a controller could reach are those of the
-present checkpoint; the tables from "Graphs against PyTorch" on were measured with an earlier one of
-the same shapes.
+model, and nothing about large ones. The tables on parity, agreement,
+rounding, memory and speed were measured with an earlier checkpoint of the same shapes, the others
+with the present one.
 """
 
 

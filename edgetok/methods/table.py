@@ -17,7 +17,7 @@ def describe_methods(methods: Iterable[Method]) -> str:
 
 def _cells(method: Method) -> tuple[str, ...]:
     reads = [*(f"`{need}`" for need in method.needs)] or ["features"]
-    cost = method.cost or ("saves, see below" if method.inside else "not stated")
+    cost = method.cost or ("of the tower, see below" if method.inside else "not stated")
     name = f"`{method.name}`"
     given = ", ".join(reads)
     return name, method.paper, method.where, given, method.verdict, cost, method.summary
