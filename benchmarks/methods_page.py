@@ -38,8 +38,8 @@ arithmetic, comparison or reduction makes or reads; sorting and gathering count 
 `tests/methods/test_cost.py` holds them against what runs. Methods that compare projected tokens
 run the projector on N rows, the others on K. T is the rows of the prompt. A method
 inside the tower saves and spends there: `benchmarks/tower.py` counts and times whole towers, see
-[results.md](results.md). MCTF, whose one step ahead runs attention twice, is slower than the plain
-tower of the demo model.
+[results.md](results.md). MCTF, which merges the attention maps of all heads along with
+its rows, is slower than the plain tower of the demo model.
 """
 
 
