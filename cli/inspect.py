@@ -58,7 +58,7 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
         "precision": f"weights {manifest.precision.weights}, KV {manifest.precision.kv}",
         "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
-        "KV cache": f"{kv.slots} slots of {kv.kv_heads} heads x {kv.head_dim}",
+        "KV cache": f"{max(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}",
         "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
         "written by": f"{manifest.producer}, format {manifest.format_version}",
         "digest": digest,

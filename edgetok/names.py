@@ -2,7 +2,7 @@
 
 Shapes are written with the letters of the documentation: N visual tokens of the tower, K budget,
 V vision width, D language-model width, S prefill rows, C cache slots, G key/value heads,
-H head dimension, W vocabulary, B signal points.
+H head dimension, L decoder layers, W vocabulary, B signal points.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower e
 
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
 LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS
-PAST_LENGTHS = "past_lengths"  # int32 [1], true rows after this call, minus one
-TOTAL_LENGTH = "total_length"  # int32 [1], rows that the call may see
+PAST_LENGTHS = "past_lengths"  # int32 [L], of each layer: true rows after this call, minus one
+POSITIONS = "positions"  # int64 [L, 1], of each layer: rotary position of the token to decode
 TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
 LOGITS = "logits"  # float32 [1, W], of the last true row
 

@@ -36,7 +36,12 @@ def describe(
         method=method.name,
         seed=seed if method.reseed else 0,
         ladder=[
-            Rung(budget=b.budget, prompt_tokens=b.prompt_tokens, cache_slots=b.cache_slots)
+            Rung(
+                budget=b.budget,
+                prompt_tokens=b.prompt_tokens,
+                cache_slots=b.cache_slots,
+                removed=[0] * len(text.layers),
+            )
             for b in ladder
         ],
         precision=precision,
@@ -44,8 +49,9 @@ def describe(
             layers=len(text.layers),
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
-            slots=ladder.largest.cache_slots,
+            slots=[ladder.largest.cache_slots] * len(text.layers),
             policy="none",
+            positions="kept",
         ),
         text=Text(
             hidden=text.hidden,

@@ -149,21 +149,25 @@ class GraphBuilder:
         inputs = {
             names.INPUT_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
             names.LAST_ROW: torch.zeros(1, dtype=torch.int64),
-            names.PAST_LENGTHS: torch.zeros(1, dtype=torch.int32),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
         }
         return stages.Prefill(self.parts.text, self.slots, self.scales), inputs | self._past()
 
     def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {
             names.TOKEN_ID: torch.zeros(1, 1, dtype=torch.int64),
-            names.PAST_LENGTHS: torch.zeros(1, dtype=torch.int32),
-            names.TOTAL_LENGTH: torch.ones(1, dtype=torch.int32),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
+            names.POSITIONS: torch.zeros(self.layers, 1, dtype=torch.int64),
         }
         return stages.Decode(self.parts.text, self.slots, self.scales), inputs | self._past()
 
     @property
     def prompt_tokens(self) -> int:
         return self.ladder.largest.prompt_tokens
+
+    @property
+    def layers(self) -> int:
+        return len(self.parts.text.layers)
 
     @property
     def slots(self) -> int:

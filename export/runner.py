@@ -83,21 +83,26 @@ class GraphRunner:
         feeds = self._empty_cache() | {
             names.INPUT_EMBEDS: rows,
             names.LAST_ROW: np.array([count - 1], np.int64),
-            names.PAST_LENGTHS: np.array([count - 1], np.int32),
+            names.PAST_LENGTHS: np.full(self._layers, count - 1, np.int32),
         }
         out = self.run("prefill", budget, feeds)
         logits, ids = [out[names.LOGITS][0]], [int(out[names.LOGITS].argmax())]
         while len(ids) < new_tokens and ids[-1] not in stop_ids:
             step: dict[str, Array] = {
                 names.TOKEN_ID: np.array([[ids[-1]]], np.int64),
-                names.PAST_LENGTHS: np.array([count], np.int32),
-                names.TOTAL_LENGTH: np.array([count + 1], np.int32),
+                names.PAST_LENGTHS: np.full(self._layers, count, np.int32),
+                names.POSITIONS: np.full((self._layers, 1), count, np.int64),
             }
             out = self.run("decode", None, step | _as_past(out))
             logits.append(out[names.LOGITS][0])
             ids.append(int(out[names.LOGITS].argmax()))
             count += 1
         return np.stack(logits), ids
+
+    @property
+    def _layers(self) -> int:
+        shape, _ = self._shapes[names.PAST_LENGTHS]
+        return shape[0]
 
     def _pad(self, budget: int, embeds: Array) -> Array:
         inputs = self._sessions["prefill", budget].get_inputs()

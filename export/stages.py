@@ -164,12 +164,12 @@ class Decoder(nn.Module):
     sin: Tensor
 
     def __init__(
-        self, text: TextParts, slots: int, scales: list[tuple[Tensor, Tensor]] | None
+        self, text: TextParts, positions: int, scales: list[tuple[Tensor, Tensor]] | None
     ) -> None:
         super().__init__()
         self.model, self.head = text.model, text.head
         self.text = text
-        cos, sin = rotary_tables(text, slots)
+        cos, sin = rotary_tables(text, positions)
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
         for layer, (key, value) in enumerate(scales or []):
@@ -183,10 +183,21 @@ class Decoder(nn.Module):
         present = [n(i) for i in layers for n in (names.present_key, names.present_value)]
         return [names.LOGITS, *present]
 
-    def run(self, rows: Tensor, lengths: Tensor, total: Tensor, past: tuple[Tensor, ...]) -> Any:
-        """rows [1, S, D] -> hidden rows [1, S, D] and the buffers after the call."""
+    def run(
+        self,
+        rows: Tensor,
+        lengths: Tensor,
+        past: tuple[Tensor, ...],
+        positions: Tensor | None = None,
+    ) -> Any:
+        """rows [1, S, D] -> hidden rows [1, S, D] and the buffers after the call.
+
+        Args:
+            lengths: int32 [L], true rows of each layer after this call minus one.
+            positions: int64 [L, 1] of the one row that is added; None where S rows begin a cache.
+        """
         pairs = list(zip(past[::2], past[1::2], strict=True))
-        attention = CacheAttention(pairs, lengths, total, self.cos, self.sin, self._scales())
+        attention = CacheAttention(pairs, lengths, positions, self.cos, self.sin, self._scales())
         dummy = torch.zeros(1)  # rotary happens inside the attention operator
         with (
             emitting(self.model, attention),
@@ -217,8 +228,7 @@ class Prefill(Decoder):
     """input embeddings [1, S, D], padded on the right -> logits [1, W] of the last true row."""
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *past: Tensor) -> Any:
-        total = torch.tensor([embeds.shape[1]], dtype=torch.int32)
-        rows, present = self.run(embeds, lengths, total, past)
+        rows, present = self.run(embeds, lengths, past)
         # Rows are gathered before the head: S rows of logits would cost more than a layer.
         return self.read_logits(rows[0].index_select(0, last)), *present
 
@@ -226,14 +236,14 @@ class Prefill(Decoder):
 class Decode(Decoder):
     """One token id [1, 1] -> logits [1, W]."""
 
-    def forward(self, token: Tensor, lengths: Tensor, total: Tensor, *past: Tensor) -> Any:
-        rows, present = self.run(self.text.embed(token), lengths, total, past)
+    def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
+        rows, present = self.run(self.text.embed(token), lengths, past, positions)
         return self.read_logits(rows[0]), *present
 
 
-def rotary_tables(text: TextParts, slots: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of every cache position, [slots, H / 2], from the model's own rotary module."""
-    positions = torch.arange(slots)[None]
+def rotary_tables(text: TextParts, count: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of positions from 0, [count, H / 2], from the model's own rotary module."""
+    positions = torch.arange(count)[None]
     cos, sin = text.rotary(torch.zeros(1, 1, text.hidden), position_ids=positions)
     half = cos.shape[-1] // 2  # the two halves repeat each other
     return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()

@@ -201,8 +201,7 @@ class Model:
         """
         request = Request(Fixed(budget), Sampling(), None)
         with self._exclusive():
-            logits, _ = self._begin(image, prompt, request, Progress(Stopwatch(self._clock)))
-            return logits.copy()
+            return self._begin(image, prompt, request, Progress(Stopwatch(self._clock))).copy()
 
     def compress(self, image: EncodedImage, prompt: str, *, budget: int) -> VisualTokens:
         """The visual tokens that a rung makes of an encoded image for this prompt.
@@ -225,14 +224,14 @@ class Model:
         sampler = request.sampling.sampler()
         with self._exclusive():
             with progress.watch.measure("ttft"):
-                logits, rows = self._begin(image, text, request, progress)
+                logits = self._begin(image, text, request, progress)
                 token_id = self._choose(logits, sampler, progress)
-            yield from self._decode(token_id, rows, sampler, progress)
+            yield from self._decode(token_id, sampler, progress)
 
     def _begin(
         self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
-    ) -> tuple[FloatArray, int]:
-        """Everything up to the first logits [W]; and how many rows the cache holds."""
+    ) -> FloatArray:
+        """Everything up to the first logits [W]."""
         watch = progress.watch
         with watch.measure("tokenize"):
             prompt = self.processor.encode(text)
@@ -256,24 +255,23 @@ class Model:
         progress.kept = tuple(visual.kept.tolist())
         with watch.measure("prefill"):
             embeds = _assemble(prompt, written.rows, visual.rows)
-            return self.runtime.prefill(bucket, embeds), len(embeds)
+            return self.runtime.prefill(bucket, embeds)
 
     def _decode(
-        self, token_id: int | None, rows: int, sampler: Sampler, progress: Progress
+        self, token_id: int | None, sampler: Sampler, progress: Progress
     ) -> Generator[str, None, None]:
-        """Yield the text of `token_id` and of all that follow; `rows` are in the cache."""
+        """Yield the text of `token_id` and of all that follow."""
         detokenizer = Detokenizer(self.processor.tokenizer)
         piece = "" if token_id is None else detokenizer.push(token_id)
         while token_id is not None:
             yield from progress.show(piece)
-            progress.stop_reason = self._exhausted(rows, progress)
+            progress.stop_reason = self._exhausted(progress)
             if progress.stop_reason is not None:
                 break
             with progress.watch.measure("decode_total"):
-                logits = self.runtime.step(token_id, rows)
+                logits = self.runtime.step(token_id)
                 token_id = self._choose(logits, sampler, progress)
                 piece = "" if token_id is None else detokenizer.push(token_id)
-            rows += 1
         yield from progress.show(detokenizer.flush())
 
     def _choose(self, logits: FloatArray, sampler: Sampler, progress: Progress) -> int | None:
@@ -288,11 +286,11 @@ class Model:
             return None
         return token_id
 
-    def _exhausted(self, rows: int, progress: Progress) -> Literal["length", "cache"] | None:
+    def _exhausted(self, progress: Progress) -> Literal["length", "cache"] | None:
         """Why no further token may be generated, if so."""
         if len(progress.token_ids) >= progress.max_new_tokens:
             return "length"
-        if rows >= min(self.manifest.kv.slots, self.manifest.text.max_positions):
+        if self.runtime.rows_left < 1:
             return "cache"
         return None
 

@@ -69,14 +69,14 @@ def _expected(
             return {
                 names.INPUT_EMBEDS: ("float32", [1, bucket.prefill_tokens, text.hidden]),
                 names.LAST_ROW: ("int64", [1]),
-                names.PAST_LENGTHS: ("int32", [1]),
+                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
                 **past,
             }, logits | present
         case "decode":
             return {
                 names.TOKEN_ID: ("int64", [1, 1]),
-                names.PAST_LENGTHS: ("int32", [1]),
-                names.TOTAL_LENGTH: ("int32", [1]),
+                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
+                names.POSITIONS: ("int64", [manifest.kv.layers, 1]),
                 **past,
             }, logits | present
 
@@ -84,13 +84,12 @@ def _expected(
 def _cache(manifest: Manifest) -> tuple[Interface, Interface]:
     kv = manifest.kv
     dtype = "int8" if manifest.precision.kv == "int8" else "float32"
-    place = (dtype, [1, kv.kv_heads, kv.slots, kv.head_dim])
-    layers = range(kv.layers)
-    past = {name(layer): place for layer in layers for name in (names.past_key, names.past_value)}
-    present = {
-        name(layer): place for layer in layers for name in (names.present_key, names.present_value)
-    }
-    return {**past}, {**present}
+    past, present = Interface(), Interface()
+    for layer, slots in enumerate(kv.slots):
+        place = (dtype, [1, kv.kv_heads, slots, kv.head_dim])
+        past |= {names.past_key(layer): place, names.past_value(layer): place}
+        present |= {names.present_key(layer): place, names.present_value(layer): place}
+    return past, present
 
 
 def _misfits(side: str, tensors: list[Tensor], expected: Interface) -> Iterator[str]:

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from edgetok import names
-from edgetok.bundle.manifest import Manifest, Stage
+from edgetok.bundle.manifest import Manifest, Rung, Stage
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
+from edgetok.runtimes.cache import CacheRows
 from edgetok.runtimes.interface import SIGNAL_PREFIX, has_tower_per_rung, require_interface
 from edgetok.runtimes.protocol import FloatArray, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
@@ -51,6 +52,7 @@ class OrtRuntime:
         self.device = device
         self.threads = _require_threads(threads)
         _require_memory(bundle.manifest, self.ladder)
+        self._rows = CacheRows(self.manifest.kv, self.manifest.text.max_positions)
         self._memory = Memory(device)
         self._graphs = self._load(bundle, provider)
         self._decode = self._graph("decode", self.ladder.smallest)
@@ -126,26 +128,35 @@ class OrtRuntime:
         rows.host[0, :count] = embeds
         rows.host[0, count:] = 0  # never read, but must be finite
         rows.push()
-        graph.inputs[names.LAST_ROW].write(np.array([count - 1], np.int64))
-        graph.inputs[names.PAST_LENGTHS].write(np.array([count - 1], np.int32))
+        self._rows.begin(count, _rung_of(self.manifest, bucket).removed)
+        graph.inputs[names.LAST_ROW].write(self._rows.lengths[-1:] - 1)
+        graph.inputs[names.PAST_LENGTHS].write(self._rows.lengths - 1)
         graph.run()
         logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
         return logits
 
-    def step(self, token_id: int, position: int) -> FloatArray:
-        """Append a token to `position` cached rows; logits [W], a view.
+    @property
+    def rows_left(self) -> int:
+        """Tokens that can still be appended to the cache."""
+        return self._rows.left
+
+    def step(self, token_id: int) -> FloatArray:
+        """Append a token to what the cache holds; logits [W], a view.
 
         Raises:
             InputError: if the cache is full.
         """
-        _require_rows(position + 1, self.manifest.kv.slots, "cache rows")
+        if self._rows.left < 1:
+            raise InputError(
+                f"the KV cache is full with {int(self._rows.lengths.max())} rows; ask for fewer "
+                "new tokens, or export with more (--new-tokens)"
+            )
         inputs = self._decode.inputs
-        inputs[names.TOKEN_ID].host[0, 0] = token_id
-        inputs[names.PAST_LENGTHS].host[0] = position
-        inputs[names.TOTAL_LENGTH].host[0] = position + 1
-        for name in (names.TOKEN_ID, names.PAST_LENGTHS, names.TOTAL_LENGTH):
-            inputs[name].push()
+        inputs[names.TOKEN_ID].write(np.array([[token_id]], np.int64))
+        inputs[names.PAST_LENGTHS].write(self._rows.lengths)
+        inputs[names.POSITIONS].write(self._rows.positions)
         self._decode.run()
+        self._rows.append()
         logits: FloatArray = self._decode.outputs[names.LOGITS].pull()[0]
         return logits
 
@@ -192,6 +203,10 @@ def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:
         rows.fill(0)
         rows[text.question.start : text.question.stop] = 1
     buffer.push()
+
+
+def _rung_of(manifest: Manifest, bucket: Bucket) -> Rung:
+    return next(rung for rung in manifest.ladder if rung.budget == bucket.budget)
 
 
 def needed_bytes(manifest: Manifest, ladder: Ladder) -> int:

@@ -117,8 +117,13 @@ class Runtime(Protocol):
         """
         ...
 
-    def step(self, token_id: int, position: int) -> FloatArray:
-        """Append one token to the `position` rows already in the cache.
+    @property
+    def rows_left(self) -> int:
+        """Tokens that can still be appended to the cache."""
+        ...
+
+    def step(self, token_id: int) -> FloatArray:
+        """Append one token to the rows already in the cache.
 
         Returns:
             Logits [W] of the new row.

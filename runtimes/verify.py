@@ -161,12 +161,10 @@ def largest_regret(
     0 means that greedy decoding gives the golden answer; a small value that two tokens are as
     good as tied. The cache must hold the prompt from which `logits` came.
     """
-    rows = bucket.budget + model.processor.encode(case.prompt).tokens
     golden_ids = case.rungs[bucket.budget].answer_ids.tolist()
     regrets = [_regret(logits, golden_ids[0])] if golden_ids else []
     for token_id, following_id in pairwise(golden_ids):
-        regrets.append(_regret(model.runtime.step(token_id, rows), following_id))
-        rows += 1
+        regrets.append(_regret(model.runtime.step(token_id), following_id))
     return float(np.max(regrets, initial=0.0))  # NaN if any is
 
 

@@ -63,6 +63,7 @@ class Rung(Struct, frozen=True):
     budget: Positive
     prompt_tokens: Positive
     cache_slots: Positive
+    removed: list[Count]  # per layer: prompt rows that prefill took away before its attention
 
 
 class Precision(Struct, frozen=True):
@@ -71,13 +72,18 @@ class Precision(Struct, frozen=True):
 
 
 class KvCache(Struct, frozen=True):
-    """The cache every bucket shares: `layers` pairs of [1, kv_heads, slots, head_dim]."""
+    """The cache every bucket shares: per layer a pair of [1, kv_heads, slots, head_dim].
+
+    `positions` says which rotary position a row has: `kept` is its place in the prompt as given,
+    `renumbered` its place among the rows that its layer held when it was written.
+    """
 
     layers: Positive
     kv_heads: Positive
     head_dim: Positive
-    slots: Positive
-    policy: Literal["none"]
+    slots: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=1024)]
+    policy: Name
+    positions: Literal["kept", "renumbered"]
 
 
 class Text(Struct, frozen=True):
@@ -182,8 +188,9 @@ def _ladder_problems(manifest: Manifest) -> Iterator[str]:
         at = f"$.ladder[{index}]"
         if rung.budget > manifest.vision.full_tokens:
             yield f"{at}.budget {rung.budget} exceeds the {manifest.vision.full_tokens} full tokens"
-        if rung.cache_slots > manifest.kv.slots:
-            yield f"{at}.cache_slots {rung.cache_slots} exceeds $.kv.slots {manifest.kv.slots}"
+        if rung.cache_slots > max(manifest.kv.slots):
+            yield f"{at}.cache_slots {rung.cache_slots} exceeds $.kv.slots {max(manifest.kv.slots)}"
+        yield from _removed_problems(manifest.kv, rung, at)
         if rung.cache_slots <= rung.budget + rung.prompt_tokens:
             yield (
                 f"{at}.cache_slots {rung.cache_slots} leaves no room for an answer after "
@@ -191,12 +198,23 @@ def _ladder_problems(manifest: Manifest) -> Iterator[str]:
             )
 
 
+def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
+    if len(rung.removed) != kv.layers:
+        yield f"{at}.removed has {len(rung.removed)} entries for {kv.layers} layers"
+    if any(low > high for low, high in pairwise(rung.removed)):
+        yield f"{at}.removed {rung.removed} falls: rows that are gone do not come back"
+    if max(rung.removed, default=0) > rung.budget:
+        yield f"{at}.removed {rung.removed} is more than the {rung.budget} visual tokens"
+
+
 def _model_problems(manifest: Manifest) -> Iterator[str]:
     rows, columns = manifest.vision.grid
     if rows * columns != manifest.vision.full_tokens:
         yield f"$.vision.grid {rows} x {columns} is not full_tokens {manifest.vision.full_tokens}"
-    if manifest.kv.slots > limits.CACHE_SLOTS:
-        yield f"$.kv.slots {manifest.kv.slots} exceeds the limit of {limits.CACHE_SLOTS}"
+    if len(manifest.kv.slots) != manifest.kv.layers:
+        yield f"$.kv.slots has {len(manifest.kv.slots)} entries for {manifest.kv.layers} layers"
+    if max(manifest.kv.slots) > limits.CACHE_SLOTS:
+        yield f"$.kv.slots {max(manifest.kv.slots)} exceeds the limit of {limits.CACHE_SLOTS}"
     if max(manifest.vision.height_px, manifest.vision.width_px) > limits.IMAGE_SIDE_PIXELS:
         yield f"$.vision: an image side exceeds {limits.IMAGE_SIDE_PIXELS} pixels"
     ids = [*manifest.text.stop_ids, manifest.text.pad_id]

@@ -52,19 +52,24 @@ class CacheAttention:
 
     Args:
         past: per layer key and value buffers [1, G, C, H], float32 or int8.
-        lengths: int32 [1], true rows after this call minus one.
-        total: int32 [1], rows that the call may see.
-        cos, sin: rotary tables [C, H / 2].
+        lengths: int32 [L], true rows of each layer after this call minus one.
+        positions: int64 [L, 1], rotary position of the one row that is added to each layer; None
+            where the rows begin a cache, and are numbered from 0.
+        cos, sin: rotary tables [positions, H / 2].
         scales: per layer key and value scales [1, G, 1, H], for int8 buffers.
     """
 
     past: list[tuple[Tensor, Tensor]]
     lengths: Tensor
-    total: Tensor
+    positions: Tensor | None
     cos: Tensor
     sin: Tensor
     scales: list[tuple[Tensor, Tensor]] | None
     present: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lengths = torch.split(self.lengths, 1)
+        self._positions = () if self.positions is None else torch.split(self.positions, 1)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
@@ -72,7 +77,12 @@ class CacheAttention:
         layer = len(self.present)
         past_key, past_value = self.past[layer]
         inputs = [merge_heads(part) for part in (query, key, value)]
-        extra = [None, None, None, *self.scales[layer]] if self.scales else []
+        # As many rows as the cache could hold, not as it does: so every shape is a constant.
+        seen = past_key.shape[2] if self._positions else query.shape[2]
+        ends = [self._lengths[layer], torch.tensor([seen], dtype=torch.int32), self.cos, self.sin]
+        extra: list[Tensor | None] = [*self._positions[layer : layer + 1]]
+        if self.scales:
+            extra = [*(extra or [None]), None, None, *self.scales[layer]]
         attrs: dict[str, Any] = {
             "num_heads": query.shape[1],
             "kv_num_heads": key.shape[1],
@@ -87,7 +97,7 @@ class CacheAttention:
             }
         rows, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
             f"{CONTRIB}::GroupQueryAttention",
-            [*inputs, past_key, past_value, self.lengths, self.total, self.cos, self.sin, *extra],
+            [*inputs, past_key, past_value, *ends, *extra],
             attrs=attrs,
             dtypes=(query.dtype, past_key.dtype, past_value.dtype),
             shapes=(inputs[0].shape, past_key.shape, past_value.shape),

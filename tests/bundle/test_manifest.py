@@ -34,9 +34,12 @@ CONTRADICTIONS = {
     "repeated rung": (lambda m: m["ladder"].append(m["ladder"][-1]), "ascending and unique"),
     "budget above all tokens": (lambda m: m["vision"].update(full_tokens=3), "exceeds the 3 full"),
     "grid that is not all tokens": (lambda m: m["vision"].update(grid=[2, 3]), "2 x 3 is not"),
-    "rung beyond the cache": (lambda m: m["kv"].update(slots=8), r"\$\.ladder\[1\]\.cache_slots 9"),
+    "rung beyond the cache": (
+        lambda m: m["kv"].update(slots=[8]),
+        r"\$\.ladder\[1\]\.cache_slots 9",
+    ),
     "no room for an answer": (lambda m: m["ladder"][0].update(cache_slots=5), "no room"),
-    "absurd cache": (lambda m: m["kv"].update(slots=2**40), r"\$\.kv\.slots"),
+    "absurd cache": (lambda m: m["kv"].update(slots=[2**40]), r"\$\.kv\.slots"),
     "absurd image": (lambda m: m["vision"].update(width_px=2**40), "image side"),
     "stop id outside the vocabulary": (lambda m: m["text"].update(stop_ids=[7]), "vocabulary"),
     "unlisted graph": (lambda m: m["files"].pop("onnx/ort/tower.onnx"), "tower.onnx` is not list"),
@@ -95,7 +98,7 @@ def test_all_contradictions_are_listed_at_once(tiny):
     tree = json.loads(tiny.good_manifest())
     tree["ladder"].reverse()
     tree["vision"]["grid"] = [1, 1]
-    tree["kv"]["slots"] = 1
+    tree["kv"]["slots"] = [1]
     with pytest.raises(BundleError) as caught:
         parse_manifest(json.dumps(tree).encode())
     assert all(part in str(caught.value) for part in ("ascending", "1 x 1", "slots 1"))

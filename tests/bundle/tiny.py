@@ -131,9 +131,13 @@ def manifest(files: dict[str, File] | None = None) -> Manifest:
         family="llava",
         method="random",
         seed=7,
-        ladder=[Rung(budget=k, prompt_tokens=PROMPT, cache_slots=k + 5) for k in BUDGETS],
+        ladder=[
+            Rung(budget=k, prompt_tokens=PROMPT, cache_slots=k + 5, removed=[0]) for k in BUDGETS
+        ],
         precision=Precision(weights="fp32", kv="fp32"),
-        kv=KvCache(layers=1, kv_heads=1, head_dim=4, slots=SLOTS, policy="none"),
+        kv=KvCache(
+            layers=1, kv_heads=1, head_dim=4, slots=[SLOTS], policy="none", positions="kept"
+        ),
         text=Text(hidden=WIDTH, vocabulary=VOCABULARY, max_positions=64, stop_ids=[2], pad_id=0),
         vision=Vision(height_px=4, width_px=4, grid=[2, 2], full_tokens=FULL),
         stages=[stage for stage, _ in graphs()],
