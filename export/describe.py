@@ -15,6 +15,7 @@ from edgetok.bundle.manifest import (
     Vision,
 )
 from edgetok.families.parts import Parts
+from edgetok.kv import NONE, Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 
@@ -26,9 +27,10 @@ def describe(
     precision: Precision,
     seed: int,
     stages: list[Stage],
+    room: Room | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
-    text, vision = parts.text, parts.vision
+    text, vision, layers = parts.text, parts.vision, len(parts.text.layers)
     return Manifest(
         format_version=FORMAT_VERSION,
         producer=f"edgetok {version('edgetok')}",
@@ -49,9 +51,11 @@ def describe(
             layers=len(text.layers),
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
-            slots=[ladder.largest.cache_slots] * len(text.layers),
-            policy="none",
-            positions="kept",
+            slots=[ladder.largest.cache_slots] * layers if room is None else list(room.slots),
+            policy=NONE if room is None else room.policy.name,
+            positions="kept" if room is None else room.policy.positions,
+            keep=[] if room is None else list(room.keep),
+            planes=[] if room is None else list(room.policy.planes),
         ),
         text=Text(
             hidden=text.hidden,

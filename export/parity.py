@@ -15,6 +15,7 @@ from edgetok import names
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
+from edgetok.export.parity_cache import prove_cache, visual_rows
 from edgetok.export.parity_inside import prove_reduced
 from edgetok.export.quantized import hold_portable, hold_quantized
 from edgetok.export.reference import Reference
@@ -192,7 +193,8 @@ def _prove_tower(ledger: Ledger, got: dict[str, Array], want: dict[str, torch.Te
 def _expect(reference: Reference, case: Case, budget: int) -> Expected:
     out = reference.compress(reference.look(case, budget), budget)
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
-    return Expected(out[names.KEPT].numpy(), reference.answer(embeds, PARITY_TOKENS).ids)
+    visual = visual_rows(len(case.before), budget)
+    return Expected(out[names.KEPT].numpy(), reference.answer(embeds, PARITY_TOKENS, visual).ids)
 
 
 def _prove_compress(
@@ -223,6 +225,11 @@ def _prove_decoder(
     """Prefill and decode on PyTorch's own rows."""
     tokens = reference.compress(seen, budget)[names.VISUAL_TOKENS]
     embeds = reference.embed(case.before, tokens, case.after)
+    if reference.cache is not None:
+        visual = visual_rows(len(case.before), budget)
+        for long in (False, True):
+            prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)
+        return
     want = reference.answer(embeds, PARITY_TOKENS)
     stop_ids = reference.parts.text.stop_ids
     logits, ids = runner.answer(budget, embeds[0].numpy(), PARITY_TOKENS, stop_ids)
@@ -247,7 +254,8 @@ def _prove_chain(
     ledger.record("end to end", budget, names.KEPT, "kept", shared, min)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
-    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, reference.parts.text.stop_ids)
+    stop_ids, start = reference.parts.text.stop_ids, len(case.before)
+    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start)
     ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
 
 

@@ -109,8 +109,13 @@ class Runtime(Protocol):
         """Embeddings [len(ids), D] of at most `prompt_tokens` text ids."""
         ...
 
-    def prefill(self, bucket: Bucket, embeds: FloatArray) -> FloatArray:
+    def prefill(
+        self, bucket: Bucket, embeds: FloatArray, visual_start: int = 0
+    ) -> FloatArray:
         """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
+
+        Args:
+            visual_start: the first of the visual rows, which lie together.
 
         Returns:
             Logits [W] of the last row.
