@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from edgetok import limits, names
+from edgetok import names
 from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
 from edgetok.export import keeping, reducing, stages
@@ -224,7 +224,7 @@ class GraphBuilder:
         """Rotary positions that the tables hold: all, where a cache that is full goes on."""
         if self.room is None:
             return self.ladder.largest.cache_slots
-        return min(self.parts.text.max_positions, limits.CACHE_SLOTS)
+        return self.parts.text.max_positions
 
     @property
     def slots(self) -> list[int]:

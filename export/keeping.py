@@ -106,7 +106,7 @@ class ScoringDecode(KeepingDecoder):
         """What the step adds to the scores of a layer: [G, C]."""
         groups, slots = self.text.kv_heads, self.room.slots[layer]
         if self.draws is not None:
-            return self.draws[layer][:, position % DRAWS].expand(groups, slots)
+            return self.draws[layer].index_select(1, position % DRAWS).expand(groups, slots)
         if attention.weighed is None:
             return torch.zeros(groups, slots)
         weights = attention.weighed[layer][0, :, 0]  # [heads, C]

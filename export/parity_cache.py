@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STEPS = 12  # after a prompt as it is; the long one goes on until every layer was emptied
 BEYOND = 3  # steps behind that
+MOST_STEPS = 400  # of the long prompt: some seconds of the list of rows
 
 
 def prove_cache(
@@ -38,7 +39,7 @@ def prove_cache(
     got = runner.begin(budget, embeds[0].numpy(), visual.start)
     want = reference.begin(embeds, visual, lambda layer: _kept(runner, reference, layer))
     ledger.compare("prefill", budget, names.LOGITS, got, want.numpy())
-    for _ in range(_steps_to_compact(reference) + BEYOND if long else STEPS):
+    for _ in range(_steps(reference, embeds.shape[1], long)):
         token = int(got.argmax())
         runner.compact()
         want = reference.step(token, lambda layer: _kept(runner, reference, layer))
@@ -52,10 +53,15 @@ def prove_cache(
         ledger.record(names.COMPACT, budget, names.KEPT, "kept", share, min)
 
 
-def _steps_to_compact(reference: CacheReference) -> int:
-    """Steps until every layer has been full once."""
-    room = reference.room
-    return max(n - len(rows[0]) for n, rows in zip(room.slots, reference.rows, strict=True))
+def _steps(reference: CacheReference, rows: int, long: bool) -> int:
+    """How many steps to follow; no more than positions go on."""
+    room, steps = reference.room, STEPS
+    if long:
+        left = [n - len(held[0]) for n, held in zip(room.slots, reference.rows, strict=True)]
+        steps = min(max(left) + BEYOND, MOST_STEPS)
+    if room.policy.positions == "renumbered":
+        return steps
+    return min(steps, reference.text.max_positions - rows)
 
 
 def _kept(runner: GraphRunner, reference: CacheReference, layer: int) -> Array:

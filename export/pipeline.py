@@ -31,7 +31,7 @@ from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
-from edgetok.families.parts import Parts
+from edgetok.families.parts import Parts, TextParts
 from edgetok.kv import NONE, Policy, Room, find_policy, make_room
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
@@ -112,7 +112,7 @@ def export_model(
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
-        room = _make_room(policy, kv_slots, ladder, len(parts.text.layers))
+        room = _make_room(policy, kv_slots, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
         reference = Reference(parts, chosen, _eager_cache(parts, room, seed))
@@ -174,11 +174,12 @@ def _require_policy(policy: Policy | None, slots: int | None, flavour: str) -> N
 
 
 def _make_room(
-    policy: Policy | None, slots: int | None, ladder: Ladder, layers: int
+    policy: Policy | None, slots: int | None, ladder: Ladder, text: TextParts
 ) -> Room | None:
     if policy is None:
         return None
-    return make_room(policy, slots or ladder.largest.cache_slots, layers)
+    wanted = ladder.largest.cache_slots if slots is None else slots
+    return make_room(policy, wanted, len(text.layers), text.max_positions)
 
 
 def _eager_cache(parts: Parts, room: Room | None, seed: int) -> CacheReference | None:

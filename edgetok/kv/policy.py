@@ -81,35 +81,51 @@ class Room:
         return self.keep[layer] - self.policy.sinks if given is None else given
 
 
-def make_room(policy: Policy, slots: int, layers: int) -> Room:
+def make_room(
+    policy: Policy, slots: int, layers: int, positions: int = limits.CACHE_SLOTS
+) -> Room:
     """Slots and kept rows of every layer.
+
+    Args:
+        slots: of a layer, on average.
+        positions: rotary positions that the model knows; no layer needs more slots.
 
     Raises:
         UsageError: if the slots are too few for the rows that always stay, or too many.
     """
-    if slots > limits.CACHE_SLOTS:
+    if slots > positions:
         raise UsageError(
-            f"{slots} KV slots are more than the limit of {limits.CACHE_SLOTS}; lower --kv-slots"
+            f"{slots} KV slots are more than the {positions} positions that there can be; lower "
+            "--kv-slots"
         )
-    always = policy.sinks + (policy.recent or 0)
-    spread = policy.capacities or (lambda slots, layers, _: [slots] * layers)
-    capacities = spread(slots, layers, policy.recent or 0)
-    keep = [capacity - max(1, capacity // STRETCH) for capacity in capacities]
-    if min(keep) <= always:
+    capacities = [min(rows, positions) for rows in _capacities(policy, slots, layers)]
+    keep = [_kept(rows) for rows in capacities]
+    if min(keep) <= _always(policy):
         raise UsageError(
             f"KV policy {policy.name} always keeps {policy.sinks} first and {policy.recent or 0} "
             f"last rows; with {slots} slots its smallest layer keeps {min(keep)} rows in all, "
-            f"raise --kv-slots to {_smallest(policy, layers)} or more"
+            f"raise --kv-slots to {_enough(policy, layers)} or more"
         )
     return Room(policy, tuple(capacities), tuple(keep))
 
 
-def _smallest(policy: Policy, layers: int) -> int:
-    """Slots that are enough."""
-    always = policy.sinks + (policy.recent or 0)
-    spread = policy.capacities or (lambda slots, layers, _: [slots] * layers)
-    for slots in range(always, limits.CACHE_SLOTS):
-        least = min(spread(slots, layers, policy.recent or 0))
-        if least - max(1, least // STRETCH) > always:
-            return slots
-    return limits.CACHE_SLOTS
+def _capacities(policy: Policy, slots: int, layers: int) -> list[int]:
+    if policy.capacities is None:
+        return [slots] * layers
+    return policy.capacities(slots, layers, policy.recent or 0)
+
+
+def _kept(slots: int) -> int:
+    return slots - max(1, slots // STRETCH)
+
+
+def _always(policy: Policy) -> int:
+    return policy.sinks + (policy.recent or 0)
+
+
+def _enough(policy: Policy, layers: int) -> int:
+    """The fewest slots that are enough."""
+    slots = 1
+    while _kept(min(_capacities(policy, slots, layers))) <= _always(policy):
+        slots += 1
+    return slots

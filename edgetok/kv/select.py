@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding  # a plain gather of rows; indexing would not be one
 
 from edgetok.kv.policy import SCORE, SEEN, TEXT, Policy
 from edgetok.tokens.selectors import BIG, topk
@@ -61,7 +62,7 @@ def turn_back(keys: Tensor, by: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos, sin: [positions, H / 2]; some models scale both, which cancels here.
     """
     length = cos[0, 0]
-    cosine, sine = cos[by] / length, sin[by] / length
+    cosine, sine = (embedding(by, table) / length for table in (cos, sin))
     half = keys.shape[-1] // 2
     first, second = keys[..., :half], keys[..., half:]
     return torch.cat([first * cosine + second * sine, second * cosine - first * sine], -1)
@@ -69,7 +70,7 @@ def turn_back(keys: Tensor, by: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def turn(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding: rows [heads, n, H] at positions [n], with tables [positions, H / 2]."""
-    cosine, sine = cos[positions], sin[positions]
+    cosine, sine = embedding(positions, cos), embedding(positions, sin)
     half = rows.shape[-1] // 2
     first, second = rows[..., :half], rows[..., half:]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)

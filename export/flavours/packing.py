@@ -89,11 +89,11 @@ class PackingAttention:
         scores, seen = torch.zeros(groups, rows), torch.zeros(rows)
         if policy.asks is not None:
             asked, weights = policy.asks(rows, count)
-            asking = turn(query[:, asked], asked, self.cos, self.sin)
+            asking = turn(query.index_select(1, asked), asked, self.cos, self.sin)
             scores = received(asking, asked, weights, keys, scaling)
             seen = visible(asked, weights, rows)
         if self.draws is not None:
-            scores = self.draws[layer][:, torch.arange(rows) % self.draws.shape[-1]]
+            scores = self.draws[layer].index_select(1, torch.arange(rows) % self.draws.shape[-1])
         return first_planes(policy, scores, seen, self._text(rows), count)
 
     def _text(self, rows: int) -> Tensor:
