@@ -23,7 +23,7 @@ from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
-from edgetok.export.keeping import draw
+from edgetok.export.keeping import draw_numbers
 from edgetok.export.parity import prove, prove_portable, require_parity
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
@@ -185,7 +185,7 @@ def _make_room(
 def _eager_cache(parts: Parts, room: Room | None, seed: int) -> CacheReference | None:
     if room is None:
         return None
-    return CacheReference(parts.text, room, draw(parts.text, seed) if room.policy.drawn else None)
+    return CacheReference(parts.text, room, draw_numbers(parts.text, seed) if room.policy.drawn else None)
 
 
 def _make_ladder(

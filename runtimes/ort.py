@@ -158,10 +158,7 @@ class OrtRuntime:
             InputError: if the cache is full.
         """
         if self._rows.left < 1:
-            raise InputError(
-                f"the KV cache is full with {int(self._rows.lengths.max())} rows; ask for fewer "
-                "new tokens, or export with more (--new-tokens)"
-            )
+            raise InputError(self._full())
         self._compaction.make_room(self._rows)
         inputs = self._decode.inputs
         inputs[names.TOKEN_ID].write(np.array([[token_id]], np.int64))
@@ -171,6 +168,17 @@ class OrtRuntime:
         self._rows.append()
         logits: FloatArray = self._decode.outputs[names.LOGITS].pull()[0]
         return logits
+
+    def _full(self) -> str:
+        if not self.manifest.kv.keep:
+            return (
+                f"the KV cache is full with {int(self._rows.lengths.max())} rows; ask for fewer "
+                "new tokens, or export with more (--new-tokens)"
+            )
+        return (
+            f"all {self.manifest.text.max_positions} positions of the model are used; ask for fewer "
+            "new tokens, or export with --kv-policy streaming, which renumbers its rows"
+        )
 
     def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
         try:
