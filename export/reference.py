@@ -37,9 +37,7 @@ class Reference:
     `cache` holds what a policy keeps of the rows; without one, Hugging Face's own holds all.
     """
 
-    def __init__(
-        self, parts: Parts, method: Method, cache: CacheReference | None = None
-    ) -> None:
+    def __init__(self, parts: Parts, method: Method, cache: CacheReference | None = None) -> None:
         self.parts = parts
         self.method = method
         self.cache = cache

@@ -231,9 +231,7 @@ class CacheReference:
             ranks.append(score if SCORE in policy.planes else min(score, float("inf")))
         return ranks
 
-    def _compared(
-        self, layer: int, rows: Sequence[Row], own: list[int], found: Array
-    ) -> list[int]:
+    def _compared(self, layer: int, rows: Sequence[Row], own: list[int], found: Array) -> list[int]:
         """What a graph chose, if it can be told from the own choice by rounding alone."""
         keys = np.stack([row.key for row in rows])
         theirs = [int(((keys - key) ** 2).sum(1).argmin()) for key in found[: len(own)]]
@@ -273,7 +271,7 @@ def _query_weights(policy: Policy, count: int) -> Array:
     if SEEN in policy.planes:
         last = -(-count // 20)
         return ((ages < last) | (np.arange(count) % 20 == 0)).astype(float)
-    return (policy.decay or 1.0) ** ages.astype(float)
+    return np.power(policy.decay or 1.0, ages)
 
 
 def _pooled(scores: Sequence[float], window: int, width: int) -> list[float]:

@@ -152,7 +152,7 @@ class GraphRunner:
 
     def keys(self, layer: int) -> Array:
         """Keys [G, C, H] of a layer as it is now, float32 whatever the cache is."""
-        keys = self._past[names.past_key(layer)][0]
+        keys: Array = self._past[names.past_key(layer)][0]
         if keys.dtype == np.uint8:  # two channels in a byte, the even one in its low half
             keys = np.stack([keys % 16, keys // 16], -1).reshape(*keys.shape[:2], -1) - 8.0
         if self.scales is None:

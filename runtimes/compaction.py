@@ -51,9 +51,7 @@ def _copy_rows(source: Buffer, target: Buffer) -> None:
     target.push()
 
 
-def load_compaction(
-    manifest: Manifest, bind: Callable[[Stage], BoundGraph]
-) -> Compaction:
+def load_compaction(manifest: Manifest, bind: Callable[[Stage], BoundGraph]) -> Compaction:
     """Bind the graph of every layer, the one with most rows first: see `session.Memory`."""
     stages = [s for s in manifest.stages if s.stage == names.COMPACT and s.flavour == "ort"]
     order = sorted(stages, key=lambda stage: -manifest.kv.keep[stage.layer or 0])

@@ -117,9 +117,7 @@ class OrtRuntime:
         embeds: FloatArray = graph.outputs[names.TEXT_EMBEDS].pull()[: len(ids)]
         return embeds
 
-    def prefill(
-        self, bucket: Bucket, embeds: FloatArray, visual_start: int = 0
-    ) -> FloatArray:
+    def prefill(self, bucket: Bucket, embeds: FloatArray, visual_start: int = 0) -> FloatArray:
         """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
 
         Args:
@@ -176,8 +174,8 @@ class OrtRuntime:
                 "new tokens, or export with more (--new-tokens)"
             )
         return (
-            f"all {self.manifest.text.max_positions} positions of the model are used; ask for fewer "
-            "new tokens, or export with --kv-policy streaming, which renumbers its rows"
+            f"all {self.manifest.text.max_positions} positions of the model are used; ask for "
+            "fewer new tokens, or export with --kv-policy streaming, which renumbers its rows"
         )
 
     def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:

@@ -109,9 +109,7 @@ class Runtime(Protocol):
         """Embeddings [len(ids), D] of at most `prompt_tokens` text ids."""
         ...
 
-    def prefill(
-        self, bucket: Bucket, embeds: FloatArray, visual_start: int = 0
-    ) -> FloatArray:
+    def prefill(self, bucket: Bucket, embeds: FloatArray, visual_start: int = 0) -> FloatArray:
         """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
 
         Args:

@@ -81,9 +81,7 @@ class Room:
         return self.keep[layer] - self.policy.sinks if given is None else given
 
 
-def make_room(
-    policy: Policy, slots: int, layers: int, positions: int = limits.CACHE_SLOTS
-) -> Room:
+def make_room(policy: Policy, slots: int, layers: int, positions: int = limits.CACHE_SLOTS) -> Room:
     """Slots and kept rows of every layer.
 
     Args:

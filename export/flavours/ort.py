@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from edgetok.export.attention import TowerEmitter, merge_heads, replaced_forward
 from edgetok.export.flavours.names import CONTRIB
 
-
 AFTER_SOFTMAX = 2  # what GroupQueryAttention shall return of its attention
 
 

@@ -22,7 +22,9 @@ def loop(queries, asked, weights, keys, scaling):
     for place, (row, weight) in enumerate(zip(asked, weights, strict=True)):
         for head in range(HEADS):
             group = head // (HEADS // GROUPS)
-            logits = [scaling * float(queries[head, place] @ keys[group, j]) for j in range(row + 1)]
+            logits = [
+                scaling * float(queries[head, place] @ keys[group, j]) for j in range(row + 1)
+            ]
             powers = np.exp(np.array(logits) - max(logits))
             for j in range(row + 1):
                 total[group, j] += float(weight) * powers[j] / powers.sum() / (HEADS // GROUPS)
