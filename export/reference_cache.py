@@ -271,7 +271,7 @@ def _query_weights(policy: Policy, count: int) -> Array:
     if SEEN in policy.planes:
         last = -(-count // 20)
         return ((ages < last) | (np.arange(count) % 20 == 0)).astype(float)
-    return np.power(policy.decay or 1.0, ages)
+    return np.asarray((policy.decay or 1.0) ** ages.astype(float))
 
 
 def _pooled(scores: Sequence[float], window: int, width: int) -> list[float]:
