@@ -16,6 +16,8 @@ from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
 from edgetok.errors import IncompatibleError
+from edgetok.export.unroll import Unroller
+from edgetok.tokens.greedy import repeating
 
 FOLDED_ELEMENTS = 16_384  # larger constants stay computed: a rung should not add weights
 REWRITES = 2  # rounds, as in onnxscript's own optimizer
@@ -34,25 +36,39 @@ def trace(
     Raises:
         IncompatibleError: if PyTorch cannot export it.
     """
-    with torch.no_grad():
-        try:
-            program = torch.onnx.export(
-                stage,
-                tuple(inputs.values()),
-                dynamo=True,
-                opset_version=opset,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                optimize=False,
-                verbose=False,
-            )
-        except Exception as error:
-            raise IncompatibleError(
-                f"PyTorch {torch.__version__} cannot export the {name} stage: "
-                f"{str(error).strip().splitlines()[0][:300]}"
-            ) from error
+    unroller = Unroller()
+
+    def export(part: nn.Module, given: dict[str, Tensor], made: Sequence[str]) -> ir.Model:
+        return clean(_export(part, given, made, opset), name)
+
+    try:
+        with torch.no_grad():
+            with repeating(unroller.note):
+                model = export(stage, inputs, outputs)
+            unroller.unroll(model, export)
+    except Exception as error:
+        raise IncompatibleError(
+            f"PyTorch {torch.__version__} cannot export the {name} stage: "
+            f"{str(error).strip().splitlines()[0][:300]}"
+        ) from error
+    return model
+
+
+def _export(
+    stage: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], opset: int
+) -> ir.Model:
+    program = torch.onnx.export(
+        stage,
+        tuple(inputs.values()),
+        dynamo=True,
+        opset_version=opset,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        optimize=False,
+        verbose=False,
+    )
     model: ir.Model = program.model  # type: ignore[union-attr]
-    return clean(model, name)
+    return model
 
 
 def clean(model: ir.Model, name: str) -> ir.Model:
