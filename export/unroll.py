@@ -84,7 +84,7 @@ class Unroller:
         if found:
             del model.graph.opset_imports[DOMAIN]
             passes.RemoveUnusedNodesPass()(model)  # what the last round leaves for another
-            passes.ShapeInferencePass()(model)
+            passes.DeduplicateInitializersPass()(model)
 
 
 def _replace(graph: ir.Graph, node: ir.Node, loop: Loop, body: ir.Graph) -> None:
@@ -121,7 +121,7 @@ def _adopt(graph: ir.Graph, body: ir.Graph, prefix: str) -> Values:
 def _copy(
     graph: ir.Graph, before: ir.Node, body: ir.Graph, values: Values, prefix: str
 ) -> list[ir.Value | None]:
-    """One round in front of a node; returns what it makes. Shapes are left to inference."""
+    """One round in front of a node; returns what it makes. Shapes are left to be inferred."""
     for node in body:
         inputs = [None if value is None else values[value] for value in node.inputs]
         own = ir.node(
