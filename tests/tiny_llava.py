@@ -33,13 +33,14 @@ def write_tiny_llava(
     decoder: str = "llama",
     side_px: int = SIDE_PX,
     vision_layers: int = 3,
+    text_layers: int = 2,
 ) -> Path:
     """Write a model with seeded weights; `tower` is clip or siglip, `decoder` llama or qwen2."""
     tokenizer = _make_tokenizer()
     torch.manual_seed(0)
     config = LlavaConfig(
         vision_config=_vision(tower, side_px, vision_layers),
-        text_config=_text(decoder, tokenizer.get_vocab_size()),
+        text_config=_text(decoder, tokenizer.get_vocab_size(), text_layers),
         image_token_id=3,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default" if tower == "clip" else "full",
@@ -75,13 +76,13 @@ def _vision(tower: str, side_px: int, layers: int) -> CLIPVisionConfig | SiglipV
     )
 
 
-def _text(decoder: str, vocabulary: int) -> LlamaConfig | Qwen2Config:
+def _text(decoder: str, vocabulary: int, layers: int) -> LlamaConfig | Qwen2Config:
     kind = LlamaConfig if decoder == "llama" else Qwen2Config
     return kind(
         vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,

@@ -57,6 +57,7 @@ class CacheAttention:
             where the rows begin a cache, and are numbered from 0.
         cos, sin: rotary tables [positions, H / 2].
         scales: per layer key and value scales [1, G, 1, H], for int8 buffers.
+        rows_at: int64 [S], rotary positions of rows that begin a cache, where those are not 0, 1, …
     """
 
     past: list[tuple[Tensor, Tensor]]
@@ -66,6 +67,7 @@ class CacheAttention:
     sin: Tensor
     scales: list[tuple[Tensor, Tensor]] | None
     present: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    rows_at: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._lengths = torch.split(self.lengths, 1)
@@ -77,9 +79,14 @@ class CacheAttention:
         layer = len(self.present)
         past_key, past_value = self.past[layer]
         inputs = [merge_heads(part) for part in (query, key, value)]
+        tables: list[Tensor | None] = [self.cos, self.sin]
+        if self.rows_at is not None:  # the operator would number the rows of a prompt from 0
+            for place, heads in enumerate((query.shape[1], key.shape[1])):
+                inputs[place] = rotate(inputs[place], self.rows_at, self.cos, self.sin, heads)
+            tables = [None, None]
         # As many rows as the cache could hold, not as it does: so every shape is a constant.
         seen = past_key.shape[2] if self._positions else query.shape[2]
-        ends = [self._lengths[layer], torch.tensor([seen], dtype=torch.int32), self.cos, self.sin]
+        ends = [self._lengths[layer], torch.tensor([seen], dtype=torch.int32), *tables]
         extra: list[Tensor | None] = [*self._positions[layer : layer + 1]]
         if self.scales:
             extra = [*(extra or [None]), None, None, *self.scales[layer]]
@@ -87,7 +94,7 @@ class CacheAttention:
             "num_heads": query.shape[1],
             "kv_num_heads": key.shape[1],
             "scale": float(scaling),
-            "do_rotary": 1,
+            "do_rotary": int(self.rows_at is None),
         }
         if self.scales:
             attrs |= {
@@ -105,6 +112,18 @@ class CacheAttention:
         )
         self.present.append((present_key, present_value))
         return rows
+
+
+def rotate(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """Rotary embedding of rows [1, S, heads * H] at positions int64 [S], as one operator."""
+    return torch.onnx.ops.symbolic(
+        f"{CONTRIB}::RotaryEmbedding",
+        [rows, positions.unsqueeze(0), cos, sin],
+        attrs={"num_heads": heads},
+        dtype=rows.dtype,
+        shape=rows.shape,
+        version=1,
+    )
 
 
 @contextmanager
