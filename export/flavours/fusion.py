@@ -31,6 +31,7 @@ def fuse(model: ir.Model) -> ir.Model:
 def simplify(model: ir.Model) -> ir.Model:
     """Drop transposes and reshapes that cancel out; adds no operator, so any flavour may do it."""
     _TRANSPOSES.apply_to_model(model)
+    passes.IdentityEliminationPass()(model)  # what is left of transposes that several nodes read
     passes.ShapeInferencePass()(model)
     _drop_reshapes(model.graph)
     passes.RemoveUnusedNodesPass()(model)
