@@ -24,6 +24,7 @@ from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.parity import prove, prove_portable, require_parity
+from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
@@ -106,6 +107,7 @@ def export_model(
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         if reduction is not None:
             reduction.check_depth(len(parts.text.layers))
+            require_plain_attention(parts.text)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
+from edgetok.errors import IncompatibleError
 from edgetok.export.attention import emitting, merge_heads, rotary_inside
-from edgetok.export.flavours.ort import CacheAttention, fused_norms, rotate
+from edgetok.export.flavours.ort import CacheAttention, attention_extras, fused_norms, rotate
 from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
 from edgetok.prefill import Prefill
@@ -92,6 +93,27 @@ def _order(old: Span, new: Span, visual: Tensor | None) -> Tensor:
     return torch.where(inside, visual, behind)
 
 
+def require_plain_attention(text: TextParts) -> None:
+    """Refuse decoders whose attention depends on more than which rows there are.
+
+    Raises:
+        IncompatibleError: naming what reduction at prefill cannot do.
+    """
+    extras = {name for layer in text.layers for name in attention_extras(_attention_of(layer))}
+    found = {"softcap": "capped logits", "local_window_size": "a window of keys"}
+    has = [words for name, words in found.items() if name in extras]
+    has += ["several rotary embeddings"] if len(set(text.rotary_kinds)) > 1 else []
+    if has:
+        raise IncompatibleError(
+            f"this decoder has {' and '.join(has)}, and reduction at prefill knows plain attention "
+            "only; leave --prefill out"
+        )
+
+
+def _attention_of(layer: Any) -> Any:
+    return layer.self_attn
+
+
 class ReducingPrefill(Decoder):
     """Embeddings [1, S, D], padded on the right -> logits [1, W] of the last row, and the cache.
 
@@ -120,7 +142,7 @@ class ReducingPrefill(Decoder):
         rows = self._begin(embeds, last, start)
         first = rows
         pairs = list(zip(past[::2], past[1::2], strict=True))
-        attention = PromptAttention(pairs, lengths, None, self.cos, self.sin, self._scales())
+        attention = PromptAttention(pairs, lengths, None, self._rotary(), self._scales())
         gates: Tensor | None = None
         kept: list[Tensor] = []
         with (
@@ -201,8 +223,9 @@ class ReducingPrefill(Decoder):
     def _probe(self, rows: Rows, query: Tensor, key: Tensor, scaling: float) -> Probe:
         """query [1, heads, S, H] and key [1, G, S, H], not rotated yet."""
         at = torch.arange(rows.span.rows) if rows.positions is None else rows.positions
+        tables = self._rotary()[0]
         turned = [
-            rotate(merge_heads(part), at, self.cos, self.sin, part.shape[1])[0]
+            rotate(merge_heads(part), at, *tables, part.shape[1])[0]
             .reshape(rows.span.rows, part.shape[1], -1)
             .transpose(0, 1)
             for part in (query, key)
