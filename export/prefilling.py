@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.errors import IncompatibleError
-from edgetok.export.attention import emitting, merge_heads, rotary_inside
+from edgetok.export.attention import emitting, merge_heads, replaced_forward, rotary_inside
 from edgetok.export.flavours.ort import CacheAttention, attention_extras, fused_norms, rotate
 from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
@@ -91,6 +91,31 @@ def _order(old: Span, new: Span, visual: Tensor | None) -> Tensor:
         return behind
     inside = (row >= new.start) & (row < new.start + new.visual)
     return torch.where(inside, visual, behind)
+
+
+def text_rows(span: Span) -> Tensor:
+    """All rows but the visual ones, int64 [S - K]: in front of the image, behind it, padding."""
+    return _order(span, _shorten(span, 0), None)
+
+
+def weave(span: Span, text: Tensor, visual: Tensor) -> Tensor:
+    """Text rows [1, S - K, D] around visual rows [1, K, D]: -> [1, S, D]."""
+    row, count = torch.arange(span.rows), span.rows - span.visual
+    behind = torch.where(row < span.start, row, row - span.visual)
+    inside = (row >= span.start) & (row < span.start + span.visual)
+    order = torch.where(inside, count + row - span.start, behind)
+    return torch.cat([text, visual], dim=1).index_select(1, order)
+
+
+def of_rows(module: Any, rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """A linear layer on some rows of [1, S, D] alone."""
+    linear = module.forward  # its own: bound before it is replaced
+
+    def forward(x: Tensor) -> Tensor:
+        out: Tensor = linear(x.index_select(1, rows))
+        return out
+
+    return forward
 
 
 def require_plain_attention(text: TextParts) -> None:
@@ -181,12 +206,28 @@ class ReducingPrefill(Decoder):
         return ahead and "gates" in self.method.reads
 
     def _run_layer(
-        self, number: int, layer: nn.Module, rows: Rows, attention: PromptAttention
+        self, number: int, layer: Any, rows: Rows, attention: PromptAttention
     ) -> Tensor:
         attention.rows_at = None if rows.span.visual == self.visual else rows.positions
-        dummy = torch.zeros(1)  # rotary happens inside the attention operator
-        out: Tensor = layer(rows.x, attention_mask=None, position_embeddings=(dummy, dummy))
-        return out
+        angles = (torch.zeros(1), torch.zeros(1))  # rotary happens inside the attention operator
+        skip = self.skips[number]
+        if not skip:
+            out: Tensor = layer(rows.x, attention_mask=None, position_embeddings=angles)
+            return out
+        text, x = text_rows(rows.span), rows.x
+        attention.text_alone = rows.span if skip == "layer" else None
+        chosen = [layer.self_attn.o_proj] if skip == "layer" else []
+        with replaced_forward(iter(chosen), lambda linear: of_rows(linear, text)):
+            normed = layer.input_layernorm(x)
+            attended = layer.self_attn(normed, attention_mask=None, position_embeddings=angles)[0]
+        attention.text_alone = None
+        if skip == "layer":
+            middle = x.index_select(1, text) + attended
+        else:
+            x = x + attended
+            middle = x.index_select(1, text)
+        fed = middle + layer.mlp(layer.post_attention_layernorm(middle))
+        return weave(rows.span, fed, x.index_select(1, rows.span.visual_rows()))
 
     # --- cuts -------------------------------------------------------------------------------------
 
@@ -223,13 +264,7 @@ class ReducingPrefill(Decoder):
     def _probe(self, rows: Rows, query: Tensor, key: Tensor, scaling: float) -> Probe:
         """query [1, heads, S, H] and key [1, G, S, H], not rotated yet."""
         at = torch.arange(rows.span.rows) if rows.positions is None else rows.positions
-        tables = self._rotary()[0]
-        turned = [
-            rotate(merge_heads(part), at, *tables, part.shape[1])[0]
-            .reshape(rows.span.rows, part.shape[1], -1)
-            .transpose(0, 1)
-            for part in (query, key)
-        ]
+        turned = [_turn(part, at, self._rotary()[0])[0] for part in (query, key)]
         return Probe(turned[0] * scaling, turned[1], rows.span)
 
     def _pick_gates(self, rows: Rows, gates: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,13 +275,50 @@ class ReducingPrefill(Decoder):
 
 @dataclass
 class PromptAttention(CacheAttention):
-    """`CacheAttention` of a whole prompt that remembers what its last layer compared."""
+    """`CacheAttention` of a whole prompt that remembers what its last layer compared.
+
+    Args:
+        text_alone: the rows, where only those of text ask; what it returns for others is zero.
+    """
+
+    text_alone: Span | None = None
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         self.seen = (query, key, scaling)
-        return super().__call__(module, query, key, value, scaling)
+        if self.text_alone is None:
+            return super().__call__(module, query, key, value, scaling)
+        return self._ask_from_text(self.text_alone, query, key, value, scaling)
+
+    def _ask_from_text(
+        self, span: Span, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        """Attention of text rows to all, spelled out, since the operator asks from every row."""
+        tables, groups = self.rotary[len(self.present)], key.shape[1]
+        query, key = (_turn(part, torch.arange(span.rows), tables) for part in (query, key))
+        self._write(key, value)
+        text = text_rows(span)
+        attended = Probe(query[0] * scaling, key[0], span).attend(text)  # [heads, T, S]
+        shared = attended.reshape(groups, -1, span.rows) @ value[0]
+        found = merge_heads(shared.reshape(1, query.shape[1], len(text), -1))
+        return weave(span, found, torch.zeros(1, span.visual, found.shape[2]))
+
+    def _write(self, key: Tensor, value: Tensor) -> None:
+        """Rows [1, G, S, H] to the front of the cache, as the operator would."""
+        layer, pair = len(self.present), []
+        for number, (past, rows) in enumerate(zip(self.past[layer], (key, value), strict=True)):
+            if self.scales:
+                levels = (rows / self.scales[layer][number]).round().clamp(-128, 127)
+                rows = levels.to(torch.int8)
+            pair.append(torch.cat([rows, past[:, :, rows.shape[2] :]], dim=2))
+        self.present.append((pair[0], pair[1]))
+
+
+def _turn(part: Tensor, positions: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of [1, heads, S, H] at positions int64 [S]."""
+    turned = rotate(merge_heads(part), positions, *tables, part.shape[1])
+    return turned.reshape(1, part.shape[2], part.shape[1], -1).transpose(1, 2)
 
 
 class Peek:

@@ -6,7 +6,25 @@ The list and its facts load without torch; a cut needs it.
 from __future__ import annotations
 
 from edgetok.errors import UsageError
-from edgetok.prefill import fastv, pyramiddrop
+from edgetok.prefill import (
+    adatoken_3d,
+    aim,
+    atp_llava,
+    catp,
+    corematching,
+    dyvte,
+    fastv,
+    ima,
+    mustdrop,
+    pyramiddrop,
+    random,
+    sparsevlm,
+    stride,
+    todre,
+    vasparse,
+    visiondrop,
+    yopo,
+)
 from edgetok.prefill.method import Prefill, PrefillMethod
 
 __all__ = ["PREFILL_METHODS", "Prefill", "PrefillMethod", "find_prefill"]
@@ -16,6 +34,21 @@ PREFILL_METHODS: dict[str, PrefillMethod] = {
     for method in (
         fastv.METHOD,
         pyramiddrop.METHOD,
+        sparsevlm.METHOD,
+        visiondrop.METHOD,
+        mustdrop.METHOD,
+        aim.METHOD,
+        corematching.METHOD,
+        todre.METHOD,
+        dyvte.METHOD,
+        catp.METHOD,
+        atp_llava.METHOD,
+        adatoken_3d.METHOD,
+        vasparse.METHOD,
+        yopo.METHOD,
+        ima.METHOD,
+        random.METHOD,
+        stride.METHOD,
     )
 }
 NONE = "none"

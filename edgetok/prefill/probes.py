@@ -72,19 +72,19 @@ class Probe:
     span: Span
 
     def from_last(self) -> Tensor:
-        return self._visual_columns(self._attend(self.span.last))[:, 0]
+        return self._visual_columns(self.attend(self.span.last))[:, 0]
 
     def from_text(self) -> Tensor:
-        found = self._visual_columns(self._attend(self.span.text_rows()))
+        found = self._visual_columns(self.attend(self.span.text_rows()))
         return found * self.span.is_text().reshape(1, -1, 1)
 
     def from_visual(self) -> Tensor:
-        return self._visual_columns(self._attend(self.span.visual_rows()))
+        return self._visual_columns(self.attend(self.span.visual_rows()))
 
     def whole(self) -> Tensor:
         import torch
 
-        attended = self._attend(torch.arange(self.span.rows))
+        attended = self.attend(torch.arange(self.span.rows))
         return attended * self.span.is_row().reshape(1, -1, 1)
 
     def visual_keys(self) -> Tensor:
@@ -99,7 +99,7 @@ class Probe:
     def _visual_columns(self, attended: Tensor) -> Tensor:
         return attended.index_select(2, self.span.visual_rows())
 
-    def _attend(self, rows: Tensor) -> Tensor:
+    def attend(self, rows: Tensor) -> Tensor:
         """Causal attention of the rows [R] to all: [heads, R, S]."""
         import torch
 
