@@ -44,9 +44,11 @@ OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower e
 
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
 LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS
+VISUAL_START = "visual_start"  # int64 [1], the first visual row of INPUT_EMBEDS
 PAST_LENGTHS = "past_lengths"  # int32 [L], of each layer: true rows after this call, minus one
 POSITIONS = "positions"  # int64 [L, 1], of each layer: rotary position of the token to decode
 TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
+PREFILL_KEPT = "prefill_kept"  # int64 [sum], visual rows kept at each cut, one cut after another
 LOGITS = "logits"  # float32 [1, W], of the last true row
 
 STAGES = ("tower", "compress", "embed", "prefill", "decode")

@@ -9,14 +9,17 @@ from edgetok.bundle.manifest import (
     KvCache,
     Manifest,
     Precision,
+    Prefill,
     Rung,
     Stage,
     Text,
     Vision,
 )
+from edgetok.export.graphs import cache_slots, removed_rows
 from edgetok.families.parts import Parts
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
+from edgetok.prefill import Prefill as Reduction
 
 
 def describe(
@@ -26,9 +29,12 @@ def describe(
     precision: Precision,
     seed: int,
     stages: list[Stage],
+    prefill: Reduction | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
     text, vision = parts.text, parts.vision
+    layers = len(text.layers)
+    removed = removed_rows(ladder, prefill, layers)
     return Manifest(
         format_version=FORMAT_VERSION,
         producer=f"edgetok {version('edgetok')}",
@@ -40,18 +46,22 @@ def describe(
                 budget=b.budget,
                 prompt_tokens=b.prompt_tokens,
                 cache_slots=b.cache_slots,
-                removed=[0] * len(text.layers),
+                removed=removed[b.budget],
             )
             for b in ladder
         ],
         precision=precision,
+        prefill=Prefill(
+            method="none" if prefill is None else prefill.name,
+            ratio=1.0 if prefill is None else prefill.ratio,
+        ),
         kv=KvCache(
-            layers=len(text.layers),
+            layers=layers,
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
-            slots=[ladder.largest.cache_slots] * len(text.layers),
+            slots=cache_slots(ladder, prefill, layers),
             policy="none",
-            positions="kept",
+            positions="kept" if prefill is None else prefill.method.positions,
         ),
         text=Text(
             hidden=text.hidden,

@@ -54,7 +54,8 @@ def _golden_rung(
     out = runner.run("compress", budget, seen)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
-    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, reference.parts.text.stop_ids)
+    stop_ids = reference.parts.text.stop_ids
+    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, len(case.before))
     return golden.GoldenRung(kept=out[names.KEPT], logits=logits[0], answer_ids=_int64(ids))
 
 

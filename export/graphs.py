@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import reducing, stages
+from edgetok.export import prefilling, reducing, stages
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import fusion, portable
 from edgetok.export.trace import quiet, trace
@@ -20,6 +20,7 @@ from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
+from edgetok.prefill import Prefill
 
 Scales = list[tuple[Tensor, Tensor]]
 Progress = Callable[[str, float], None]
@@ -40,6 +41,7 @@ class GraphBuilder:
     Args:
         scales: per layer key and value scales [1, G, 1, H] of an int8 cache, or None for float32.
         flavour: `portable` adds the stages that have this form, beside those of `ort`.
+        prefill: what the prefill graphs take away between layers; None for nothing.
     """
 
     parts: Parts
@@ -48,6 +50,7 @@ class GraphBuilder:
     weights: Weights
     scales: Scales | None
     flavour: Flavour = "ort"
+    prefill: Prefill | None = None
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -151,7 +154,12 @@ class GraphBuilder:
             names.LAST_ROW: torch.zeros(1, dtype=torch.int64),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
         }
-        return stages.Prefill(self.parts.text, self.slots, self.scales), inputs | self._past()
+        text, scales = self.parts.text, self.scales
+        if self.prefill is None:
+            return stages.Prefill(text, self.positions, scales), inputs | self._past()
+        stage = prefilling.ReducingPrefill(text, self.positions, scales, self.prefill, budget)
+        inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+        return stage, inputs | self._past()
 
     def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {
@@ -159,7 +167,7 @@ class GraphBuilder:
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.POSITIONS: torch.zeros(self.layers, 1, dtype=torch.int64),
         }
-        return stages.Decode(self.parts.text, self.slots, self.scales), inputs | self._past()
+        return stages.Decode(self.parts.text, self.positions, self.scales), inputs | self._past()
 
     @property
     def prompt_tokens(self) -> int:
@@ -170,15 +178,38 @@ class GraphBuilder:
         return len(self.parts.text.layers)
 
     @property
-    def slots(self) -> int:
+    def positions(self) -> int:
+        """Rotary positions that the tables hold."""
         return self.ladder.largest.cache_slots
+
+    @property
+    def slots(self) -> list[int]:
+        """Rows of each layer's cache: what the rung that needs most leaves there."""
+        return cache_slots(self.ladder, self.prefill, self.layers)
 
     def _past(self) -> dict[str, Tensor]:
         text = self.parts.text
         dtype = torch.float32 if self.scales is None else torch.int8
-        shape = (1, text.kv_heads, self.slots, text.head_dim)
-        order = [n(i) for i in range(len(text.layers)) for n in (names.past_key, names.past_value)]
-        return {name: torch.zeros(shape, dtype=dtype) for name in order}
+        shapes = [(1, text.kv_heads, slots, text.head_dim) for slots in self.slots]
+        order = [(i, n(i)) for i in range(self.layers) for n in (names.past_key, names.past_value)]
+        return {name: torch.zeros(shapes[i], dtype=dtype) for i, name in order}
+
+
+def removed_rows(ladder: Ladder, prefill: Prefill | None, layers: int) -> dict[int, list[int]]:
+    """For each rung, by its budget, the prompt rows that are gone before each layer."""
+    nothing = [0] * layers
+    return {
+        b.budget: nothing if prefill is None else prefill.removed(layers, b.budget) for b in ladder
+    }
+
+
+def cache_slots(ladder: Ladder, prefill: Prefill | None, layers: int) -> list[int]:
+    """Rows of each layer's cache: what the rung that needs most leaves there."""
+    removed = removed_rows(ladder, prefill, layers)
+    return [
+        max(bucket.cache_slots - removed[bucket.budget][layer] for bucket in ladder)
+        for layer in range(layers)
+    ]
 
 
 def _describe(value: ir.Value) -> TensorSpec:

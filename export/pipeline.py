@@ -24,6 +24,7 @@ from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.parity import prove, prove_portable, require_parity
+from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
@@ -32,6 +33,7 @@ from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
+from edgetok.prefill import Prefill, find_prefill
 
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 GOLDEN_CASES = 2  # each holds its image and pixels: 0.5 MB at 192 pixels, 1.5 MB at 336
@@ -59,6 +61,7 @@ def export_model(
     weights: Weights = "fp32",
     kv: KvPrecision = "fp32",
     flavour: Flavour = "ort",
+    prefill: str | Prefill | None = None,
     samples: str | Path | None = None,
     prompt_tokens: int = 96,
     new_tokens: int = 128,
@@ -79,6 +82,8 @@ def export_model(
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         flavour: `portable` adds graphs of standard operators for tower and compressor; what
             edgetok runs, and the decoder, stay `ort`.
+        prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
+            NAME:RATIO; see `edgetok.prefill`.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
@@ -91,6 +96,7 @@ def export_model(
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
     precision = Precision(weights=weights, kv=kv)
+    reduction = find_prefill(prefill or "none") if not isinstance(prefill, Prefill) else prefill
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -99,20 +105,27 @@ def export_model(
         parts = open_model(Path(model_dir))
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
+        if reduction is not None:
+            reduction.check_depth(len(parts.text.layers))
+            require_plain_attention(parts.text)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
         reference = Reference(parts, chosen)
         scales = _measure_scales(reference, calibration) if kv == "int8" else None
-        builder = GraphBuilder(parts, chosen, ladder, weights, scales, flavour)
+        builder = GraphBuilder(parts, chosen, ladder, weights, scales, flavour, reduction)
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
         spelled = [g for g in graphs if g.stage.flavour == "portable"]
         portable = GraphRunner(spelled, writer.path_of(""))
         checks = prove_portable(reference, portable, ladder, cases, precision) if spelled else []
-        runner = GraphRunner([g for g in graphs if g.stage.flavour == "ort"], writer.path_of(""))
-        report = prove(reference, runner, ladder, cases, precision, synthetic=samples is None)
+        fused = [g for g in graphs if g.stage.flavour == "ort"]
+        runner = GraphRunner(fused, writer.path_of(""), reduction)
+        synthetic = samples is None
+        report = prove(
+            reference, runner, ladder, cases, precision, synthetic=synthetic, prefill=reduction
+        )
         report = msgspec.structs.replace(report, checks=report.checks + checks)
         require_parity(report)
         say("write", 0.95)
@@ -120,7 +133,7 @@ def export_model(
         write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
-        digest = writer.publish(describe(parts, chosen, ladder, precision, seed, stages))
+        digest = writer.publish(describe(parts, chosen, ladder, precision, seed, stages, reduction))
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
     seconds = time.monotonic() - started

@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from edgetok import names
 from edgetok.export.graphs import Graph
+from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
 
@@ -25,9 +26,13 @@ class GraphRunner:
 
     Args:
         root: directory that holds `weights/model.bin`.
+        prefill: what the prefill graphs take away.
     """
 
-    def __init__(self, graphs: Iterable[Graph], root: Path) -> None:
+    def __init__(
+        self, graphs: Iterable[Graph], root: Path, prefill: Prefill | None = None
+    ) -> None:
+        self._prefill = prefill
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
         for graph in graphs:
@@ -77,27 +82,51 @@ class GraphRunner:
             names.TEXT_MASK: np.pad(mask, (0, missing)),
         }
 
-    def answer(self, budget: int, embeds: Array, new_tokens: int, stop_ids: tuple[int, ...]) -> Any:
-        """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids."""
-        rows, count = self._pad(budget, embeds), embeds.shape[0]
-        feeds = self._empty_cache() | {
-            names.INPUT_EMBEDS: rows,
-            names.LAST_ROW: np.array([count - 1], np.int64),
-            names.PAST_LENGTHS: np.full(self._layers, count - 1, np.int32),
-        }
-        out = self.run("prefill", budget, feeds)
+    def answer(
+        self,
+        budget: int,
+        embeds: Array,
+        new_tokens: int,
+        stop_ids: tuple[int, ...],
+        start: int = 0,
+    ) -> Any:
+        """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids.
+
+        `start` is the first visual row, where prefill takes some away.
+        """
+        out, count = self.prefill(budget, embeds, start), embeds.shape[0]
+        lengths = count - self._removed(budget)
+        renumbered = self._prefill is not None and self._prefill.method.positions == "renumbered"
         logits, ids = [out[names.LOGITS][0]], [int(out[names.LOGITS].argmax())]
         while len(ids) < new_tokens and ids[-1] not in stop_ids:
+            positions = lengths if renumbered else np.full(self._layers, count)
             step: dict[str, Array] = {
                 names.TOKEN_ID: np.array([[ids[-1]]], np.int64),
-                names.PAST_LENGTHS: np.full(self._layers, count, np.int32),
-                names.POSITIONS: np.full((self._layers, 1), count, np.int64),
+                names.PAST_LENGTHS: lengths.astype(np.int32),
+                names.POSITIONS: positions.astype(np.int64)[:, None],
             }
             out = self.run("decode", None, step | _as_past(out))
             logits.append(out[names.LOGITS][0])
             ids.append(int(out[names.LOGITS].argmax()))
-            count += 1
+            count, lengths = count + 1, lengths + 1
         return np.stack(logits), ids
+
+    def prefill(self, budget: int, embeds: Array, start: int = 0) -> dict[str, Array]:
+        """True rows [n, D] through the prefill graph of a rung: all its outputs, by name."""
+        last = embeds.shape[0] - 1 - self._removed(budget)
+        feeds = {
+            names.INPUT_EMBEDS: self._pad(budget, embeds),
+            names.LAST_ROW: last[-1:].astype(np.int64),
+            names.VISUAL_START: np.array([start], np.int64),
+            names.PAST_LENGTHS: last.astype(np.int32),
+        }
+        return self.run("prefill", budget, feeds | self._empty_cache())
+
+    def _removed(self, budget: int) -> Array:
+        """Rows that are gone before each layer, [L]."""
+        if self._prefill is None:
+            return np.zeros(self._layers, np.int64)
+        return np.array(self._prefill.removed(self._layers, budget), np.int64)
 
     @property
     def _layers(self) -> int:
@@ -120,4 +149,5 @@ class GraphRunner:
 
 
 def _as_past(outputs: dict[str, Array]) -> dict[str, Array]:
-    return {n.replace("present_", "past_"): v for n, v in outputs.items() if n != names.LOGITS}
+    cache = {n: v for n, v in outputs.items() if n.startswith("present_")}
+    return {n.replace("present_", "past_"): v for n, v in cache.items()}

@@ -255,7 +255,7 @@ class Model:
         progress.kept = tuple(visual.kept.tolist())
         with watch.measure("prefill"):
             embeds = _assemble(prompt, written.rows, visual.rows)
-            return self.runtime.prefill(bucket, embeds)
+            return self.runtime.prefill(bucket, embeds, len(prompt.before))
 
     def _decode(
         self, token_id: int | None, sampler: Sampler, progress: Progress

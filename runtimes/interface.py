@@ -20,6 +20,11 @@ def has_tower_per_rung(manifest: Manifest) -> bool:
     return any(s.stage == "tower" and s.bucket is not None for s in manifest.stages)
 
 
+def reduces_at_prefill(manifest: Manifest) -> bool:
+    """Whether prefill graphs ask where the visual rows begin."""
+    return manifest.prefill.method != "none"
+
+
 def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage) -> None:
     """Check that a graph that serves `bucket` fits the manifest and the tower.
 
@@ -66,10 +71,12 @@ def _expected(
             embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, text.hidden])}
             return {names.TOKEN_IDS: ("int64", [rows])}, embeds
         case "prefill":
+            start: Interface = {names.VISUAL_START: ("int64", [1])}
             return {
                 names.INPUT_EMBEDS: ("float32", [1, bucket.prefill_tokens, text.hidden]),
                 names.LAST_ROW: ("int64", [1]),
                 names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
+                **(start if reduces_at_prefill(manifest) else {}),
                 **past,
             }, logits | present
         case "decode":

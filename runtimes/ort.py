@@ -115,16 +115,23 @@ class OrtRuntime:
         embeds: FloatArray = graph.outputs[names.TEXT_EMBEDS].pull()[: len(ids)]
         return embeds
 
-    def prefill(self, bucket: Bucket, embeds: FloatArray) -> FloatArray:
+    def prefill(
+        self, bucket: Bucket, embeds: FloatArray, visual_start: int | None = None
+    ) -> FloatArray:
         """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
 
         Raises:
-            InputError: if n is 0 or more than the rung has room for.
+            InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
+                not lie in front of the last row.
+            UsageError: if the bundle takes rows away at prefill and `visual_start` is missing.
         """
         graph = self._graph("prefill", bucket)
         rows = graph.inputs[names.INPUT_EMBEDS]
         count = len(embeds)
         _require_rows(count, rows.host.shape[1], "prompt rows")
+        if names.VISUAL_START in graph.inputs:
+            start = _require_visual(visual_start, bucket.budget, count)
+            graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
         rows.host[0, :count] = embeds
         rows.host[0, count:] = 0  # never read, but must be finite
         rows.push()
@@ -270,6 +277,19 @@ def _require_pixels(pixels: FloatArray, shape: tuple[int, ...]) -> None:
         )
     if not np.isfinite(pixels).all():
         raise InputError("pixels hold NaN or infinity; normalise the image again")
+
+
+def _require_visual(start: int | None, visual: int, count: int) -> int:
+    if start is None:
+        raise UsageError(
+            "this bundle takes visual rows away at prefill; say where they begin (visual_start)"
+        )
+    if not 0 <= start < count - visual:
+        raise InputError(
+            f"{visual} visual rows from row {start} do not fit in front of the last of {count} "
+            "prompt rows; text must follow the image"
+        )
+    return start
 
 
 def _require_rows(count: int, limit: int, what: str) -> None:

@@ -109,8 +109,14 @@ class Runtime(Protocol):
         """Embeddings [len(ids), D] of at most `prompt_tokens` text ids."""
         ...
 
-    def prefill(self, bucket: Bucket, embeds: FloatArray) -> FloatArray:
+    def prefill(
+        self, bucket: Bucket, embeds: FloatArray, visual_start: int | None = None
+    ) -> FloatArray:
         """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
+
+        Args:
+            visual_start: the first of the rung's visual rows in the prompt; needed where the
+                bundle takes rows away at prefill, and ignored elsewhere.
 
         Returns:
             Logits [W] of the last row.

@@ -66,6 +66,13 @@ class Rung(Struct, frozen=True):
     removed: list[Count]  # per layer: prompt rows that prefill took away before its attention
 
 
+class Prefill(Struct, frozen=True):
+    """What prefill takes away between layers: a method's name, or `none`; see `Rung.removed`."""
+
+    method: Name
+    ratio: Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
 class Precision(Struct, frozen=True):
     weights: Weights
     kv: KvPrecision
@@ -120,6 +127,7 @@ class Manifest(Struct, frozen=True):
     seed: Count  # of the `random` method; 0 elsewhere
     ladder: Annotated[list[Rung], msgspec.Meta(min_length=1, max_length=64)]
     precision: Precision
+    prefill: Prefill
     kv: KvCache
     text: Text
     vision: Vision
@@ -203,6 +211,8 @@ def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
         yield f"{at}.removed has {len(rung.removed)} entries for {kv.layers} layers"
     if any(low > high for low, high in pairwise(rung.removed)):
         yield f"{at}.removed {rung.removed} falls: rows that are gone do not come back"
+    if any(rung.cache_slots - gone > slots for gone, slots in zip(rung.removed, kv.slots)):
+        yield f"{at}.cache_slots {rung.cache_slots} less .removed exceeds $.kv.slots {kv.slots}"
     if max(rung.removed, default=0) > rung.budget:
         yield f"{at}.removed {rung.removed} is more than the {rung.budget} visual tokens"
 
