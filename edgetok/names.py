@@ -51,24 +51,39 @@ TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
 PREFILL_KEPT = "prefill_kept"  # int64 [sum], visual rows kept at each cut, one cut after another
 LOGITS = "logits"  # float32 [1, W], of the last true row
 
+KEPT_KEY = "kept_key"  # [1, G, keep, H], as `past_key` of a layer, the rows that stay
+KEPT_VALUE = "kept_value"  # [1, G, keep, H]
+KEPT_STATE = "kept_state"  # float32 [P, G, keep]
+
 STAGES = ("tower", "compress", "embed", "prefill", "decode")
+COMPACT = "compact"  # one for each layer where a policy empties the cache; none elsewhere
 
 
 def past_key(layer: int) -> str:
-    """int8 or float32 [1, G, C, H]; bound to the same memory as `present_key`."""
+    """[1, G, C, H] float32 or int8, or two int4 in a uint8; the same memory as `present_key`."""
     return f"past_key_{layer}"
 
 
 def past_value(layer: int) -> str:
-    """int8 or float32 [1, G, C, H]; bound to the same memory as `present_value`."""
+    """[1, G, C, H] float32 or int8, or two int4 in a uint8; the same memory as `present_value`."""
     return f"past_value_{layer}"
 
 
 def present_key(layer: int) -> str:
-    """int8 or float32 [1, G, C, H]."""
+    """As `past_key`."""
     return f"present_key_{layer}"
 
 
 def present_value(layer: int) -> str:
-    """int8 or float32 [1, G, C, H]."""
+    """As `past_value`."""
     return f"present_value_{layer}"
+
+
+def past_state(layer: int) -> str:
+    """float32 [P, G, C], what a policy remembers of each row; see `KvCache.planes`."""
+    return f"past_state_{layer}"
+
+
+def present_state(layer: int) -> str:
+    """float32 [P, G, C]."""
+    return f"present_state_{layer}"

@@ -122,9 +122,7 @@ class PrefillReference:
                 row = self._step(found[-1], position, cache)
                 position += 1
 
-    def _prefill(
-        self, x: Tensor, start: int, cache: Any, forced: list[list[int]] | None
-    ) -> State:
+    def _prefill(self, x: Tensor, start: int, cache: Any, forced: list[list[int]] | None) -> State:
         state = State(x, list(range(len(x))), start, list(range(self.counts[0])))
         first = state.x
         seen: tuple[Tensor, Tensor] | None = None

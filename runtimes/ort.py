@@ -13,6 +13,7 @@ from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
 from edgetok.runtimes.cache import CacheRows
+from edgetok.runtimes.compaction import Compaction, load_compaction
 from edgetok.runtimes.interface import SIGNAL_PREFIX, has_tower_per_rung, require_interface
 from edgetok.runtimes.protocol import FloatArray, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
@@ -55,6 +56,7 @@ class OrtRuntime:
         self._rows = CacheRows(self.manifest.kv, self.manifest.text.max_positions)
         self._memory = Memory(device)
         self._graphs = self._load(bundle, provider)
+        self._compaction = self._load_compaction(bundle, provider)
         self._decode = self._graph("decode", self.ladder.smallest)
 
     def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
@@ -120,6 +122,9 @@ class OrtRuntime:
     ) -> FloatArray:
         """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
 
+        Args:
+            visual_start: the first visual row, for bundles that treat those apart.
+
         Raises:
             InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
                 not lie in front of the last row.
@@ -135,9 +140,11 @@ class OrtRuntime:
         rows.host[0, :count] = embeds
         rows.host[0, count:] = 0  # never read, but must be finite
         rows.push()
-        self._rows.begin(count, _rung_of(self.manifest, bucket).removed)
-        graph.inputs[names.LAST_ROW].write(self._rows.lengths[-1:] - 1)
-        graph.inputs[names.PAST_LENGTHS].write(self._rows.lengths - 1)
+        removed = _rung_of(self.manifest, bucket).removed
+        lengths = count - np.array(removed, np.int32)
+        graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
+        graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
+        self._rows.begin(count, removed)
         graph.run()
         logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
         return logits
@@ -158,6 +165,7 @@ class OrtRuntime:
                 f"the KV cache is full with {int(self._rows.lengths.max())} rows; ask for fewer "
                 "new tokens, or export with more (--new-tokens)"
             )
+        self._compaction.make_room(self._rows)
         inputs = self._decode.inputs
         inputs[names.TOKEN_ID].write(np.array([[token_id]], np.int64))
         inputs[names.PAST_LENGTHS].write(self._rows.lengths)
@@ -191,6 +199,16 @@ class OrtRuntime:
         for path in weights:  # sessions opened them by name: still the file that was hashed?
             bundle.path_of(path)
         return graphs
+
+    def _load_compaction(self, bundle: Bundle, provider: str) -> Compaction:
+        bucket = self.ladder.largest
+        tower = bundle.stage("tower", bucket.budget)
+
+        def bind(stage: Stage) -> BoundGraph:
+            require_interface(bundle.manifest, stage, bucket, tower)
+            return self._bound(bundle, stage, provider)
+
+        return load_compaction(bundle.manifest, bind)
 
     def _bound(self, bundle: Bundle, stage: Stage, provider: str) -> BoundGraph:
         graph = bundle.graph(stage)

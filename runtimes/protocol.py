@@ -115,8 +115,8 @@ class Runtime(Protocol):
         """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
 
         Args:
-            visual_start: the first of the rung's visual rows in the prompt; needed where the
-                bundle takes rows away at prefill, and ignored elsewhere.
+            visual_start: the first of the rung's visual rows, which lie together in the prompt;
+                needed where the bundle treats those apart, and ignored elsewhere.
 
         Returns:
             Logits [W] of the last row.
