@@ -1,7 +1,7 @@
 """Every graph input and output: name, shape and dtype, shared by exporter and runtimes.
 
 Shapes are written with the letters of the documentation: N visual tokens of the tower, K budget,
-V vision width, D language-model width, S prefill rows, C cache slots, G key/value heads,
+V vision width, D language-model width, S prefill rows, R rows of a chunk, C cache slots, G key/value heads,
 H head dimension, L decoder layers, W vocabulary, B signal points.
 """
 
@@ -45,11 +45,13 @@ OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower e
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
 LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS
 PAST_LENGTHS = "past_lengths"  # int32 [L], of each layer: true rows after this call, minus one
+CHUNK_EMBEDS = "chunk_embeds"  # float32 [1, R, D], rows to put behind those of the cache, no padding
+CHUNK_POSITIONS = "chunk_positions"  # int64 [L, R], of each layer: rotary positions of the chunk
 POSITIONS = "positions"  # int64 [L, 1], of each layer: rotary position of the token to decode
 TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
 LOGITS = "logits"  # float32 [1, W], of the last true row
 
-STAGES = ("tower", "compress", "embed", "prefill", "decode")
+STAGES = ("tower", "compress", "embed", "prefill", "extend", "decode")
 
 
 def past_key(layer: int) -> str:

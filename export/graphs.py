@@ -21,6 +21,8 @@ from edgetok.families.parts import Parts
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 
+CHUNK_ROWS = 16  # a question of the demo model; see benchmarks/reuse.py
+
 Scales = list[tuple[Tensor, Tensor]]
 Progress = Callable[[str, float], None]
 
@@ -62,7 +64,7 @@ class GraphBuilder:
         budgets = self.ladder.budgets
         towers = [None] if self.method.inside is None else budgets
         jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
-        jobs += [("embed", None), ("decode", None)]
+        jobs += [("embed", None), ("extend", None), ("decode", None)]
         jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
         if self.flavour == "portable":
@@ -107,6 +109,7 @@ class GraphBuilder:
         build = {
             "tower": self._tower,
             "embed": self._embed,
+            "extend": self._extend,
             "decode": self._decode,
             "compress": self._compress,
             "prefill": self._prefill,
@@ -152,6 +155,15 @@ class GraphBuilder:
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
         }
         return stages.Prefill(self.parts.text, self.slots, self.scales), inputs | self._past()
+
+    def _extend(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        rows = min(CHUNK_ROWS, self.slots // 2)  # the proof puts a chunk behind another
+        inputs = {
+            names.CHUNK_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
+            names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
+        }
+        return stages.Extend(self.parts.text, self.slots, self.scales), inputs | self._past()
 
     def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {

@@ -139,6 +139,7 @@ def prove(
                 want, got, followed = _prove_vision(ledger, reference, runner, case, budget)
             _prove_compress(ledger, reference, runner, want, budget)
             _prove_decoder(ledger, reference, runner, case, want, budget)
+            _prove_extend(ledger, reference, runner, case, want, budget)
             if followed:
                 _prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
     return ParityReport(precision, len(cases), synthetic, ledger.checks())
@@ -230,6 +231,28 @@ def _prove_decoder(
     for step in range(steps):
         stage = "decode" if step else "prefill"
         ledger.compare(stage, budget, names.LOGITS, logits[step], want.logits[step].numpy())
+
+
+def _prove_extend(
+    ledger: Ledger,
+    reference: Reference,
+    runner: GraphRunner,
+    case: Case,
+    seen: dict[str, torch.Tensor],
+    budget: int,
+) -> None:
+    """The end of a prompt put behind its beginning, and a token behind that, as in one piece."""
+    tokens = reference.compress(seen, budget)[names.VISUAL_TOKENS]
+    embeds = reference.embed(case.before, tokens, case.after)
+    start = max(1, embeds.shape[1] - runner.chunk_rows)
+    rows = start + runner.chunk_rows
+    # A prompt that is shorter than a chunk comes again: what its rows say does not matter here.
+    embeds = torch.cat([embeds] * -(-rows // embeds.shape[1]), dim=1)[:, :rows]
+    extended, stepped = runner.extend(budget, embeds[0].numpy(), start)
+    want = reference.answer(embeds, new_tokens=2).logits
+    ledger.compare("extend", None, names.LOGITS, extended, want[0].numpy())
+    if len(want) > 1 and extended.argmax() == int(want[0].argmax()):
+        ledger.compare("extend", None, "next logits", stepped, want[1].numpy())
 
 
 def _prove_chain(

@@ -99,6 +99,37 @@ class GraphRunner:
             count += 1
         return np.stack(logits), ids
 
+    def extend(self, budget: int, embeds: Array, start: int) -> tuple[Array, Array]:
+        """Rows before `start` by prefill, a chunk behind them, and a greedy step: logits [W] of both.
+
+        `embeds` [n, D] must end with the chunk.
+        """
+        width = self.chunk_rows
+        feeds = self._empty_cache() | {
+            names.INPUT_EMBEDS: self._pad(budget, embeds[:start]),
+            names.LAST_ROW: np.array([start - 1], np.int64),
+            names.PAST_LENGTHS: np.full(self._layers, start - 1, np.int32),
+        }
+        chunk: dict[str, Array] = {
+            names.CHUNK_EMBEDS: embeds[None, start:],
+            names.PAST_LENGTHS: np.full(self._layers, start + width - 1, np.int32),
+            names.CHUNK_POSITIONS: np.tile(np.arange(start, start + width), (self._layers, 1)),
+        }
+        extended = self.run("extend", None, chunk | _as_past(self.run("prefill", budget, feeds)))
+        step: dict[str, Array] = {
+            names.TOKEN_ID: extended[names.LOGITS].argmax(keepdims=True).astype(np.int64),
+            names.PAST_LENGTHS: np.full(self._layers, start + width, np.int32),
+            names.POSITIONS: np.full((self._layers, 1), start + width, np.int64),
+        }
+        stepped = self.run("decode", None, step | _as_past(extended))
+        return extended[names.LOGITS][0], stepped[names.LOGITS][0]
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that the extend graph takes at once."""
+        shape, _ = self._shapes[names.CHUNK_EMBEDS]
+        return shape[1]
+
     @property
     def _layers(self) -> int:
         shape, _ = self._shapes[names.PAST_LENGTHS]

@@ -20,6 +20,12 @@ def has_tower_per_rung(manifest: Manifest) -> bool:
     return any(s.stage == "tower" and s.bucket is not None for s in manifest.stages)
 
 
+def reads_prompt(manifest: Manifest) -> bool:
+    """Whether the method looks at the question, so that an image's tokens depend on it."""
+    compress = (s for s in manifest.stages if s.stage == "compress" and s.flavour == "ort")
+    return any(t.name in names.OF_PROMPT for stage in compress for t in stage.inputs)
+
+
 def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage) -> None:
     """Check that a graph that serves `bucket` fits the manifest and the tower.
 
@@ -72,6 +78,14 @@ def _expected(
                 names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
                 **past,
             }, logits | present
+        case "extend":
+            rows = _chunk_rows(manifest, stage)
+            return {
+                names.CHUNK_EMBEDS: ("float32", [1, rows, text.hidden]),
+                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
+                names.CHUNK_POSITIONS: ("int64", [manifest.kv.layers, rows]),
+                **past,
+            }, logits | present
         case "decode":
             return {
                 names.TOKEN_ID: ("int64", [1, 1]),
@@ -79,6 +93,13 @@ def _expected(
                 names.POSITIONS: ("int64", [manifest.kv.layers, 1]),
                 **past,
             }, logits | present
+
+
+def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
+    """How many rows the graph takes at once: any number that fits into every layer."""
+    shapes = [t.shape for t in stage.inputs if t.name == names.CHUNK_EMBEDS]
+    rows = shapes[0][1] if shapes and len(shapes[0]) == 3 else 1
+    return max(1, min(rows, *manifest.kv.slots))
 
 
 def _cache(manifest: Manifest) -> tuple[Interface, Interface]:

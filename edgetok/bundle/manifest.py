@@ -49,7 +49,7 @@ class Tensor(Struct, frozen=True):
 class Stage(Struct, frozen=True):
     """One graph. `bucket` is the budget it serves, or null when all buckets share it."""
 
-    stage: Literal["tower", "compress", "embed", "prefill", "decode"]
+    stage: Literal["tower", "compress", "embed", "prefill", "extend", "decode"]
     bucket: Positive | None
     flavour: Flavour
     file: Path
