@@ -187,6 +187,12 @@ def prompt_plan() -> PromptPlan:
             Segment(text="\nAnswer:"),
         ],
         forbidden_ids=[IMAGE_ID, END_ID, START_ID, PAD_ID],
+        turn=[
+            Segment(ids=[END_ID]),
+            Segment(text="User: "),
+            Segment(slot="user"),
+            Segment(text="\nAnswer:"),
+        ],
     )
 
 
