@@ -1,8 +1,8 @@
 """Every graph input and output: name, shape and dtype, shared by exporter and runtimes.
 
 Shapes are written with the letters of the documentation: N visual tokens of the tower, K budget,
-V vision width, D language-model width, S prefill rows, R rows of a chunk, C cache slots, G key/value heads,
-H head dimension, L decoder layers, W vocabulary, B signal points.
+V vision width, D language-model width, S prefill rows, R rows of a chunk, C cache slots,
+G key/value heads, H head dimension, L decoder layers, W vocabulary, B signal points.
 """
 
 from __future__ import annotations

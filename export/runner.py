@@ -100,9 +100,9 @@ class GraphRunner:
         return np.stack(logits), ids
 
     def extend(self, budget: int, embeds: Array, start: int) -> tuple[Array, Array]:
-        """Rows before `start` by prefill, a chunk behind them, and a greedy step: logits [W] of both.
+        """Rows before `start` by prefill, a chunk behind them, then a greedy step.
 
-        `embeds` [n, D] must end with the chunk.
+        `embeds` [n, D] must end with the chunk. Returns the logits [W] of chunk and step.
         """
         width = self.chunk_rows
         feeds = self._empty_cache() | {
@@ -117,7 +117,7 @@ class GraphRunner:
         }
         extended = self.run("extend", None, chunk | _as_past(self.run("prefill", budget, feeds)))
         step: dict[str, Array] = {
-            names.TOKEN_ID: extended[names.LOGITS].argmax(keepdims=True).astype(np.int64),
+            names.TOKEN_ID: extended[names.LOGITS].argmax(-1, keepdims=True).astype(np.int64),
             names.PAST_LENGTHS: np.full(self._layers, start + width, np.int32),
             names.POSITIONS: np.full((self._layers, 1), start + width, np.int64),
         }

@@ -39,7 +39,7 @@ def pair(
 
 def both(pair: tuple[Model, Model], image: object, question: str, budget: int) -> tuple[int, int]:
     """Rows that each model reused, after a look at whether their answers are equal."""
-    reusing, fresh = pair
+    _, fresh = pair
     fresh.forget()
     logits = [model.first_logits(image, question, budget=budget) for model in pair]
     np.testing.assert_allclose(logits[0], logits[1], atol=2e-5)
