@@ -20,6 +20,7 @@ from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
 
 _WEIGHTS_PREFIX = "weights/"
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
+_STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
 _SCRATCH = 8  # live activations, in multiples of the widest graph input or output
 
 
@@ -162,8 +163,11 @@ class OrtRuntime:
             self._held.cut(start)
         self._require_left(len(keys) - start)
         logits: FloatArray = np.zeros(0, np.float32)
-        at, width = start, self._chunk_rows
-        for at in list_chunks(start, len(keys), width, overlapping=self._may_rewind):
+        width = self._chunk_rows
+        tail = keys[len(keys) - (len(keys) - start) % width :]
+        stepping = len(tail) <= _STEP_ROWS and all(isinstance(key, int) for key in tail)
+        overlapping = self._may_rewind and not stepping
+        for at in list_chunks(start, len(keys), width, overlapping=overlapping):
             logits = self._put(embeds[at : at + width], at, keys[at : at + width])
         for key in keys[len(self._held) :]:
             logits = self.step(key)  # type: ignore[arg-type]  # text, as `count_held` requires

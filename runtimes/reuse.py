@@ -10,8 +10,8 @@ import numpy as np
 from edgetok.ladder import Bucket
 from edgetok.runtimes.protocol import FloatArray, Key, Runtime, VisualTokens
 
-# One row of a chunk takes about as long as this many of a prefill (benchmarks/reuse.py).
-CHUNK_ROW_COST = 2
+# One row of a chunk takes as long as 1.3 to 3.7 of a prefill (benchmarks/reuse.py).
+CHUNK_ROW_COST = 3
 
 
 @dataclass(frozen=True, slots=True)
