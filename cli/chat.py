@@ -49,7 +49,7 @@ def chat_command(
     terminal a question that is rejected is explained and another one may follow; elsewhere it ends
     the conversation with its exit code.
 
-    Example: printf 'What is on the sign?\\nWhich colour is it?\\n' | edgetok chat out.bundle sign.png
+    Example: printf 'What does it say?\\nWhich colour is it?\\n' | edgetok chat out.bundle sign.png
     """
     talk = _begin(bundle, image, budget, device, threads, as_json)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}

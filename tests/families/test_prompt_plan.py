@@ -75,7 +75,8 @@ REWRITING = {
     "only the last turn": "{{ messages | length }}" + _FIRST,
     "no roles": "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'image' %}"
     "<image>{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endfor %} A:",
-    "refuses": _FIRST + "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}",
+    "refuses": _FIRST
+    + "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}",
     "numbers its turns": _FIRST + "{% for m in messages[1:] %}{{ m['content'][0]['text'] }}"
     "{{ loop.index }}{% endfor %}",
     "shows the question twice": _FIRST + "{% for m in messages[1:] %}{{ m['content'][0]['text'] }}"

@@ -136,9 +136,9 @@ def test_a_failed_chunk_leaves_what_stands_before_it(
 
     monkeypatch.setattr(runtime._extend, "run", fail)
     with pytest.raises(MemoryError):
-        pair[0].generate(image, LONG[:-1] + " hand?", budget=16)
+        pair[0].generate(image, LONG[:-2] + " hand?", budget=16)
     monkeypatch.undo()
-    for question in (LONG, LONG[:-1] + " hand?"):
+    for question in (LONG, LONG[:-2] + " hand?"):
         both(pair, image, question, 16)
 
 
