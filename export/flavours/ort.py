@@ -55,15 +55,14 @@ class CacheAttention:
         lengths: int32 [L], true rows of each layer after this call minus one.
         positions: int64 [L, rows], rotary positions of the rows that are added to each layer; None
             where the rows begin a cache, and are numbered from 0.
-        cos, sin: rotary tables [positions, H / 2].
+        rotary: of each layer the tables of cos and sin, [positions, H / 2].
         scales: per layer key and value scales [1, G, 1, H], for int8 buffers.
     """
 
     past: list[tuple[Tensor, Tensor]]
     lengths: Tensor
     positions: Tensor | None
-    cos: Tensor
-    sin: Tensor
+    rotary: list[tuple[Tensor, Tensor]]
     scales: list[tuple[Tensor, Tensor]] | None
     present: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
@@ -79,7 +78,7 @@ class CacheAttention:
         inputs = [merge_heads(part) for part in (query, key, value)]
         # As many rows as the cache could hold, not as it does: so every shape is a constant.
         seen = past_key.shape[2] if self._positions else query.shape[2]
-        ends = [self._lengths[layer], torch.tensor([seen], dtype=torch.int32), self.cos, self.sin]
+        ends = [self._lengths[layer], torch.tensor([seen], dtype=torch.int32), *self.rotary[layer]]
         extra: list[Tensor | None] = [*self._positions[layer : layer + 1]]
         if self.scales:
             extra = [*(extra or [None]), None, None, *self.scales[layer]]
@@ -89,6 +88,7 @@ class CacheAttention:
             "scale": float(scaling),
             "do_rotary": 1,
         }
+        attrs |= _extras(module)
         if self.scales:
             attrs |= {
                 "kv_cache_bit_width": 8,
@@ -107,6 +107,16 @@ class CacheAttention:
         return rows
 
 
+def _extras(module: Any) -> dict[str, Any]:
+    """What some decoders add to attention: a cap on its logits, a window of keys."""
+    cap = getattr(module, "attn_logit_softcapping", None)
+    # Where layers differ, each has its own; elsewhere it is the configuration's.
+    common = getattr(module.config, "sliding_window", None)
+    window = getattr(module, "sliding_window", common)
+    extras: dict[str, Any] = {} if cap is None else {"softcap": float(cap)}
+    return extras if window is None else extras | {"local_window_size": int(window)}
+
+
 @contextmanager
 def fused_norms(model: nn.Module) -> Iterator[None]:
     """Spell every RMSNorm of `model` as one operator instead of six."""
@@ -116,11 +126,15 @@ def fused_norms(model: nn.Module) -> Iterator[None]:
 
 
 def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    epsilon = float(getattr(norm, "variance_epsilon", None) or norm.eps)
+    # Gemma stores how far a weight is from one.
+    weight = 1 + norm.weight if type(norm).__name__.startswith("Gemma") else norm.weight
+
     def forward(rows: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
             "SimplifiedLayerNormalization",
-            (rows, norm.weight),
-            attrs={"axis": -1, "epsilon": float(norm.variance_epsilon), "stash_type": 1},
+            (rows, weight),
+            attrs={"axis": -1, "epsilon": epsilon, "stash_type": 1},
             dtype=rows.dtype,
             shape=rows.shape,
             version=1,

@@ -180,6 +180,31 @@ def test_only_what_pytorch_leaves_open_may_merge_otherwise(forks: bool, pooled: 
     assert all(check.passed for check in ledger.checks()) is (forks and pooled)
 
 
+class Soft(Forking):
+    """A reference of soft groups: rows move with the pixels, by as much as it is told."""
+
+    def __init__(self, *, by: float) -> None:
+        super().__init__(forks=False)
+        self.by = by
+
+    def encode(self, pixels: torch.Tensor, budget: int) -> dict[str, torch.Tensor]:
+        found = super().encode(pixels, budget)
+        moved = self.by if bool((pixels != 1).any()) else 0.0
+        return found | {names.FEATURES: found[names.FEATURES] + moved}
+
+
+@pytest.mark.parametrize(("by", "held"), [(2e-3, True), (1e-5, False)])
+def test_rows_may_be_off_as_far_as_pytorch_moves_them(by: float, held: bool) -> None:
+    ledger = parity.Ledger(parity.LIMITS["fp32"])
+    reference: Any = Soft(by=by)
+    want = reference.encode(torch.ones(1), 2)
+    got = {name: value.numpy() for name, value in want.items()}
+    got[names.FEATURES] = got[names.FEATURES] + np.float32(1e-3)
+    followed = parity_inside.prove_reduced(ledger, reference, torch.ones(1), 2, got, want)
+    assert followed is not held
+    assert all(check.passed for check in ledger.checks()) is held
+
+
 # --- bundles --------------------------------------------------------------------------------------
 
 
