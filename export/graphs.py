@@ -25,6 +25,8 @@ from edgetok.methods import Method
 from edgetok.prefill import Prefill
 
 CACHE_DTYPES = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}
+CHUNK_ROWS = 16  # a question of the demo model; see benchmarks/reuse.py
+
 Scales = list[tuple[Tensor, Tensor]]
 Progress = Callable[[str, float], None]
 
@@ -75,7 +77,8 @@ class GraphBuilder:
         budgets = self.ladder.budgets
         towers = [None] if self.method.inside is None else budgets
         jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
-        jobs += [("embed", None), ("decode", None)]
+        extend = [(names.EXTEND, None)] if self.room is None else []
+        jobs += [("embed", None), *extend, ("decode", None)]
         jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
         layers = 0 if self.room is None else self.layers
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
@@ -144,6 +147,7 @@ class GraphBuilder:
         build = {
             "tower": self._tower,
             "embed": self._embed,
+            "extend": self._extend,
             "decode": self._decode,
             "compress": self._compress,
             "prefill": self._prefill,
@@ -205,6 +209,16 @@ class GraphBuilder:
     def _keeping(self) -> tuple[Any, ...]:
         text, scales = self.parts.text, self.scales
         return text, self.positions, scales, self.kv_bits, self.room, self.seed
+
+    def _extend(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        rows = min(CHUNK_ROWS, min(self.slots) // 2)  # the proof puts a chunk behind another
+        inputs = {
+            names.CHUNK_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
+            names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
+        }
+        stage = stages.Extend(self.parts.text, self.positions, self.scales, self.kv_bits)
+        return stage, inputs | self._past()
 
     def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {

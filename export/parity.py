@@ -16,6 +16,7 @@ from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
 from edgetok.export.parity_cache import prove_cache, visual_rows
+from edgetok.export.parity_extend import prove_extend
 from edgetok.export.parity_inside import prove_reduced
 from edgetok.export.parity_prefill import prove_prefill
 from edgetok.export.quantized import hold_portable, hold_quantized
@@ -150,6 +151,8 @@ def prove(
             else:
                 reduced = PrefillReference(reference.parts.text, prefill, budget)
                 followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
+            if reference.cache is None:
+                prove_extend(ledger, reference, runner, embeds, visual.start, budget)
             if followed:
                 _prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
     return ParityReport(precision, len(cases), synthetic, ledger.checks())

@@ -137,6 +137,32 @@ class GraphRunner:
         logits: Array = out[names.LOGITS][0]
         return logits
 
+    def put(self, chunk: Array) -> Array:
+        """The R rows [R, D] of the extend graph behind those of the cache -> logits [W]."""
+        width = len(chunk)
+        first = self._lengths if self._renumbered else np.full(self._layers, self._position)
+        feeds = self._past | {
+            names.CHUNK_EMBEDS: chunk[None],
+            names.PAST_LENGTHS: self._lengths + np.int32(width - 1),
+            names.CHUNK_POSITIONS: first[:, None].astype(np.int64) + np.arange(width),
+        }
+        out = self.run(names.EXTEND, None, feeds)
+        self._past, self._position = _as_past(out), self._position + width
+        self._lengths = self._lengths + np.int32(width)
+        logits: Array = out[names.LOGITS][0]
+        return logits
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that the extend graph takes at once."""
+        shape, _ = self._shapes[names.CHUNK_EMBEDS]
+        return shape[1]
+
+    @property
+    def reduces(self) -> bool:
+        """Whether prefill takes rows away."""
+        return self._prefill is not None
+
     @property
     def _renumbered(self) -> bool:
         if self.room is not None:

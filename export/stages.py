@@ -198,7 +198,7 @@ class Decoder(nn.Module):
 
         Args:
             lengths: int32 [L], true rows of each layer after this call minus one.
-            positions: int64 [L, 1] of the one row that is added; None where S rows begin a cache.
+            positions: int64 [L, rows] of the rows that are added; None where S rows begin a cache.
         """
         pairs = list(zip(past[::2], past[1::2], strict=True))
         attention = CacheAttention(
@@ -246,6 +246,14 @@ class Prefill(Decoder):
         rows, present = self.run(embeds, lengths, past)
         # Rows are gathered before the head: S rows of logits would cost more than a layer.
         return self.read_logits(rows[0].index_select(0, last)), *present
+
+
+class Extend(Decoder):
+    """A chunk [1, R, D] of true rows behind those of the cache -> logits [1, W] of its last row."""
+
+    def forward(self, embeds: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
+        rows, present = self.run(embeds, lengths, past, positions)
+        return self.read_logits(rows[0, -1:]), *present
 
 
 class Decode(Decoder):

@@ -52,7 +52,7 @@ class Stage(Struct, frozen=True):
     `layer` is the decoder layer whose cache a `compact` graph empties, and null elsewhere.
     """
 
-    stage: Literal["tower", "compress", "embed", "prefill", "decode", "compact"]
+    stage: Literal["tower", "compress", "embed", "prefill", "extend", "decode", "compact"]
     bucket: Positive | None
     flavour: Flavour
     file: Path
@@ -185,6 +185,13 @@ def _decode(data: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_FILE}: {shorten(str(error), 400)}") from error
 
 
+def shared_stages(manifest: Manifest) -> tuple[str, ...]:
+    """The stages of which every rung finds a graph."""
+    if manifest.kv.keep:  # a policy looks at each row as it comes
+        return tuple(name for name in names.STAGES if name != names.EXTEND)
+    return names.STAGES
+
+
 def _problems(manifest: Manifest) -> Iterator[str]:
     """Everything about a well-formed manifest that contradicts itself."""
     yield from _ladder_problems(manifest)
@@ -193,7 +200,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _compaction_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
-    for stage_name in names.STAGES:
+    for stage_name in shared_stages(manifest):
         yield from _serving_problems(manifest, "ort", stage_name)
     for stage_name in sorted({s.stage for s in manifest.stages if s.flavour == "portable"}):
         yield from _serving_problems(manifest, "portable", stage_name)

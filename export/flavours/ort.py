@@ -55,7 +55,7 @@ class CacheAttention:
     Args:
         past: per layer key and value buffers [1, G, C, H], float32 or int8.
         lengths: int32 [L], true rows of each layer after this call minus one.
-        positions: int64 [L, 1], rotary position of the one row that is added to each layer; None
+        positions: int64 [L, rows], rotary positions of the rows that are added to each layer; None
             where the rows begin a cache, and are numbered from 0.
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
         scales: per layer key and value scales [1, G, 1, H], for int8 and int4 buffers.
