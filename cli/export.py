@@ -63,6 +63,13 @@ def export_command(
             "runtimes; the decoder has no such form yet."
         ),
     ] = "ort",
+    prefill: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[:RATIO]",
+            help="Take visual tokens away between decoder layers too; `edgetok methods` lists how.",
+        ),
+    ] = "none",
     samples: Annotated[
         Path | None,
         typer.Option(help="JSONL file or folder of images that scales are measured on."),
@@ -104,6 +111,7 @@ def export_command(
             kv_policy=kv_policy,
             kv_slots=kv_slots,
             flavour=flavour,
+            prefill=prefill,
             samples=samples,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,

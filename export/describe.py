@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Literal
 
 from edgetok.bundle.manifest import (
     FORMAT_VERSION,
     KvCache,
     Manifest,
     Precision,
+    Prefill,
     Rung,
     Stage,
     Text,
     Vision,
 )
+from edgetok.export.graphs import cache_slots, removed_rows
 from edgetok.families.parts import Parts
 from edgetok.kv import NONE, Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
+from edgetok.prefill import Prefill as Reduction
 
 
 def describe(
@@ -27,10 +31,13 @@ def describe(
     precision: Precision,
     seed: int,
     stages: list[Stage],
+    prefill: Reduction | None = None,
     room: Room | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
-    text, vision, layers = parts.text, parts.vision, len(parts.text.layers)
+    text, vision = parts.text, parts.vision
+    layers = len(text.layers)
+    removed = removed_rows(ladder, prefill, layers)
     return Manifest(
         format_version=FORMAT_VERSION,
         producer=f"edgetok {version('edgetok')}",
@@ -42,18 +49,22 @@ def describe(
                 budget=b.budget,
                 prompt_tokens=b.prompt_tokens,
                 cache_slots=b.cache_slots,
-                removed=[0] * len(text.layers),
+                removed=removed[b.budget],
             )
             for b in ladder
         ],
         precision=precision,
+        prefill=Prefill(
+            method="none" if prefill is None else prefill.name,
+            ratio=1.0 if prefill is None else prefill.ratio,
+        ),
         kv=KvCache(
-            layers=len(text.layers),
+            layers=layers,
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
-            slots=[ladder.largest.cache_slots] * layers if room is None else list(room.slots),
+            slots=cache_slots(ladder, prefill, layers) if room is None else list(room.slots),
             policy=NONE if room is None else room.policy.name,
-            positions="kept" if room is None else room.policy.positions,
+            positions=_positions(prefill, room),
             keep=[] if room is None else list(room.keep),
             planes=[] if room is None else list(room.policy.planes),
         ),
@@ -73,3 +84,10 @@ def describe(
         stages=stages,
         files={},
     )
+
+
+def _positions(prefill: Reduction | None, room: Room | None) -> Literal["kept", "renumbered"]:
+    """No bundle has both: `export_model` refuses it."""
+    if room is not None:
+        return room.policy.positions
+    return "kept" if prefill is None else prefill.method.positions

@@ -12,9 +12,9 @@ from edgetok import names
 from edgetok.bundle import golden
 from edgetok.bundle.writer import BundleWriter
 from edgetok.export.cases import Case
-from edgetok.export.parity import PARITY_TOKENS
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
+from edgetok.export.steps import PARITY_TOKENS
 from edgetok.ladder import Ladder
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import keeping, reducing, stages
+from edgetok.export import keeping, prefilling, reducing, stages
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import fusion, portable
 from edgetok.export.trace import quiet, trace
@@ -22,8 +22,11 @@ from edgetok.families.parts import Parts
 from edgetok.kv import Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
+from edgetok.prefill import Prefill
 
 CACHE_DTYPES = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}
+CHUNK_ROWS = 16  # a question of the demo model; see benchmarks/reuse.py
+
 Scales = list[tuple[Tensor, Tensor]]
 Progress = Callable[[str, float], None]
 
@@ -44,6 +47,7 @@ class GraphBuilder:
         scales: per layer key and value scales [1, G, 1, H] of an int8 or int4 cache, or None for
             float32.
         flavour: `portable` adds the stages that have this form, beside those of `ort`.
+        prefill: what the prefill graphs take away between layers; None for nothing.
         kv_bits: of a cache that has scales.
         room: what each layer holds under a policy; None where every row stays.
         seed: of a policy that draws.
@@ -55,6 +59,7 @@ class GraphBuilder:
     weights: Weights
     scales: Scales | None
     flavour: Flavour = "ort"
+    prefill: Prefill | None = None
     kv_bits: int = 8
     room: Room | None = None
     seed: int = 0
@@ -72,7 +77,8 @@ class GraphBuilder:
         budgets = self.ladder.budgets
         towers = [None] if self.method.inside is None else budgets
         jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
-        jobs += [("embed", None), ("decode", None)]
+        extend = [(names.EXTEND, None)] if self.room is None else []
+        jobs += [("embed", None), *extend, ("decode", None)]
         jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
         layers = 0 if self.room is None else self.layers
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
@@ -141,6 +147,7 @@ class GraphBuilder:
         build = {
             "tower": self._tower,
             "embed": self._embed,
+            "extend": self._extend,
             "decode": self._decode,
             "compress": self._compress,
             "prefill": self._prefill,
@@ -187,8 +194,11 @@ class GraphBuilder:
         }
         if self.room is not None:
             return self._packing_prefill(inputs)
-        stage = stages.Prefill(self.parts.text, self.positions, self.scales, self.kv_bits)
-        return stage, inputs | self._past()
+        common = (self.parts.text, self.positions, self.scales, self.kv_bits)
+        if self.prefill is None:
+            return stages.Prefill(*common), inputs | self._past()
+        inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+        return prefilling.ReducingPrefill(*common, self.prefill, budget), inputs | self._past()
 
     def _packing_prefill(self, inputs: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
         stage = keeping.PackingPrefill(*self._keeping(), text_rows=self.prompt_tokens)
@@ -199,6 +209,16 @@ class GraphBuilder:
     def _keeping(self) -> tuple[Any, ...]:
         text, scales = self.parts.text, self.scales
         return text, self.positions, scales, self.kv_bits, self.room, self.seed
+
+    def _extend(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        rows = min(CHUNK_ROWS, min(self.slots) // 2)  # the proof puts a chunk behind another
+        inputs = {
+            names.CHUNK_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
+            names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
+        }
+        stage = stages.Extend(self.parts.text, self.positions, self.scales, self.kv_bits)
+        return stage, inputs | self._past()
 
     def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {
@@ -230,7 +250,7 @@ class GraphBuilder:
     def slots(self) -> list[int]:
         """Rows that each layer's cache holds."""
         if self.room is None:
-            return [self.ladder.largest.cache_slots] * self.layers
+            return cache_slots(self.ladder, self.prefill, self.layers)
         return list(self.room.slots)
 
     def _past(self) -> dict[str, Tensor]:
@@ -243,6 +263,23 @@ class GraphBuilder:
             if self.room is not None and (planes := self.room.policy.planes):
                 past[names.past_state(layer)] = torch.zeros(len(planes), text.kv_heads, slots)
         return past
+
+
+def removed_rows(ladder: Ladder, prefill: Prefill | None, layers: int) -> dict[int, list[int]]:
+    """For each rung, by its budget, the prompt rows that are gone before each layer."""
+    nothing = [0] * layers
+    return {
+        b.budget: nothing if prefill is None else prefill.removed(layers, b.budget) for b in ladder
+    }
+
+
+def cache_slots(ladder: Ladder, prefill: Prefill | None, layers: int) -> list[int]:
+    """Rows of each layer's cache: what the rung that needs most leaves there."""
+    removed = removed_rows(ladder, prefill, layers)
+    return [
+        max(bucket.cache_slots - removed[bucket.budget][layer] for bucket in ladder)
+        for layer in range(layers)
+    ]
 
 
 def _describe(value: ir.Value) -> TensorSpec:

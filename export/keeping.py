@@ -65,8 +65,7 @@ class PackingPrefill(KeepingDecoder):
         attention = PackingAttention(
             self.room,
             lengths,
-            self.cos,
-            self.sin,
+            *self._rotary()[0],
             self._scales(),
             self.bits,
             start[0] if start else None,
@@ -86,7 +85,7 @@ class ScoringDecode(KeepingDecoder):
         layers = [past[first : first + size] for first in range(0, len(past), size)]
         pairs = [(buffers[0], buffers[1]) for buffers in layers]
         attention = CacheAttention(
-            pairs, lengths, positions, self.cos, self.sin, self._scales(), bits=self.bits
+            pairs, lengths, positions, self._rotary(), self._scales(), bits=self.bits
         )
         attention.weighed = [] if self._reads_attention else None
         rows = self.attend(self.text.embed(token), attention)

@@ -25,6 +25,7 @@ from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
 from edgetok.export.parity import prove, prove_portable, require_parity
+from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
 from edgetok.export.runner import GraphRunner
@@ -35,6 +36,7 @@ from edgetok.families.parts import Parts, TextParts
 from edgetok.kv import NONE, Policy, Room, find_policy, keep_all, make_room
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
+from edgetok.prefill import Prefill, find_prefill
 
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 KV_BITS = {"int8": 8, "int4": 4}
@@ -65,6 +67,7 @@ def export_model(
     kv_policy: str | Policy = NONE,
     kv_slots: int | None = None,
     flavour: Flavour = "ort",
+    prefill: str | Prefill | None = None,
     samples: str | Path | None = None,
     prompt_tokens: int = 96,
     new_tokens: int = 128,
@@ -89,6 +92,8 @@ def export_model(
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         flavour: `portable` adds graphs of standard operators for tower and compressor; what
             edgetok runs, and the decoder, stay `ort`.
+        prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
+            NAME:RATIO; see `edgetok.prefill`.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
@@ -103,6 +108,8 @@ def export_model(
     policy = find_policy(kv_policy)
     _require_policy(policy, kv_slots, flavour)
     precision = Precision(weights=weights, kv=kv)
+    reduction = find_prefill(prefill or "none") if not isinstance(prefill, Prefill) else prefill
+    _require_one_of(reduction, policy)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -111,15 +118,27 @@ def export_model(
         parts = open_model(Path(model_dir))
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
+        if reduction is not None:
+            reduction.check_depth(len(parts.text.layers))
+            require_plain_attention(parts.text, "reduction at prefill", "leave --prefill out")
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
+        if policy is not None:
+            require_plain_attention(parts.text, "a KV policy", "use --kv-policy none")
+        if kv == "int4":
+            require_plain_attention(parts.text, "the proof of an int4 KV cache", "use --kv int8")
         room = _make_room(policy, kv_slots, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
-        reference = Reference(parts, chosen, _eager_cache(parts, room, seed, kv, ladder))
+        eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
+        reference = Reference(parts, chosen, eager)
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
-            parts, chosen, ladder, weights, scales, flavour, bits or 8, room, seed
+            *(parts, chosen, ladder, weights, scales, flavour),
+            prefill=reduction,
+            kv_bits=bits or 8,
+            room=room,
+            seed=seed,
         )
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
@@ -128,8 +147,11 @@ def export_model(
         portable = GraphRunner(spelled, writer.path_of(""))
         checks = prove_portable(reference, portable, ladder, cases, precision) if spelled else []
         fused = [g for g in graphs if g.stage.flavour == "ort"]
-        runner = GraphRunner(fused, writer.path_of(""), room, scales)
-        report = prove(reference, runner, ladder, cases, precision, synthetic=samples is None)
+        runner = GraphRunner(fused, writer.path_of(""), reduction, room, scales)
+        synthetic = samples is None
+        report = prove(
+            reference, runner, ladder, cases, precision, synthetic=synthetic, prefill=reduction
+        )
         report = msgspec.structs.replace(report, checks=report.checks + checks)
         require_parity(report)
         say("write", 0.95)
@@ -137,7 +159,10 @@ def export_model(
         write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
-        digest = writer.publish(describe(parts, chosen, ladder, precision, seed, stages, room))
+        manifest = describe(
+            parts, chosen, ladder, precision, seed, stages, prefill=reduction, room=room
+        )
+        digest = writer.publish(manifest)
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
     seconds = time.monotonic() - started
@@ -171,6 +196,14 @@ def _require_policy(policy: Policy | None, slots: int | None, flavour: str) -> N
         )
     if policy is not None and slots is not None:
         make_room(policy, slots, 1 if policy.capacities is None else 2)  # too few for any model
+
+
+def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
+    if reduction is not None and policy is not None:
+        raise UsageError(
+            f"{reduction.name} takes rows away at prefill and {policy.name} packs what prefill "
+            "leaves; edgetok cannot do both in one bundle yet: use --prefill or --kv-policy"
+        )
 
 
 def _make_room(

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from edgetok import names
 from edgetok.export.graphs import Graph, Scales
 from edgetok.kv import Room
+from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +27,7 @@ class GraphRunner:
 
     Args:
         root: directory that holds `weights/model.bin`.
+        prefill: what the prefill graphs take away.
         room: of the policy of the cache, if there is one.
         scales: per layer key and value scales [1, G, 1, H] of a cache in whole numbers.
     """
@@ -34,10 +36,11 @@ class GraphRunner:
         self,
         graphs: Iterable[Graph],
         root: Path,
+        prefill: Prefill | None = None,
         room: Room | None = None,
         scales: Scales | None = None,
     ) -> None:
-        self.room, self.scales = room, scales
+        self._prefill, self.room, self.scales = prefill, room, scales
         self._past: dict[str, Array] = {}
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
@@ -95,28 +98,24 @@ class GraphRunner:
         embeds: Array,
         new_tokens: int,
         stop_ids: tuple[int, ...],
-        visual_start: int = 0,
+        start: int = 0,
     ) -> Any:
-        """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids."""
-        logits = [self.begin(budget, embeds, visual_start)]
+        """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids.
+
+        `start` is the first visual row, where those are treated apart.
+        """
+        logits = [self.begin(budget, embeds, start)]
         ids = [int(logits[-1].argmax())]
         while len(ids) < new_tokens and ids[-1] not in stop_ids:
             logits.append(self.step(ids[-1]))
             ids.append(int(logits[-1].argmax()))
         return np.stack(logits), ids
 
-    def begin(self, budget: int, embeds: Array, visual_start: int = 0) -> Array:
+    def begin(self, budget: int, embeds: Array, start: int = 0) -> Array:
         """Prefill of true rows [n, D] -> logits [W]."""
-        count = embeds.shape[0]
-        feeds = self._empty_cache() | {
-            names.INPUT_EMBEDS: self._pad(budget, embeds),
-            names.LAST_ROW: np.array([count - 1], np.int64),
-            names.PAST_LENGTHS: np.full(self._layers, count - 1, np.int32),
-            names.VISUAL_START: np.array([visual_start], np.int64),
-        }
-        out = self.run("prefill", budget, feeds)
+        out, count = self.prefill(budget, embeds, start), embeds.shape[0]
         self._past, self._position = _as_past(out), count
-        self._lengths = np.full(self._layers, count, np.int32)
+        self._lengths = (count - self._removed(budget)).astype(np.int32)
         if self.room is not None:
             packed = self._lengths > np.array(self.room.slots)
             self._lengths[packed] = np.array(self.room.keep, np.int32)[packed]
@@ -126,8 +125,7 @@ class GraphRunner:
     def step(self, token_id: int) -> Array:
         """One token more -> logits [W]."""
         self.compact()
-        renumbered = self.room is not None and self.room.policy.positions == "renumbered"
-        places = self._lengths if renumbered else np.full(self._layers, self._position)
+        places = self._lengths if self._renumbered else np.full(self._layers, self._position)
         feeds = self._past | {
             names.TOKEN_ID: np.array([[token_id]], np.int64),
             names.PAST_LENGTHS: self._lengths,
@@ -138,6 +136,38 @@ class GraphRunner:
         self._lengths = self._lengths + 1
         logits: Array = out[names.LOGITS][0]
         return logits
+
+    def put(self, chunk: Array) -> Array:
+        """The R rows [R, D] of the extend graph behind those of the cache -> logits [W]."""
+        width = len(chunk)
+        first = self._lengths if self._renumbered else np.full(self._layers, self._position)
+        feeds = self._past | {
+            names.CHUNK_EMBEDS: chunk[None],
+            names.PAST_LENGTHS: self._lengths + np.int32(width - 1),
+            names.CHUNK_POSITIONS: first[:, None].astype(np.int64) + np.arange(width),
+        }
+        out = self.run(names.EXTEND, None, feeds)
+        self._past, self._position = _as_past(out), self._position + width
+        self._lengths = self._lengths + np.int32(width)
+        logits: Array = out[names.LOGITS][0]
+        return logits
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that the extend graph takes at once."""
+        shape, _ = self._shapes[names.CHUNK_EMBEDS]
+        return shape[1]
+
+    @property
+    def reduces(self) -> bool:
+        """Whether prefill takes rows away."""
+        return self._prefill is not None
+
+    @property
+    def _renumbered(self) -> bool:
+        if self.room is not None:
+            return self.room.policy.positions == "renumbered"
+        return self._prefill is not None and self._prefill.method.positions == "renumbered"
 
     def compact(self) -> None:
         """Empty the layers that are full, as a policy has it; nothing where there is none."""
@@ -170,6 +200,23 @@ class GraphRunner:
         rows: int = self._prompt_shape(budget)[1]
         return rows
 
+    def prefill(self, budget: int, embeds: Array, start: int = 0) -> dict[str, Array]:
+        """True rows [n, D] through the prefill graph of a rung: all its outputs, by name."""
+        last = embeds.shape[0] - 1 - self._removed(budget)
+        feeds = {
+            names.INPUT_EMBEDS: self._pad(budget, embeds),
+            names.LAST_ROW: last[-1:].astype(np.int64),
+            names.VISUAL_START: np.array([start], np.int64),
+            names.PAST_LENGTHS: last.astype(np.int32),
+        }
+        return self.run("prefill", budget, feeds | self._empty_cache())
+
+    def _removed(self, budget: int) -> Array:
+        """Rows that are gone before each layer, [L]."""
+        if self._prefill is None:
+            return np.zeros(self._layers, np.int64)
+        return np.array(self._prefill.removed(self._layers, budget), np.int64)
+
     @property
     def _layers(self) -> int:
         shape, _ = self._shapes[names.PAST_LENGTHS]
@@ -193,4 +240,5 @@ class GraphRunner:
 
 
 def _as_past(outputs: dict[str, Array]) -> dict[str, Array]:
-    return {n.replace("present_", "past_"): v for n, v in outputs.items() if n != names.LOGITS}
+    cache = {n: v for n, v in outputs.items() if n.startswith("present_")}
+    return {n.replace("present_", "past_"): v for n, v in cache.items()}

@@ -21,6 +21,17 @@ def has_tower_per_rung(manifest: Manifest) -> bool:
     return any(s.stage == "tower" and s.bucket is not None for s in manifest.stages)
 
 
+def reduces_at_prefill(manifest: Manifest) -> bool:
+    """Whether prefill graphs ask where the visual rows begin."""
+    return manifest.prefill.method != "none"
+
+
+def reads_prompt(manifest: Manifest) -> bool:
+    """Whether the method looks at the question, so that an image's tokens depend on it."""
+    compress = (s for s in manifest.stages if s.stage == "compress" and s.flavour == "ort")
+    return any(t.name in names.OF_PROMPT for stage in compress for t in stage.inputs)
+
+
 def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage) -> None:
     """Check that a graph that serves `bucket` fits the manifest and the tower.
 
@@ -72,12 +83,21 @@ def _expected(
                 names.LAST_ROW: ("int64", [1]),
                 names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
             }
+            told = any(t.name == names.VISUAL_START for t in stage.inputs)
+            if reduces_at_prefill(manifest) or (manifest.kv.keep and told):
+                prompt[names.VISUAL_START] = ("int64", [1])
             if not manifest.kv.keep:
                 return prompt | past, logits | present
             # A policy's prefill begins with an empty cache, and writes what the policy keeps.
-            if any(t.name == names.VISUAL_START for t in stage.inputs):
-                prompt[names.VISUAL_START] = ("int64", [1])
             return prompt, logits | present
+        case "extend":
+            rows = _chunk_rows(manifest, stage)
+            return {
+                names.CHUNK_EMBEDS: ("float32", [1, rows, text.hidden]),
+                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
+                names.CHUNK_POSITIONS: ("int64", [manifest.kv.layers, rows]),
+                **past,
+            }, logits | present
         case "decode":
             return {
                 names.TOKEN_ID: ("int64", [1, 1]),
@@ -87,6 +107,13 @@ def _expected(
             }, logits | present
         case "compact":
             return _compaction(manifest, stage.layer or 0)
+
+
+def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
+    """How many rows the graph takes at once: any number that fits into every layer."""
+    shapes = [t.shape for t in stage.inputs if t.name == names.CHUNK_EMBEDS]
+    rows = shapes[0][1] if shapes and len(shapes[0]) == 3 else 1
+    return max(1, min(rows, *manifest.kv.slots))
 
 
 def _cache(manifest: Manifest) -> tuple[Interface, Interface]:

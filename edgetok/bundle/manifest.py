@@ -52,7 +52,7 @@ class Stage(Struct, frozen=True):
     `layer` is the decoder layer whose cache a `compact` graph empties, and null elsewhere.
     """
 
-    stage: Literal["tower", "compress", "embed", "prefill", "decode", "compact"]
+    stage: Literal["tower", "compress", "embed", "prefill", "extend", "decode", "compact"]
     bucket: Positive | None
     flavour: Flavour
     file: Path
@@ -68,6 +68,13 @@ class Rung(Struct, frozen=True):
     prompt_tokens: Positive
     cache_slots: Positive
     removed: list[Count]  # per layer: prompt rows that prefill took away before its attention
+
+
+class Prefill(Struct, frozen=True):
+    """What prefill takes away between layers: a method's name, or `none`; see `Rung.removed`."""
+
+    method: Name
+    ratio: Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class Precision(Struct, frozen=True):
@@ -132,6 +139,7 @@ class Manifest(Struct, frozen=True):
     seed: Count  # of the `random` method; 0 elsewhere
     ladder: Annotated[list[Rung], msgspec.Meta(min_length=1, max_length=64)]
     precision: Precision
+    prefill: Prefill
     kv: KvCache
     text: Text
     vision: Vision
@@ -179,6 +187,13 @@ def _decode(data: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_FILE}: {shorten(str(error), 400)}") from error
 
 
+def shared_stages(manifest: Manifest) -> tuple[str, ...]:
+    """The stages of which every rung finds a graph."""
+    if manifest.kv.keep:  # a policy looks at each row as it comes
+        return tuple(name for name in names.STAGES if name != names.EXTEND)
+    return names.STAGES
+
+
 def _problems(manifest: Manifest) -> Iterator[str]:
     """Everything about a well-formed manifest that contradicts itself."""
     yield from _ladder_problems(manifest)
@@ -187,7 +202,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _compaction_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
-    for stage_name in names.STAGES:
+    for stage_name in shared_stages(manifest):
         yield from _serving_problems(manifest, "ort", stage_name)
     for stage_name in sorted({s.stage for s in manifest.stages if s.flavour == "portable"}):
         yield from _serving_problems(manifest, "portable", stage_name)
@@ -216,6 +231,8 @@ def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
         yield f"{at}.removed has {len(rung.removed)} entries for {kv.layers} layers"
     if any(low > high for low, high in pairwise(rung.removed)):
         yield f"{at}.removed {rung.removed} falls: rows that are gone do not come back"
+    if any(rung.cache_slots - gone > slots for gone, slots in zip(rung.removed, kv.slots)):
+        yield f"{at}.cache_slots {rung.cache_slots} less .removed exceeds $.kv.slots {kv.slots}"
     if max(rung.removed, default=0) > rung.budget:
         yield f"{at}.removed {rung.removed} is more than the {rung.budget} visual tokens"
 

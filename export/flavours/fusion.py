@@ -31,10 +31,20 @@ def fuse(model: ir.Model) -> ir.Model:
 def simplify(model: ir.Model) -> ir.Model:
     """Drop transposes and reshapes that cancel out; adds no operator, so any flavour may do it."""
     _TRANSPOSES.apply_to_model(model)
-    passes.ShapeInferencePass()(model)
+    passes.IdentityEliminationPass()(model)  # what is left of transposes that several nodes read
+    infer_shapes(model)
     _drop_reshapes(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     return model
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Give every value its shape.
+
+    Without propagation of data: it takes the vectors of MCTF's graphs for shapes and gives up, and
+    nothing of ours computes a shape.
+    """
+    passes.ShapeInferencePass(strict_mode=False, data_prop=False)(model)
 
 
 # --- pattern rules -------------------------------------------------------------------------------
