@@ -12,12 +12,18 @@ from edgetok.ladder import Bucket
 SIGNAL_PREFIX = "signal_"
 
 Shape = list[int]
-Interface = dict[str, tuple[str, Shape | None]]  # dtype and shape by name; None: any shape
+_Place = tuple[str, Shape | None]  # dtype and shape; None: any shape
+Interface = dict[str, _Place]  # by name
 
 
 def has_tower_per_rung(manifest: Manifest) -> bool:
     """Whether the method acts inside the tower, so that each rung encodes an image for itself."""
     return any(s.stage == "tower" and s.bucket is not None for s in manifest.stages)
+
+
+def reduces_at_prefill(manifest: Manifest) -> bool:
+    """Whether prefill graphs ask where the visual rows begin."""
+    return manifest.prefill.method != "none"
 
 
 def reads_prompt(manifest: Manifest) -> bool:
@@ -72,12 +78,18 @@ def _expected(
             embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, text.hidden])}
             return {names.TOKEN_IDS: ("int64", [rows])}, embeds
         case "prefill":
-            return {
+            prompt: Interface = {
                 names.INPUT_EMBEDS: ("float32", [1, bucket.prefill_tokens, text.hidden]),
                 names.LAST_ROW: ("int64", [1]),
                 names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
-                **past,
-            }, logits | present
+            }
+            told = any(t.name == names.VISUAL_START for t in stage.inputs)
+            if reduces_at_prefill(manifest) or (manifest.kv.keep and told):
+                prompt[names.VISUAL_START] = ("int64", [1])
+            if not manifest.kv.keep:
+                return prompt | past, logits | present
+            # A policy's prefill begins with an empty cache, and writes what the policy keeps.
+            return prompt, logits | present
         case "extend":
             rows = _chunk_rows(manifest, stage)
             return {
@@ -93,6 +105,8 @@ def _expected(
                 names.POSITIONS: ("int64", [manifest.kv.layers, 1]),
                 **past,
             }, logits | present
+        case "compact":
+            return _compaction(manifest, stage.layer or 0)
 
 
 def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
@@ -103,14 +117,37 @@ def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
 
 
 def _cache(manifest: Manifest) -> tuple[Interface, Interface]:
-    kv = manifest.kv
-    dtype = "int8" if manifest.precision.kv == "int8" else "float32"
     past, present = Interface(), Interface()
-    for layer, slots in enumerate(kv.slots):
-        place = (dtype, [1, kv.kv_heads, slots, kv.head_dim])
-        past |= {names.past_key(layer): place, names.past_value(layer): place}
-        present |= {names.present_key(layer): place, names.present_value(layer): place}
+    for layer, slots in enumerate(manifest.kv.slots):
+        row, state = _places(manifest, slots)
+        past |= {names.past_key(layer): row, names.past_value(layer): row}
+        present |= {names.present_key(layer): row, names.present_value(layer): row}
+        if manifest.kv.planes:
+            past[names.past_state(layer)] = present[names.present_state(layer)] = state
     return past, present
+
+
+def _compaction(manifest: Manifest, layer: int) -> tuple[Interface, Interface]:
+    kv = manifest.kv
+    row, state = _places(manifest, kv.slots[layer])
+    kept, kept_state = _places(manifest, kv.keep[layer])
+    inputs: Interface = {names.past_key(layer): row, names.past_value(layer): row}
+    outputs: Interface = {names.KEPT_KEY: kept, names.KEPT_VALUE: kept}
+    if kv.planes:
+        inputs[names.past_state(layer)], outputs[names.KEPT_STATE] = state, kept_state
+    return inputs, outputs
+
+
+def _places(manifest: Manifest, rows: int) -> tuple[_Place, _Place]:
+    """Dtype and shape of so many rows of a layer, and of what is remembered of them."""
+    kv = manifest.kv
+    dtype, channels = {
+        "fp32": ("float32", kv.head_dim),
+        "int8": ("int8", kv.head_dim),
+        "int4": ("uint8", kv.head_dim // 2),
+    }[manifest.precision.kv]
+    pair: _Place = (dtype, [1, kv.kv_heads, rows, channels])
+    return pair, ("float32", [len(kv.planes), kv.kv_heads, rows])
 
 
 def _misfits(side: str, tensors: list[Tensor], expected: Interface) -> Iterator[str]:

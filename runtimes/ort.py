@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgetok import names
-from edgetok.bundle.manifest import Manifest, Rung, Stage
+from edgetok.bundle.manifest import Manifest, Rung, Stage, shared_stages
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
 from edgetok.runtimes.cache import CacheRows, HeldRows, list_chunks
+from edgetok.runtimes.compaction import Compaction, load_compaction
 from edgetok.runtimes.interface import SIGNAL_PREFIX, has_tower_per_rung, require_interface
 from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
@@ -57,7 +58,8 @@ class OrtRuntime:
         self._held = HeldRows()
         self._memory = Memory(device)
         self._graphs = self._load(bundle, provider)
-        self._extend = self._graph("extend", self.ladder.smallest)
+        self._compaction = self._load_compaction(bundle, provider)
+        self._extend = self._graphs.get((names.EXTEND, self.ladder.smallest.budget))
         self._decode = self._graph("decode", self.ladder.smallest)
 
     def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
@@ -118,23 +120,41 @@ class OrtRuntime:
         embeds: FloatArray = graph.outputs[names.TEXT_EMBEDS].pull()[: len(ids)]
         return embeds
 
-    def prefill(self, bucket: Bucket, embeds: FloatArray, keys: Sequence[Key] = ()) -> FloatArray:
+    def prefill(
+        self,
+        bucket: Bucket,
+        embeds: FloatArray,
+        keys: Sequence[Key] = (),
+        *,
+        visual_start: int | None = None,
+    ) -> FloatArray:
         """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
 
+        Args:
+            keys: what the rows are, see `protocol.Runtime`.
+            visual_start: the first visual row, for bundles that treat those apart.
+
         Raises:
-            InputError: if n is 0 or more than the rung has room for.
+            InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
+                not lie in front of the last row.
+            UsageError: if the bundle takes rows away at prefill and `visual_start` is missing.
         """
         graph = self._graph("prefill", bucket)
         rows = graph.inputs[names.INPUT_EMBEDS]
         count = len(embeds)
         _require_rows(count, rows.host.shape[1], "prompt rows")
+        if names.VISUAL_START in graph.inputs:
+            start = _require_visual(visual_start, bucket.budget, count)
+            graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
         rows.host[0, :count] = embeds
         rows.host[0, count:] = 0  # never read, but must be finite
         rows.push()
+        removed = _rung_of(self.manifest, bucket).removed
+        lengths = count - np.array(removed, np.int32)
         self._held.forget()
-        self._rows.begin(count, _rung_of(self.manifest, bucket).removed)
-        graph.inputs[names.LAST_ROW].write(self._rows.lengths[-1:] - 1)
-        graph.inputs[names.PAST_LENGTHS].write(self._rows.lengths - 1)
+        graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
+        graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
+        self._rows.begin(count, removed)
         graph.run()
         self._held.begin(keys)
         logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
@@ -163,15 +183,21 @@ class OrtRuntime:
             self._held.cut(start)
         self._require_left(len(keys) - start)
         logits: FloatArray = np.zeros(0, np.float32)
-        width = self._chunk_rows
-        tail = keys[len(keys) - (len(keys) - start) % width :]
-        stepping = len(tail) <= _STEP_ROWS and all(isinstance(key, int) for key in tail)
-        overlapping = self._may_rewind and not stepping
-        for at in list_chunks(start, len(keys), width, overlapping=overlapping):
-            logits = self._put(embeds[at : at + width], at, keys[at : at + width])
+        for at in self._chunks(start, keys):
+            end = at + self._chunk_rows
+            logits = self._put(embeds[at:end], at, keys[at:end])
         for key in keys[len(self._held) :]:
             logits = self.step(key)  # type: ignore[arg-type]  # text, as `count_held` requires
         return logits
+
+    def _chunks(self, start: int, keys: Sequence[Key]) -> list[int]:
+        """Where the chunks of an extension begin; single steps do what is left."""
+        if self._extend is None:
+            return []
+        width = self._chunk_rows
+        tail = keys[len(keys) - (len(keys) - start) % width :]
+        stepping = len(tail) <= _STEP_ROWS and all(isinstance(key, int) for key in tail)
+        return list_chunks(start, len(keys), width, overlapping=self._may_rewind and not stepping)
 
     def forget(self) -> None:
         """Compute the next prompt from its first row on."""
@@ -189,6 +215,7 @@ class OrtRuntime:
             InputError: if the cache is full.
         """
         self._require_left(1)
+        self._compaction.make_room(self._rows)
         inputs = self._decode.inputs
         inputs[names.TOKEN_ID].write(np.array([[token_id]], np.int64))
         inputs[names.PAST_LENGTHS].write(self._rows.lengths)
@@ -204,18 +231,21 @@ class OrtRuntime:
         if at < len(self._held):
             self._rows.rewind(at)
             self._held.cut(at)
-        inputs = self._extend.inputs
+        graph = self._graph(names.EXTEND, self.ladder.smallest)
+        inputs = graph.inputs
         inputs[names.CHUNK_EMBEDS].write(chunk[None])
         inputs[names.PAST_LENGTHS].write(self._rows.lengths + np.int32(len(chunk) - 1))
         inputs[names.CHUNK_POSITIONS].write(self._rows.next_positions(len(chunk)))
-        self._extend.run()
+        graph.run()
         self._rows.append(len(chunk))
         self._held.append(keys)
-        logits: FloatArray = self._extend.outputs[names.LOGITS].pull()[0]
+        logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
         return logits
 
     @property
     def _chunk_rows(self) -> int:
+        if self._extend is None:
+            return 1
         return int(self._extend.inputs[names.CHUNK_EMBEDS].host.shape[1])
 
     @property
@@ -245,7 +275,7 @@ class OrtRuntime:
         weights = [path for path in bundle.manifest.files if path.startswith(_WEIGHTS_PREFIX)]
         by_file: dict[str, BoundGraph] = {}
         graphs = {}
-        for name in names.STAGES:
+        for name in shared_stages(bundle.manifest):
             for bucket in reversed(self.ladder.buckets):  # see `Memory`
                 stage = bundle.stage(name, bucket.budget)
                 tower = bundle.stage("tower", bucket.budget)
@@ -256,6 +286,16 @@ class OrtRuntime:
         for path in weights:  # sessions opened them by name: still the file that was hashed?
             bundle.path_of(path)
         return graphs
+
+    def _load_compaction(self, bundle: Bundle, provider: str) -> Compaction:
+        bucket = self.ladder.largest
+        tower = bundle.stage("tower", bucket.budget)
+
+        def bind(stage: Stage) -> BoundGraph:
+            require_interface(bundle.manifest, stage, bucket, tower)
+            return self._bound(bundle, stage, provider)
+
+        return load_compaction(bundle.manifest, bind)
 
     def _bound(self, bundle: Bundle, stage: Stage, provider: str) -> BoundGraph:
         graph = bundle.graph(stage)
@@ -342,6 +382,19 @@ def _require_pixels(pixels: FloatArray, shape: tuple[int, ...]) -> None:
         )
     if not np.isfinite(pixels).all():
         raise InputError("pixels hold NaN or infinity; normalise the image again")
+
+
+def _require_visual(start: int | None, visual: int, count: int) -> int:
+    if start is None:
+        raise UsageError(
+            "this bundle takes visual rows away at prefill; say where they begin (visual_start)"
+        )
+    if not 0 <= start < count - visual:
+        raise InputError(
+            f"{visual} visual rows from row {start} do not fit in front of the last of {count} "
+            "prompt rows; text must follow the image"
+        )
+    return start
 
 
 def _require_rows(count: int, limit: int, what: str) -> None:

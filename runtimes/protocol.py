@@ -119,11 +119,20 @@ class Runtime(Protocol):
         """Embeddings [len(ids), D] of at most `prompt_tokens` text ids."""
         ...
 
-    def prefill(self, bucket: Bucket, embeds: FloatArray, keys: Sequence[Key] = ()) -> FloatArray:
+    def prefill(
+        self,
+        bucket: Bucket,
+        embeds: FloatArray,
+        keys: Sequence[Key] = (),
+        *,
+        visual_start: int | None = None,
+    ) -> FloatArray:
         """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
 
         Args:
             keys: what the rows are, so that they can be found again; nothing if that is not known.
+            visual_start: the first of the rung's visual rows, which lie together in the prompt;
+                needed where the bundle treats those apart, and ignored elsewhere.
 
         Returns:
             Logits [W] of the last row.

@@ -74,7 +74,9 @@ def fill(
     fresh = bucket.prefill_tokens + CHUNK_ROW_COST * (len(rows) - opening)
     if held and CHUNK_ROW_COST * (len(rows) - held) <= fresh:
         return runtime.extend(embeds, held, keys), held
-    logits = runtime.prefill(bucket, embeds[:opening], keys[:opening])
+    logits = runtime.prefill(
+        bucket, embeds[:opening], keys[:opening], visual_start=len(rows.before)
+    )
     if len(rows) > opening:
         logits = runtime.extend(embeds, opening, keys)
     return logits, 0

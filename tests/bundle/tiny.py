@@ -21,6 +21,7 @@ from edgetok.bundle.manifest import (
     KvCache,
     Manifest,
     Precision,
+    Prefill,
     Rung,
     Stage,
     Tensor,
@@ -137,6 +138,7 @@ def manifest(files: dict[str, File] | None = None) -> Manifest:
             Rung(budget=k, prompt_tokens=PROMPT, cache_slots=k + 5, removed=[0]) for k in BUDGETS
         ],
         precision=Precision(weights="fp32", kv="fp32"),
+        prefill=Prefill(method="none", ratio=1.0),
         kv=KvCache(
             layers=1, kv_heads=1, head_dim=4, slots=[SLOTS], policy="none", positions="kept"
         ),

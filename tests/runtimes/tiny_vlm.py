@@ -21,6 +21,7 @@ from edgetok.bundle.manifest import (
     KvCache,
     Manifest,
     Precision,
+    Prefill,
     Rung,
     Stage,
     Tensor,
@@ -420,6 +421,7 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
         seed=recipe.seed,
         ladder=rungs,
         precision=Precision(weights="fp32", kv="int8" if recipe.int8_cache else "fp32"),
+        prefill=Prefill(method="none", ratio=1.0),
         kv=KvCache(
             layers=LAYERS,
             kv_heads=KV_HEADS,
