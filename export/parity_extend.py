@@ -28,6 +28,8 @@ def prove_extend(
     Where every row stays, PyTorch runs prompt and chunk in one piece; where prefill takes rows
     away, the chunk must do what as many single steps do, which are proved by themselves.
     """
+    # A prompt that leaves no room for the chunk and one token more gives up its end.
+    embeds = embeds[:, : runner.room_for(budget) - runner.chunk_rows - 1]
     ids = _some_ids(reference, runner.chunk_rows)
     runner.begin(budget, embeds[0].numpy(), start)
     if runner.reduces:
