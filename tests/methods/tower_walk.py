@@ -25,7 +25,9 @@ def walk(vision: Any, pixels: Array, method: str, steps: Any, inside: Any, loops
     weights = {n: p.detach().double().numpy() for n, p in vision.model.named_parameters()}
     encoder = SimpleNamespace(grid=vision.grid, prefix=1, blocks=len(steps))
     x = embed(weights, pixels, vision.model.config)
-    state = SimpleNamespace(x=x, centres=[-1, *range(len(x) - 1)], sizes=np.ones(len(x)), score=None)
+    state = SimpleNamespace(
+        x=x, centres=[-1, *range(len(x) - 1)], sizes=np.ones(len(x)), score=None
+    )
     for number, keep in enumerate(steps):
         block = Block(weights, number, vision.heads)
         look = see(block, state, encoder, number, inside.proportional)
