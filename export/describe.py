@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Literal
 
 from edgetok.bundle.manifest import (
     FORMAT_VERSION,
@@ -17,6 +18,7 @@ from edgetok.bundle.manifest import (
 )
 from edgetok.export.graphs import cache_slots, removed_rows
 from edgetok.families.parts import Parts
+from edgetok.kv import NONE, Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill as Reduction
@@ -30,6 +32,7 @@ def describe(
     seed: int,
     stages: list[Stage],
     prefill: Reduction | None = None,
+    room: Room | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
     text, vision = parts.text, parts.vision
@@ -59,9 +62,11 @@ def describe(
             layers=layers,
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
-            slots=cache_slots(ladder, prefill, layers),
-            policy="none",
-            positions="kept" if prefill is None else prefill.method.positions,
+            slots=cache_slots(ladder, prefill, layers) if room is None else list(room.slots),
+            policy=NONE if room is None else room.policy.name,
+            positions=_positions(prefill, room),
+            keep=[] if room is None else list(room.keep),
+            planes=[] if room is None else list(room.policy.planes),
         ),
         text=Text(
             hidden=text.hidden,
@@ -79,3 +84,10 @@ def describe(
         stages=stages,
         files={},
     )
+
+
+def _positions(prefill: Reduction | None, room: Room | None) -> Literal["kept", "renumbered"]:
+    """No bundle has both: `export_model` refuses it."""
+    if room is not None:
+        return room.policy.positions
+    return "kept" if prefill is None else prefill.method.positions

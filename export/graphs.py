@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -12,15 +13,19 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import prefilling, reducing, stages
+from edgetok.export import keeping, prefilling, reducing, stages
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import fusion, portable
 from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
+from edgetok.kv import Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
+
+CACHE_DTYPES = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}
+CHUNK_ROWS = 16  # a question of the demo model; see benchmarks/reuse.py
 
 Scales = list[tuple[Tensor, Tensor]]
 Progress = Callable[[str, float], None]
@@ -39,9 +44,13 @@ class GraphBuilder:
     """Builds the graphs of one bundle over one weights file.
 
     Args:
-        scales: per layer key and value scales [1, G, 1, H] of an int8 cache, or None for float32.
+        scales: per layer key and value scales [1, G, 1, H] of an int8 or int4 cache, or None for
+            float32.
         flavour: `portable` adds the stages that have this form, beside those of `ort`.
         prefill: what the prefill graphs take away between layers; None for nothing.
+        kv_bits: of a cache that has scales.
+        room: what each layer holds under a policy; None where every row stays.
+        seed: of a policy that draws.
     """
 
     parts: Parts
@@ -51,6 +60,9 @@ class GraphBuilder:
     scales: Scales | None
     flavour: Flavour = "ort"
     prefill: Prefill | None = None
+    kv_bits: int = 8
+    room: Room | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -58,15 +70,17 @@ class GraphBuilder:
 
     @property
     def kv(self) -> KvPrecision:
-        return "fp32" if self.scales is None else "int8"
+        return "fp32" if self.scales is None else "int4" if self.kv_bits == 4 else "int8"
 
     def build(self, progress: Progress) -> list[Graph]:
         """Every stage, the shared ones first, then rung by rung."""
         budgets = self.ladder.budgets
         towers = [None] if self.method.inside is None else budgets
         jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
-        jobs += [("embed", None), ("decode", None)]
+        extend = [(names.EXTEND, None)] if self.room is None else []
+        jobs += [("embed", None), *extend, ("decode", None)]
         jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
+        layers = 0 if self.room is None else self.layers
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
         if self.flavour == "portable":
             spelled += [(*job, "portable") for job in jobs if job[0] in portable.STAGES]
@@ -74,13 +88,35 @@ class GraphBuilder:
         for done, (name, budget, flavour) in enumerate(spelled):
             progress(f"{name} {budget or ''}".strip(), done / len(spelled))
             graphs.append(self.build_one(name, budget, flavour))
-        return graphs
+        return graphs + [self.build_compact(layer) for layer in range(layers)]
+
+    def build_compact(self, layer: int) -> Graph:
+        """The graph that empties one layer's cache."""
+        title = f"{names.COMPACT}_{layer}"
+        assert self.room is not None  # noqa: S101
+        bits = None if self.scales is None else self.kv_bits
+        module = keeping.Compact(self.parts.text, self.positions, bits, self.room, layer)
+        past = {name: value for name, value in self._past().items() if name.endswith(f"_{layer}")}
+        with quiet():
+            model = fusion.fuse(trace(module.eval(), past, module.outputs, title))
+        return self._graph(names.COMPACT, None, "ort", title, model, layer)
 
     def build_one(self, name: str, budget: int | None, flavour: Flavour = "ort") -> Graph:
         """One stage, of a rung unless all rungs share it."""
         title = name if budget is None else f"{name}_{budget}"
         with quiet():
             model = self._spell(name, budget, flavour, title)
+        return self._graph(name, budget, flavour, title, model)
+
+    def _graph(
+        self,
+        name: str,
+        budget: int | None,
+        flavour: Flavour,
+        title: str,
+        model: ir.Model,
+        layer: int | None = None,
+    ) -> Graph:
         stage = Stage(
             stage=name,  # type: ignore[arg-type]  # one of the literal's names
             bucket=budget,
@@ -88,6 +124,7 @@ class GraphBuilder:
             file=f"onnx/{flavour}/{title}.onnx",
             inputs=[_describe(value) for value in model.graph.inputs],
             outputs=[_describe(value) for value in model.graph.outputs],
+            layer=layer,
         )
         return Graph(stage, self.store.externalize(model))
 
@@ -110,6 +147,7 @@ class GraphBuilder:
         build = {
             "tower": self._tower,
             "embed": self._embed,
+            "extend": self._extend,
             "decode": self._decode,
             "compress": self._compress,
             "prefill": self._prefill,
@@ -154,11 +192,32 @@ class GraphBuilder:
             names.LAST_ROW: torch.zeros(1, dtype=torch.int64),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
         }
-        text, scales = self.parts.text, self.scales
+        if self.room is not None:
+            return self._packing_prefill(inputs)
+        common = (self.parts.text, self.positions, self.scales, self.kv_bits)
         if self.prefill is None:
-            return stages.Prefill(text, self.positions, scales), inputs | self._past()
-        stage = prefilling.ReducingPrefill(text, self.positions, scales, self.prefill, budget)
+            return stages.Prefill(*common), inputs | self._past()
         inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+        return prefilling.ReducingPrefill(*common, self.prefill, budget), inputs | self._past()
+
+    def _packing_prefill(self, inputs: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+        stage = keeping.PackingPrefill(*self._keeping(), text_rows=self.prompt_tokens)
+        if stage.reads_places:
+            inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+        return stage, inputs
+
+    def _keeping(self) -> tuple[Any, ...]:
+        text, scales = self.parts.text, self.scales
+        return text, self.positions, scales, self.kv_bits, self.room, self.seed
+
+    def _extend(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        rows = min(CHUNK_ROWS, min(self.slots) // 2)  # the proof puts a chunk behind another
+        inputs = {
+            names.CHUNK_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
+            names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
+        }
+        stage = stages.Extend(self.parts.text, self.positions, self.scales, self.kv_bits)
         return stage, inputs | self._past()
 
     def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -167,7 +226,10 @@ class GraphBuilder:
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.POSITIONS: torch.zeros(self.layers, 1, dtype=torch.int64),
         }
-        return stages.Decode(self.parts.text, self.positions, self.scales), inputs | self._past()
+        if self.room is not None:
+            return keeping.ScoringDecode(*self._keeping()), inputs | self._past()
+        stage = stages.Decode(self.parts.text, self.positions, self.scales, self.kv_bits)
+        return stage, inputs | self._past()
 
     @property
     def prompt_tokens(self) -> int:
@@ -179,20 +241,28 @@ class GraphBuilder:
 
     @property
     def positions(self) -> int:
-        """Rotary positions that the tables hold."""
-        return self.ladder.largest.cache_slots
+        """Rotary positions that the tables hold: all, where a cache that is full goes on."""
+        if self.room is None:
+            return self.ladder.largest.cache_slots
+        return self.parts.text.max_positions
 
     @property
     def slots(self) -> list[int]:
-        """Rows of each layer's cache: what the rung that needs most leaves there."""
-        return cache_slots(self.ladder, self.prefill, self.layers)
+        """Rows that each layer's cache holds."""
+        if self.room is None:
+            return cache_slots(self.ladder, self.prefill, self.layers)
+        return list(self.room.slots)
 
     def _past(self) -> dict[str, Tensor]:
-        text = self.parts.text
-        dtype = torch.float32 if self.scales is None else torch.int8
-        shapes = [(1, text.kv_heads, slots, text.head_dim) for slots in self.slots]
-        order = [(i, n(i)) for i in range(self.layers) for n in (names.past_key, names.past_value)]
-        return {name: torch.zeros(shapes[i], dtype=dtype) for i, name in order}
+        text, past = self.parts.text, {}
+        dtype = CACHE_DTYPES[self.kv]
+        width = text.head_dim // 2 if self.kv == "int4" else text.head_dim
+        for layer, slots in enumerate(self.slots):
+            for name in (names.past_key(layer), names.past_value(layer)):
+                past[name] = torch.zeros(1, text.kv_heads, slots, width, dtype=dtype)
+            if self.room is not None and (planes := self.room.policy.planes):
+                past[names.past_state(layer)] = torch.zeros(len(planes), text.kv_heads, slots)
+        return past
 
 
 def removed_rows(ladder: Ladder, prefill: Prefill | None, layers: int) -> dict[int, list[int]]:

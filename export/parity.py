@@ -15,6 +15,8 @@ from edgetok import names
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
+from edgetok.export.parity_cache import prove_cache, visual_rows
+from edgetok.export.parity_extend import prove_extend
 from edgetok.export.parity_inside import prove_reduced
 from edgetok.export.parity_prefill import prove_prefill
 from edgetok.export.quantized import hold_portable, hold_quantized
@@ -143,12 +145,14 @@ def prove(
                 want, got, followed = _prove_vision(ledger, reference, runner, case, budget)
             _prove_compress(ledger, reference, runner, want, budget)
             embeds = _embed(reference, case, want, budget)
+            visual = visual_rows(len(case.before), budget)
             if prefill is None:
-                _prove_decoder(ledger, reference, runner, embeds, budget)
+                _prove_decoder(ledger, reference, runner, embeds, visual, budget)
             else:
                 reduced = PrefillReference(reference.parts.text, prefill, budget)
-                start = len(case.before)
-                followed &= prove_prefill(ledger, reduced, runner, embeds, start, budget)
+                followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
+            if reference.cache is None:
+                prove_extend(ledger, reference, runner, embeds, visual.start, budget)
             if followed:
                 _prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
     return ParityReport(precision, len(cases), synthetic, ledger.checks())
@@ -199,14 +203,12 @@ def _prove_tower(ledger: Ledger, got: dict[str, Array], want: dict[str, torch.Te
             ledger.compare("tower", None, name, value, want[name].numpy())
 
 
-def _expect(
-    reference: Reference, case: Case, budget: int, prefill: Prefill | None
-) -> Expected:
+def _expect(reference: Reference, case: Case, budget: int, prefill: Prefill | None) -> Expected:
     out = reference.compress(reference.look(case, budget), budget)
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
-    kept = out[names.KEPT].numpy()
+    kept, visual = out[names.KEPT].numpy(), visual_rows(len(case.before), budget)
     if prefill is None:
-        return Expected(kept, reference.answer(embeds, PARITY_TOKENS).ids)
+        return Expected(kept, reference.answer(embeds, PARITY_TOKENS, visual).ids)
     reduced = PrefillReference(reference.parts.text, prefill, budget)
     return Expected(kept, reduced.answer(embeds, len(case.before), PARITY_TOKENS).ids)
 
@@ -240,9 +242,14 @@ def _prove_decoder(
     reference: Reference,
     runner: GraphRunner,
     embeds: torch.Tensor,
+    visual: range,
     budget: int,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
+    if reference.cache is not None:
+        for long in (False, True):
+            prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)
+        return
     want = reference.answer(embeds, PARITY_TOKENS)
     stop_ids = reference.parts.text.stop_ids
     logits, ids = runner.answer(budget, embeds[0].numpy(), PARITY_TOKENS, stop_ids)

@@ -21,6 +21,7 @@ from edgetok.export.attention import emitting, merge_heads, replaced_forward, ro
 from edgetok.export.flavours.ort import CacheAttention, attention_extras, fused_norms, rotate
 from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
+from edgetok.kv.stored import store
 from edgetok.prefill import Prefill
 from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Probe, Span
@@ -118,11 +119,15 @@ def of_rows(module: Any, rows: Tensor) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def require_plain_attention(text: TextParts) -> None:
+def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
     """Refuse decoders whose attention depends on more than which rows there are.
 
+    Args:
+        what: needs plain attention, such as "reduction at prefill".
+        way_out: what to do without it.
+
     Raises:
-        IncompatibleError: naming what reduction at prefill cannot do.
+        IncompatibleError: naming what the decoder has.
     """
     extras = {name for layer in text.layers for name in attention_extras(_attention_of(layer))}
     found = {"softcap": "capped logits", "local_window_size": "a window of keys"}
@@ -130,8 +135,8 @@ def require_plain_attention(text: TextParts) -> None:
     has += ["several rotary embeddings"] if len(set(text.rotary_kinds)) > 1 else []
     if has:
         raise IncompatibleError(
-            f"this decoder has {' and '.join(has)}, and reduction at prefill knows plain attention "
-            "only; leave --prefill out"
+            f"this decoder has {' and '.join(has)}, and {what} knows plain attention only; "
+            f"{way_out}"
         )
 
 
@@ -144,7 +149,7 @@ class ReducingPrefill(Decoder):
 
     Args:
         visual: K, the visual rows that come in.
-        scales: as of `Decoder`.
+        scales, bits: as of `Decoder`.
     """
 
     def __init__(
@@ -152,10 +157,11 @@ class ReducingPrefill(Decoder):
         text: TextParts,
         positions: int,
         scales: list[tuple[Tensor, Tensor]] | None,
+        bits: int,
         prefill: Prefill,
         visual: int,
     ) -> None:
-        super().__init__(text, positions, scales)
+        super().__init__(text, positions, scales, bits)
         layers = len(text.layers)
         self.prefill, self.method = prefill, prefill.method
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
@@ -167,7 +173,9 @@ class ReducingPrefill(Decoder):
         rows = self._begin(embeds, last, start)
         first = rows
         pairs = list(zip(past[::2], past[1::2], strict=True))
-        attention = PromptAttention(pairs, lengths, None, self._rotary(), self._scales())
+        attention = PromptAttention(
+            pairs, lengths, None, self._rotary(), self._scales(), bits=self.bits
+        )
         gates: Tensor | None = None
         kept: list[Tensor] = []
         with (
@@ -205,9 +213,7 @@ class ReducingPrefill(Decoder):
         ahead = number + 1 < len(self.counts) and self.counts[number + 1] < self.counts[number]
         return ahead and "gates" in self.method.reads
 
-    def _run_layer(
-        self, number: int, layer: Any, rows: Rows, attention: PromptAttention
-    ) -> Tensor:
+    def _run_layer(self, number: int, layer: Any, rows: Rows, attention: PromptAttention) -> Tensor:
         attention.rows_at = None if rows.span.visual == self.visual else rows.positions
         angles = (torch.zeros(1), torch.zeros(1))  # rotary happens inside the attention operator
         skip = self.skips[number]
@@ -246,7 +252,9 @@ class ReducingPrefill(Decoder):
             visual_input=first.visual(),
             text_input=first.text(),
             previous=self._probe(rows, *previous) if "previous attention" in reads else None,
-            next=self._probe(rows, *self._ahead(number, rows)) if "next attention" in reads else None,
+            next=self._probe(rows, *self._ahead(number, rows))
+            if "next attention" in reads
+            else None,
             gates=None if gates is None else self._pick_gates(rows, gates),
             layer=number,
         )
@@ -309,8 +317,7 @@ class PromptAttention(CacheAttention):
         layer, pair = len(self.present), []
         for number, (past, rows) in enumerate(zip(self.past[layer], (key, value), strict=True)):
             if self.scales:
-                levels = (rows / self.scales[layer][number]).round().clamp(-128, 127)
-                rows = levels.to(torch.int8)
+                rows = store(rows[0], self.scales[layer][number][0], self.bits).unsqueeze(0)
             pair.append(torch.cat([rows, past[:, :, rows.shape[2] :]], dim=2))
         self.present.append((pair[0], pair[1]))
 

@@ -1,4 +1,4 @@
-"""Reduction at prefill as Hugging Face runs it, eagerly: what reducing prefill graphs are proved on.
+"""Reduction at prefill as Hugging Face runs it, eagerly: what prefill graphs are proved on.
 
 Shares the methods' own cuts with the graphs, and nothing else: rows are kept by list comprehension,
 attention maps are those that Hugging Face's eager attention returns, keys those of its own cache,
@@ -119,9 +119,7 @@ class PrefillReference:
                 row = self._step(found[-1], position, cache)
                 position += 1
 
-    def _prefill(
-        self, x: Tensor, start: int, cache: Any, forced: list[list[int]] | None
-    ) -> State:
+    def _prefill(self, x: Tensor, start: int, cache: Any, forced: list[list[int]] | None) -> State:
         state = State(x, list(range(len(x))), start, list(range(self.counts[0])))
         first = state.x
         seen: tuple[Tensor, Tensor] | None = None

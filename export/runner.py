@@ -15,7 +15,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgetok import names
-from edgetok.export.graphs import Graph
+from edgetok.export.graphs import Graph, Scales
+from edgetok.kv import Room
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
@@ -27,12 +28,20 @@ class GraphRunner:
     Args:
         root: directory that holds `weights/model.bin`.
         prefill: what the prefill graphs take away.
+        room: of the policy of the cache, if there is one.
+        scales: per layer key and value scales [1, G, 1, H] of a cache in whole numbers.
     """
 
     def __init__(
-        self, graphs: Iterable[Graph], root: Path, prefill: Prefill | None = None
+        self,
+        graphs: Iterable[Graph],
+        root: Path,
+        prefill: Prefill | None = None,
+        room: Room | None = None,
+        scales: Scales | None = None,
     ) -> None:
-        self._prefill = prefill
+        self._prefill, self.room, self._scales = prefill, room, scales
+        self._past: dict[str, Array] = {}
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
         for graph in graphs:
@@ -46,7 +55,8 @@ class GraphRunner:
             unpacked = "0" if graph.stage.stage == "decode" else "1"
             options.add_session_config_entry("session.disable_prepacking", unpacked)
             session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
-            self._sessions[graph.stage.stage, graph.stage.bucket] = session
+            part = graph.stage.bucket if graph.stage.layer is None else graph.stage.layer
+            self._sessions[graph.stage.stage, part] = session
             for spec in graph.stage.inputs:
                 self._shapes[spec.name] = (spec.shape, spec.dtype)
 
@@ -92,24 +102,97 @@ class GraphRunner:
     ) -> Any:
         """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids.
 
-        `start` is the first visual row, where prefill takes some away.
+        `start` is the first visual row, where those are treated apart.
         """
-        out, count = self.prefill(budget, embeds, start), embeds.shape[0]
-        lengths = count - self._removed(budget)
-        renumbered = self._prefill is not None and self._prefill.method.positions == "renumbered"
-        logits, ids = [out[names.LOGITS][0]], [int(out[names.LOGITS].argmax())]
+        logits = [self.begin(budget, embeds, start)]
+        ids = [int(logits[-1].argmax())]
         while len(ids) < new_tokens and ids[-1] not in stop_ids:
-            positions = lengths if renumbered else np.full(self._layers, count)
-            step: dict[str, Array] = {
-                names.TOKEN_ID: np.array([[ids[-1]]], np.int64),
-                names.PAST_LENGTHS: lengths.astype(np.int32),
-                names.POSITIONS: positions.astype(np.int64)[:, None],
-            }
-            out = self.run("decode", None, step | _as_past(out))
-            logits.append(out[names.LOGITS][0])
-            ids.append(int(out[names.LOGITS].argmax()))
-            count, lengths = count + 1, lengths + 1
+            logits.append(self.step(ids[-1]))
+            ids.append(int(logits[-1].argmax()))
         return np.stack(logits), ids
+
+    def begin(self, budget: int, embeds: Array, start: int = 0) -> Array:
+        """Prefill of true rows [n, D] -> logits [W]."""
+        out, count = self.prefill(budget, embeds, start), embeds.shape[0]
+        self._past, self._position = _as_past(out), count
+        self._lengths = (count - self._removed(budget)).astype(np.int32)
+        if self.room is not None:
+            packed = self._lengths > np.array(self.room.slots)
+            self._lengths[packed] = np.array(self.room.keep, np.int32)[packed]
+        logits: Array = out[names.LOGITS][0]
+        return logits
+
+    def step(self, token_id: int) -> Array:
+        """One token more -> logits [W]."""
+        self.compact()
+        places = self._lengths if self._renumbered else np.full(self._layers, self._position)
+        feeds = self._past | {
+            names.TOKEN_ID: np.array([[token_id]], np.int64),
+            names.PAST_LENGTHS: self._lengths,
+            names.POSITIONS: places.astype(np.int64)[:, None],
+        }
+        out = self.run("decode", None, feeds)
+        self._past, self._position = _as_past(out), self._position + 1
+        self._lengths = self._lengths + 1
+        logits: Array = out[names.LOGITS][0]
+        return logits
+
+    def put(self, chunk: Array) -> Array:
+        """The R rows [R, D] of the extend graph behind those of the cache -> logits [W]."""
+        width = len(chunk)
+        first = self._lengths if self._renumbered else np.full(self._layers, self._position)
+        feeds = self._past | {
+            names.CHUNK_EMBEDS: chunk[None],
+            names.PAST_LENGTHS: self._lengths + np.int32(width - 1),
+            names.CHUNK_POSITIONS: first[:, None].astype(np.int64) + np.arange(width),
+        }
+        out = self.run(names.EXTEND, None, feeds)
+        self._past, self._position = _as_past(out), self._position + width
+        self._lengths = self._lengths + np.int32(width)
+        logits: Array = out[names.LOGITS][0]
+        return logits
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that the extend graph takes at once."""
+        shape, _ = self._shapes[names.CHUNK_EMBEDS]
+        return shape[1]
+
+    @property
+    def reduces(self) -> bool:
+        """Whether prefill takes rows away."""
+        return self._prefill is not None
+
+    @property
+    def _renumbered(self) -> bool:
+        if self.room is not None:
+            return self.room.policy.positions == "renumbered"
+        return self._prefill is not None and self._prefill.method.positions == "renumbered"
+
+    def compact(self) -> None:
+        """Empty the layers that are full, as a policy has it; nothing where there is none."""
+        if self.room is None:
+            return
+        for layer in np.flatnonzero(self._lengths >= np.array(self.room.slots)).tolist():
+            out = self.run(names.COMPACT, layer, self._past)
+            for kind in ("key", "value", "state"):
+                if (kept := out.get(f"kept_{kind}")) is not None:
+                    self._past[f"past_{kind}_{layer}"][:, :, : kept.shape[2]] = kept
+            self._lengths[layer] = self.room.keep[layer]
+
+    def keys(self, layer: int) -> Array:
+        """Keys [G, C, H] of a layer as it is now, float32 whatever the cache is."""
+        keys = self._past[names.past_key(layer)][0]
+        if keys.dtype == np.uint8:  # two channels in a byte, the even one in its low half
+            keys = np.stack([keys % 16, keys // 16], -1).reshape(*keys.shape[:2], -1) - 8.0
+        if self._scales is None:
+            return keys
+        return np.asarray(keys * self._scales[layer][0][0].numpy(), np.float32)
+
+    def prompt_rows(self, budget: int) -> int:
+        """Rows that a rung's prompt has room for."""
+        rows: int = self._prompt_shape(budget)[1]
+        return rows
 
     def prefill(self, budget: int, embeds: Array, start: int = 0) -> dict[str, Array]:
         """True rows [n, D] through the prefill graph of a rung: all its outputs, by name."""
@@ -134,11 +217,13 @@ class GraphRunner:
         return shape[0]
 
     def _pad(self, budget: int, embeds: Array) -> Array:
-        inputs = self._sessions["prefill", budget].get_inputs()
-        shape = next(value.shape for value in inputs if value.name == names.INPUT_EMBEDS)
-        rows = np.zeros(shape, np.float32)
+        rows = np.zeros(self._prompt_shape(budget), np.float32)
         rows[0, : embeds.shape[0]] = embeds
         return rows
+
+    def _prompt_shape(self, budget: int) -> list[int]:
+        inputs = self._sessions["prefill", budget].get_inputs()
+        return next(value.shape for value in inputs if value.name == names.INPUT_EMBEDS)
 
     def _empty_cache(self) -> dict[str, Array]:
         return {

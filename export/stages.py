@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import (
+    Emitter,
     TowerEmitter,
     emitting,
     mean_keys,
@@ -161,9 +162,14 @@ class Decoder(nn.Module):
     """Rows through all decoder layers over the KV buffer; shared by prefill and decode."""
 
     def __init__(
-        self, text: TextParts, positions: int, scales: list[tuple[Tensor, Tensor]] | None
+        self,
+        text: TextParts,
+        positions: int,
+        scales: list[tuple[Tensor, Tensor]] | None,
+        bits: int = 8,
     ) -> None:
         super().__init__()
+        self.bits = bits
         self.model, self.head = text.model, text.head
         self.text = text
         for kind in sorted(set(text.rotary_kinds)) or [""]:
@@ -192,10 +198,17 @@ class Decoder(nn.Module):
 
         Args:
             lengths: int32 [L], true rows of each layer after this call minus one.
-            positions: int64 [L, 1] of the one row that is added; None where S rows begin a cache.
+            positions: int64 [L, rows] of the rows that are added; None where S rows begin a cache.
         """
         pairs = list(zip(past[::2], past[1::2], strict=True))
-        attention = CacheAttention(pairs, lengths, positions, self._rotary(), self._scales())
+        attention = CacheAttention(
+            pairs, lengths, positions, self._rotary(), self._scales(), bits=self.bits
+        )
+        rows = self.attend(rows, attention)
+        return rows, [buffer for pair in attention.present for buffer in pair]
+
+    def attend(self, rows: Tensor, attention: Emitter) -> Tensor:
+        """rows [1, S, D] through all layers, their attention spelled by an emitter."""
         dummy = torch.zeros(1)  # rotary happens inside the attention operator
         with (
             emitting(self.model, attention),
@@ -204,7 +217,7 @@ class Decoder(nn.Module):
         ):
             for layer in self.text.layers:
                 rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy))
-        return rows, [buffer for pair in attention.present for buffer in pair]
+        return rows
 
     def read_logits(self, row: Tensor) -> Tensor:
         """The last row [1, D] -> logits [1, W]."""
@@ -233,6 +246,14 @@ class Prefill(Decoder):
         rows, present = self.run(embeds, lengths, past)
         # Rows are gathered before the head: S rows of logits would cost more than a layer.
         return self.read_logits(rows[0].index_select(0, last)), *present
+
+
+class Extend(Decoder):
+    """A chunk [1, R, D] of true rows behind those of the cache -> logits [1, W] of its last row."""
+
+    def forward(self, embeds: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
+        rows, present = self.run(embeds, lengths, past, positions)
+        return self.read_logits(rows[0, -1:]), *present
 
 
 class Decode(Decoder):

@@ -110,9 +110,7 @@ def _adopt(graph: ir.Graph, body: ir.Graph, prefix: str) -> Values:
     adopted: Values = {}
     for value in body.initializers.values():
         name = f"{prefix}_{value.name}"
-        own = ir.Value(
-            name=name, shape=value.shape, type=value.type, const_value=value.const_value
-        )
+        own = ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
         graph.register_initializer(own)
         adopted[value] = own
     return adopted

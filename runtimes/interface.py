@@ -12,7 +12,8 @@ from edgetok.ladder import Bucket
 SIGNAL_PREFIX = "signal_"
 
 Shape = list[int]
-Interface = dict[str, tuple[str, Shape | None]]  # dtype and shape by name; None: any shape
+_Place = tuple[str, Shape | None]  # dtype and shape; None: any shape
+Interface = dict[str, _Place]  # by name
 
 
 def has_tower_per_rung(manifest: Manifest) -> bool:
@@ -23,6 +24,12 @@ def has_tower_per_rung(manifest: Manifest) -> bool:
 def reduces_at_prefill(manifest: Manifest) -> bool:
     """Whether prefill graphs ask where the visual rows begin."""
     return manifest.prefill.method != "none"
+
+
+def reads_prompt(manifest: Manifest) -> bool:
+    """Whether the method looks at the question, so that an image's tokens depend on it."""
+    compress = (s for s in manifest.stages if s.stage == "compress" and s.flavour == "ort")
+    return any(t.name in names.OF_PROMPT for stage in compress for t in stage.inputs)
 
 
 def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage) -> None:
@@ -71,12 +78,24 @@ def _expected(
             embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, text.hidden])}
             return {names.TOKEN_IDS: ("int64", [rows])}, embeds
         case "prefill":
-            start: Interface = {names.VISUAL_START: ("int64", [1])}
-            return {
+            prompt: Interface = {
                 names.INPUT_EMBEDS: ("float32", [1, bucket.prefill_tokens, text.hidden]),
                 names.LAST_ROW: ("int64", [1]),
                 names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
-                **(start if reduces_at_prefill(manifest) else {}),
+            }
+            told = any(t.name == names.VISUAL_START for t in stage.inputs)
+            if reduces_at_prefill(manifest) or (manifest.kv.keep and told):
+                prompt[names.VISUAL_START] = ("int64", [1])
+            if not manifest.kv.keep:
+                return prompt | past, logits | present
+            # A policy's prefill begins with an empty cache, and writes what the policy keeps.
+            return prompt, logits | present
+        case "extend":
+            rows = _chunk_rows(manifest, stage)
+            return {
+                names.CHUNK_EMBEDS: ("float32", [1, rows, text.hidden]),
+                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
+                names.CHUNK_POSITIONS: ("int64", [manifest.kv.layers, rows]),
                 **past,
             }, logits | present
         case "decode":
@@ -86,17 +105,49 @@ def _expected(
                 names.POSITIONS: ("int64", [manifest.kv.layers, 1]),
                 **past,
             }, logits | present
+        case "compact":
+            return _compaction(manifest, stage.layer or 0)
+
+
+def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
+    """How many rows the graph takes at once: any number that fits into every layer."""
+    shapes = [t.shape for t in stage.inputs if t.name == names.CHUNK_EMBEDS]
+    rows = shapes[0][1] if shapes and len(shapes[0]) == 3 else 1
+    return max(1, min(rows, *manifest.kv.slots))
 
 
 def _cache(manifest: Manifest) -> tuple[Interface, Interface]:
-    kv = manifest.kv
-    dtype = "int8" if manifest.precision.kv == "int8" else "float32"
     past, present = Interface(), Interface()
-    for layer, slots in enumerate(kv.slots):
-        place = (dtype, [1, kv.kv_heads, slots, kv.head_dim])
-        past |= {names.past_key(layer): place, names.past_value(layer): place}
-        present |= {names.present_key(layer): place, names.present_value(layer): place}
+    for layer, slots in enumerate(manifest.kv.slots):
+        row, state = _places(manifest, slots)
+        past |= {names.past_key(layer): row, names.past_value(layer): row}
+        present |= {names.present_key(layer): row, names.present_value(layer): row}
+        if manifest.kv.planes:
+            past[names.past_state(layer)] = present[names.present_state(layer)] = state
     return past, present
+
+
+def _compaction(manifest: Manifest, layer: int) -> tuple[Interface, Interface]:
+    kv = manifest.kv
+    row, state = _places(manifest, kv.slots[layer])
+    kept, kept_state = _places(manifest, kv.keep[layer])
+    inputs: Interface = {names.past_key(layer): row, names.past_value(layer): row}
+    outputs: Interface = {names.KEPT_KEY: kept, names.KEPT_VALUE: kept}
+    if kv.planes:
+        inputs[names.past_state(layer)], outputs[names.KEPT_STATE] = state, kept_state
+    return inputs, outputs
+
+
+def _places(manifest: Manifest, rows: int) -> tuple[_Place, _Place]:
+    """Dtype and shape of so many rows of a layer, and of what is remembered of them."""
+    kv = manifest.kv
+    dtype, channels = {
+        "fp32": ("float32", kv.head_dim),
+        "int8": ("int8", kv.head_dim),
+        "int4": ("uint8", kv.head_dim // 2),
+    }[manifest.precision.kv]
+    pair: _Place = (dtype, [1, kv.kv_heads, rows, channels])
+    return pair, ("float32", [len(kv.planes), kv.kv_heads, rows])
 
 
 def _misfits(side: str, tensors: list[Tensor], expected: Interface) -> Iterator[str]:

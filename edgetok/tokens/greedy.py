@@ -154,11 +154,12 @@ def determinantal(similar: Tensor, quality: Tensor, k: int) -> Tensor:
     n = kernel.shape[0]
     start = torch.where(torch.eye(n, dtype=torch.bool), kernel, 0.0).sum(1)
     first = start.unsqueeze(0).round().argmax(1)
-    # Once no residual is left, the first token is taken again and again, and those are one short.
+    # Once no residual is left, the first token is taken again and again, whatever these rounds
+    # leave of its own; those taken are then one short.
     again = one_hot(first, n) * 0.5
 
     def score(known: Tensors, state: Tensors) -> Tensor:
-        return state[0].round() + known[1]
+        return torch.maximum(state[0].round(), known[1])
 
     def update(known: Tensors, state: Tensors, pick: Tensor) -> Tensors:
         residual, factor = state

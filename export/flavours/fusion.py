@@ -187,8 +187,12 @@ def _split(graph: ir.Graph, packed: ir.Node, linears: list[_Linear]) -> None:
         return
     name = packed.outputs[0].name
     sizes = np.array([linear.weight.shape[-1] for linear in linears], np.int64)
-    node = ir.node("Split", [packed.outputs[0], _constant(graph, f"{name}_sizes", sizes)],
-                   attributes={"axis": -1}, num_outputs=3)
+    node = ir.node(
+        "Split",
+        [packed.outputs[0], _constant(graph, f"{name}_sizes", sizes)],
+        attributes={"axis": -1},
+        num_outputs=3,
+    )
     for part, linear, size in zip(node.outputs, linears, sizes, strict=True):
         part.name, part.dtype = f"{linear.result.name}_of_packed", ir.DataType.FLOAT
         part.shape = ir.Shape([*packed.outputs[0].shape[:-1], int(size)])

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from edgetok.export.attention import TowerEmitter, merge_heads, replaced_forward
 from edgetok.export.flavours.names import CONTRIB
 
+AFTER_SOFTMAX = 2  # what GroupQueryAttention shall return of its attention
+
 
 class TowerAttention(TowerEmitter):
     """Full attention as one MultiHeadAttention."""
@@ -53,11 +55,13 @@ class CacheAttention:
     Args:
         past: per layer key and value buffers [1, G, C, H], float32 or int8.
         lengths: int32 [L], true rows of each layer after this call minus one.
-        positions: int64 [L, 1], rotary position of the one row that is added to each layer; None
+        positions: int64 [L, rows], rotary positions of the rows that are added to each layer; None
             where the rows begin a cache, and are numbered from 0.
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
-        scales: per layer key and value scales [1, G, 1, H], for int8 buffers.
+        scales: per layer key and value scales [1, G, 1, H], for int8 and int4 buffers.
         rows_at: int64 [S], rotary positions of rows that begin a cache, where those are not 0, 1, …
+        bits: of a buffer's numbers, where there are scales.
+        weighed: collects attention of the added row, per layer [1, heads, 1, C], if it is a list.
     """
 
     past: list[tuple[Tensor, Tensor]]
@@ -67,6 +71,8 @@ class CacheAttention:
     scales: list[tuple[Tensor, Tensor]] | None
     present: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     rows_at: Tensor | None = None
+    bits: int = 8
+    weighed: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         self._lengths = torch.split(self.lengths, 1)
@@ -98,19 +104,27 @@ class CacheAttention:
         attrs |= attention_extras(module)
         if self.scales:
             attrs |= {
-                "kv_cache_bit_width": 8,
+                "kv_cache_bit_width": self.bits,
                 "k_quant_type": "PER_CHANNEL",
                 "v_quant_type": "PER_CHANNEL",
             }
-        rows, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
+        dtypes = [query.dtype, past_key.dtype, past_value.dtype]
+        shapes = [inputs[0].shape, past_key.shape, past_value.shape]
+        if self.weighed is not None:
+            attrs["qk_output"] = AFTER_SOFTMAX
+            dtypes.append(torch.float32)
+            shapes.append(torch.Size([*query.shape[:3], seen]))
+        rows, *present = torch.onnx.ops.symbolic_multi_out(
             f"{CONTRIB}::GroupQueryAttention",
             [*inputs, past_key, past_value, *ends, *extra],
             attrs=attrs,
-            dtypes=(query.dtype, past_key.dtype, past_value.dtype),
-            shapes=(inputs[0].shape, past_key.shape, past_value.shape),
+            dtypes=dtypes,
+            shapes=shapes,
             version=1,
         )
-        self.present.append((present_key, present_value))
+        self.present.append((present[0], present[1]))
+        if self.weighed is not None:
+            self.weighed.append(present[2])
         return rows
 
 

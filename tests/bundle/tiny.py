@@ -104,6 +104,7 @@ def graphs() -> list[tuple[Stage, onnx.ModelProto]]:
     features, logits = _floats("features", FULL, WIDTH), _floats("logits", 1, VOCABULARY)
     tower = _stage("tower", None, _floats("pixels", 1, 3, 4, 4), features)
     embed = _stage("embed", None, _ids("token_ids", 5), _floats("text_embeds", 5, WIDTH))
+    extend = _stage("extend", None, _floats("chunk_embeds", 1, WIDTH), logits)
     decode = _stage("decode", None, _floats("embeds", 1, WIDTH), logits)
     made = [
         (
@@ -112,6 +113,7 @@ def graphs() -> list[tuple[Stage, onnx.ModelProto]]:
             [ints("shape", FULL, WIDTH), external("bias")],
         ),
         (embed, [node("Gather", ["table", "token_ids"], ["text_embeds"])], [external("table")]),
+        (extend, [node("MatMul", ["chunk_embeds", "head"], ["logits"])], [external("head")]),
         (decode, [node("MatMul", ["embeds", "head"], ["logits"])], [external("head")]),
     ]
     for k in BUDGETS:

@@ -1,4 +1,4 @@
-"""The papers' own procedures in plain loops, on whole attention maps of a prompt without padding."""
+"""The papers' own procedures in plain loops, on whole attention maps without padding."""
 
 from __future__ import annotations
 

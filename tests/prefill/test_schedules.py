@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +44,7 @@ def test_every_decoder_gets_a_schedule(name: str, layers: int, visual: int) -> N
     """As many entries as layers, all tokens at first, never rising."""
     found = counts(name, layers, visual)
     assert len(found) == layers and found[0] == visual
-    assert all(a >= b >= 0 for a, b in zip(found, found[1:], strict=False))
+    assert all(a >= b >= 0 for a, b in pairwise(found))
 
 
 @given(st.sampled_from(sorted(PREFILL_METHODS)), st.floats(0.01, 1.0), st.integers(2, 40))
