@@ -55,10 +55,11 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
     facts = {
         "family": manifest.family,
         "method": manifest.method,
+        "prefill": _show_prefill(manifest),
         "precision": f"weights {manifest.precision.weights}, KV {manifest.precision.kv}",
         "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
-        "KV cache": f"{max(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}",
+        "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}",
         "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
         "written by": f"{manifest.producer}, format {manifest.format_version}",
         "digest": digest,
@@ -66,11 +67,29 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
     return "\n".join(f"{fact:<12}{value}" for fact, value in facts.items())
 
 
+def _show_prefill(manifest: Manifest) -> str:
+    found = manifest.prefill
+    if found.method == "none":
+        return "all visual tokens at every layer"
+    return f"{found.method}:{found.ratio:.4g}, positions {manifest.kv.positions}"
+
+
+def _join(counts: list[int]) -> str:
+    """One number for all layers, or each layer's.
+
+    >>> _join([8, 8]), _join([8, 4])
+    ('8', '8, 4')
+    """
+    return str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))
+
+
 def _show_ladder(manifest: Manifest) -> Table:
-    shown = table("Rungs", ">visual tokens", ">prompt tokens", ">new tokens", ">cache slots")
+    columns = (">visual tokens", "by layer", ">prompt tokens", ">new tokens", ">cache slots")
+    shown = table("Rungs", *columns)
     for rung in manifest.ladder:
         room = rung.cache_slots - rung.budget - rung.prompt_tokens
-        figures = (rung.budget, rung.prompt_tokens, room, rung.cache_slots)
+        layers = _join([rung.budget - gone for gone in rung.removed])
+        figures = (rung.budget, layers, rung.prompt_tokens, room, rung.cache_slots)
         shown.add_row(*map(str, figures))
     return shown
 
