@@ -151,7 +151,7 @@ def prove(
             else:
                 reduced = PrefillReference(reference.parts.text, prefill, budget)
                 followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
-            if reference.cache is None:
+            if runner.room is None:
                 prove_extend(ledger, reference, runner, embeds, visual.start, budget)
             if followed:
                 _prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
@@ -247,7 +247,7 @@ def _prove_decoder(
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
     if reference.cache is not None:
-        for long in (False, True):
+        for long in (False, True)[: 1 if runner.room is None else 2]:
             prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)
         return
     want = reference.answer(embeds, PARITY_TOKENS)

@@ -23,7 +23,7 @@ from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
-from edgetok.export.keeping import draw as draw_numbers
+from edgetok.export.keeping import draw_numbers
 from edgetok.export.parity import prove, prove_portable, require_parity
 from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
@@ -33,7 +33,7 @@ from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts, TextParts
-from edgetok.kv import NONE, Policy, Room, find_policy, make_room
+from edgetok.kv import NONE, Policy, Room, find_policy, keep_all, make_room
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill, find_prefill
@@ -127,7 +127,7 @@ def export_model(
         room = _make_room(policy, kv_slots, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
-        reference = Reference(parts, chosen, _eager_cache(parts, room, seed))
+        reference = Reference(parts, chosen, _eager_cache(parts, room, seed, kv, ladder))
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
@@ -212,11 +212,16 @@ def _make_room(
     return make_room(policy, wanted, len(text.layers), text.max_positions)
 
 
-def _eager_cache(parts: Parts, room: Room | None, seed: int) -> CacheReference | None:
-    if room is None:
+def _eager_cache(
+    parts: Parts, room: Room | None, seed: int, kv: str, ladder: Ladder
+) -> CacheReference | None:
+    """The reference of caches that Hugging Face's own is too far from: emptied or coarse ones."""
+    if room is not None:
+        draws = draw_numbers(parts.text, seed) if room.policy.drawn else None
+        return CacheReference(parts.text, room, draws)
+    if kv != "int4":
         return None
-    drawn = draw_numbers(parts.text, seed) if room.policy.drawn else None
-    return CacheReference(parts.text, room, drawn)
+    return CacheReference(parts.text, keep_all(ladder.largest.cache_slots, len(parts.text.layers)))
 
 
 def _make_ladder(

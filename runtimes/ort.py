@@ -265,12 +265,18 @@ class OrtRuntime:
 
     def _require_left(self, rows: int) -> None:
         left, held = self._rows.left, int(self._rows.lengths.max())
-        if left < rows:
-            state = f"holds {held} rows and has room for {left} of {rows} more"
+        if left >= rows:
+            return
+        if self.manifest.kv.keep:
             raise InputError(
-                f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
-                "new tokens, or export with more (--new-tokens)"
+                f"all {self.manifest.text.max_positions} positions of the model are used; ask for "
+                "fewer new tokens, or export with --kv-policy streaming, which renumbers its rows"
             )
+        state = f"holds {held} rows and has room for {left} of {rows} more"
+        raise InputError(
+            f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
+            "new tokens, or export with more (--new-tokens)"
+        )
 
     def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
         try:

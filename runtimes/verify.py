@@ -42,6 +42,9 @@ class Tolerances:
 EXACT = Tolerances(logits=1e-3, logits_cosine=0.99999)
 # A row that rounds to another of 256 levels moves everything after it a little.
 INT8_CACHE = Tolerances(logits=0.05, logits_cosine=0.999)
+# The same with 16 levels.
+INT4_CACHE = Tolerances(logits=0.5, logits_cosine=0.98)
+CACHES = {"fp32": EXACT, "int8": INT8_CACHE, "int4": INT4_CACHE}
 # Kernels of quantized weights round the activations to 8 bits, or do not: it depends on the
 # processor, and on whether weights are packed. A wrong graph is off by whole deviations.
 QUANTIZED_WEIGHTS = Tolerances(logits=0.3, logits_cosine=0.99, kept=0.1)
@@ -58,7 +61,7 @@ def tolerances_for(precision: Precision, *, reducing_tower: bool = False) -> Tol
         return QUANTIZED_WEIGHTS
     if reducing_tower:
         return REDUCING_TOWER
-    return INT8_CACHE if precision.kv == "int8" else EXACT
+    return CACHES[precision.kv]
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,8 +99,10 @@ class KvCache(Struct, frozen=True):
     slots: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=1024)]
     policy: Name
     positions: Literal["kept", "renumbered"]
-    keep: Annotated[list[Positive], msgspec.Meta(max_length=1024)] = []
-    planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = []
+    keep: Annotated[list[Positive], msgspec.Meta(max_length=1024)] = msgspec.field(
+        default_factory=list
+    )
+    planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=list)
 
 
 class Text(Struct, frozen=True):
