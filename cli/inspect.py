@@ -57,10 +57,11 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
     facts = {
         "family": manifest.family,
         "method": manifest.method,
+        "prefill": _show_prefill(manifest),
         "precision": f"weights {manifest.precision.weights}, KV {manifest.precision.kv}",
         "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
-        "KV cache": f"{_show_slots(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
+        "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
         f"{cache_bytes(manifest) / _MIB:.1f} MiB",
         "KV policy": _show_policy(manifest),
         "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
@@ -70,9 +71,11 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
     return "\n".join(f"{fact:<12}{value}" for fact, value in facts.items())
 
 
-def _show_slots(slots: list[int]) -> str:
-    low, high = min(slots), max(slots)
-    return str(high) if low == high else f"{low} to {high}"
+def _show_prefill(manifest: Manifest) -> str:
+    found = manifest.prefill
+    if found.method == "none":
+        return "all visual tokens at every layer"
+    return f"{found.method}:{found.ratio:.4g}, positions {manifest.kv.positions}"
 
 
 def _show_policy(manifest: Manifest) -> str:
@@ -80,14 +83,25 @@ def _show_policy(manifest: Manifest) -> str:
     if not kv.keep:
         return f"{kv.policy}: an answer ends where the cache does"
     goes_on = "without end" if kv.positions == "renumbered" else "until the positions end"
-    return f"{kv.policy}: a full layer keeps {_show_slots(kv.keep)} rows, {goes_on}"
+    return f"{kv.policy}: a full layer keeps {_join(kv.keep)} rows, {goes_on}"
+
+
+def _join(counts: list[int]) -> str:
+    """One number for all layers, or each layer's.
+
+    >>> _join([8, 8]), _join([8, 4])
+    ('8', '8, 4')
+    """
+    return str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))
 
 
 def _show_ladder(manifest: Manifest) -> Table:
-    shown = table("Rungs", ">visual tokens", ">prompt tokens", ">new tokens", ">cache slots")
+    columns = (">visual tokens", "by layer", ">prompt tokens", ">new tokens", ">cache slots")
+    shown = table("Rungs", *columns)
     for rung in manifest.ladder:
         room = rung.cache_slots - rung.budget - rung.prompt_tokens
-        figures = (rung.budget, rung.prompt_tokens, room, rung.cache_slots)
+        layers = _join([rung.budget - gone for gone in rung.removed])
+        figures = (rung.budget, layers, rung.prompt_tokens, room, rung.cache_slots)
         shown.add_row(*map(str, figures))
     return shown
 

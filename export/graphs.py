@@ -211,7 +211,9 @@ class GraphBuilder:
         return text, self.positions, scales, self.kv_bits, self.room, self.seed
 
     def _extend(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        rows = min(CHUNK_ROWS, min(self.slots) // 2)  # the proof puts a chunk behind another
+        bucket = self.ladder.largest
+        text_rows = bucket.cache_slots - bucket.budget
+        rows = min(CHUNK_ROWS, max(1, text_rows // 4))  # the proof puts a chunk behind a prompt
         inputs = {
             names.CHUNK_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),

@@ -151,7 +151,7 @@ def prove(
             else:
                 reduced = PrefillReference(reference.parts.text, prefill, budget)
                 followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
-            if reference.cache is None:
+            if runner.room is None:
                 prove_extend(ledger, reference, runner, embeds, visual.start, budget)
             if followed:
                 _prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)

@@ -158,6 +158,11 @@ class GraphRunner:
         shape, _ = self._shapes[names.CHUNK_EMBEDS]
         return shape[1]
 
+    def room_for(self, budget: int) -> int:
+        """Rows that fit into the cache behind one another, those counted that prefill removes."""
+        slots = [self._shapes[names.past_key(layer)][0][2] for layer in range(self._layers)]
+        return int((np.array(slots) + self._removed(budget)).min())
+
     @property
     def reduces(self) -> bool:
         """Whether prefill takes rows away."""

@@ -147,10 +147,14 @@ def _rung_checks(
     difference = relative(largest_difference(logits, golden.logits), spread)
     regret = relative(largest_regret(model, case, logits, bucket), spread)
     angle = 1 - cosine(logits, golden.logits)
+    model.first_logits(image, case.prompt[:-1], budget=bucket.budget)
+    extended = model.first_logits(image, case.prompt, budget=bucket.budget)  # behind what is held
+    distance = relative(largest_difference(extended, logits), spread)
     values = [
         ("kept", displaced(kept, golden.kept), tolerances.kept),
         ("logits", difference, tolerances.logits),
         ("logits cosine", angle, 1 - tolerances.logits_cosine),
+        ("extension", distance, tolerances.logits),
         ("answer ids", regret, 2 * tolerances.logits),  # both tokens' logits may be off
     ]
     for what, value, tolerance in values:
