@@ -24,7 +24,7 @@ from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
-from edgetok.export.parity import prove, prove_portable, require_parity
+from edgetok.export.parity import Check, prove, prove_portable, require_parity
 from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
@@ -118,14 +118,8 @@ def export_model(
         parts = open_model(Path(model_dir))
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
-        if reduction is not None:
-            reduction.check_depth(len(parts.text.layers))
-            require_plain_attention(parts.text, "reduction at prefill", "leave --prefill out")
+        _require_decoder(parts.text, reduction, policy, kv)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
-        if policy is not None:
-            require_plain_attention(parts.text, "a KV policy", "use --kv-policy none")
-        if kv == "int4":
-            require_plain_attention(parts.text, "the proof of an int4 KV cache", "use --kv int8")
         room = _make_room(policy, kv_slots, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
@@ -143,9 +137,7 @@ def export_model(
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
-        spelled = [g for g in graphs if g.stage.flavour == "portable"]
-        portable = GraphRunner(spelled, writer.path_of(""))
-        checks = prove_portable(reference, portable, ladder, cases, precision) if spelled else []
+        checks = _prove_portable(reference, graphs, writer, ladder, cases, precision)
         fused = [g for g in graphs if g.stage.flavour == "ort"]
         runner = GraphRunner(fused, writer.path_of(""), reduction, room, scales)
         synthetic = samples is None
@@ -167,6 +159,21 @@ def export_model(
     say("done", 1.0)
     seconds = time.monotonic() - started
     return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
+
+
+def _prove_portable(
+    reference: Reference,
+    graphs: Sequence[Graph],
+    writer: BundleWriter,
+    ladder: Ladder,
+    cases: Sequence[Case],
+    precision: Precision,
+) -> list[Check]:
+    spelled = [g for g in graphs if g.stage.flavour == "portable"]
+    if not spelled:
+        return []
+    runner = GraphRunner(spelled, writer.path_of(""))
+    return prove_portable(reference, runner, ladder, cases, precision)
 
 
 def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> None:
@@ -204,6 +211,19 @@ def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
             f"{reduction.name} takes rows away at prefill and {policy.name} packs what prefill "
             "leaves; edgetok cannot do both in one bundle yet: use --prefill or --kv-policy"
         )
+
+
+def _require_decoder(
+    text: TextParts, reduction: Prefill | None, policy: Policy | None, kv: str
+) -> None:
+    """Refuse decoders that a reduction or a cache does not know."""
+    if reduction is not None:
+        reduction.check_depth(len(text.layers))
+        require_plain_attention(text, "reduction at prefill", "leave --prefill out")
+    if policy is not None:
+        require_plain_attention(text, "a KV policy", "use --kv-policy none")
+    if kv == "int4":
+        require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
 
 
 def _make_room(
