@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,6 +48,26 @@ class TowerEmitter:
     def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[1, heads, n, H] each -> [1, n, heads * H]."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DecoderSpelling:
+    """How a flavour spells a decoder over its KV cache.
+
+    Args:
+        attention: builds the emitter of one trace from the past buffers of each layer, lengths,
+            positions, rotary tables and scales; it gathers the buffers behind in `present`.
+        norms: spells the norms of a model as one operator each, for the time of a trace.
+        buffers: names of a layer's buffers, each a function of the layer.
+    """
+
+    attention: Callable[..., Any]
+    norms: Callable[[nn.Module], AbstractContextManager[None]]
+    buffers: tuple[Callable[[int], str], ...]
+
+    def past(self, layers: int) -> list[str]:
+        """Names of all buffers, layer by layer."""
+        return [name(layer) for layer in range(layers) for name in self.buffers]
 
 
 _active: list[Emitter] = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 import torch
@@ -14,10 +16,12 @@ from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
 from edgetok.export import reducing, stages
 from edgetok.export.external import WeightStore
-from edgetok.export.flavours import fusion, portable
+from edgetok.export.attention import DecoderSpelling
+from edgetok.export.flavours import fusion, ort, portable, portable_cache
 from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
+from edgetok.kv.stores import slots as slot_store
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 
@@ -38,8 +42,10 @@ class GraphBuilder:
     """Builds the graphs of one bundle over one weights file.
 
     Args:
-        scales: per layer key and value scales [1, G, 1, H] of an int8 cache, or None for float32.
-        flavour: `portable` adds the stages that have this form, beside those of `ort`.
+        scales: per layer key and value scales [1, G, 1, H] of a quantized cache, or None for
+            float32.
+        flavour: `portable` adds the same stages in this form, beside those of `ort`.
+        kv_bits: of a quantized cache.
     """
 
     parts: Parts
@@ -48,6 +54,7 @@ class GraphBuilder:
     weights: Weights
     scales: Scales | None
     flavour: Flavour = "ort"
+    kv_bits: int = 8
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -55,7 +62,7 @@ class GraphBuilder:
 
     @property
     def kv(self) -> KvPrecision:
-        return "fp32" if self.scales is None else "int8"
+        return "fp32" if self.scales is None else "int4" if self.kv_bits == 4 else "int8"
 
     def build(self, progress: Progress) -> list[Graph]:
         """Every stage, the shared ones first, then rung by rung."""
@@ -66,7 +73,7 @@ class GraphBuilder:
         jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
         if self.flavour == "portable":
-            spelled += [(*job, "portable") for job in jobs if job[0] in portable.STAGES]
+            spelled += [(*job, "portable") for job in jobs]
         graphs = []
         for done, (name, budget, flavour) in enumerate(spelled):
             progress(f"{name} {budget or ''}".strip(), done / len(spelled))
@@ -90,7 +97,7 @@ class GraphBuilder:
 
     def _spell(self, name: str, budget: int | None, flavour: Flavour, title: str) -> ir.Model:
         """A stage traced, rewritten and quantized as its flavour has it."""
-        module, inputs, outputs = self._stage(name, budget)
+        module, inputs, outputs = self._stage(name, budget, flavour)
         if flavour == "ort":
             model = fusion.fuse(trace(module, inputs, outputs, title))
             return self._quantizer.quantize(model, name, BITS[self.weights])
@@ -98,18 +105,24 @@ class GraphBuilder:
             module.attention = portable.TowerAttention
         if isinstance(module, reducing.ReducingTower):
             module.attention = portable.fused_attention
-        model = trace(module, inputs, outputs, title, portable.OPSET)
+        with self._folded(module):
+            model = trace(module, inputs, outputs, title, portable.OPSET)
         return portable.spell(model, name, BITS[self.weights])
 
+    def _folded(self, module: nn.Module) -> AbstractContextManager[None]:
+        if not isinstance(module, stages.Decoder):
+            return nullcontext()
+        return portable_cache.folded_values(self.parts.text.layers, self.scales)
+
     def _stage(
-        self, name: str, budget: int | None
+        self, name: str, budget: int | None, flavour: Flavour
     ) -> tuple[nn.Module, dict[str, Tensor], Sequence[str]]:
         build = {
             "tower": self._tower,
             "embed": self._embed,
-            "decode": self._decode,
+            "decode": partial(self._decode, self._spelling(flavour)),
             "compress": self._compress,
-            "prefill": self._prefill,
+            "prefill": partial(self._prefill, self._spelling(flavour)),
         }[name]
         module, inputs = build(budget or 0)
         return module.eval(), inputs, module.outputs  # type: ignore[return-value]
@@ -144,22 +157,29 @@ class GraphBuilder:
             name: torch.rand(*shapes.get(name, (n,))) for name in compress.needs
         }
 
-    def _prefill(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _spelling(self, flavour: Flavour) -> DecoderSpelling:
+        return ort.DECODER if flavour == "ort" else portable_cache.spelling_of(self.kv)
+
+    def _prefill(
+        self, spelling: DecoderSpelling, budget: int
+    ) -> tuple[nn.Module, dict[str, Tensor]]:
         rows = self.ladder.bucket(budget).prefill_tokens
         inputs = {
             names.INPUT_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
             names.LAST_ROW: torch.zeros(1, dtype=torch.int64),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
         }
-        return stages.Prefill(self.parts.text, self.slots, self.scales), inputs | self._past()
+        prefill = stages.Prefill(self.parts.text, self.slots, self.scales, spelling)
+        return prefill, inputs | self._past(spelling)
 
-    def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _decode(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {
             names.TOKEN_ID: torch.zeros(1, 1, dtype=torch.int64),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.POSITIONS: torch.zeros(self.layers, 1, dtype=torch.int64),
         }
-        return stages.Decode(self.parts.text, self.slots, self.scales), inputs | self._past()
+        decode = stages.Decode(self.parts.text, self.slots, self.scales, spelling)
+        return decode, inputs | self._past(spelling)
 
     @property
     def prompt_tokens(self) -> int:
@@ -173,12 +193,14 @@ class GraphBuilder:
     def slots(self) -> int:
         return self.ladder.largest.cache_slots
 
-    def _past(self) -> dict[str, Tensor]:
+    def _past(self, spelling: DecoderSpelling) -> dict[str, Tensor]:
         text = self.parts.text
         dtype = torch.float32 if self.scales is None else torch.int8
-        shape = (1, text.kv_heads, self.slots, text.head_dim)
-        order = [n(i) for i in range(len(text.layers)) for n in (names.past_key, names.past_value)]
-        return {name: torch.zeros(shape, dtype=dtype) for name in order}
+        width = text.head_dim if self.kv != "int4" else slot_store.width_of(text.head_dim, 4)
+        levels = torch.zeros(1, text.kv_heads, self.slots, width, dtype=dtype)
+        scales = torch.zeros(1, text.kv_heads, self.slots, 1)
+        order = spelling.past(len(text.layers))
+        return {name: (scales if "_scale_" in name else levels).clone() for name in order}
 
 
 def _describe(value: ir.Value) -> TensorSpec:

@@ -18,7 +18,9 @@ from edgetok.export.cases import Case
 from edgetok.export.parity_inside import prove_reduced
 from edgetok.export.quantized import hold_portable, hold_quantized
 from edgetok.export.reference import Reference
+from edgetok.export.reference_slots import SlotCache
 from edgetok.export.runner import GraphRunner
+from edgetok.kv.stores.slots import BITS as BITS_OF_KV
 from edgetok.ladder import Ladder
 
 Array = npt.NDArray[Any]
@@ -43,10 +45,12 @@ class Limits(msgspec.Struct, frozen=True):
     decided: float | None = None
 
 
+# slots: a row that lies between two levels may be rounded to either; one level of 127 is all.
 # fp32: summation order alone makes up to 8e-5 on the demo model (benchmarks/parity.py).
 # Quantized: int8 activations and cache rows are all that is left; a wrong weight breaks this.
 LIMITS = {
     "fp32": Limits(max_abs=1e-4, cosine=0.999999, kept=1.0, tokens=1.0),
+    "slots": Limits(max_abs=None, cosine=0.9999, kept=None, tokens=None),
     "quantized": Limits(max_abs=None, cosine=0.98, kept=None, tokens=None),
 }
 
@@ -150,20 +154,34 @@ def prove_portable(
     ladder: Ladder,
     cases: Sequence[Case],
     precision: Precision,
+    scales: list[tuple[torch.Tensor, torch.Tensor]] | None,
 ) -> list[Check]:
-    """Compare the portable vision graphs in ONNX Runtime with PyTorch, on the same rounded weights.
+    """Compare the portable graphs in ONNX Runtime with PyTorch, on the same rounded weights.
 
-    Its weights have scales of their own, so this comes before `prove` rounds the reference.
+    Its weights and its cache have scales of their own, so this comes before `prove` rounds the
+    reference, and of a cache of few bits PyTorch holds the same rounded rows.
     """
-    ledger = Ledger(_limits(Precision(weights=precision.weights, kv="fp32")))
+    weights, kv = precision.weights, precision.kv
+    vision = Ledger(_limits(Precision(weights=weights, kv="fp32")))
+    decoder = Ledger(
+        LIMITS["slots"] if (weights, kv != "fp32") == ("fp32", True) else vision.limits
+    )
+    chain = Ledger(_limits(precision))
+    expected = [[_expect(reference, case, k) for k in ladder.budgets] for case in cases]
     one_tower = reference.method.inside is None
-    with hold_portable(reference.parts, precision.weights):
-        for case in cases:
-            for budget in ladder.budgets:
+    with hold_portable(reference.parts, weights, scales):
+        for case, answers in zip(cases, expected, strict=True):
+            prompt = runner.read_prompt([*case.before, *case.after], case.question)
+            for budget, answer in zip(ladder.budgets, answers, strict=True):
                 if not one_tower or budget == ladder.smallest.budget:
-                    want, _, _ = _prove_vision(ledger, reference, runner, case, budget)
-                _prove_compress(ledger, reference, runner, want, budget)
-    return [msgspec.structs.replace(c, stage=f"portable {c.stage}") for c in ledger.checks()]
+                    want, got, followed = _prove_vision(vision, reference, runner, case, budget)
+                _prove_compress(vision, reference, runner, want, budget)
+                cache = None if scales is None else SlotCache(scales, BITS_OF_KV[kv])
+                _prove_decoder(decoder, reference, runner, case, want, budget, cache)
+                if followed:
+                    _prove_chain(chain, reference, runner, case, got | prompt, answer, budget)
+    checks = [check for ledger in (vision, decoder, chain) for check in ledger.checks()]
+    return [msgspec.structs.replace(c, stage=f"portable {c.stage}") for c in checks]
 
 
 def _limits(precision: Precision) -> Limits:
@@ -219,11 +237,12 @@ def _prove_decoder(
     case: Case,
     seen: dict[str, torch.Tensor],
     budget: int,
+    cache: Any = None,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
     tokens = reference.compress(seen, budget)[names.VISUAL_TOKENS]
     embeds = reference.embed(case.before, tokens, case.after)
-    want = reference.answer(embeds, PARITY_TOKENS)
+    want = reference.answer(embeds, PARITY_TOKENS, cache)
     stop_ids = reference.parts.text.stop_ids
     logits, ids = runner.answer(budget, embeds[0].numpy(), PARITY_TOKENS, stop_ids)
     steps = _common_steps(ids, want.ids)  # later rows follow different tokens

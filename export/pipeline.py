@@ -77,8 +77,7 @@ def export_model(
             method with "+masked-sinks".
         scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
-        flavour: `portable` adds graphs of standard operators for tower and compressor; what
-            edgetok runs, and the decoder, stay `ort`.
+        flavour: `portable` adds the same graphs in standard operators.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
@@ -110,7 +109,9 @@ def export_model(
         say("prove against PyTorch", 0.6)
         spelled = [g for g in graphs if g.stage.flavour == "portable"]
         portable = GraphRunner(spelled, writer.path_of(""))
-        checks = prove_portable(reference, portable, ladder, cases, precision) if spelled else []
+        checks = (
+            prove_portable(reference, portable, ladder, cases, precision, scales) if spelled else []
+        )
         runner = GraphRunner([g for g in graphs if g.stage.flavour == "ort"], writer.path_of(""))
         report = prove(reference, runner, ladder, cases, precision, synthetic=samples is None)
         report = msgspec.structs.replace(report, checks=report.checks + checks)

@@ -111,12 +111,14 @@ class Reference:
         return torch.cat(parts)[None]
 
     @torch.no_grad()
-    def answer(self, embeds: Tensor, new_tokens: int) -> Answer:
-        """Greedy decoding through Hugging Face's own cache, until a stop token."""
+    def answer(self, embeds: Tensor, new_tokens: int, cache: Any = None) -> Answer:
+        """Greedy decoding through Hugging Face's own cache, until a stop token.
+
+        `cache` is an empty one of another kind.
+        """
         text = self.parts.text
         ids: list[int] = []
         logits: list[Tensor] = []
-        cache: Any = None
         rows = embeds
         while len(ids) < new_tokens:
             out = text.model(inputs_embeds=rows, past_key_values=cache, use_cache=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import (
+    DecoderSpelling,
     TowerEmitter,
     emitting,
     mean_keys,
@@ -24,7 +25,7 @@ from edgetok.export.attention import (
     probe_wide,
     rotary_inside,
 )
-from edgetok.export.flavours.ort import CacheAttention, TowerAttention, fused_norms
+from edgetok.export.flavours.ort import DECODER, TowerAttention
 from edgetok.export.flow import probe_flow
 from edgetok.families.parts import Parts, TextParts, VisionParts
 from edgetok.methods import Method
@@ -164,9 +165,14 @@ class Decoder(nn.Module):
     sin: Tensor
 
     def __init__(
-        self, text: TextParts, positions: int, scales: list[tuple[Tensor, Tensor]] | None
+        self,
+        text: TextParts,
+        positions: int,
+        scales: list[tuple[Tensor, Tensor]] | None,
+        spelling: DecoderSpelling = DECODER,
     ) -> None:
         super().__init__()
+        self.spelling = spelling
         self.model, self.head = text.model, text.head
         self.text = text
         cos, sin = rotary_tables(text, positions)
@@ -179,9 +185,8 @@ class Decoder(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        layers = range(len(self.text.layers))
-        present = [n(i) for i in layers for n in (names.present_key, names.present_value)]
-        return [names.LOGITS, *present]
+        past = self.spelling.past(len(self.text.layers))
+        return [names.LOGITS, *map(names.present_of, past)]
 
     def run(
         self,
@@ -196,21 +201,24 @@ class Decoder(nn.Module):
             lengths: int32 [L], true rows of each layer after this call minus one.
             positions: int64 [L, 1] of the one row that is added; None where S rows begin a cache.
         """
-        pairs = list(zip(past[::2], past[1::2], strict=True))
-        attention = CacheAttention(pairs, lengths, positions, self.cos, self.sin, self._scales())
+        size = len(self.spelling.buffers)
+        buffers = [past[first : first + size] for first in range(0, len(past), size)]
+        attention = self.spelling.attention(
+            buffers, lengths, positions, self.cos, self.sin, self._scales()
+        )
         dummy = torch.zeros(1)  # rotary happens inside the attention operator
         with (
             emitting(self.model, attention),
             rotary_inside(self.text.layers),
-            fused_norms(self.model),
+            self.spelling.norms(self.model),
         ):
             for layer in self.text.layers:
                 rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy))
-        return rows, [buffer for pair in attention.present for buffer in pair]
+        return rows, [buffer for held in attention.present for buffer in held]
 
     def read_logits(self, row: Tensor) -> Tensor:
         """The last row [1, D] -> logits [1, W]."""
-        with fused_norms(self.model):
+        with self.spelling.norms(self.model):
             normed = self.text.norm(row)
         logits: Tensor = self.head(normed)
         return logits

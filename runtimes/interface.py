@@ -40,7 +40,7 @@ def _expected(
     manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage
 ) -> tuple[Interface, Interface]:
     text, vision = manifest.text, manifest.vision
-    past, present = _cache(manifest)
+    past, present = _cache(manifest, stage.flavour)
     logits: Interface = {names.LOGITS: ("float32", [1, text.vocabulary])}
     match stage.stage:
         case "tower":
@@ -81,15 +81,19 @@ def _expected(
             }, logits | present
 
 
-def _cache(manifest: Manifest) -> tuple[Interface, Interface]:
-    kv = manifest.kv
-    dtype = "int8" if manifest.precision.kv == "int8" else "float32"
-    past, present = Interface(), Interface()
+def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
+    """The buffers of all layers, before a graph and behind it."""
+    kv, precision = manifest.kv, manifest.precision.kv
+    dtype = "float32" if precision == "fp32" else "int8"
+    width = kv.head_dim // 2 if precision == "int4" else kv.head_dim
+    past = Interface()
     for layer, slots in enumerate(kv.slots):
-        place = (dtype, [1, kv.kv_heads, slots, kv.head_dim])
+        place = (dtype, [1, kv.kv_heads, slots, width])
         past |= {names.past_key(layer): place, names.past_value(layer): place}
-        present |= {names.present_key(layer): place, names.present_value(layer): place}
-    return past, present
+        if flavour == "portable" and precision != "fp32":
+            own = ("float32", [1, kv.kv_heads, slots, 1])
+            past |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
+    return past, {names.present_of(name): place for name, place in past.items()}
 
 
 def _misfits(side: str, tensors: list[Tensor], expected: Interface) -> Iterator[str]:

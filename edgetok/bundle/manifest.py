@@ -34,7 +34,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
-KvPrecision = Literal["fp32", "int8"]
+KvPrecision = Literal["fp32", "int8", "int4"]
 Flavour = Literal["ort", "portable"]
 
 

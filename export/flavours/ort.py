@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetok.export.attention import TowerEmitter, merge_heads, replaced_forward
+from edgetok import names
+from edgetok.export.attention import (
+    DecoderSpelling,
+    TowerEmitter,
+    merge_heads,
+    replaced_forward,
+)
 from edgetok.export.flavours.names import CONTRIB
 
 
@@ -127,3 +133,6 @@ def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
         )
 
     return forward
+
+
+DECODER = DecoderSpelling(CacheAttention, fused_norms, (names.past_key, names.past_value))

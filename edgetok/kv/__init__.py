@@ -1,0 +1,1 @@
+"""The KV cache: how rows are stored in few bits."""
