@@ -15,8 +15,8 @@ from edgetok import names
 from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
 from edgetok.export import reducing, stages
-from edgetok.export.external import WeightStore
 from edgetok.export.attention import DecoderSpelling
+from edgetok.export.external import WeightStore
 from edgetok.export.flavours import fusion, ort, portable, portable_cache
 from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
@@ -117,14 +117,14 @@ class GraphBuilder:
     def _stage(
         self, name: str, budget: int | None, flavour: Flavour
     ) -> tuple[nn.Module, dict[str, Tensor], Sequence[str]]:
-        build = {
+        build: dict[str, Callable[[int], tuple[nn.Module, dict[str, Tensor]]]] = {
             "tower": self._tower,
             "embed": self._embed,
             "decode": partial(self._decode, self._spelling(flavour)),
             "compress": self._compress,
             "prefill": partial(self._prefill, self._spelling(flavour)),
-        }[name]
-        module, inputs = build(budget or 0)
+        }
+        module, inputs = build[name](budget or 0)
         return module.eval(), inputs, module.outputs  # type: ignore[return-value]
 
     def _tower(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -163,9 +163,8 @@ def prove_portable(
     """
     weights, kv = precision.weights, precision.kv
     vision = Ledger(_limits(Precision(weights=weights, kv="fp32")))
-    decoder = Ledger(
-        LIMITS["slots"] if (weights, kv != "fp32") == ("fp32", True) else vision.limits
-    )
+    rounded = weights == "fp32" and kv != "fp32"
+    decoder = Ledger(LIMITS["slots"] if rounded else vision.limits)
     chain = Ledger(_limits(precision))
     expected = [[_expect(reference, case, k) for k in ladder.budgets] for case in cases]
     one_tower = reference.method.inside is None

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 Array = npt.NDArray[np.float32]
 
 
-class SlotCache(DynamicCache):
+class SlotCache(DynamicCache):  # type: ignore[misc]  # transformers is not typed
     """Rows are rounded when they enter; the first prompt attends to itself unrounded.
 
     Args:
@@ -54,4 +54,5 @@ def _round_row(row: Array, share: Array, bits: int) -> Array:
     top = 127 if bits == 8 else 7
     even = row / share
     step = max(float(np.abs(even).max()) / top, 1e-8)
-    return (np.rint(even / step) * step * share).astype(np.float32)
+    rounded: Array = (np.rint(even / step) * step * share).astype(np.float32)
+    return rounded

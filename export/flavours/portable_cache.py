@@ -1,8 +1,8 @@
 """The decoder of the `portable` flavour: cache and attention in standard operators of opset 24.
 
 Rows enter the cache by `TensorScatter`, or `ScatterND` where they are bytes, since TensorRT
-scatters tensors of floats only. `Attention` has one output, as TensorRT refuses more, and reads the
-rows that a mask of booleans admits. Buffers may be bound to the same memory before and after.
+scatters tensors of floats only. A step's `Attention` has one output, as TensorRT refuses more, and
+reads the rows that a mask of booleans admits. Past and present may be bound to the same memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edgetok.export.attention import DecoderSpelling, merge_heads, replaced_forw
 from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows
 
 OPSET = 24
+FORBIDDEN = -1e9  # a score that softmax makes zero
 BUFFERS = {
     "fp32": (names.past_key, names.past_value),
     "int8": (names.past_key, names.past_value, names.past_key_scale, names.past_value_scale),
@@ -72,10 +73,10 @@ class CacheAttention:
         query, key, value = self.equalise(layer, query, key, value)
         self.present.append(self.write(self.past[layer], key, value, start))
         if not self._positions:
-            return _attend(query, key, value, scaling, None)
+            return _attend_causally(query, key, value, scaling)
         key, value = self.read(self.present[layer])
         mask = torch.arange(key.shape[2]) <= start
-        return _attend(query, key, value, scaling, mask.reshape(1, 1, 1, -1))
+        return _attend_to_cache(query, key, value, scaling, mask.reshape(1, 1, 1, -1))
 
     def equalise(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor
@@ -112,8 +113,7 @@ class SlotAttention(CacheAttention):
     def equalise(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        assert self.scales is not None
-        of_keys, of_values = (build_equaliser(scale) for scale in self.scales[layer])
+        of_keys, of_values = (build_equaliser(scale) for scale in (self.scales or [])[layer])
         heads_per_group = query.shape[1] // key.shape[1]
         query = query * of_keys.repeat_interleave(heads_per_group, dim=1)
         return query, key * (1 / of_keys), value * (1 / of_values)
@@ -145,17 +145,28 @@ class NibbleAttention(SlotAttention):
     bits = BITS["int4"]
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None
+def _attend_causally(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attention of each row to those before it and itself, spelled out.
+
+    TensorRT for RTX 1.7 builds no float32 engine of a decoder's `Attention` with many rows.
+    """
+    (heads, count, head_dim), groups = query.shape[1:], key.shape[1]
+    query = (query * scaling).reshape(groups, heads // groups, count, head_dim)
+    scores = query @ key[0].transpose(1, 2).unsqueeze(1)  # [G, heads / G, S, S]
+    places = torch.arange(count)
+    scores = torch.where(places[None] <= places[:, None], scores, FORBIDDEN)
+    rows = torch.softmax(scores, dim=-1) @ value[0].unsqueeze(1)
+    return merge_heads(rows.reshape(1, heads, count, head_dim))
+
+
+def _attend_to_cache(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor
 ) -> Tensor:
-    """Attention where `mask` is true, or to all rows before each row if there is none."""
-    attrs: dict[str, Any] = {"scale": float(scaling)}
-    if mask is None and query.shape[2] > 1:
-        attrs["is_causal"] = 1
+    """Attention of one row where `mask` [1, 1, 1, C] is true."""
     rows = torch.onnx.ops.symbolic(
         "Attention",
-        (query, key, value) if mask is None else (query, key, value, mask),
-        attrs=attrs,
+        (query, key, value, mask),
+        attrs={"scale": float(scaling)},
         dtype=query.dtype,
         shape=query.shape,
         version=OPSET,

@@ -107,7 +107,7 @@ def test_both_flavours_answer_alike(
 
 
 def test_a_flavour_that_was_not_exported_is_refused(bundle: Path) -> None:
-    with pytest.raises(UsageError, match="no portable graphs of tower.*--flavour portable"):
+    with pytest.raises(UsageError, match=r"no portable graphs of tower.*--flavour portable"):
         edgetok.load(bundle, flavour="portable")
     with pytest.raises(UsageError, match="flavour 'trt' is unknown; choose ort, portable"):
         edgetok.load(bundle, flavour="trt")  # type: ignore[arg-type]
