@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,7 +51,13 @@ def scales_of(parts: Parts, kv: str) -> Scales | None:
     return measure_kv_scales(parts.text, [embeds_of(parts, 24, seed) for seed in range(3)])
 
 
-def runner_of(
+@pytest.fixture(scope="module")
+def runner_of(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., GraphRunner]:
+    """Graphs of one decoder by kv, weights and flavour, built when they are first asked for."""
+    return cache(lambda *key: build_runner(parts, tmp_path_factory.mktemp("graphs"), *key))
+
+
+def build_runner(
     parts: Parts, folder: Path, kv: str, weights: Any = "fp32", flavour: Flavour = "portable"
 ) -> GraphRunner:
     builder = GraphBuilder(
@@ -67,16 +75,16 @@ def runner_of(
         model = onnx.load_model_from_string(graph.data)
         assert [(o.domain, o.version) for o in model.opset_import] == [("", portable.OPSET)]
         assert {node.domain for node in model.graph.node} == {""}
-    (folder / FILE).parent.mkdir(parents=True)
+    (folder / FILE).parent.mkdir()
     (folder / FILE).write_bytes(b"".join(builder.store.chunks()))
     return GraphRunner(graphs, folder)
 
 
 @pytest.mark.parametrize("kv", ["fp32", "int8", "int4"])
 def test_answers_are_those_of_torch_with_the_same_rounded_rows(
-    parts: Parts, tmp_path: Path, kv: str
+    parts: Parts, runner_of: Any, kv: str
 ) -> None:
-    runner = runner_of(parts, tmp_path, kv)
+    runner = runner_of(kv)
     for budget, rows in ((4, 9), (16, 40)):
         embeds = embeds_of(parts, rows, seed=rows)
         want, (logits, ids) = answer_twice(parts, runner, embeds, budget, kv)
@@ -87,8 +95,8 @@ def test_answers_are_those_of_torch_with_the_same_rounded_rows(
         assert away.max() < (1e-4 if kv == "fp32" else 0.2)
 
 
-def test_rounded_weights_hold_the_values_equaliser(parts: Parts, tmp_path: Path) -> None:
-    runner = runner_of(parts, tmp_path, "int8", "int8")
+def test_rounded_weights_hold_the_values_equaliser(parts: Parts, runner_of: Any) -> None:
+    runner = runner_of("int8", "int8")
     with hold_portable(parts, "int8", scales_of(parts, "int8")):
         want, (logits, _) = answer_twice(parts, runner, embeds_of(parts, 9), 4, "int8")
     np.testing.assert_allclose(logits[0], want.logits[0], atol=1e-4)
@@ -102,12 +110,12 @@ def answer_twice(
 ) -> tuple[Answer, Any]:
     """What PyTorch answers with rounded rows, and what the graphs do."""
     scales = scales_of(parts, kv)
-    cache = None if scales is None else SlotCache(scales, BITS[kv])
-    want = Reference(parts, find_method("visionzip")).answer(embeds, NEW_TOKENS, cache)
+    rows = None if scales is None else SlotCache(scales, BITS[kv])
+    want = Reference(parts, find_method("visionzip")).answer(embeds, NEW_TOKENS, rows)
     return want, runner.answer(budget, embeds[0].numpy(), NEW_TOKENS, ())
 
 
-def test_rounding_of_rows_is_felt(parts: Parts, tmp_path: Path) -> None:
+def test_rounding_of_rows_is_felt(parts: Parts) -> None:
     """The comparison above would notice an unrounded cache: int4 moves logits far more."""
     scales = scales_of(parts, "int4")
     assert scales is not None
@@ -118,19 +126,19 @@ def test_rounding_of_rows_is_felt(parts: Parts, tmp_path: Path) -> None:
     assert (exact[1] - rounded[1]).abs().max() > 0.02
 
 
-def test_padding_of_the_prompt_is_never_seen(parts: Parts, tmp_path: Path) -> None:
-    runner = runner_of(parts, tmp_path, "int8")
+def test_padding_of_the_prompt_is_never_seen(parts: Parts, runner_of: Any) -> None:
+    runner = runner_of("int8")
     embeds = embeds_of(parts, 9)[0].numpy()
     small, _ = runner.answer(4, embeds, NEW_TOKENS, ())
     large, _ = runner.answer(16, embeds, NEW_TOKENS, ())
     np.testing.assert_allclose(small, large, atol=1e-4)
 
 
-def test_layers_of_different_lengths_and_positions(parts: Parts, tmp_path: Path) -> None:
+def test_layers_of_different_lengths_and_positions(parts: Parts, runner_of: Any) -> None:
     """A step over caches that lost rows: both flavours agree, and unused slots do not matter."""
     found = []
     for flavour, rubbish in (("ort", 0.0), ("portable", 0.0), ("portable", 9.0)):
-        runner = runner_of(parts, tmp_path / f"{flavour}{rubbish}", "fp32", "fp32", flavour)
+        runner = runner_of("fp32", "fp32", flavour)
         generator = np.random.default_rng(1)
         lengths = np.array([20, 7], np.int32)
         feeds: dict[str, Any] = {
