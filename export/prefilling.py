@@ -149,7 +149,8 @@ class ReducingPrefill(Decoder):
 
     Args:
         visual: K, the visual rows that come in.
-        scales, bits: as of `Decoder`.
+        scales: as of `Decoder`.
+        bits: of the cache's numbers, where there are scales.
     """
 
     def __init__(
@@ -161,7 +162,8 @@ class ReducingPrefill(Decoder):
         prefill: Prefill,
         visual: int,
     ) -> None:
-        super().__init__(text, positions, scales, bits)
+        super().__init__(text, positions, scales)
+        self.bits = bits
         layers = len(text.layers)
         self.prefill, self.method = prefill, prefill.method
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
