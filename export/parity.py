@@ -24,6 +24,7 @@ from edgetok.export.reference import Reference
 from edgetok.export.reference_prefill import PrefillReference
 from edgetok.export.runner import GraphRunner
 from edgetok.export.steps import PARITY_TOKENS, agreement, common_steps
+from edgetok.export.undecided import keeps_otherwise
 from edgetok.ladder import Ladder
 from edgetok.prefill import Prefill
 
@@ -36,8 +37,9 @@ class Limits(msgspec.Struct, frozen=True):
     `max_abs` counts relatively from a magnitude of 10 upwards. Quantized graphs are held against
     PyTorch with the same dequantized weights (`edgetok.export.quantized`). `kept` and `tokens`
     compare the chain end to end with the float32 model: there, what quantization costs is a
-    property of the model, which the report states for the user to judge. `pooled` and `decided`
-    are of towers that reduce (`edgetok.export.parity_inside`).
+    property of the model, which the report states for the user to judge. `decided` is 0 where
+    PyTorch itself leaves the choice open (`edgetok.export.undecided`); `pooled` is of towers that
+    reduce (`edgetok.export.parity_inside`).
     """
 
     max_abs: float | None
@@ -251,9 +253,13 @@ def prove_chain(
     expected: Expected,
     budget: int,
 ) -> None:
-    """End to end: each graph reads what the graph before it made."""
+    """End to end, but for choices that PyTorch leaves open: `_prove_compress` holds those too."""
     out = runner.run("compress", budget, seen)
     shared = len(np.intersect1d(out[names.KEPT], expected.kept)) / len(np.unique(expected.kept))
+    exact = ledger.limits.kept is not None
+    if exact and shared < 1 and keeps_otherwise(reference, case, budget, expected.kept):
+        ledger.record("end to end", budget, names.KEPT, "decided", 0.0, min)
+        return
     ledger.record("end to end", budget, names.KEPT, "kept", shared, min)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
