@@ -60,7 +60,7 @@ class Talk:
         encoded = self.model.encode(image)
         parts = [text[:split].copy(), None, text[split:].copy()]
         parts[1] = self.model.compress(encoded, prompt, budget=bucket.budget).rows
-        return runtime.prefill(bucket, np.concatenate(parts), split)
+        return runtime.prefill(bucket, np.concatenate(parts), visual_start=split)
 
     def go_on(self, prompt: str) -> Any:
         """A later turn -> logits [W]."""

@@ -116,12 +116,13 @@ def export_model(
         parts = open_model(Path(model_dir))
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
-        _require_decoder(parts.text, reduction, policy, flavour)
+        _require_decoder(parts.text, reduction, policy, kv, flavour)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         room = _make_room(policy, kv_slots, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
-        reference = Reference(parts, chosen, _eager_cache(parts, room, seed, kv, ladder))
+        eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
+        reference = Reference(parts, chosen, eager)
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
@@ -214,7 +215,7 @@ def _require_one_of(reduction: Prefill | None, policy: Policy | None, flavour: s
 
 
 def _require_decoder(
-    text: TextParts, reduction: Prefill | None, policy: Policy | None, flavour: str
+    text: TextParts, reduction: Prefill | None, policy: Policy | None, kv: str, flavour: str
 ) -> None:
     """Refuse a decoder whose attention is more than what is asked for can spell."""
     if reduction is not None:
@@ -222,6 +223,8 @@ def _require_decoder(
         require_plain_attention(text, "reduction at prefill", "leave --prefill out")
     if policy is not None:
         require_plain_attention(text, "a KV policy", "use --kv-policy none")
+    if kv == "int4":
+        require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
     if flavour != "ort":
         require_plain_attention(text, f"the {flavour} flavour", "use --flavour ort")
 

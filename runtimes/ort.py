@@ -274,8 +274,9 @@ class OrtRuntime:
             return
         if self.manifest.kv.keep:
             raise InputError(
-                f"all {self.manifest.text.max_positions} positions of the model are used; ask for "
-                "fewer new tokens, or export with --kv-policy streaming, which renumbers its rows"
+                f"{left} of the model's {self.manifest.text.max_positions} positions are left, and "
+                f"{rows} rows are to come; ask for fewer new tokens, "
+                "or export with --kv-policy streaming, which renumbers its rows"
             )
         state = f"holds {held} rows and has room for {left} of {rows} more"
         raise InputError(

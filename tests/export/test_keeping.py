@@ -92,7 +92,7 @@ def prompt_rows(reference: CacheReference, rows: int, seed: int = 0) -> torch.Te
 def begin(runtime: OrtRuntime, reference: CacheReference, rows: int) -> None:
     embeds = prompt_rows(reference, rows)
     visual = range(BEFORE, BEFORE + VISUAL)
-    got = runtime.prefill(runtime.ladder.largest, embeds[0].numpy(), BEFORE)
+    got = runtime.prefill(runtime.ladder.largest, embeds[0].numpy(), visual_start=BEFORE)
     want = reference.begin(embeds, visual)
     np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
     assert_same_rows(runtime, reference)
@@ -133,7 +133,7 @@ def test_a_cache_that_is_long_enough_is_a_dense_one(name: str, export, bundle: P
     roomy = OrtRuntime(Bundle.open(export(name, slots=110)), threads=1)
     embeds = prompt_rows(CacheReference(text, make_room(find_policy(name), 110, 2)), 40)[0].numpy()
     for runtime in (dense, roomy):
-        runtime.prefill(runtime.ladder.largest, embeds, BEFORE)
+        runtime.prefill(runtime.ladder.largest, embeds, visual_start=BEFORE)
     for token in range(5, 60):
         np.testing.assert_allclose(roomy.step(token), dense.step(token), atol=2e-5)
 
@@ -148,7 +148,7 @@ def test_padding_changes_nothing(name: str, kept: Kept) -> None:
         embeds = prompt_rows(reference, rows)[0].numpy()
         logits = []
         for bucket in runtime.ladder:
-            found = [runtime.prefill(bucket, embeds, BEFORE).copy()]
+            found = [runtime.prefill(bucket, embeds, visual_start=BEFORE).copy()]
             found += [runtime.step(token).copy() for token in range(10, 60)]
             logits.append(np.stack(found))
         np.testing.assert_allclose(logits[0], logits[1], atol=2e-5)
@@ -190,7 +190,7 @@ def test_whole_numbers_stay_close(name: str, kv: str, kept: Kept) -> None:
     """The gate has held every step against float32 rows; here they must go on and on."""
     runtime, reference = kept(name, kv=kv)
     embeds = prompt_rows(reference, 30)
-    runtime.prefill(runtime.ladder.largest, embeds[0].numpy(), BEFORE)
+    runtime.prefill(runtime.ladder.largest, embeds[0].numpy(), visual_start=BEFORE)
     want = reference.begin(embeds, range(BEFORE, BEFORE + VISUAL))
     cosines: list[float] = []
     for token in np.random.default_rng(0).integers(4, 290, 100).tolist():
