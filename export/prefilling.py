@@ -281,21 +281,26 @@ class ReducingPrefill(Decoder):
 
         def ask(asking: Tensor) -> Tensor:
             query, _, scaling = look(rows.x.index_select(1, asking))
-            return _turn(query, rows.at().index_select(0, asking), tables)[0] * scaling
+            at = rows.at().index_select(0, asking)
+            return _turn(merge_heads(query), query.shape[1], at, tables)[0] * scaling
 
-        tables = self._rotary()[number]
-        return Probe(ask, _turn(look(rows.x)[1], rows.at(), tables)[0], rows.span)
+        tables, key = self._rotary()[number], look(rows.x)[1]
+        turned = _turn(merge_heads(key), key.shape[1], rows.at(), tables)
+        return Probe(ask, turned[0], rows.span)
 
     def _behind(self, number: int, rows: Rows, seen: tuple[Tensor, Tensor, float]) -> Probe:
         """Queries and keys [1, heads, S, H] of the layer that has run, not rotated yet."""
         query, key, scaling = seen
 
         def ask(asking: Tensor) -> Tensor:
-            chosen = query.index_select(2, asking)
-            return _turn(chosen, rows.at().index_select(0, asking), tables)[0] * scaling
+            # Of rows as they were projected: the attention operator reads the same.
+            chosen = merge_heads(query).index_select(1, asking)
+            at = rows.at().index_select(0, asking)
+            return _turn(chosen, query.shape[1], at, tables)[0] * scaling
 
         tables = self._rotary()[number]
-        return Probe(ask, _turn(key, rows.at(), tables)[0], rows.span)
+        turned = _turn(merge_heads(key), key.shape[1], rows.at(), tables)
+        return Probe(ask, turned[0], rows.span)
 
     def _pick_gates(self, rows: Rows, gates: Tensor) -> tuple[Tensor, Tensor]:
         found = gates[0]
@@ -326,7 +331,10 @@ class PromptAttention(CacheAttention):
     ) -> Tensor:
         """Attention of text rows to all, spelled out, since the operator asks from every row."""
         tables, groups = self.rotary[len(self.present)], key.shape[1]
-        query, key = (_turn(part, torch.arange(span.rows), tables) for part in (query, key))
+        query, key = (
+            _turn(merge_heads(part), part.shape[1], torch.arange(span.rows), tables)
+            for part in (query, key)
+        )
         self._write(key, value)
         text = text_rows(span)
         asking = query[0].index_select(1, text) * scaling
@@ -345,10 +353,10 @@ class PromptAttention(CacheAttention):
         self.present.append((pair[0], pair[1]))
 
 
-def _turn(part: Tensor, positions: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [1, heads, S, H] at positions int64 [S]."""
-    turned = rotate(merge_heads(part), positions, *tables, part.shape[1])
-    return turned.reshape(1, part.shape[2], part.shape[1], -1).transpose(1, 2)
+def _turn(rows: Tensor, heads: int, positions: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of [1, S, heads * H] at positions int64 [S]: -> [1, heads, S, H]."""
+    turned = rotate(rows, positions, *tables, heads)
+    return turned.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
 
 
 class Peek:
