@@ -52,6 +52,13 @@ def export_command(
             "and other runtimes."
         ),
     ] = "ort",
+    prefill: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[:RATIO]",
+            help="Take visual tokens away between decoder layers too; `edgetok methods` lists how.",
+        ),
+    ] = "none",
     samples: Annotated[
         Path | None,
         typer.Option(help="JSONL file or folder of images that scales are measured on."),
@@ -91,6 +98,7 @@ def export_command(
             weights=weights,
             kv=kv,
             flavour=flavour,
+            prefill=prefill,
             samples=samples,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,

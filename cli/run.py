@@ -17,7 +17,8 @@ from edgetok.errors import InputError, UsageError
 if TYPE_CHECKING:
     from edgetok.bundle.manifest import Flavour
     from edgetok.runtimes.answer import Answer
-    from edgetok.runtimes.generate import Model, Stream
+    from edgetok.runtimes.generate import Model
+    from edgetok.runtimes.stream import Stream
 
 _CHOICE = "Which rung"
 _SAMPLING = "Sampling"

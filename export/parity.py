@@ -15,16 +15,22 @@ from edgetok import names
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
+from edgetok.export.graphs import Scales
+from edgetok.export.parity_cache import prove_cache, visual_rows
+from edgetok.export.parity_extend import prove_extend
 from edgetok.export.parity_inside import prove_reduced
+from edgetok.export.parity_prefill import prove_prefill
 from edgetok.export.quantized import hold_portable, hold_quantized
 from edgetok.export.reference import Reference
-from edgetok.export.reference_slots import SlotCache
+from edgetok.export.reference_prefill import PrefillReference
+from edgetok.export.reference_slots import SlotReference
 from edgetok.export.runner import GraphRunner
+from edgetok.export.steps import PARITY_TOKENS, agreement, common_steps
 from edgetok.kv.stores.slots import BITS as BITS_OF_KV
 from edgetok.ladder import Ladder
+from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
-PARITY_TOKENS = 12  # greedy tokens compared per case
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -130,10 +136,11 @@ def prove(
     precision: Precision,
     *,
     synthetic: bool,
+    prefill: Prefill | None = None,
 ) -> ParityReport:
     """Compare graphs and chain on every case. Rounds the reference's weights as the graphs' are."""
     ledger = Ledger(_limits(precision))
-    expected = [[_expect(reference, case, k) for k in ladder.budgets] for case in cases]
+    expected = [[_expect(reference, case, k, prefill) for k in ladder.budgets] for case in cases]
     hold_quantized(reference.parts, precision.weights)
     one_tower = reference.method.inside is None
     for case, answers in zip(cases, expected, strict=True):
@@ -142,7 +149,15 @@ def prove(
             if not one_tower or budget == ladder.smallest.budget:
                 want, got, followed = _prove_vision(ledger, reference, runner, case, budget)
             _prove_compress(ledger, reference, runner, want, budget)
-            _prove_decoder(ledger, reference, runner, case, want, budget)
+            embeds = _embed(reference, case, want, budget)
+            visual = visual_rows(len(case.before), budget)
+            if prefill is None:
+                _prove_decoder(ledger, reference, runner, embeds, visual, budget)
+            else:
+                reduced = PrefillReference(reference.parts.text, prefill, budget)
+                followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
+            if reference.cache is None:
+                prove_extend(ledger, reference, runner, embeds, visual.start, budget)
             if followed:
                 _prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
     return ParityReport(precision, len(cases), synthetic, ledger.checks())
@@ -154,7 +169,7 @@ def prove_portable(
     ladder: Ladder,
     cases: Sequence[Case],
     precision: Precision,
-    scales: list[tuple[torch.Tensor, torch.Tensor]] | None,
+    scales: Scales | None = None,
 ) -> list[Check]:
     """Compare the portable graphs in ONNX Runtime with PyTorch, on the same rounded weights.
 
@@ -166,7 +181,8 @@ def prove_portable(
     rounded = weights == "fp32" and kv != "fp32"
     decoder = Ledger(LIMITS["slots"] if rounded else vision.limits)
     chain = Ledger(_limits(precision))
-    expected = [[_expect(reference, case, k) for k in ladder.budgets] for case in cases]
+    expected = [[_expect(reference, case, k, None) for k in ladder.budgets] for case in cases]
+    in_slots = SlotReference(reference, scales, BITS_OF_KV.get(kv, 8))
     one_tower = reference.method.inside is None
     with hold_portable(reference.parts, weights, scales):
         for case, answers in zip(cases, expected, strict=True):
@@ -175,8 +191,13 @@ def prove_portable(
                 if not one_tower or budget == ladder.smallest.budget:
                     want, got, followed = _prove_vision(vision, reference, runner, case, budget)
                 _prove_compress(vision, reference, runner, want, budget)
-                cache = None if scales is None else SlotCache(scales, BITS_OF_KV[kv])
-                _prove_decoder(decoder, reference, runner, case, want, budget, cache)
+                embeds = _embed(reference, case, want, budget)
+                visual = visual_rows(len(case.before), budget)
+                _prove_decoder(decoder, in_slots, runner, embeds, visual, budget)
+                prove_extend(
+                    *(decoder, in_slots, runner, embeds, visual.start, budget),
+                    by_steps=scales is not None,
+                )
                 if followed:
                     _prove_chain(chain, reference, runner, case, got | prompt, answer, budget)
     checks = [check for ledger in (vision, decoder, chain) for check in ledger.checks()]
@@ -206,10 +227,14 @@ def _prove_tower(ledger: Ledger, got: dict[str, Array], want: dict[str, torch.Te
             ledger.compare("tower", None, name, value, want[name].numpy())
 
 
-def _expect(reference: Reference, case: Case, budget: int) -> Expected:
+def _expect(reference: Reference, case: Case, budget: int, prefill: Prefill | None) -> Expected:
     out = reference.compress(reference.look(case, budget), budget)
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
-    return Expected(out[names.KEPT].numpy(), reference.answer(embeds, PARITY_TOKENS).ids)
+    kept, visual = out[names.KEPT].numpy(), visual_rows(len(case.before), budget)
+    if prefill is None:
+        return Expected(kept, reference.answer(embeds, PARITY_TOKENS, visual).ids)
+    reduced = PrefillReference(reference.parts.text, prefill, budget)
+    return Expected(kept, reduced.answer(embeds, len(case.before), PARITY_TOKENS).ids)
 
 
 def _prove_compress(
@@ -229,22 +254,30 @@ def _prove_compress(
             ledger.compare("compress", budget, name, got[name], want[name].numpy())
 
 
+def _embed(
+    reference: Reference, case: Case, seen: dict[str, torch.Tensor], budget: int
+) -> torch.Tensor:
+    tokens = reference.compress(seen, budget)[names.VISUAL_TOKENS]
+    return reference.embed(case.before, tokens, case.after)
+
+
 def _prove_decoder(
     ledger: Ledger,
     reference: Reference,
     runner: GraphRunner,
-    case: Case,
-    seen: dict[str, torch.Tensor],
+    embeds: torch.Tensor,
+    visual: range,
     budget: int,
-    cache: Any = None,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
-    tokens = reference.compress(seen, budget)[names.VISUAL_TOKENS]
-    embeds = reference.embed(case.before, tokens, case.after)
-    want = reference.answer(embeds, PARITY_TOKENS, cache)
+    if reference.cache is not None:
+        for long in (False, True):
+            prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)
+        return
+    want = reference.answer(embeds, PARITY_TOKENS)
     stop_ids = reference.parts.text.stop_ids
     logits, ids = runner.answer(budget, embeds[0].numpy(), PARITY_TOKENS, stop_ids)
-    steps = _common_steps(ids, want.ids)  # later rows follow different tokens
+    steps = common_steps(ids, want.ids)  # later rows follow different tokens
     for step in range(steps):
         stage = "decode" if step else "prefill"
         ledger.compare(stage, budget, names.LOGITS, logits[step], want.logits[step].numpy())
@@ -265,29 +298,9 @@ def _prove_chain(
     ledger.record("end to end", budget, names.KEPT, "kept", shared, min)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
-    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, reference.parts.text.stop_ids)
+    stop_ids, start = reference.parts.text.stop_ids, len(case.before)
+    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start)
     ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
-
-
-def agreement(got: Sequence[int], want: Sequence[int]) -> float:
-    """Share of greedy tokens before the first difference.
-
-    >>> agreement([5, 7, 2], [5, 9, 2])
-    0.3333333333333333
-    """
-    return _common_prefix(got, want) / max(len(got), len(want))
-
-
-def _common_prefix(got: Sequence[int], want: Sequence[int]) -> int:
-    return next(
-        (i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b),
-        min(len(got), len(want)),
-    )
-
-
-def _common_steps(got: Sequence[int], want: Sequence[int]) -> int:
-    """Steps whose logits follow the same tokens: one more than the tokens in common."""
-    return min(_common_prefix(got, want) + 1, len(got), len(want))
 
 
 def require_parity(report: ParityReport) -> None:

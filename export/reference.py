@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.cases import Case
+from edgetok.export.reference_cache import CacheReference
 from edgetok.export.reference_flow import Values
 from edgetok.export.reference_inside import ReducingReference
 from edgetok.export.reference_probes import Projections, other_probe
@@ -31,11 +32,15 @@ class Answer:
 
 
 class Reference:
-    """Runs one image and prompt through the whole model with a compressor in the middle."""
+    """Runs one image and prompt through the whole model with a compressor in the middle.
 
-    def __init__(self, parts: Parts, method: Method) -> None:
+    `cache` holds what a policy keeps of the rows; without one, Hugging Face's own holds all.
+    """
+
+    def __init__(self, parts: Parts, method: Method, cache: CacheReference | None = None) -> None:
         self.parts = parts
         self.method = method
+        self.cache = cache
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
@@ -111,14 +116,14 @@ class Reference:
         return torch.cat(parts)[None]
 
     @torch.no_grad()
-    def answer(self, embeds: Tensor, new_tokens: int, cache: Any = None) -> Answer:
-        """Greedy decoding through Hugging Face's own cache, until a stop token.
-
-        `cache` is an empty one of another kind.
-        """
+    def answer(self, embeds: Tensor, new_tokens: int, visual: range = range(0)) -> Answer:
+        """Greedy decoding until a stop token; a policy may ask which rows are visual."""
         text = self.parts.text
+        if self.cache is not None:
+            return self._answer_from(self.cache, embeds, new_tokens, visual)
         ids: list[int] = []
         logits: list[Tensor] = []
+        cache = self.begin_cache()
         rows = embeds
         while len(ids) < new_tokens:
             out = text.model(inputs_embeds=rows, past_key_values=cache, use_cache=True)
@@ -128,6 +133,20 @@ class Reference:
             if ids[-1] in text.stop_ids:
                 break
             rows = text.embed(torch.tensor([[ids[-1]]]))
+        return Answer(torch.stack(logits), ids)
+
+    def begin_cache(self) -> Any:
+        """An empty cache as Hugging Face knows them; None for its own choice."""
+        return None
+
+    def _answer_from(
+        self, cache: CacheReference, embeds: Tensor, new_tokens: int, visual: range
+    ) -> Answer:
+        logits = [cache.begin(embeds, visual)]
+        ids = [int(logits[-1].argmax())]
+        while len(ids) < new_tokens and ids[-1] not in self.parts.text.stop_ids:
+            logits.append(cache.step(ids[-1]))
+            ids.append(int(logits[-1].argmax()))
         return Answer(torch.stack(logits), ids)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.export.attention import (
     DecoderSpelling,
+    Emitter,
     TowerEmitter,
     emitting,
     mean_keys,
@@ -161,23 +162,23 @@ class Embed(nn.Module):
 class Decoder(nn.Module):
     """Rows through all decoder layers over the KV buffer; shared by prefill and decode."""
 
-    cos: Tensor
-    sin: Tensor
-
     def __init__(
         self,
         text: TextParts,
         positions: int,
         scales: list[tuple[Tensor, Tensor]] | None,
+        bits: int = 8,
         spelling: DecoderSpelling = DECODER,
     ) -> None:
         super().__init__()
         self.spelling = spelling
+        self.bits = bits
         self.model, self.head = text.model, text.head
         self.text = text
-        cos, sin = rotary_tables(text, positions)
-        self.register_buffer("cos", cos)
-        self.register_buffer("sin", sin)
+        for kind in sorted(set(text.rotary_kinds)) or [""]:
+            cos, sin = rotary_tables(text, positions, kind)
+            self.register_buffer(f"cos{kind}", cos)
+            self.register_buffer(f"sin{kind}", sin)
         for layer, (key, value) in enumerate(scales or []):
             self.register_buffer(f"key_scale_{layer}", key)
             self.register_buffer(f"value_scale_{layer}", value)
@@ -199,13 +200,18 @@ class Decoder(nn.Module):
 
         Args:
             lengths: int32 [L], true rows of each layer after this call minus one.
-            positions: int64 [L, 1] of the one row that is added; None where S rows begin a cache.
+            positions: int64 [L, rows] of the rows that are added; None where S rows begin a cache.
         """
         size = len(self.spelling.buffers)
         buffers = [past[first : first + size] for first in range(0, len(past), size)]
         attention = self.spelling.attention(
-            buffers, lengths, positions, self.cos, self.sin, self._scales()
+            buffers, lengths, positions, self._rotary(), self._scales(), bits=self.bits
         )
+        rows = self.attend(rows, attention)
+        return rows, [buffer for held in attention.present for buffer in held]
+
+    def attend(self, rows: Tensor, attention: Emitter) -> Tensor:
+        """rows [1, S, D] through all layers, their attention spelled by an emitter."""
         dummy = torch.zeros(1)  # rotary happens inside the attention operator
         with (
             emitting(self.model, attention),
@@ -214,7 +220,7 @@ class Decoder(nn.Module):
         ):
             for layer in self.text.layers:
                 rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy))
-        return rows, [buffer for held in attention.present for buffer in held]
+        return rows
 
     def read_logits(self, row: Tensor) -> Tensor:
         """The last row [1, D] -> logits [1, W]."""
@@ -222,6 +228,10 @@ class Decoder(nn.Module):
             normed = self.text.norm(row)
         logits: Tensor = self.head(normed)
         return logits
+
+    def _rotary(self) -> list[tuple[Tensor, Tensor]]:
+        kinds = self.text.rotary_kinds or ("",) * len(self.text.layers)
+        return [(getattr(self, f"cos{kind}"), getattr(self, f"sin{kind}")) for kind in kinds]
 
     def _scales(self) -> list[tuple[Tensor, Tensor]] | None:
         if not self.quantized:
@@ -241,6 +251,14 @@ class Prefill(Decoder):
         return self.read_logits(rows[0].index_select(0, last)), *present
 
 
+class Extend(Decoder):
+    """A chunk [1, R, D] of true rows behind those of the cache -> logits [1, W] of its last row."""
+
+    def forward(self, embeds: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
+        rows, present = self.run(embeds, lengths, past, positions)
+        return self.read_logits(rows[0, -1:]), *present
+
+
 class Decode(Decoder):
     """One token id [1, 1] -> logits [1, W]."""
 
@@ -249,9 +267,13 @@ class Decode(Decoder):
         return self.read_logits(rows[0]), *present
 
 
-def rotary_tables(text: TextParts, count: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of positions from 0, [count, H / 2], from the model's own rotary module."""
+def rotary_tables(text: TextParts, count: int, kind: str = "") -> tuple[Tensor, Tensor]:
+    """cos and sin of positions from 0, [count, H / 2], from the model's own rotary module.
+
+    `kind` is one of `text.rotary_kinds`, where there are several.
+    """
     positions = torch.arange(count)[None]
-    cos, sin = text.rotary(torch.zeros(1, 1, text.hidden), position_ids=positions)
+    which = {"layer_type": kind} if kind else {}
+    cos, sin = text.rotary(torch.zeros(1, 1, text.hidden), position_ids=positions, **which)
     half = cos.shape[-1] // 2  # the two halves repeat each other
     return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()

@@ -47,14 +47,18 @@ class Tensor(Struct, frozen=True):
 
 
 class Stage(Struct, frozen=True):
-    """One graph. `bucket` is the budget it serves, or null when all buckets share it."""
+    """One graph. `bucket` is the budget it serves, or null when all buckets share it.
 
-    stage: Literal["tower", "compress", "embed", "prefill", "decode"]
+    `layer` is the decoder layer whose cache a `compact` graph empties, and null elsewhere.
+    """
+
+    stage: Literal["tower", "compress", "embed", "prefill", "extend", "decode", "compact"]
     bucket: Positive | None
     flavour: Flavour
     file: Path
     inputs: list[Tensor]
     outputs: list[Tensor]
+    layer: Count | None = None
 
 
 class Rung(Struct, frozen=True):
@@ -64,6 +68,13 @@ class Rung(Struct, frozen=True):
     prompt_tokens: Positive
     cache_slots: Positive
     removed: list[Count]  # per layer: prompt rows that prefill took away before its attention
+
+
+class Prefill(Struct, frozen=True):
+    """What prefill takes away between layers: a method's name, or `none`; see `Rung.removed`."""
+
+    method: Name
+    ratio: Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class Precision(Struct, frozen=True):
@@ -76,6 +87,10 @@ class KvCache(Struct, frozen=True):
 
     `positions` says which rotary position a row has: `kept` is its place in the prompt as given,
     `renumbered` its place among the rows that its layer held when it was written.
+
+    With a policy, a layer that is full keeps `keep` rows, a prompt that is longer than its slots
+    too, and the rest is free again; `planes` names what a buffer [planes, kv_heads, slots] beside
+    each pair remembers of a row. Without one, both lists are empty.
     """
 
     layers: Positive
@@ -84,6 +99,8 @@ class KvCache(Struct, frozen=True):
     slots: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=1024)]
     policy: Name
     positions: Literal["kept", "renumbered"]
+    keep: Annotated[list[Positive], msgspec.Meta(max_length=1024)] = []
+    planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = []
 
 
 class Text(Struct, frozen=True):
@@ -120,6 +137,7 @@ class Manifest(Struct, frozen=True):
     seed: Count  # of the `random` method; 0 elsewhere
     ladder: Annotated[list[Rung], msgspec.Meta(min_length=1, max_length=64)]
     precision: Precision
+    prefill: Prefill
     kv: KvCache
     text: Text
     vision: Vision
@@ -167,14 +185,22 @@ def _decode(data: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_FILE}: {shorten(str(error), 400)}") from error
 
 
+def shared_stages(manifest: Manifest) -> tuple[str, ...]:
+    """The stages of which every rung finds a graph."""
+    if manifest.kv.keep:  # a policy looks at each row as it comes
+        return tuple(name for name in names.STAGES if name != names.EXTEND)
+    return names.STAGES
+
+
 def _problems(manifest: Manifest) -> Iterator[str]:
     """Everything about a well-formed manifest that contradicts itself."""
     yield from _ladder_problems(manifest)
     yield from _model_problems(manifest)
     yield from _file_problems(manifest)
+    yield from _compaction_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
-    for stage_name in names.STAGES:
+    for stage_name in shared_stages(manifest):
         yield from _serving_problems(manifest, "ort", stage_name)
     for stage_name in sorted({s.stage for s in manifest.stages if s.flavour == "portable"}):
         yield from _serving_problems(manifest, "portable", stage_name)
@@ -188,7 +214,7 @@ def _ladder_problems(manifest: Manifest) -> Iterator[str]:
         at = f"$.ladder[{index}]"
         if rung.budget > manifest.vision.full_tokens:
             yield f"{at}.budget {rung.budget} exceeds the {manifest.vision.full_tokens} full tokens"
-        if rung.cache_slots > max(manifest.kv.slots):
+        if rung.cache_slots > max(manifest.kv.slots) and not manifest.kv.keep:
             yield f"{at}.cache_slots {rung.cache_slots} exceeds $.kv.slots {max(manifest.kv.slots)}"
         yield from _removed_problems(manifest.kv, rung, at)
         if rung.cache_slots <= rung.budget + rung.prompt_tokens:
@@ -203,6 +229,8 @@ def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
         yield f"{at}.removed has {len(rung.removed)} entries for {kv.layers} layers"
     if any(low > high for low, high in pairwise(rung.removed)):
         yield f"{at}.removed {rung.removed} falls: rows that are gone do not come back"
+    if any(rung.cache_slots - gone > slots for gone, slots in zip(rung.removed, kv.slots)):
+        yield f"{at}.cache_slots {rung.cache_slots} less .removed exceeds $.kv.slots {kv.slots}"
     if max(rung.removed, default=0) > rung.budget:
         yield f"{at}.removed {rung.removed} is more than the {rung.budget} visual tokens"
 
@@ -220,6 +248,22 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
     ids = [*manifest.text.stop_ids, manifest.text.pad_id]
     if any(token >= manifest.text.vocabulary for token in ids):
         yield f"$.text: a stop or pad id is outside the vocabulary of {manifest.text.vocabulary}"
+
+
+def _compaction_problems(manifest: Manifest) -> Iterator[str]:
+    """A layer that is full keeps fewer rows than it has slots, and exactly one graph says which."""
+    kv = manifest.kv
+    if bool(kv.keep) != (kv.policy != "none") or len(kv.keep) not in (0, kv.layers):
+        yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers and policy {kv.policy}"
+    elif any(keep >= slots for keep, slots in zip(kv.keep, kv.slots, strict=False)):
+        yield f"$.kv.keep {kv.keep} frees no row of $.kv.slots {kv.slots}"
+    graphs = [s for s in manifest.stages if s.stage == names.COMPACT]
+    for flavour in sorted({s.flavour for s in graphs} | ({"ort"} if kv.keep else set())):
+        layers = sorted(-1 if s.layer is None else s.layer for s in graphs if s.flavour == flavour)
+        if layers != list(range(len(kv.keep))):
+            yield f"$.stages: {flavour} graphs of compact empty layers {layers}, not each one once"
+    if any(s.layer is not None for s in manifest.stages if s.stage != names.COMPACT):
+        yield "$.stages: a graph that is not of compact has a layer"
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:

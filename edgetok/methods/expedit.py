@@ -15,15 +15,10 @@ proportions. The references differ in window and rounds between models; these ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from edgetok import tokens
 from edgetok.methods.inside import Inside
 from edgetok.methods.method import method_inside
 from edgetok.tokens.schedules import Encoder, Schedule, at_once
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ROUNDS = 3
 TEMPERATURE = 0.1
@@ -31,17 +26,12 @@ WINDOW = 5  # cells
 
 
 def reduce(look: tokens.Look, keep: int) -> tokens.Plan:
-    shares = clusters(look.patches, look.encoder.grid, cells(look.encoder.grid, keep))
-    weights = shares / shares.sum(1, keepdim=True)
+    grid, parts = look.encoder.grid, cells(look.encoder.grid, keep)
+    start, near = tokens.adaptive_cells(grid, parts), tokens.near_cells(grid, parts, WINDOW)
+    weights, shares = tokens.soft_kmeans(look.patches, start, near, ROUNDS, TEMPERATURE)
     none = weights.argmax(1) * 0 - 1
     plan = tokens.Plan(none, shares @ look.patch_sizes, shares.shape[1], weights)
     return tokens.behind_prefix(plan, look.sizes, look.prefix)
-
-
-def clusters(x: Tensor, grid: tuple[int, int], parts: tuple[int, int]) -> Tensor:
-    """How each patch is divided among the cells: [N, V] -> [m, N], columns of sum 1."""
-    start, near = tokens.adaptive_cells(grid, parts), tokens.near_cells(grid, parts, WINDOW)
-    return tokens.soft_kmeans(x, start, near, ROUNDS, TEMPERATURE)
 
 
 def cells(grid: tuple[int, int], budget: int) -> tuple[int, int]:

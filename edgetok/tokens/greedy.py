@@ -1,9 +1,9 @@
-"""Greedy choice: one token after the other, unrolled into as many steps as tokens are kept."""
+"""Greedy choice: one token after the other, in as many equal rounds as tokens are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,30 +17,62 @@ from edgetok.tokens.selectors import (
     raster_indices,
 )
 
-State = TypeVar("State")
-
 GRAINS = 2.0**17  # per unit; float32 leaves residuals of a few millionths where none should be
+
+Tensors = tuple[Tensor, ...]
+# What stays, what a choice changed, and the token taken [1] -> the state then, and the next [1].
+Round = Callable[[Tensors, Tensors, Tensor], tuple[Tensors, Tensor]]
+# The first token [1], what stays, the state before it, a round, k -> tokens [k] as taken.
+Repeat = Callable[[Tensor, Tensors, Tensors, Round, int], Tensor]
 
 
 def take_one_by_one(
     first: Tensor,
-    state: State,
-    score: Callable[[State], Tensor],
-    update: Callable[[State, Tensor], State],
+    known: Tensors,
+    state: Tensors,
+    score: Callable[[Tensors, Tensors], Tensor],
+    update: Callable[[Tensors, Tensors, Tensor], Tensors],
     k: int,
 ) -> Tensor:
     """Take `first` [1], then k - 1 times what scores best: -> [k] int64, in the order taken.
 
+    `score` and `update` may read their arguments and constants only, so that one round can be
+    traced by itself and repeated (`repeating`).
+
     Args:
+        known: what stays the same.
         state: what is known before the first choice.
-        score: state -> [1, N]; far below all others where a token was taken.
-        update: state and the token taken [1] -> state.
+        score: known, state -> [1, N]; far below all others where a token was taken.
+        update: known, state and the token taken [1] -> state.
     """
+
+    def take(known: Tensors, state: Tensors, pick: Tensor) -> tuple[Tensors, Tensor]:
+        state = update(known, state, pick)
+        return state, score(known, state).argmax(1)
+
+    return _repeats[-1](first, known, state, take, k)
+
+
+def in_turn(first: Tensor, known: Tensors, state: Tensors, take: Round, k: int) -> Tensor:
+    """Rounds one after the other, as PyTorch runs them."""
     taken = [first]
     for _ in range(k - 1):
-        state = update(state, taken[-1])
-        taken.append(score(state).argmax(1))
+        state, pick = take(known, state, taken[-1])
+        taken.append(pick)
     return torch.cat(taken)
+
+
+_repeats: list[Repeat] = [in_turn]
+
+
+@contextmanager
+def repeating(repeat: Repeat) -> Iterator[None]:
+    """Have rounds repeated by `repeat` for a time: tracing every one of 192 takes long."""
+    _repeats.append(repeat)
+    try:
+        yield
+    finally:
+        _repeats.pop()
 
 
 def farthest(similar: Tensor, k: int) -> Tensor:
@@ -51,11 +83,11 @@ def farthest(similar: Tensor, k: int) -> Tensor:
     alone = _but_self(-similar, -BIG)  # the negative similarity orders as the distance does
     first = _but_self(similar, -BIG).amax(1).unsqueeze(0).argmin(1)
 
-    def update(nearest: Tensor, pick: Tensor) -> Tensor:
-        return torch.minimum(nearest, alone.index_select(0, pick))
+    def update(known: Tensors, nearest: Tensors, pick: Tensor) -> Tensors:
+        return (torch.minimum(nearest[0], known[0].index_select(0, pick)),)
 
     n = similar.shape[0]
-    taken = take_one_by_one(first, torch.full((1, n), BIG), lambda nearest: nearest, update, k)
+    taken = take_one_by_one(first, (alone,), (torch.full((1, n), BIG),), _only, update, k)
     return raster_indices(mask_of(taken, n), k)
 
 
@@ -66,12 +98,16 @@ def max_sum(similar: Tensor, first: Tensor, k: int) -> Tensor:
     """
     alone = _but_self(-similar, -BIG)
 
-    def update(total: Tensor, pick: Tensor) -> Tensor:
-        return total + alone.index_select(0, pick)
+    def update(known: Tensors, total: Tensors, pick: Tensor) -> Tensors:
+        return (total[0] + known[0].index_select(0, pick),)
 
     n = similar.shape[0]
-    taken = take_one_by_one(first, torch.zeros(1, n), lambda total: total, update, k)
+    taken = take_one_by_one(first, (alone,), (torch.zeros(1, n),), _only, update, k)
     return raster_indices(mask_of(taken, n), k)
+
+
+def _only(_known: Tensors, state: Tensors) -> Tensor:
+    return state[0]
 
 
 def coverage(gains: Tensor, bonus: Tensor, k: int, alike: float = 0.0) -> Tensor:
@@ -83,22 +119,23 @@ def coverage(gains: Tensor, bonus: Tensor, k: int, alike: float = 0.0) -> Tensor
     """
     n = gains.shape[1]
 
-    def gain(state: tuple[Tensor, Tensor]) -> Tensor:
+    def gain(gains: Tensor, state: Tensors) -> Tensor:
         served, own = state
         return (gains - served).clamp(min=0).sum(0, keepdim=True) + own
 
-    def score(state: tuple[Tensor, Tensor]) -> Tensor:
-        found = gain(state)
+    def score(known: Tensors, state: Tensors) -> Tensor:
+        gains, margin = known
+        found = gain(gains, state)
         return (found >= found.amax(1, keepdim=True) - margin).float() if alike else found
 
-    def update(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
+    def update(known: Tensors, state: Tensors, pick: Tensor) -> Tensors:
         served, own = state
-        served = torch.maximum(served, gains.index_select(1, pick))
+        served = torch.maximum(served, known[0].index_select(1, pick))
         return served, torch.where(torch.arange(n) == pick, -BIG, own)
 
     start = torch.zeros(gains.shape[0], 1), bonus.unsqueeze(0)
-    margin = alike * gain(start).amax(1, keepdim=True)
-    taken = take_one_by_one(score(start).argmax(1), start, score, update, k)
+    known = gains, alike * gain(gains, start).amax(1, keepdim=True)
+    taken = take_one_by_one(score(known, start).argmax(1), known, start, score, update, k)
     return raster_indices(mask_of(taken, n), k)
 
 
@@ -114,25 +151,25 @@ def determinantal(similar: Tensor, quality: Tensor, k: int) -> Tensor:
         quality: in [0, 1].
     """
     kernel = quality.unsqueeze(1) * similar * quality * GRAINS
-    start = torch.where(torch.eye(kernel.shape[0], dtype=torch.bool), kernel, 0.0).sum(1)
-    state: tuple[Tensor, Tensor | None] = (start.unsqueeze(0), None)
+    n = kernel.shape[0]
+    start = torch.where(torch.eye(n, dtype=torch.bool), kernel, 0.0).sum(1)
     first = start.unsqueeze(0).round().argmax(1)
-    # Once no residual is left, the first token is taken again and again, and those are one short.
-    again = one_hot(first, kernel.shape[0]) * 0.5
+    # Once no residual is left, the first token is taken again and again, whatever these rounds
+    # leave of its own; those taken are then one short.
+    again = one_hot(first, n) * 0.5
 
-    def score(state: tuple[Tensor, Tensor | None]) -> Tensor:
-        return state[0].round() + again
+    def score(known: Tensors, state: Tensors) -> Tensor:
+        return torch.maximum(state[0].round(), known[1])
 
-    def update(state: tuple[Tensor, Tensor | None], pick: Tensor) -> tuple[Tensor, Tensor]:
+    def update(known: Tensors, state: Tensors, pick: Tensor) -> Tensors:
         residual, factor = state
-        row = kernel.index_select(0, pick)
-        if factor is not None:
-            row = row - factor.index_select(1, pick).T @ factor
+        row = known[0].index_select(0, pick) - factor.index_select(1, pick).T @ factor
         row = row / residual.index_select(1, pick).clamp(min=1.0).sqrt()
-        return residual - row * row, row if factor is None else torch.cat([factor, row])
+        return residual - row * row, torch.cat([factor, row])
 
-    taken = take_one_by_one(first, state, score, update, k)
-    return forced_topk(quality, mask_of(taken, kernel.shape[0]), k)
+    state = start.unsqueeze(0), torch.zeros(1, n)  # a row of zeros takes nothing away
+    taken = take_one_by_one(first, (kernel, again), state, score, update, k)
+    return forced_topk(quality, mask_of(taken, n), k)
 
 
 def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tensor:

@@ -56,20 +56,24 @@ def near_cells(grid: tuple[int, int], cells: tuple[int, int], window: int) -> Te
 
 def soft_kmeans(
     x: Tensor, start: Tensor, allowed: Tensor, steps: int, temperature: float
-) -> Tensor:
-    """Clusters of rows that lie near: -> how each row is divided among them, [m, n] float32.
+) -> tuple[Tensor, Tensor]:
+    """Clusters of rows that lie near: -> weights of each mean [m, n], rows of sum 1, and shares.
 
-    x [n, V], start [m, n] the first means, allowed [m, n] bool. Divide the rows of the result by
-    their sums to get means. `temperature` multiplies the squared distance.
+    The shares [m, n] say how each row is divided among the clusters, columns of sum 1. Weights are
+    the shares of a cluster over their sum, taken from their logarithms: the shares of a cluster
+    that is nobody's nearest are too small for float32, and their sum would be 0.
+
+    x [n, V], start [m, n] the first means, allowed [m, n] bool. `temperature` multiplies the
+    squared distance.
     """
     # Distances are the same from anywhere, and exact to more digits when rows are short.
     x = x - x.mean(0, keepdim=True)
-    means = start @ x
-    shares = start
+    weights = start
     for _ in range(steps):
-        shares = torch.softmax(torch.where(allowed, -temperature * _distance(means, x), -BIG), 0)
-        means = (shares @ x) / shares.sum(1, keepdim=True).clamp(min=SMALLEST_SUM)
-    return shares
+        score = torch.where(allowed, -temperature * _distance(weights @ x, x), -BIG)
+        drawn = torch.log_softmax(score, 0)
+        weights = torch.softmax(drawn, 1)
+    return weights, drawn.exp()
 
 
 def reconstruct(x: Tensor, means: Tensor, y: Tensor, nearest: int, temperature: float) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import DecoderSpelling, merge_heads, replaced_forward
-from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows
+from edgetok.export.flavours.ort import read_norm
+from edgetok.kv.stores.slots import build_equaliser, dequantize_rows, quantize_rows
 
 OPSET = 24
 FORBIDDEN = -1e9  # a score that softmax makes zero
@@ -31,8 +32,6 @@ BUFFERS = {
 def spelling_of(kv: str) -> DecoderSpelling:
     """How this flavour spells a decoder whose cache is `fp32`, `int8` or `int4`."""
     attention = CacheAttention if kv == "fp32" else SlotAttention
-    if kv == "int4":
-        attention = NibbleAttention
     return DecoderSpelling(attention, standard_norms, BUFFERS[kv])
 
 
@@ -40,43 +39,47 @@ def spelling_of(kv: str) -> DecoderSpelling:
 class CacheAttention:
     """Causal attention over float32 buffers.
 
-    Rows that begin a cache attend to each other as they are; the one row of a step attends to what
-    the buffers then hold.
+    Rows that begin a cache attend to each other as they are; rows behind it attend to what the
+    buffers then hold.
 
     Args:
         past: per layer the buffers named by `BUFFERS`.
         lengths: int32 [L], true rows of each layer after this call minus one.
-        positions: int64 [L, 1], rotary position of the one row that is added to each layer; None
+        positions: int64 [L, R], rotary positions of R rows that are added to each layer; None
             where the rows begin a cache, and are numbered from 0.
-        cos, sin: rotary tables [positions, H / 2].
+        rotary: of each layer the tables of cos and sin, [positions, H / 2].
         scales: per layer what is measured of key and value channels, [1, G, 1, H], or None.
+        bits: of a buffer's numbers, where there are scales.
     """
 
     past: list[tuple[Tensor, ...]]
     lengths: Tensor
     positions: Tensor | None
-    cos: Tensor
-    sin: Tensor
+    rotary: list[tuple[Tensor, Tensor]]
     scales: list[tuple[Tensor, Tensor]] | None
+    bits: int = 8
     present: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._starts = torch.split(self.lengths.to(torch.int64), 1)
+        self._last = torch.split(self.lengths.to(torch.int64), 1)
         self._positions = () if self.positions is None else torch.split(self.positions, 1)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        layer = len(self.present)
+        layer, count = len(self.present), query.shape[2]
         query, key = self._rotate(query, layer), self._rotate(key, layer)
-        start = self._starts[layer] if self._positions else torch.zeros(1, dtype=torch.int64)
         query, key, value = self.equalise(layer, query, key, value)
+        places = torch.arange(count)
+        start = torch.zeros(1, dtype=torch.int64)
+        if self._positions:
+            start = self._last[layer] - (count - 1)
         self.present.append(self.write(self.past[layer], key, value, start))
-        if not self._positions:
-            return _attend_causally(query, key, value, scaling)
-        key, value = self.read(self.present[layer])
-        mask = torch.arange(key.shape[2]) <= start
-        return _attend_to_cache(query, key, value, scaling, mask.reshape(1, 1, 1, -1))
+        if self._positions:
+            key, value = self.read(self.present[layer])
+            places = places + start
+        seen = torch.arange(key.shape[2])[None] <= places[:, None]  # [S, C]
+        return (_attend if count == 1 else _attend_spelled)(query, key, value, scaling, seen)
 
     def equalise(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor
@@ -98,7 +101,7 @@ class CacheAttention:
         places = self._positions[layer] if self._positions else torch.arange(rows.shape[2])[None]
         return torch.onnx.ops.symbolic(
             "RotaryEmbedding",
-            (rows, self.cos, self.sin, places),
+            (rows, *self.rotary[layer], places),
             dtype=rows.dtype,
             shape=rows.shape,
             version=OPSET,
@@ -107,8 +110,6 @@ class CacheAttention:
 
 class SlotAttention(CacheAttention):
     """Over bytes with a scale per slot and head (`edgetok.kv.stores.slots`)."""
-
-    bits = 8
 
     def equalise(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor
@@ -139,39 +140,32 @@ class SlotAttention(CacheAttention):
         )
 
 
-class NibbleAttention(SlotAttention):
-    """Over two channels per byte."""
-
-    bits = BITS["int4"]
-
-
-def _attend_causally(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Attention of each row to those before it and itself, spelled out.
-
-    TensorRT for RTX 1.7 builds no float32 engine of a decoder's `Attention` with many rows.
-    """
-    (heads, count, head_dim), groups = query.shape[1:], key.shape[1]
-    query = (query * scaling).reshape(groups, heads // groups, count, head_dim)
-    scores = query @ key[0].transpose(1, 2).unsqueeze(1)  # [G, heads / G, S, S]
-    places = torch.arange(count)
-    scores = torch.where(places[None] <= places[:, None], scores, FORBIDDEN)
-    rows = torch.softmax(scores, dim=-1) @ value[0].unsqueeze(1)
-    return merge_heads(rows.reshape(1, heads, count, head_dim))
-
-
-def _attend_to_cache(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor
-) -> Tensor:
-    """Attention of one row where `mask` [1, 1, 1, C] is true."""
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor) -> Tensor:
+    """Attention where `seen` [S, C] is true, as one operator."""
     rows = torch.onnx.ops.symbolic(
         "Attention",
-        (query, key, value, mask),
+        (query, key, value, seen[None, None]),
         attrs={"scale": float(scaling)},
         dtype=query.dtype,
         shape=query.shape,
         version=OPSET,
     )
     return merge_heads(rows)
+
+
+def _attend_spelled(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor
+) -> Tensor:
+    """The same, spelled out.
+
+    TensorRT for RTX 1.7 builds no float32 engine of a decoder's `Attention` with many rows.
+    """
+    (heads, count, head_dim), groups = query.shape[1:], key.shape[1]
+    query = (query * scaling).reshape(groups, heads // groups, count, head_dim)
+    scores = query @ key[0].transpose(1, 2).unsqueeze(1)  # [G, heads / G, S, C]
+    scores = torch.where(seen, scores, FORBIDDEN)
+    rows = torch.softmax(scores, dim=-1) @ value[0].unsqueeze(1)
+    return merge_heads(rows.reshape(1, heads, count, head_dim))
 
 
 def _scatter(buffer: Tensor, rows: Tensor, start: Tensor) -> Tensor:
@@ -209,11 +203,13 @@ def standard_norms(model: nn.Module) -> Iterator[None]:
 
 
 def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    weight, epsilon = read_norm(norm)
+
     def forward(rows: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
             "RMSNormalization",
-            (rows, norm.weight),
-            attrs={"axis": -1, "epsilon": float(norm.variance_epsilon), "stash_type": 1},
+            (rows, weight),
+            attrs={"axis": -1, "epsilon": epsilon, "stash_type": 1},
             dtype=rows.dtype,
             shape=rows.shape,
             version=OPSET,

@@ -25,7 +25,18 @@ from edgetok.errors import (
 from .conftest import Run
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("export", "run", "inspect", "verify", "bench", "eval", "methods", "doctor", "clean")
+VERBS = (
+    "export",
+    "run",
+    "chat",
+    "inspect",
+    "verify",
+    "bench",
+    "eval",
+    "methods",
+    "doctor",
+    "clean",
+)
 
 
 def test_all_verbs_are_there() -> None:

@@ -30,18 +30,21 @@ from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, Method, find_method
 
 FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
-SIDES_PX = {"clip": 48, "siglip": 32}  # 36 patches, which is no power of two, and 16
+# 36 patches, which is no power of two; 16; and a grid of 24 x 24, as the demo model's
+SIDES_PX = {"clip": 48, "siglip": 32, "clip 24x24": 192}
 SAMPLED = ("visionzip", "divprune", "aim", "vflowopt")
 DYNAMIC = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress"}
 
 
 @pytest.fixture(scope="session")
 def towers(tiny_llava: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Parts]:
-    """One model of each kind of tower, of two sizes."""
+    """One model of each kind of tower, of three sizes."""
     folder = tmp_path_factory.mktemp("towers")
     return {
-        kind: open_model(tiny_llava.write_tiny_llava(folder / kind, tower=kind, side_px=side_px))
-        for kind, side_px in SIDES_PX.items()
+        name: open_model(
+            tiny_llava.write_tiny_llava(folder / name, tower=name.split()[0], side_px=side_px)
+        )
+        for name, side_px in SIDES_PX.items()
     }
 
 
@@ -81,7 +84,7 @@ def compare(
     for case in cases.CASES:
         features = cases.build_features(case, grid, method.needs, width=parts.vision.width)
         seen = {names.FEATURES: features.x, **features.probes}
-        feeds = {name: value.numpy() for name, value in seen.items()}
+        feeds = runner.pad_prompt({name: value.numpy() for name, value in seen.items()})
         for k in budgets:
             want, got = reference.compress(seen, k), runner.run("compress", k, feeds)
             where = f"{case} at {k}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +19,11 @@ import torch
 
 import edgetok
 from edgetok import names
+from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import UsageError, VerificationError
 from edgetok.export import parity, parity_inside, reducing
+from edgetok.export.flavours import portable
 from edgetok.export.flavours.fusion import fuse
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference_inside import ReducingReference
@@ -34,6 +37,7 @@ from edgetok.runtimes.verify import verify
 from edgetok.tokens import Look, Plan
 
 FORBIDDEN = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress", "ScatterElements"}
+FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
 SMALL = {"prompt_tokens": 64, "new_tokens": 8, "parity_images": 1}
 
 
@@ -58,12 +62,17 @@ def vision(
     return open_model(path).vision
 
 
-def freeze(vision: VisionParts, inside: Inside, budget: int) -> onnx.ModelProto:
-    tower = reducing.ReducingTower(vision, inside, budget)
-    pixels = torch.zeros(1, 3, *vision.image_px)
+def freeze(
+    vision: VisionParts, inside: Inside, budget: int, flavour: Flavour = "ort"
+) -> onnx.ModelProto:
+    tower = reducing.ReducingTower(vision, inside, budget).eval()
+    inputs = {names.PIXELS: torch.zeros(1, 3, *vision.image_px)}
     with quiet():
-        model = fuse(trace(tower.eval(), {names.PIXELS: pixels}, tower.outputs, "tower"))
-    return ir.to_proto(model)
+        if flavour == "ort":
+            return ir.to_proto(fuse(trace(tower, inputs, tower.outputs, "tower")))
+        tower.attention = portable.fused_attention
+        traced = trace(tower, inputs, tower.outputs, "tower", portable.OPSET)
+        return ir.to_proto(portable.spell(traced, "tower", {}))
 
 
 def with_loops(inside: Inside, loops: ModuleType, name: str) -> Inside:
@@ -86,26 +95,46 @@ def three_budgets(inside: Inside, vision: VisionParts) -> list[int]:
     return sorted({possible[len(possible) * part // 8] for part in (2, 4, 7)})
 
 
-def compare(vision: VisionParts, name: str, budgets: list[int], loops: ModuleType) -> None:
-    inside = TOWER_METHODS[name].inside
-    assert inside is not None
-    reference = ReducingReference(vision, with_loops(inside, loops, name))
-    generator = torch.Generator().manual_seed(2)
-    images = torch.randn(3, 1, 3, *vision.image_px, generator=generator)
+def compare(
+    vision: VisionParts,
+    inside: Inside,
+    reference: ReducingReference,
+    budgets: Iterable[int],
+    flavours: tuple[Flavour, ...],
+) -> None:
+    """Towers of some budgets against a reference, on random pictures and on adversarial ones."""
     for budget in budgets:
-        model = freeze(vision, inside, budget)
-        require_static(model)
-        session = ort.InferenceSession(
-            model.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
-        for pixels in [*images, torch.zeros_like(images[0])]:
-            found = [value.name for value in session.get_outputs()]
-            got = dict(zip(found, session.run(found, {names.PIXELS: pixels.numpy()}), strict=True))
-            want = reference.run(pixels, budget)
-            np.testing.assert_array_equal(got[names.TOWER_KEPT], want[names.TOWER_KEPT])
-            for value in (names.TOWER_SIZES, names.FEATURES):
-                scale = max(1.0, float(want[value].abs().max()))
-                np.testing.assert_allclose(got[value], want[value], rtol=0, atol=1e-5 * scale)
+        wanted = [(pixels, reference.run(pixels, budget)) for pixels in pictures(vision)]
+        for flavour in flavours:
+            model = freeze(vision, inside, budget, flavour)
+            require_static(model)
+            session = ort.InferenceSession(
+                model.SerializeToString(), providers=["CPUExecutionProvider"]
+            )
+            for pixels, want in wanted:
+                require_equal(session, pixels, want)
+
+
+def pictures(vision: VisionParts) -> Iterator[torch.Tensor]:
+    """Random pixels; nothing; one patch everywhere; and one pixel that outshines all."""
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(2, 1, 3, *vision.image_px, generator=generator)
+    yield from images
+    yield torch.zeros_like(images[0])
+    side = vision.image_px[0] // vision.grid[0]
+    yield images[0, :, :, :side, :side].repeat(1, 1, *vision.grid)
+    outlier = images[1].clone()
+    outlier[0, :, side + 1, side + 1] = 100.0
+    yield outlier
+
+
+def require_equal(session: Any, pixels: torch.Tensor, want: dict[str, torch.Tensor]) -> None:
+    found = [value.name for value in session.get_outputs()]
+    got = dict(zip(found, session.run(found, {names.PIXELS: pixels.numpy()}), strict=True))
+    np.testing.assert_array_equal(got[names.TOWER_KEPT], want[names.TOWER_KEPT])
+    for value in (names.TOWER_SIZES, names.FEATURES):
+        scale = max(1.0, float(want[value].abs().max()))
+        np.testing.assert_allclose(got[value], want[value], rtol=0, atol=1e-5 * scale)
 
 
 def require_static(model: onnx.ModelProto) -> None:
@@ -115,23 +144,43 @@ def require_static(model: onnx.ModelProto) -> None:
         assert all(dim.HasField("dim_value") for dim in dims), value.name
 
 
+def compare_with_loops(
+    vision: VisionParts, name: str, which: slice, flavours: tuple[Flavour, ...], loops: ModuleType
+) -> None:
+    inside = TOWER_METHODS[name].inside
+    assert inside is not None
+    reference = ReducingReference(vision, with_loops(inside, loops, name))
+    compare(vision, inside, reference, three_budgets(inside, vision)[which], flavours)
+
+
 @pytest.mark.parametrize("name", ["tome", "mctf"])
 def test_towers_equal_hugging_face_with_loops(
     name: str, vision: VisionParts, loops: ModuleType
 ) -> None:
-    inside = TOWER_METHODS[name].inside
-    assert inside is not None
-    compare(vision, name, three_budgets(inside, vision)[1:2], loops)
+    compare_with_loops(vision, name, slice(1, 2), ("ort",), loops)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOWER_METHODS)
-def test_every_tower_does_at_three_budgets(
+def test_every_tower_does_at_three_budgets_in_both_flavours(
     name: str, vision: VisionParts, loops: ModuleType
 ) -> None:
-    inside = TOWER_METHODS[name].inside
+    compare_with_loops(vision, name, slice(3), FLAVOURS, loops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@pytest.mark.parametrize("name", TOWER_METHODS)
+def test_towers_of_24_x_24_patches_keep_what_pytorch_keeps(
+    name: str, tower: str, tiny_llava: ModuleType, tmp_path: Path
+) -> None:
+    """The grid of the demo model; the steps are the methods' own, in eager PyTorch."""
+    tiny_llava.write_tiny_llava(tmp_path, tower=tower, side_px=192, vision_layers=6)
+    vision, inside = open_model(tmp_path).vision, TOWER_METHODS[name].inside
     assert inside is not None
-    compare(vision, name, three_budgets(inside, vision), loops)
+    possible = inside.budgets(reducing.encoder_of(vision))
+    nearest = {min(possible, key=lambda b, to=k: abs(b - to)) for k in (32, 64, 192)}
+    compare(vision, inside, ReducingReference(vision, inside), sorted(nearest), FLAVOURS)
 
 
 def test_all_tokens_are_the_plain_tower(vision: VisionParts) -> None:
@@ -178,6 +227,31 @@ def test_only_what_pytorch_leaves_open_may_merge_otherwise(forks: bool, pooled: 
     followed = parity_inside.prove_reduced(ledger, reference, torch.ones(1), 2, got, want)
     assert followed is not forks
     assert all(check.passed for check in ledger.checks()) is (forks and pooled)
+
+
+class Soft(Forking):
+    """A reference of soft groups: rows move with the pixels, by as much as it is told."""
+
+    def __init__(self, *, by: float) -> None:
+        super().__init__(forks=False)
+        self.by = by
+
+    def encode(self, pixels: torch.Tensor, budget: int) -> dict[str, torch.Tensor]:
+        found = super().encode(pixels, budget)
+        moved = self.by if bool((pixels != 1).any()) else 0.0
+        return found | {names.FEATURES: found[names.FEATURES] + moved}
+
+
+@pytest.mark.parametrize(("by", "held"), [(2e-3, True), (1e-5, False)])
+def test_rows_may_be_off_as_far_as_pytorch_moves_them(by: float, held: bool) -> None:
+    ledger = parity.Ledger(parity.LIMITS["fp32"])
+    reference: Any = Soft(by=by)
+    want = reference.encode(torch.ones(1), 2)
+    got = {name: value.numpy() for name, value in want.items()}
+    got[names.FEATURES] = got[names.FEATURES] + np.float32(1e-3)
+    followed = parity_inside.prove_reduced(ledger, reference, torch.ones(1), 2, got, want)
+    assert followed is not held
+    assert all(check.passed for check in ledger.checks()) is held
 
 
 # --- bundles --------------------------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from edgetok import tokens
 from edgetok.errors import UsageError
+from edgetok.export.flavours import portable
+from edgetok.export.trace import OPSET, quiet, trace
 from edgetok.methods import TOWER_METHODS, Method, find_method
 from edgetok.tokens import Look, Plan
 from edgetok.tokens.schedules import Encoder
@@ -160,21 +162,12 @@ def inputs_of(look: Look) -> dict[str, Tensor]:
     return {name: getattr(look, name) for name in ("x", "query", "key", "value", "sizes")}
 
 
-def freeze(step: Step, look: Look) -> onnx.ModelProto:
-    given = inputs_of(look)
-    program = torch.onnx.export(
-        step.eval(),
-        tuple(given.values()),
-        dynamo=True,
-        opset_version=20,
-        input_names=list(given),
-        output_names=["rows", "kept", "step_sizes"],
-        verbose=False,
-    )
-    assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return onnx.load_from_string(buffer.getvalue())
+def freeze(step: Step, look: Look, opset: int) -> onnx.ModelProto:
+    with quiet():
+        model = trace(step.eval(), inputs_of(look), ["rows", "kept", "step_sizes"], "step", opset)
+    if opset == portable.OPSET:
+        model = portable.spell(model, "tower", {})
+    return ir.to_proto(model)
 
 
 def require_static(model: onnx.ModelProto) -> None:
@@ -187,22 +180,25 @@ def require_static(model: onnx.ModelProto) -> None:
 
 @every_method
 def test_onnx_runtime_returns_what_torch_does(name: str) -> None:
-    compare_frozen(name, CLIP, (1,))
+    compare_frozen(name, CLIP, (1,), OPSET)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("opset", [OPSET, portable.OPSET], ids=["ort", "portable"])
 @towers
 @every_method
-def test_onnx_runtime_returns_what_torch_does_at_three_budgets(name: str, encoder: Encoder) -> None:
-    compare_frozen(name, encoder, (0, 1, 2))
+def test_onnx_runtime_returns_what_torch_does_at_three_budgets(
+    name: str, encoder: Encoder, opset: int
+) -> None:
+    compare_frozen(name, encoder, (0, 1, 2), opset)
 
 
-def compare_frozen(name: str, encoder: Encoder, which: tuple[int, ...]) -> None:
+def compare_frozen(name: str, encoder: Encoder, which: tuple[int, ...], opset: int) -> None:
     method, block = find_method(name), 3
     budgets = possible(method, encoder)
     for keep in {budgets[min(i, len(budgets) - 1)] for i in which}:
         step = Step(build_look("random", encoder, block, method), method, keep)
-        model = freeze(step, step.look)
+        model = freeze(step, step.look, opset)
         require_static(model)
         session = ort.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]

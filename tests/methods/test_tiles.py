@@ -15,8 +15,9 @@ import torch
 
 from edgetok import names
 from edgetok.errors import UsageError
+from edgetok.export.flavours import portable
 from edgetok.export.stages import Compress
-from edgetok.export.trace import quiet, trace
+from edgetok.export.trace import OPSET, quiet, trace
 from edgetok.families import open_model
 from edgetok.methods import METHODS, find_method
 from edgetok.tokens import Features
@@ -170,11 +171,12 @@ def test_features_must_fill_their_tiles() -> None:
         Features(torch.zeros(79, 8), (4, 4), tiles=(2, 2))
 
 
+@pytest.mark.parametrize("opset", [OPSET, portable.OPSET], ids=["ort", "portable"])
 @pytest.mark.parametrize("k", [9, 24, 61])
 @pytest.mark.parametrize("tiles", [(1, 2), (2, 2)])
 @pytest.mark.parametrize("name", TILED)
 def test_graphs_of_static_tiles_keep_what_the_reference_keeps(
-    model_dir: Path, name: str, tiles: tuple[int, int], k: int
+    model_dir: Path, name: str, tiles: tuple[int, int], k: int, opset: int
 ) -> None:
     """The compress stage as export traces it, for a model that names its tiles."""
     parts = open_model(model_dir)
@@ -184,7 +186,10 @@ def test_graphs_of_static_tiles_keep_what_the_reference_keeps(
     stage = Compress(parts, method, k).eval()
     example = {names.FEATURES: torch.rand(n, 64)} | {name: torch.rand(n) for name in stage.needs}
     with quiet():
-        model = trace(stage, example, stage.outputs, "compress")
+        model = trace(stage, example, stage.outputs, "compress", opset)
+    if opset == portable.OPSET:
+        model = portable.spell(model, "compress", {})
+        assert {node.domain for node in model.graph} == {""}
     assert not FORBIDDEN & {node.op_type for node in model.graph}
     session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]

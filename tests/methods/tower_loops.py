@@ -303,9 +303,10 @@ def expedit(look: Any, keep: int) -> Result:
             first, last = left * columns // across, math.ceil((left + 1) * columns / across)
             for column in range(first, last):
                 shares[cell, row * columns + column] = 1
-    means = (shares @ x) / shares.sum(1, keepdims=True)
+    weights = shares / shares.sum(1, keepdims=True)
     for _ in range(3):
-        shares = np.zeros((keep, len(x)))
+        means = weights @ x
+        logs = np.full((keep, len(x)), -np.inf)
         for patch, one in enumerate(x):
             row, column = divmod(patch, columns)
             near = [
@@ -314,11 +315,10 @@ def expedit(look: Any, keep: int) -> Result:
                 if abs(cell // across - row * down // rows) <= 2
                 and abs(cell % across - column * across // columns) <= 2
             ]
-            far = np.array([((one - means[cell]) ** 2).sum() for cell in near])
-            shares[near, patch] = softmax(-0.1 * far)
-        means = (shares @ x) / np.maximum(shares.sum(1, keepdims=True), 1e-12)
-    weights = shares / shares.sum(1, keepdims=True)
-    counts = (shares @ patch_sizes(look)).tolist()
+            far = np.array([-0.1 * ((one - means[cell]) ** 2).sum() for cell in near])
+            logs[near, patch] = far - far.max() - math.log(np.exp(far - far.max()).sum())
+        weights = np.array([softmax(cell) for cell in logs])
+    counts = (np.exp(logs) @ patch_sizes(look)).tolist()
     return behind_prefix(look, (weights, [-1] * keep, counts))
 
 

@@ -21,6 +21,7 @@ from edgetok.bundle.manifest import (
     KvCache,
     Manifest,
     Precision,
+    Prefill,
     Rung,
     Stage,
     Tensor,
@@ -41,6 +42,7 @@ from edgetok.bundle.writer import BundleWriter
 SIDE, PATCHES, PATCH_VALUES, VISION_WIDTH = 8, 16, 12, 12
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD_DIM, MLP = 32, 2, 2, 1, 16, 64
 PROMPT_TOKENS, NEW_TOKENS = 40, 8
+CHUNK = 8
 BUDGETS = (4, 8, 16)
 WEIGHTS = "weights/model.bin"
 SPECIAL = ("<image>", "<|end|>", "<|start|>", "<pad>")
@@ -186,6 +188,12 @@ def prompt_plan() -> PromptPlan:
             Segment(text="\nAnswer:"),
         ],
         forbidden_ids=[IMAGE_ID, END_ID, START_ID, PAD_ID],
+        turn=[
+            Segment(ids=[END_ID]),
+            Segment(text="User: "),
+            Segment(slot="user"),
+            Segment(text="\nAnswer:"),
+        ],
     )
 
 
@@ -204,7 +212,7 @@ def _graphs(recipe: Recipe, weights: _Weights) -> list[tuple[Stage, ModelProto]]
     made = [_tower(weights), _embed(recipe, weights)]
     made += [_compress(recipe, weights, k) for k in recipe.budgets]
     made += [_prefill(recipe, weights, k) for k in recipe.budgets]
-    return [*made, _decode(recipe, weights)]
+    return [*made, _extend(recipe, weights), _decode(recipe, weights)]
 
 
 def _tower(weights: _Weights) -> tuple[Stage, ModelProto]:
@@ -285,6 +293,22 @@ def _prefill(recipe: Recipe, weights: _Weights, budget: int) -> tuple[Stage, Mod
     total = graph.constant("total", np.array([rows], np.int32))
     hidden = _decoder(graph, recipe, names.INPUT_EMBEDS, total)
     graph.node("Gather", [hidden, names.LAST_ROW], "last", axis=1)
+    _head(graph, "last")
+    return stage, graph.model(stage)
+
+
+def _extend(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
+    inputs = [
+        _floats(names.CHUNK_EMBEDS, 1, CHUNK, WIDTH),
+        _lengths(names.PAST_LENGTHS),
+        _ids(names.CHUNK_POSITIONS, LAYERS, CHUNK),
+    ]
+    stage = _stage("extend", None, inputs + _cache(recipe, "past"), _outputs(recipe))
+    graph = _Graph(weights)
+    slots = graph.constant("slots", np.array([recipe.slots], np.int32))
+    hidden = _decoder(graph, recipe, names.CHUNK_EMBEDS, slots, names.CHUNK_POSITIONS)
+    last = graph.constant("last_of_chunk", np.array([CHUNK - 1], np.int64))
+    graph.node("Gather", [hidden, last], "last", axis=1)
     _head(graph, "last")
     return stage, graph.model(stage)
 
@@ -397,6 +421,7 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
         seed=recipe.seed,
         ladder=rungs,
         precision=Precision(weights="fp32", kv="int8" if recipe.int8_cache else "fp32"),
+        prefill=Prefill(method="none", ratio=1.0),
         kv=KvCache(
             layers=LAYERS,
             kv_heads=KV_HEADS,

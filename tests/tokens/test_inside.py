@@ -133,11 +133,24 @@ def test_dense_rows_come_back_from_clusters() -> None:
     corner = (torch.arange(64) // 8 // 4) * 2 + torch.arange(64) % 8 // 4
     x = torch.eye(4)[corner] * 20  # four flat quarters
     start, near = tokens.adaptive_cells(grid, cells), tokens.near_cells(grid, cells, 5)
-    shares = tokens.soft_kmeans(x, start, near, steps=3, temperature=0.1)
+    weights, shares = tokens.soft_kmeans(x, start, near, steps=3, temperature=0.1)
     torch.testing.assert_close(shares.sum(0), torch.ones(64))
-    means = (shares @ x) / shares.sum(1, keepdim=True)
+    means = weights @ x
+    torch.testing.assert_close(means, (shares @ x) / shares.sum(1, keepdim=True))
     back = tokens.reconstruct(x, means, means, nearest=1, temperature=0.1)
     torch.testing.assert_close(back, x, atol=1e-3, rtol=0)
+
+
+def test_clusters_that_are_nobodys_nearest_are_means_too() -> None:
+    """Their shares are below float32, the means that they make of their rows are not."""
+    x = torch.tensor([[0.0], [0.0], [100.0], [100.0]])
+    start = torch.tensor([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])
+    near = torch.tensor([[True, True, False, True], [True] * 4, [True] * 4])
+    near[1, 3] = False
+    weights, shares = tokens.soft_kmeans(x, start, near, steps=1, temperature=0.1)
+    assert shares.sum(1).tolist() == [2, 0, 2]
+    torch.testing.assert_close(weights[1], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0]))
+    torch.testing.assert_close(weights[::2], torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]))
 
 
 def test_reconstruction_weights_have_length_one() -> None:
