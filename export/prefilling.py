@@ -27,7 +27,6 @@ from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Probe, Span
 from edgetok.tokens import Plan
 
-
 _PREVIOUS, _NEXT = "previous attention", "next attention"
 
 
