@@ -1,4 +1,4 @@
-"""Scales of an int8 KV cache: one per layer, head and channel, measured on samples.
+"""Scales of an int8 or int4 KV cache: one per layer, head and channel, measured on samples.
 
 Keys are stored after rotary embedding, which turns each channel pair (i, i + H/2) by an angle that
 grows with the position. A scale measured at the positions of a few samples would clip others, so
@@ -18,21 +18,24 @@ if TYPE_CHECKING:
 
     from edgetok.families.parts import TextParts
 
-LEVELS = 127  # int8 without -128: symmetric
+LEVELS = {8: 127, 4: 7}  # without the lowest one: symmetric
 SMALLEST_SCALE = 1e-8  # of a channel that is zero in every sample: it then stays zero
 
 
-def measure_kv_scales(text: TextParts, rows: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def measure_kv_scales(
+    text: TextParts, rows: Iterable[Tensor], bits: int = 8
+) -> list[tuple[Tensor, Tensor]]:
     """Run the decoder over embedded prompts and measure its cache.
 
     Args:
         rows: float32 [1, rows, D] each, text and visual tokens as the decoder sees them.
+        bits: of the cache, 8 or 4.
 
     Returns:
         Per layer the key and value scales, float32 [1, G, 1, H].
 
     Raises:
-        InputError: if there are no rows at all.
+        InputError: if there are no rows at all, or a layer of them is not finite.
     """
     import torch
 
@@ -55,7 +58,34 @@ def measure_kv_scales(text: TextParts, rows: Iterable[Tensor]) -> list[tuple[Ten
         largest = found
     if not largest:
         raise InputError("no samples to measure KV scales on; give at least one image and prompt")
-    return [(_to_scale(key), _to_scale(value)) for key, value in largest]
+    _require_finite(largest)
+    return [(_to_scale(key, bits), _to_scale(value, bits)) for key, value in largest]
+
+
+def require_scales(scales: list[tuple[Tensor, Tensor]]) -> None:
+    """Refuse scales that a cache cannot be divided by.
+
+    Raises:
+        InputError: naming the first layer with a scale that is 0, negative or not finite.
+    """
+    for layer, pair in enumerate(scales):
+        for what, scale in zip(("key", "value"), pair, strict=True):
+            if not bool((scale.isfinite() & (scale > 0)).all()):
+                raise InputError(
+                    f"a {what} scale of layer {layer} is {float(scale.min())}; scales of a KV "
+                    "cache must be above 0 and finite, measure them again on other samples"
+                )
+
+
+def _require_finite(largest: list[tuple[Tensor, Tensor]]) -> None:
+    for layer, pair in enumerate(largest):
+        for what, found in zip(("keys", "values"), pair, strict=True):
+            if not bool(found.isfinite().all()):
+                raise InputError(
+                    f"the {what} of layer {layer} are NaN or infinite on the samples, so the KV "
+                    "cache gets no scales; look for a broken image or checkpoint, or use kv fp32 "
+                    "(--kv fp32)"
+                )
 
 
 def pair_radius(keys: Tensor) -> Tensor:
@@ -67,5 +97,5 @@ def pair_radius(keys: Tensor) -> Tensor:
     return torch.cat([radius, radius], dim=-1)
 
 
-def _to_scale(largest: Tensor) -> Tensor:
-    return (largest / LEVELS).clamp(min=SMALLEST_SCALE)
+def _to_scale(largest: Tensor, bits: int) -> Tensor:
+    return (largest / LEVELS[bits]).clamp(min=SMALLEST_SCALE)

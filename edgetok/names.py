@@ -1,8 +1,8 @@
 """Every graph input and output: name, shape and dtype, shared by exporter and runtimes.
 
 Shapes are written with the letters of the documentation: N visual tokens of the tower, K budget,
-V vision width, D language-model width, S prefill rows, C cache slots, G key/value heads,
-H head dimension, W vocabulary, B signal points.
+V vision width, D language-model width, S prefill rows, R rows of a chunk, C cache slots,
+G key/value heads, H head dimension, L decoder layers, W vocabulary, B signal points.
 """
 
 from __future__ import annotations
@@ -44,29 +44,64 @@ OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower e
 
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
 LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS
-PAST_LENGTHS = "past_lengths"  # int32 [1], true rows after this call, minus one
-TOTAL_LENGTH = "total_length"  # int32 [1], rows that the call may see
+VISUAL_START = "visual_start"  # int64 [1], the first visual row of INPUT_EMBEDS
+PAST_LENGTHS = "past_lengths"  # int32 [L], of each layer: true rows after this call, minus one
+CHUNK_EMBEDS = "chunk_embeds"  # float32 [1, R, D], rows to put behind those of the cache
+CHUNK_POSITIONS = "chunk_positions"  # int64 [L, R], of each layer: rotary positions of the chunk
+POSITIONS = "positions"  # int64 [L, 1], of each layer: rotary position of the token to decode
 TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
+PREFILL_KEPT = "prefill_kept"  # int64 [sum], visual rows kept at each cut, one cut after another
 LOGITS = "logits"  # float32 [1, W], of the last true row
 
-STAGES = ("tower", "compress", "embed", "prefill", "decode")
+KEPT_KEY = "kept_key"  # [1, G, keep, H], as `past_key` of a layer, the rows that stay
+KEPT_VALUE = "kept_value"  # [1, G, keep, H]
+KEPT_STATE = "kept_state"  # float32 [P, G, keep]
+
+STAGES = ("tower", "compress", "embed", "prefill", "extend", "decode")
+EXTEND = "extend"  # only where every row stays: a policy looks at each row as it comes
+COMPACT = "compact"  # one for each layer where a policy empties the cache; none elsewhere
 
 
 def past_key(layer: int) -> str:
-    """int8 or float32 [1, G, C, H]; bound to the same memory as `present_key`."""
+    """[1, G, C, H] float32 or int8, or two int4 in a uint8; the same memory as `present_key`."""
     return f"past_key_{layer}"
 
 
 def past_value(layer: int) -> str:
-    """int8 or float32 [1, G, C, H]; bound to the same memory as `present_value`."""
+    """[1, G, C, H] float32 or int8, or two int4 in a uint8; the same memory as `present_value`."""
     return f"past_value_{layer}"
 
 
+def past_key_scale(layer: int) -> str:
+    """float32 [1, G, C, 1], where each slot has its own; bound like `past_key`."""
+    return f"past_key_scale_{layer}"
+
+
+def past_value_scale(layer: int) -> str:
+    """float32 [1, G, C, 1], where each slot has its own; bound like `past_value`."""
+    return f"past_value_scale_{layer}"
+
+
+def present_of(past: str) -> str:
+    """What the buffer of a `past_` name is called behind the graph."""
+    return past.replace("past_", "present_", 1)
+
+
 def present_key(layer: int) -> str:
-    """int8 or float32 [1, G, C, H]."""
+    """As `past_key`."""
     return f"present_key_{layer}"
 
 
 def present_value(layer: int) -> str:
-    """int8 or float32 [1, G, C, H]."""
+    """As `past_value`."""
     return f"present_value_{layer}"
+
+
+def past_state(layer: int) -> str:
+    """float32 [P, G, C], what a policy remembers of each row; see `KvCache.planes`."""
+    return f"past_state_{layer}"
+
+
+def present_state(layer: int) -> str:
+    """float32 [P, G, C]."""
+    return f"present_state_{layer}"

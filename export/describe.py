@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Literal
 
 from edgetok.bundle.manifest import (
     FORMAT_VERSION,
     KvCache,
     Manifest,
     Precision,
+    Prefill,
     Rung,
     Stage,
     Text,
     Vision,
 )
+from edgetok.export.graphs import cache_slots, removed_rows
 from edgetok.families.parts import Parts
+from edgetok.kv import NONE, Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
+from edgetok.prefill import Prefill as Reduction
 
 
 def describe(
@@ -26,9 +31,13 @@ def describe(
     precision: Precision,
     seed: int,
     stages: list[Stage],
+    prefill: Reduction | None = None,
+    room: Room | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
     text, vision = parts.text, parts.vision
+    layers = len(text.layers)
+    removed = removed_rows(ladder, prefill, layers)
     return Manifest(
         format_version=FORMAT_VERSION,
         producer=f"edgetok {version('edgetok')}",
@@ -36,16 +45,28 @@ def describe(
         method=method.name,
         seed=seed if method.reseed else 0,
         ladder=[
-            Rung(budget=b.budget, prompt_tokens=b.prompt_tokens, cache_slots=b.cache_slots)
+            Rung(
+                budget=b.budget,
+                prompt_tokens=b.prompt_tokens,
+                cache_slots=b.cache_slots,
+                removed=removed[b.budget],
+            )
             for b in ladder
         ],
         precision=precision,
+        prefill=Prefill(
+            method="none" if prefill is None else prefill.name,
+            ratio=1.0 if prefill is None else prefill.ratio,
+        ),
         kv=KvCache(
-            layers=len(text.layers),
+            layers=layers,
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
-            slots=ladder.largest.cache_slots,
-            policy="none",
+            slots=cache_slots(ladder, prefill, layers) if room is None else list(room.slots),
+            policy=NONE if room is None else room.policy.name,
+            positions=_positions(prefill, room),
+            keep=[] if room is None else list(room.keep),
+            planes=[] if room is None else list(room.policy.planes),
         ),
         text=Text(
             hidden=text.hidden,
@@ -63,3 +84,10 @@ def describe(
         stages=stages,
         files={},
     )
+
+
+def _positions(prefill: Reduction | None, room: Room | None) -> Literal["kept", "renumbered"]:
+    """No bundle has both: `export_model` refuses it."""
+    if room is not None:
+        return room.policy.positions
+    return "kept" if prefill is None else prefill.method.positions

@@ -12,9 +12,9 @@ from edgetok import names
 from edgetok.bundle import golden
 from edgetok.bundle.writer import BundleWriter
 from edgetok.export.cases import Case
-from edgetok.export.parity import PARITY_TOKENS
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
+from edgetok.export.steps import PARITY_TOKENS
 from edgetok.ladder import Ladder
 
 
@@ -54,7 +54,8 @@ def _golden_rung(
     out = runner.run("compress", budget, seen)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
-    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, reference.parts.text.stop_ids)
+    stop_ids, start = reference.parts.text.stop_ids, len(case.before)
+    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start)
     return golden.GoldenRung(kept=out[names.KEPT], logits=logits[0], answer_ids=_int64(ids))
 
 

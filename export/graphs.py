@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -12,14 +15,20 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import reducing, stages
+from edgetok.export import keeping, prefilling, reducing, stages
+from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
-from edgetok.export.flavours import fusion, portable
+from edgetok.export.flavours import fusion, ort, portable, portable_cache
 from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
+from edgetok.kv import Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
+from edgetok.prefill import Prefill
+
+CACHE_DTYPES = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}
+CHUNK_ROWS = 16  # a question of the demo model; see benchmarks/reuse.py
 
 Scales = list[tuple[Tensor, Tensor]]
 Progress = Callable[[str, float], None]
@@ -38,8 +47,13 @@ class GraphBuilder:
     """Builds the graphs of one bundle over one weights file.
 
     Args:
-        scales: per layer key and value scales [1, G, 1, H] of an int8 cache, or None for float32.
-        flavour: `portable` adds the stages that have this form, beside those of `ort`.
+        scales: per layer key and value scales [1, G, 1, H] of an int8 or int4 cache, or None for
+            float32.
+        flavour: `portable` adds the same stages in this form, beside those of `ort`.
+        prefill: what the prefill graphs take away between layers; None for nothing.
+        kv_bits: of a cache that has scales.
+        room: what each layer holds under a policy; None where every row stays.
+        seed: of a policy that draws.
     """
 
     parts: Parts
@@ -48,6 +62,10 @@ class GraphBuilder:
     weights: Weights
     scales: Scales | None
     flavour: Flavour = "ort"
+    prefill: Prefill | None = None
+    kv_bits: int = 8
+    room: Room | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -55,29 +73,57 @@ class GraphBuilder:
 
     @property
     def kv(self) -> KvPrecision:
-        return "fp32" if self.scales is None else "int8"
+        return "fp32" if self.scales is None else "int4" if self.kv_bits == 4 else "int8"
 
     def build(self, progress: Progress) -> list[Graph]:
         """Every stage, the shared ones first, then rung by rung."""
         budgets = self.ladder.budgets
         towers = [None] if self.method.inside is None else budgets
         jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
-        jobs += [("embed", None), ("decode", None)]
+        extend = [(names.EXTEND, None)] if self.room is None else []
+        jobs += [("embed", None), *extend, ("decode", None)]
         jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
+        layers = 0 if self.room is None else self.layers
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
         if self.flavour == "portable":
-            spelled += [(*job, "portable") for job in jobs if job[0] in portable.STAGES]
+            spelled += [(*job, "portable") for job in jobs if job[0] != names.EXTEND]
         graphs = []
         for done, (name, budget, flavour) in enumerate(spelled):
             progress(f"{name} {budget or ''}".strip(), done / len(spelled))
             graphs.append(self.build_one(name, budget, flavour))
-        return graphs
+        return graphs + [self.build_compact(layer) for layer in range(layers)]
+
+    def build_compact(self, layer: int) -> Graph:
+        """The graph that empties one layer's cache."""
+        title = f"{names.COMPACT}_{layer}"
+        assert self.room is not None  # noqa: S101
+        bits = None if self.scales is None else self.kv_bits
+        module = keeping.Compact(self.parts.text, self.positions, bits, self.room, layer)
+        past = {
+            name: value
+            for name, value in self._past(self._spelling("ort")).items()
+            if name.endswith(f"_{layer}")
+        }
+        with quiet():
+            model = fusion.fuse(trace(module.eval(), past, module.outputs, title))
+        return self._graph(names.COMPACT, None, "ort", title, model, layer)
 
     def build_one(self, name: str, budget: int | None, flavour: Flavour = "ort") -> Graph:
         """One stage, of a rung unless all rungs share it."""
         title = name if budget is None else f"{name}_{budget}"
         with quiet():
             model = self._spell(name, budget, flavour, title)
+        return self._graph(name, budget, flavour, title, model)
+
+    def _graph(
+        self,
+        name: str,
+        budget: int | None,
+        flavour: Flavour,
+        title: str,
+        model: ir.Model,
+        layer: int | None = None,
+    ) -> Graph:
         stage = Stage(
             stage=name,  # type: ignore[arg-type]  # one of the literal's names
             bucket=budget,
@@ -85,12 +131,13 @@ class GraphBuilder:
             file=f"onnx/{flavour}/{title}.onnx",
             inputs=[_describe(value) for value in model.graph.inputs],
             outputs=[_describe(value) for value in model.graph.outputs],
+            layer=layer,
         )
         return Graph(stage, self.store.externalize(model))
 
     def _spell(self, name: str, budget: int | None, flavour: Flavour, title: str) -> ir.Model:
         """A stage traced, rewritten and quantized as its flavour has it."""
-        module, inputs, outputs = self._stage(name, budget)
+        module, inputs, outputs = self._stage(name, budget, flavour)
         if flavour == "ort":
             model = fusion.fuse(trace(module, inputs, outputs, title))
             return self._quantizer.quantize(model, name, BITS[self.weights])
@@ -98,20 +145,27 @@ class GraphBuilder:
             module.attention = portable.TowerAttention
         if isinstance(module, reducing.ReducingTower):
             module.attention = portable.fused_attention
-        model = trace(module, inputs, outputs, title, portable.OPSET)
+        with self._folded(module):
+            model = trace(module, inputs, outputs, title, portable.OPSET)
         return portable.spell(model, name, BITS[self.weights])
 
+    def _folded(self, module: nn.Module) -> AbstractContextManager[None]:
+        if not isinstance(module, stages.Decoder):
+            return nullcontext()
+        return portable_cache.folded_values(self.parts.text.layers, self.scales)
+
     def _stage(
-        self, name: str, budget: int | None
+        self, name: str, budget: int | None, flavour: Flavour
     ) -> tuple[nn.Module, dict[str, Tensor], Sequence[str]]:
-        build = {
+        build: dict[str, Callable[[int], tuple[nn.Module, dict[str, Tensor]]]] = {
             "tower": self._tower,
             "embed": self._embed,
-            "decode": self._decode,
+            "extend": self._extend,
+            "decode": partial(self._decode, self._spelling(flavour)),
             "compress": self._compress,
-            "prefill": self._prefill,
-        }[name]
-        module, inputs = build(budget or 0)
+            "prefill": partial(self._prefill, self._spelling(flavour)),
+        }
+        module, inputs = build[name](budget or 0)
         return module.eval(), inputs, module.outputs  # type: ignore[return-value]
 
     def _tower(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -144,37 +198,114 @@ class GraphBuilder:
             name: torch.rand(*shapes.get(name, (n,))) for name in compress.needs
         }
 
-    def _prefill(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _spelling(self, flavour: Flavour) -> DecoderSpelling:
+        spell = ort.spelling_of if flavour == "ort" else portable_cache.spelling_of
+        return spell(self.kv)
+
+    def _prefill(
+        self, spelling: DecoderSpelling, budget: int
+    ) -> tuple[nn.Module, dict[str, Tensor]]:
         rows = self.ladder.bucket(budget).prefill_tokens
         inputs = {
             names.INPUT_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
             names.LAST_ROW: torch.zeros(1, dtype=torch.int64),
-            names.PAST_LENGTHS: torch.zeros(1, dtype=torch.int32),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
         }
-        return stages.Prefill(self.parts.text, self.slots, self.scales), inputs | self._past()
+        text, scales = self.parts.text, self.scales
+        if self.room is not None:
+            return self._packing_prefill(inputs)
+        if self.prefill is None:
+            prefill = stages.Prefill(text, self.positions, scales, spelling)
+            return prefill, inputs | self._past(spelling)
+        inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+        reducing_prefill = prefilling.ReducingPrefill(
+            text, self.positions, scales, self.kv_bits, self.prefill, budget
+        )
+        return reducing_prefill, inputs | self._past(spelling)
 
-    def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _packing_prefill(self, inputs: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+        stage = keeping.PackingPrefill(*self._keeping(), text_rows=self.prompt_tokens)
+        if stage.reads_places:
+            inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+        return stage, inputs
+
+    def _keeping(self) -> tuple[Any, ...]:
+        text, scales = self.parts.text, self.scales
+        return text, self.positions, scales, self.kv_bits, self.room, self.seed
+
+    def _extend(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        bucket = self.ladder.largest
+        text_rows = bucket.cache_slots - bucket.budget
+        rows = min(CHUNK_ROWS, max(1, text_rows // 4))  # the proof puts a chunk behind a prompt
+        inputs = {
+            names.CHUNK_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
+            names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
+        }
+        spelling = self._spelling("ort")
+        stage = stages.Extend(self.parts.text, self.positions, self.scales, spelling)
+        return stage, inputs | self._past(spelling)
+
+    def _decode(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {
             names.TOKEN_ID: torch.zeros(1, 1, dtype=torch.int64),
-            names.PAST_LENGTHS: torch.zeros(1, dtype=torch.int32),
-            names.TOTAL_LENGTH: torch.ones(1, dtype=torch.int32),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
+            names.POSITIONS: torch.zeros(self.layers, 1, dtype=torch.int64),
         }
-        return stages.Decode(self.parts.text, self.slots, self.scales), inputs | self._past()
+        past = inputs | self._past(spelling)
+        if self.room is not None:
+            return keeping.ScoringDecode(*self._keeping()), past
+        return stages.Decode(self.parts.text, self.positions, self.scales, spelling), past
 
     @property
     def prompt_tokens(self) -> int:
         return self.ladder.largest.prompt_tokens
 
     @property
-    def slots(self) -> int:
-        return self.ladder.largest.cache_slots
+    def layers(self) -> int:
+        return len(self.parts.text.layers)
 
-    def _past(self) -> dict[str, Tensor]:
-        text = self.parts.text
-        dtype = torch.float32 if self.scales is None else torch.int8
-        shape = (1, text.kv_heads, self.slots, text.head_dim)
-        order = [n(i) for i in range(len(text.layers)) for n in (names.past_key, names.past_value)]
-        return {name: torch.zeros(shape, dtype=dtype) for name in order}
+    @property
+    def positions(self) -> int:
+        """Rotary positions that the tables hold: all, where a cache that is full goes on."""
+        if self.room is None:
+            return self.ladder.largest.cache_slots
+        return self.parts.text.max_positions
+
+    @property
+    def slots(self) -> list[int]:
+        """Rows that each layer's cache holds."""
+        if self.room is None:
+            return cache_slots(self.ladder, self.prefill, self.layers)
+        return list(self.room.slots)
+
+    def _past(self, spelling: DecoderSpelling) -> dict[str, Tensor]:
+        text, past = self.parts.text, {}
+        planes = () if self.room is None else self.room.policy.planes
+        for layer, slots in enumerate(self.slots):
+            for buffer in spelling.buffers:
+                shape = (1, text.kv_heads, slots, buffer.width(text.head_dim))
+                past[buffer.name(layer)] = torch.zeros(shape, dtype=buffer.dtype)
+            if planes:
+                past[names.past_state(layer)] = torch.zeros(len(planes), text.kv_heads, slots)
+        return past
+
+
+def removed_rows(ladder: Ladder, prefill: Prefill | None, layers: int) -> dict[int, list[int]]:
+    """For each rung, by its budget, the prompt rows that are gone before each layer."""
+    nothing = [0] * layers
+    return {
+        b.budget: nothing if prefill is None else prefill.removed(layers, b.budget) for b in ladder
+    }
+
+
+def cache_slots(ladder: Ladder, prefill: Prefill | None, layers: int) -> list[int]:
+    """Rows of each layer's cache: what the rung that needs most leaves there."""
+    removed = removed_rows(ladder, prefill, layers)
+    return [
+        max(bucket.cache_slots - removed[bucket.budget][layer] for bucket in ladder)
+        for layer in range(layers)
+    ]
 
 
 def _describe(value: ir.Value) -> TensorSpec:

@@ -15,7 +15,7 @@ from edgetok.bundle.manifest import Flavour, KvPrecision, Precision, Weights
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
-from edgetok.calibration.kv_scales import measure_kv_scales
+from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
 from edgetok.calibration.samples import draw, load_samples
 from edgetok.errors import UsageError
 from edgetok.export import external
@@ -23,17 +23,24 @@ from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
-from edgetok.export.parity import prove, prove_portable, require_parity
+from edgetok.export.keeping import draw_numbers
+from edgetok.export.parity import ParityReport, prove, require_parity
+from edgetok.export.parity_portable import prove_portable
+from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
+from edgetok.export.reference_cache import CacheReference
 from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
-from edgetok.families.parts import Parts
+from edgetok.families.parts import Parts, TextParts
+from edgetok.kv import NONE, Policy, Room, find_policy, keep_all, make_room
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
+from edgetok.prefill import Prefill, find_prefill
 
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
+KV_BITS = {"int8": 8, "int4": 4}
 GOLDEN_CASES = 2  # each holds its image and pixels: 0.5 MB at 192 pixels, 1.5 MB at 336
 
 
@@ -58,7 +65,10 @@ def export_model(
     scorer: str | Path | None = None,
     weights: Weights = "fp32",
     kv: KvPrecision = "fp32",
+    kv_policy: str | Policy = NONE,
+    kv_slots: int | None = None,
     flavour: Flavour = "ort",
+    prefill: str | Prefill | None = None,
     samples: str | Path | None = None,
     prompt_tokens: int = 96,
     new_tokens: int = 128,
@@ -76,9 +86,14 @@ def export_model(
         mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
             method with "+masked-sinks".
         scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
+        kv_policy: what a full KV cache keeps, by name or as a policy of one's own; with `none` it
+            keeps every row, and an answer ends where the cache does.
+        kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
+            one when None.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
-        flavour: `portable` adds graphs of standard operators for tower and compressor; what
-            edgetok runs, and the decoder, stay `ort`.
+        flavour: `portable` adds the same graphs in standard operators.
+        prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
+            NAME:RATIO; see `edgetok.prefill`.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
@@ -90,7 +105,9 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
-    precision = Precision(weights=weights, kv=kv)
+    policy, reduction = find_policy(kv_policy), find_prefill(prefill)
+    _require_policy(policy, kv_slots, flavour)
+    _require_one_of(reduction, policy, flavour)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -99,47 +116,138 @@ def export_model(
         parts = open_model(Path(model_dir))
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
+        _require_decoder(parts.text, reduction, policy, kv, flavour)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
+        room = _make_room(policy, kv_slots, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
-        reference = Reference(parts, chosen)
-        scales = _measure_scales(reference, calibration) if kv == "int8" else None
-        builder = GraphBuilder(parts, chosen, ladder, weights, scales, flavour)
+        eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
+        reference = Reference(parts, chosen, eager)
+        bits = KV_BITS.get(kv)
+        scales = _measure_scales(reference, calibration, bits) if bits else None
+        builder = GraphBuilder(
+            *(parts, chosen, ladder, weights, scales, flavour, reduction, bits or 8, room, seed)
+        )
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
-        spelled = [g for g in graphs if g.stage.flavour == "portable"]
-        portable = GraphRunner(spelled, writer.path_of(""))
-        checks = prove_portable(reference, portable, ladder, cases, precision) if spelled else []
-        runner = GraphRunner([g for g in graphs if g.stage.flavour == "ort"], writer.path_of(""))
-        report = prove(reference, runner, ladder, cases, precision, synthetic=samples is None)
-        report = msgspec.structs.replace(report, checks=report.checks + checks)
+        precision = Precision(weights=weights, kv=kv)
+        runner = GraphRunner(_of(graphs, "ort"), writer.path_of(""), reduction, room, scales)
+        report = _prove(builder, graphs, reference, runner, cases, precision, samples is None)
         require_parity(report)
         say("write", 0.95)
         _write_processor(writer, parts)
         write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
-        digest = writer.publish(describe(parts, chosen, ladder, precision, seed, stages))
+        manifest = describe(parts, chosen, ladder, precision, seed, stages, reduction, room)
+        digest = writer.publish(manifest)
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
     seconds = time.monotonic() - started
     return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
 
 
+def _of(graphs: Iterable[Graph], flavour: Flavour) -> list[Graph]:
+    return [graph for graph in graphs if graph.stage.flavour == flavour]
+
+
+def _prove(
+    builder: GraphBuilder,
+    graphs: Sequence[Graph],
+    reference: Reference,
+    runner: GraphRunner,
+    cases: Sequence[Case],
+    precision: Precision,
+    synthetic: bool,
+) -> ParityReport:
+    """Both flavours; the portable one first, since the other rounds the reference for good."""
+    ladder, checks = builder.ladder, []
+    if spelled := _of(graphs, "portable"):
+        plain = Reference(builder.parts, builder.method)
+        portable = GraphRunner(spelled, runner.root)
+        checks = prove_portable(plain, portable, ladder, cases, precision, builder.scales)
+    report = prove(
+        reference, runner, ladder, cases, precision, synthetic=synthetic, prefill=builder.prefill
+    )
+    return msgspec.structs.replace(report, checks=report.checks + checks)
+
+
 def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> None:
     for what, value, known in (
         ("weights precision", weights, ("fp32", "int8", "int4")),
-        ("kv precision", kv, ("fp32", "int8")),
+        ("kv precision", kv, ("fp32", *KV_BITS)),
         ("flavour", flavour, ("ort", "portable")),
     ):
         if value not in known:
             raise UsageError(f"{what} {value!r} is unknown; choose {', '.join(known)}")
-    if kv == "int8" and samples is None:
+    if kv in KV_BITS and samples is None:
         raise UsageError(
-            "an int8 KV cache needs images and prompts to measure its scales on; "
+            f"an {kv} KV cache needs images and prompts to measure its scales on; "
             "give samples (--samples FILE.jsonl or a folder), or use kv fp32 (--kv fp32)"
         )
+
+
+def _require_policy(policy: Policy | None, slots: int | None, flavour: str) -> None:
+    if policy is None and slots is not None:
+        raise UsageError(
+            f"{slots} KV slots need a policy that says which rows stay; choose one (--kv-policy), "
+            "or lower --new-tokens for a shorter cache"
+        )
+    if policy is not None and flavour != "ort":
+        raise UsageError(
+            f"KV policy {policy.name} has no {flavour} form; use --flavour ort or --kv-policy none"
+        )
+    if policy is not None and slots is not None:
+        make_room(policy, slots, 1 if policy.capacities is None else 2)  # too few for any model
+
+
+def _require_one_of(reduction: Prefill | None, policy: Policy | None, flavour: str) -> None:
+    if reduction is not None and flavour != "ort":
+        raise UsageError(
+            f"{reduction.name} has no {flavour} form; use --flavour ort or leave --prefill out"
+        )
+    if reduction is not None and policy is not None:
+        raise UsageError(
+            f"{reduction.name} takes rows away at prefill and {policy.name} packs what prefill "
+            "leaves; edgetok cannot do both in one bundle yet: use --prefill or --kv-policy"
+        )
+
+
+def _require_decoder(
+    text: TextParts, reduction: Prefill | None, policy: Policy | None, kv: str, flavour: str
+) -> None:
+    """Refuse a decoder whose attention is more than what is asked for can spell."""
+    if reduction is not None:
+        reduction.check_depth(len(text.layers))
+        require_plain_attention(text, "reduction at prefill", "leave --prefill out")
+    if policy is not None:
+        require_plain_attention(text, "a KV policy", "use --kv-policy none")
+    if kv == "int4":
+        require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
+    if flavour != "ort":
+        require_plain_attention(text, f"the {flavour} flavour", "use --flavour ort")
+
+
+def _make_room(
+    policy: Policy | None, slots: int | None, ladder: Ladder, text: TextParts
+) -> Room | None:
+    if policy is None:
+        return None
+    wanted = ladder.largest.cache_slots if slots is None else slots
+    return make_room(policy, wanted, len(text.layers), text.max_positions)
+
+
+def _eager_cache(
+    parts: Parts, room: Room | None, seed: int, kv: str, ladder: Ladder
+) -> CacheReference | None:
+    """The reference of caches that Hugging Face's own is too far from: emptied or coarse ones."""
+    if room is not None:
+        draws = draw_numbers(parts.text, seed) if room.policy.drawn else None
+        return CacheReference(parts.text, room, draws)
+    if kv != "int4":
+        return None
+    return CacheReference(parts.text, keep_all(ladder.largest.cache_slots, len(parts.text.layers)))
 
 
 def _make_ladder(
@@ -170,9 +278,9 @@ def _make_cases(
     if samples is None:
         return synthetic_cases(parts, count), []
     loaded = load_samples(samples)
-    wanted = count + (KV_SAMPLES if kv == "int8" else 0)
+    wanted = count + (KV_SAMPLES if kv in KV_BITS else 0)
     cases = make_cases(parts, draw(loaded, min(wanted, len(loaded)), seed))
-    return cases[:count], cases[count:] or cases if kv == "int8" else []
+    return cases[:count], cases[count:] or cases if kv in KV_BITS else []
 
 
 def _require_prompts_fit(cases: Sequence[Case], prompt_tokens: int) -> None:
@@ -184,7 +292,7 @@ def _require_prompts_fit(cases: Sequence[Case], prompt_tokens: int) -> None:
         )
 
 
-def _measure_scales(reference: Reference, cases: Sequence[Case]) -> Scales:
+def _measure_scales(reference: Reference, cases: Sequence[Case], bits: int) -> Scales:
     full = reference.parts.vision.full_tokens
 
     def rows() -> Iterable[Any]:
@@ -194,7 +302,9 @@ def _measure_scales(reference: Reference, cases: Sequence[Case]) -> Scales:
             ]
             yield reference.embed(case.before, tokens, case.after)
 
-    return measure_kv_scales(reference.parts.text, rows())
+    scales = measure_kv_scales(reference.parts.text, rows(), bits)
+    require_scales(scales)
+    return scales
 
 
 def _write_graphs(writer: BundleWriter, builder: GraphBuilder, graphs: Sequence[Graph]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.cases import Case
+from edgetok.export.reference_cache import CacheReference
 from edgetok.export.reference_flow import Values
 from edgetok.export.reference_inside import ReducingReference
 from edgetok.export.reference_probes import Projections, other_probe
@@ -31,11 +32,15 @@ class Answer:
 
 
 class Reference:
-    """Runs one image and prompt through the whole model with a compressor in the middle."""
+    """Runs one image and prompt through the whole model with a compressor in the middle.
 
-    def __init__(self, parts: Parts, method: Method) -> None:
+    `cache` holds what a policy keeps of the rows; without one, Hugging Face's own holds all.
+    """
+
+    def __init__(self, parts: Parts, method: Method, cache: CacheReference | None = None) -> None:
         self.parts = parts
         self.method = method
+        self.cache = cache
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
@@ -111,12 +116,20 @@ class Reference:
         return torch.cat(parts)[None]
 
     @torch.no_grad()
-    def answer(self, embeds: Tensor, new_tokens: int) -> Answer:
-        """Greedy decoding through Hugging Face's own cache, until a stop token."""
+    def answer(
+        self, embeds: Tensor, new_tokens: int, visual: range = range(0), cache: Any = None
+    ) -> Answer:
+        """Greedy decoding until a stop token.
+
+        Args:
+            visual: which rows are visual, for a policy that asks.
+            cache: an empty one of another kind than Hugging Face's own.
+        """
         text = self.parts.text
+        if self.cache is not None:
+            return self._answer_from(self.cache, embeds, new_tokens, visual)
         ids: list[int] = []
         logits: list[Tensor] = []
-        cache: Any = None
         rows = embeds
         while len(ids) < new_tokens:
             out = text.model(inputs_embeds=rows, past_key_values=cache, use_cache=True)
@@ -126,6 +139,16 @@ class Reference:
             if ids[-1] in text.stop_ids:
                 break
             rows = text.embed(torch.tensor([[ids[-1]]]))
+        return Answer(torch.stack(logits), ids)
+
+    def _answer_from(
+        self, cache: CacheReference, embeds: Tensor, new_tokens: int, visual: range
+    ) -> Answer:
+        logits = [cache.begin(embeds, visual)]
+        ids = [int(logits[-1].argmax())]
+        while len(ids) < new_tokens and ids[-1] not in self.parts.text.stop_ids:
+            logits.append(cache.step(ids[-1]))
+            ids.append(int(logits[-1].argmax()))
         return Answer(torch.stack(logits), ids)
 
     @torch.no_grad()

@@ -15,7 +15,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgetok import names
-from edgetok.export.graphs import Graph
+from edgetok.export.graphs import Graph, Scales
+from edgetok.kv import Room
+from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
 
@@ -25,9 +27,22 @@ class GraphRunner:
 
     Args:
         root: directory that holds `weights/model.bin`.
+        prefill: what the prefill graphs take away.
+        room: of the policy of the cache, if there is one.
+        scales: per layer key and value scales [1, G, 1, H] of a cache in whole numbers.
     """
 
-    def __init__(self, graphs: Iterable[Graph], root: Path) -> None:
+    def __init__(
+        self,
+        graphs: Iterable[Graph],
+        root: Path,
+        prefill: Prefill | None = None,
+        room: Room | None = None,
+        scales: Scales | None = None,
+    ) -> None:
+        self._prefill, self.room, self.scales = prefill, room, scales
+        self.root = root
+        self._past: dict[str, Array] = {}
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
         for graph in graphs:
@@ -41,7 +56,8 @@ class GraphRunner:
             unpacked = "0" if graph.stage.stage == "decode" else "1"
             options.add_session_config_entry("session.disable_prepacking", unpacked)
             session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
-            self._sessions[graph.stage.stage, graph.stage.bucket] = session
+            part = graph.stage.bucket if graph.stage.layer is None else graph.stage.layer
+            self._sessions[graph.stage.stage, part] = session
             for spec in graph.stage.inputs:
                 self._shapes[spec.name] = (spec.shape, spec.dtype)
 
@@ -77,34 +93,149 @@ class GraphRunner:
             names.TEXT_MASK: np.pad(mask, (0, missing)),
         }
 
-    def answer(self, budget: int, embeds: Array, new_tokens: int, stop_ids: tuple[int, ...]) -> Any:
-        """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids."""
-        rows, count = self._pad(budget, embeds), embeds.shape[0]
-        feeds = self._empty_cache() | {
-            names.INPUT_EMBEDS: rows,
-            names.LAST_ROW: np.array([count - 1], np.int64),
-            names.PAST_LENGTHS: np.array([count - 1], np.int32),
-        }
-        out = self.run("prefill", budget, feeds)
-        logits, ids = [out[names.LOGITS][0]], [int(out[names.LOGITS].argmax())]
+    def answer(
+        self,
+        budget: int,
+        embeds: Array,
+        new_tokens: int,
+        stop_ids: tuple[int, ...],
+        start: int = 0,
+    ) -> Any:
+        """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids.
+
+        `start` is the first visual row, where those are treated apart.
+        """
+        logits = [self.begin(budget, embeds, start)]
+        ids = [int(logits[-1].argmax())]
         while len(ids) < new_tokens and ids[-1] not in stop_ids:
-            step: dict[str, Array] = {
-                names.TOKEN_ID: np.array([[ids[-1]]], np.int64),
-                names.PAST_LENGTHS: np.array([count], np.int32),
-                names.TOTAL_LENGTH: np.array([count + 1], np.int32),
-            }
-            out = self.run("decode", None, step | _as_past(out))
-            logits.append(out[names.LOGITS][0])
-            ids.append(int(out[names.LOGITS].argmax()))
-            count += 1
+            logits.append(self.step(ids[-1]))
+            ids.append(int(logits[-1].argmax()))
         return np.stack(logits), ids
 
+    def begin(self, budget: int, embeds: Array, start: int = 0) -> Array:
+        """Prefill of true rows [n, D] -> logits [W]."""
+        out, count = self.prefill(budget, embeds, start), embeds.shape[0]
+        self._past, self._position = _as_past(out), count
+        self._lengths = (count - self._removed(budget)).astype(np.int32)
+        if self.room is not None:
+            packed = self._lengths > np.array(self.room.slots)
+            self._lengths[packed] = np.array(self.room.keep, np.int32)[packed]
+        logits: Array = out[names.LOGITS][0]
+        return logits
+
+    def step(self, token_id: int) -> Array:
+        """One token more -> logits [W]."""
+        self.compact()
+        places = self._lengths if self._renumbered else np.full(self._layers, self._position)
+        feeds = self._past | {
+            names.TOKEN_ID: np.array([[token_id]], np.int64),
+            names.PAST_LENGTHS: self._lengths,
+            names.POSITIONS: places.astype(np.int64)[:, None],
+        }
+        out = self.run("decode", None, feeds)
+        self._past, self._position = _as_past(out), self._position + 1
+        self._lengths = self._lengths + 1
+        logits: Array = out[names.LOGITS][0]
+        return logits
+
+    def put(self, chunk: Array) -> Array:
+        """The R rows [R, D] of the extend graph behind those of the cache -> logits [W]."""
+        width = len(chunk)
+        first = self._lengths if self._renumbered else np.full(self._layers, self._position)
+        feeds = self._past | {
+            names.CHUNK_EMBEDS: chunk[None],
+            names.PAST_LENGTHS: self._lengths + np.int32(width - 1),
+            names.CHUNK_POSITIONS: first[:, None].astype(np.int64) + np.arange(width),
+        }
+        out = self.run(names.EXTEND, None, feeds)
+        self._past, self._position = _as_past(out), self._position + width
+        self._lengths = self._lengths + np.int32(width)
+        logits: Array = out[names.LOGITS][0]
+        return logits
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that the extend graph takes at once."""
+        shape, _ = self._shapes[names.CHUNK_EMBEDS]
+        return shape[1]
+
+    def room_for(self, budget: int) -> int:
+        """Rows that fit into the cache behind one another, those counted that prefill removes."""
+        slots = [self._shapes[names.past_key(layer)][0][2] for layer in range(self._layers)]
+        return int((np.array(slots) + self._removed(budget)).min())
+
+    @property
+    def reduces(self) -> bool:
+        """Whether prefill takes rows away."""
+        return self._prefill is not None
+
+    @property
+    def _renumbered(self) -> bool:
+        if self.room is not None:
+            return self.room.policy.positions == "renumbered"
+        return self._prefill is not None and self._prefill.method.positions == "renumbered"
+
+    def compact(self) -> None:
+        """Empty the layers that are full, as a policy has it; nothing where there is none."""
+        if self.room is None:
+            return
+        for layer in np.flatnonzero(self._lengths >= np.array(self.room.slots)).tolist():
+            out = self.run(names.COMPACT, layer, self._past)
+            for kind in ("key", "value", "state"):
+                if (kept := out.get(f"kept_{kind}")) is not None:
+                    self._past[f"past_{kind}_{layer}"][:, :, : kept.shape[2]] = kept
+            self._lengths[layer] = self.room.keep[layer]
+
+    def keys(self, layer: int) -> Array:
+        """Keys [G, C, H] of a layer as it is now, float32 whatever the cache is."""
+        keys: Array = self._past[names.past_key(layer)][0]
+        if keys.dtype == np.uint8:  # two channels in a byte, the even one in its low half
+            keys = np.stack([keys % 16, keys // 16], -1).reshape(*keys.shape[:2], -1) - 8.0
+        if self.scales is None:
+            return keys
+        return np.asarray(keys * self.scales[layer][0][0].numpy(), np.float32)
+
+    @property
+    def bits(self) -> int:
+        """Of a number in a cache that has scales."""
+        _, dtype = self._shapes[names.past_key(0)]
+        return 4 if dtype == "uint8" else 8
+
+    def prompt_rows(self, budget: int) -> int:
+        """Rows that a rung's prompt has room for."""
+        rows: int = self._prompt_shape(budget)[1]
+        return rows
+
+    def prefill(self, budget: int, embeds: Array, start: int = 0) -> dict[str, Array]:
+        """True rows [n, D] through the prefill graph of a rung: all its outputs, by name."""
+        last = embeds.shape[0] - 1 - self._removed(budget)
+        feeds = {
+            names.INPUT_EMBEDS: self._pad(budget, embeds),
+            names.LAST_ROW: last[-1:].astype(np.int64),
+            names.VISUAL_START: np.array([start], np.int64),
+            names.PAST_LENGTHS: last.astype(np.int32),
+        }
+        return self.run("prefill", budget, feeds | self._empty_cache())
+
+    def _removed(self, budget: int) -> Array:
+        """Rows that are gone before each layer, [L]."""
+        if self._prefill is None:
+            return np.zeros(self._layers, np.int64)
+        return np.array(self._prefill.removed(self._layers, budget), np.int64)
+
+    @property
+    def _layers(self) -> int:
+        shape, _ = self._shapes[names.PAST_LENGTHS]
+        return shape[0]
+
     def _pad(self, budget: int, embeds: Array) -> Array:
-        inputs = self._sessions["prefill", budget].get_inputs()
-        shape = next(value.shape for value in inputs if value.name == names.INPUT_EMBEDS)
-        rows = np.zeros(shape, np.float32)
+        rows = np.zeros(self._prompt_shape(budget), np.float32)
         rows[0, : embeds.shape[0]] = embeds
         return rows
+
+    def _prompt_shape(self, budget: int) -> list[int]:
+        inputs = self._sessions["prefill", budget].get_inputs()
+        return next(value.shape for value in inputs if value.name == names.INPUT_EMBEDS)
 
     def _empty_cache(self) -> dict[str, Array]:
         return {
@@ -115,4 +246,5 @@ class GraphRunner:
 
 
 def _as_past(outputs: dict[str, Array]) -> dict[str, Array]:
-    return {n.replace("present_", "past_"): v for n, v in outputs.items() if n != names.LOGITS}
+    cache = {n: v for n, v in outputs.items() if n.startswith("present_")}
+    return {n.replace("present_", "past_"): v for n, v in cache.items()}

@@ -28,8 +28,8 @@ SMALLEST_ROWS = 64  # below this a matrix is smaller than what quantizing it wou
 # tower between tokens, so both keep 8 bits; fewer were not tried.
 BITS: dict[str, dict[str, int]] = {
     "fp32": {},
-    "int8": {"tower": 8, "compress": 8, "prefill": 8, "decode": 8, "head": 8},
-    "int4": {"tower": 8, "compress": 8, "prefill": 4, "decode": 4, "head": 8},
+    "int8": {"tower": 8, "compress": 8, "prefill": 8, "extend": 8, "decode": 8, "head": 8},
+    "int4": {"tower": 8, "compress": 8, "prefill": 4, "extend": 4, "decode": 4, "head": 8},
 }
 
 

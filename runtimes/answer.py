@@ -9,6 +9,7 @@ from typing import Literal
 
 from edgetok.control import Decision
 from edgetok.errors import UsageError
+from edgetok.ladder import Bucket
 from edgetok.runtimes.sampling import Logits, log_probability, margin
 
 Clock = Callable[[], float]  # seconds, never running backwards
@@ -43,7 +44,9 @@ class Answer:
             decode_per_token. Stages of an image that was encoded before are missing.
         decode_tokens_per_s: after the first token; 0 if there was only one.
         confidence: None if there is no token.
-        prompt_tokens: text tokens of the prompt, template included.
+        prompt_tokens: text tokens of the prompt, template included; in a conversation those of
+            the last turn.
+        reused_rows: rows of the prompt, visual tokens included, that were in the KV cache already.
         kept: source index of each visual token; -1 for the CLS token or a mixture of all.
         signals: what the tower said about the image.
     """
@@ -57,6 +60,7 @@ class Answer:
     decode_tokens_per_s: float
     confidence: Confidence | None
     prompt_tokens: int
+    reused_rows: int
     kept: tuple[int, ...]
     signals: Mapping[str, float]
 
@@ -86,6 +90,7 @@ class Progress:
     decision: Decision | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
     prompt_tokens: int = 0
+    reused_rows: int = 0
     max_new_tokens: int = 0
     kept: tuple[int, ...] = ()
     token_ids: list[int] = field(default_factory=list)
@@ -93,6 +98,17 @@ class Progress:
     log_probability_sum: float = 0.0
     first_margin: float = 0.0
     stop_reason: StopReason | None = None
+
+    @property
+    def bucket(self) -> Bucket:
+        """The rung that was chosen.
+
+        Raises:
+            UsageError: if none was yet.
+        """
+        if self.decision is None:
+            raise UsageError("there is no answer: the stream was closed before it began")
+        return self.decision.bucket
 
     def add_token(self, token_id: int, logits: Logits) -> None:
         if not self.token_ids:
@@ -132,6 +148,7 @@ class Progress:
             decode_tokens_per_s=steps / seconds if seconds > 0 else 0.0,
             confidence=self._confidence(),
             prompt_tokens=self.prompt_tokens,
+            reused_rows=self.reused_rows,
             kept=self.kept,
             signals=dict(self.signals),
         )

@@ -69,6 +69,7 @@ def measure(
         raise UsageError(f"repeats {repeats} is not positive")
 
     def answer(budget: int) -> Answer:
+        model.forget()  # the same question again would find its rows in the cache
         return model.generate(image, prompt, budget=budget, max_new_tokens=max_new_tokens)
 
     return [_measure_rung(answer, budget, repeats) for budget in model.ladder.budgets]

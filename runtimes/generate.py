@@ -1,4 +1,4 @@
-"""From an image and a prompt to an answer, written once over the protocol."""
+"""A loaded bundle and all that may be asked of it, written once over the protocol."""
 
 from __future__ import annotations
 
@@ -6,63 +6,21 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Literal
-
-import numpy as np
 
 from edgetok.bundle.manifest import Manifest
 from edgetok.control import BenchTable, Fixed, load_table
 from edgetok.errors import UsageError
-from edgetok.ladder import Bucket, Ladder
+from edgetok.ladder import Ladder
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
-from edgetok.runtimes.interface import has_tower_per_rung
+from edgetok.runtimes.conversation import Conversation
+from edgetok.runtimes.pipeline import Pipeline
 from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.processor import Processor
-from edgetok.runtimes.prompt import Detokenizer, Prompt, require_prompt_fits
-from edgetok.runtimes.protocol import FloatArray, Runtime, TextRows, VisualTokens
+from edgetok.runtimes.prompt import require_prompt_fits
+from edgetok.runtimes.protocol import FloatArray, Runtime, VisualTokens
 from edgetok.runtimes.request import Choice, EncodedImage, Request, Signal
-from edgetok.runtimes.sampling import Sampler, Sampling
-
-
-class Stream:
-    """Pieces of text as they are generated. Closing it cancels; `answer` is there at the end."""
-
-    def __init__(self, pieces: Generator[str, None, None], progress: Progress) -> None:
-        self._pieces = pieces
-        self._progress = progress
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop generating; the model is free for the next question."""
-        self._pieces.close()
-        if self._progress.stop_reason is None:
-            self._progress.stop_reason = "cancelled"
-
-    @property
-    def answer(self) -> Answer:
-        """The answer, once the stream has ended or was closed.
-
-        Raises:
-            UsageError: before that.
-        """
-        return self._progress.answer()
+from edgetok.runtimes.sampling import Sampling
+from edgetok.runtimes.stream import Stream
 
 
 class Model:
@@ -90,6 +48,7 @@ class Model:
         self.digest = digest
         self._tables = tables
         self._clock = clock
+        self._pipeline = Pipeline(runtime, processor, digest)
         self._in_use = threading.Lock()
 
     @property
@@ -118,7 +77,7 @@ class Model:
         """
         bucket = None if budget is None else self.ladder.bucket(budget)
         with self._exclusive():
-            return self._encode(image, Stopwatch(self._clock), bucket)
+            return self._pipeline.encoded(image, Stopwatch(self._clock), bucket)
 
     def generate(
         self,
@@ -201,8 +160,7 @@ class Model:
         """
         request = Request(Fixed(budget), Sampling(), None)
         with self._exclusive():
-            logits, _ = self._begin(image, prompt, request, Progress(Stopwatch(self._clock)))
-            return logits.copy()
+            return self._begin(image, prompt, request, Progress(Stopwatch(self._clock))).copy()
 
     def compress(self, image: EncodedImage, prompt: str, *, budget: int) -> VisualTokens:
         """The visual tokens that a rung makes of an encoded image for this prompt.
@@ -213,11 +171,45 @@ class Model:
             InputError: if the prompt is rejected.
         """
         bucket = self.ladder.bucket(budget)
-        encoded = self._encoded(image, Stopwatch(self._clock), bucket)
         tokens = self.processor.encode(prompt)
         require_prompt_fits(tokens, bucket.prompt_tokens)
         with self._exclusive():
-            return self.runtime.compress(encoded.output, bucket, self._embed(tokens))
+            encoded = self._pipeline.encoded(image, Stopwatch(self._clock), bucket)
+            return self._pipeline.compress(encoded, bucket, tokens)
+
+    def converse(
+        self,
+        image: ImageInput | EncodedImage,
+        *,
+        budget: int | None = None,
+        max_ttft_ms: float | None = None,
+        max_memory_mib: float | None = None,
+        signal: Signal | None = None,
+    ) -> Conversation:
+        """Talk about an image in several turns; nothing runs before the first question.
+
+        Arguments as in `stream`; the rung is chosen once, at the first question. Between two turns
+        the model may answer other questions, after which the next turn takes longer.
+
+        Raises:
+            UsageError: for options that are out of range or contradict each other, or if the
+                model's chat template has no later turns.
+        """
+        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
+        policy = choice.policy(self.ladder, lambda: self._tables(self.digest, self.device))
+        self.processor.encode_turn("")  # says whether there can be a second turn
+        return Conversation(self._pipeline, image, policy, self._exclusive, self._clock)
+
+    def forget(self) -> None:
+        """Have the next answer computed from its first row on, for the measure of it.
+
+        Without this, rows that its prompt shares with the one before it are taken from the cache.
+
+        Raises:
+            UsageError: while a stream of this model is open.
+        """
+        with self._exclusive():
+            self.runtime.forget()
 
     def _run(
         self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
@@ -225,94 +217,16 @@ class Model:
         sampler = request.sampling.sampler()
         with self._exclusive():
             with progress.watch.measure("ttft"):
-                logits, rows = self._begin(image, text, request, progress)
-                token_id = self._choose(logits, sampler, progress)
-            yield from self._decode(token_id, rows, sampler, progress)
+                logits = self._begin(image, text, request, progress)
+                token_id = self._pipeline.choose(logits, sampler, progress)
+            yield from self._pipeline.decode(token_id, sampler, progress)
 
     def _begin(
         self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
-    ) -> tuple[FloatArray, int]:
-        """Everything up to the first logits [W]; and how many rows the cache holds."""
-        watch = progress.watch
-        with watch.measure("tokenize"):
-            prompt = self.processor.encode(text)
-        progress.prompt_tokens = prompt.tokens
-        require_prompt_fits(prompt, max(bucket.prompt_tokens for bucket in self.ladder))
-        bucket = None
-        if has_tower_per_rung(self.manifest):  # its tower is known only when the rung is
-            progress.decision = request.policy.choose(self.ladder, {})
-            bucket = progress.decision.bucket
-        encoded = self._encoded(image, watch, bucket)
-        progress.signals = encoded.output.signals
-        if bucket is None:
-            progress.decision = request.policy.choose(self.ladder, encoded.output.signals)
-            bucket = progress.decision.bucket
-        progress.max_new_tokens = request.max_new_tokens or bucket.new_tokens
-        require_prompt_fits(prompt, bucket.prompt_tokens)
-        with watch.measure("embed"):
-            written = self._embed(prompt)
-        with watch.measure("compress"):
-            visual = self.runtime.compress(encoded.output, bucket, written)
-        progress.kept = tuple(visual.kept.tolist())
-        with watch.measure("prefill"):
-            embeds = _assemble(prompt, written.rows, visual.rows)
-            return self.runtime.prefill(bucket, embeds), len(embeds)
-
-    def _decode(
-        self, token_id: int | None, rows: int, sampler: Sampler, progress: Progress
-    ) -> Generator[str, None, None]:
-        """Yield the text of `token_id` and of all that follow; `rows` are in the cache."""
-        detokenizer = Detokenizer(self.processor.tokenizer)
-        piece = "" if token_id is None else detokenizer.push(token_id)
-        while token_id is not None:
-            yield from progress.show(piece)
-            progress.stop_reason = self._exhausted(rows, progress)
-            if progress.stop_reason is not None:
-                break
-            with progress.watch.measure("decode_total"):
-                logits = self.runtime.step(token_id, rows)
-                token_id = self._choose(logits, sampler, progress)
-                piece = "" if token_id is None else detokenizer.push(token_id)
-            rows += 1
-        yield from progress.show(detokenizer.flush())
-
-    def _choose(self, logits: FloatArray, sampler: Sampler, progress: Progress) -> int | None:
-        """The next token, or None with the reason noted."""
-        if not np.isfinite(logits).all():
-            progress.stop_reason = "numeric"
-            return None
-        token_id = sampler(logits)
-        progress.add_token(token_id, logits)
-        if token_id in self.manifest.text.stop_ids:
-            progress.stop_reason = "stop"
-            return None
-        return token_id
-
-    def _exhausted(self, rows: int, progress: Progress) -> Literal["length", "cache"] | None:
-        """Why no further token may be generated, if so."""
-        if len(progress.token_ids) >= progress.max_new_tokens:
-            return "length"
-        if rows >= min(self.manifest.kv.slots, self.manifest.text.max_positions):
-            return "cache"
-        return None
-
-    def _encoded(
-        self, image: ImageInput | EncodedImage, watch: Stopwatch, bucket: Bucket | None
-    ) -> EncodedImage:
-        if not isinstance(image, EncodedImage):
-            return self._encode(image, watch, bucket)
-        if image.digest != self.digest:
-            raise UsageError("the image was encoded by another bundle; encode it with this one")
-        return image
-
-    def _encode(self, image: ImageInput, watch: Stopwatch, bucket: Bucket | None) -> EncodedImage:
-        with watch.measure("preprocess"):
-            pixels = self.processor.pixels(image)
-        with watch.measure("tower"):
-            return EncodedImage(self.runtime.encode(pixels, bucket), self.digest)
-
-    def _embed(self, prompt: Prompt) -> TextRows:
-        return TextRows(self.runtime.embed([*prompt.before, *prompt.after]), prompt.question)
+    ) -> FloatArray:
+        """Everything up to the first logits [W]."""
+        rows = self._pipeline.open(image, text, request, progress)
+        return self._pipeline.fill(rows, progress.bucket, progress)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -326,9 +240,3 @@ class Model:
             yield
         finally:
             self._in_use.release()
-
-
-def _assemble(prompt: Prompt, text: FloatArray, visual: FloatArray) -> FloatArray:
-    """Rows [n, D] of the prompt with the visual tokens [K, D] in their place."""
-    split = len(prompt.before)
-    return np.concatenate([text[:split], visual, text[split:]])

@@ -12,12 +12,24 @@ from edgetok.ladder import Bucket
 SIGNAL_PREFIX = "signal_"
 
 Shape = list[int]
-Interface = dict[str, tuple[str, Shape | None]]  # dtype and shape by name; None: any shape
+_Place = tuple[str, Shape | None]  # dtype and shape; None: any shape
+Interface = dict[str, _Place]  # by name
 
 
 def has_tower_per_rung(manifest: Manifest) -> bool:
     """Whether the method acts inside the tower, so that each rung encodes an image for itself."""
     return any(s.stage == "tower" and s.bucket is not None for s in manifest.stages)
+
+
+def reduces_at_prefill(manifest: Manifest) -> bool:
+    """Whether prefill graphs ask where the visual rows begin."""
+    return manifest.prefill.method != "none"
+
+
+def reads_prompt(manifest: Manifest) -> bool:
+    """Whether the method looks at the question, so that an image's tokens depend on it."""
+    compress = (s for s in manifest.stages if s.stage == "compress" and s.flavour == "ort")
+    return any(t.name in names.OF_PROMPT for stage in compress for t in stage.inputs)
 
 
 def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage) -> None:
@@ -40,7 +52,7 @@ def _expected(
     manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage
 ) -> tuple[Interface, Interface]:
     text, vision = manifest.text, manifest.vision
-    past, present = _cache(manifest)
+    past, present = _cache(manifest, stage.flavour)
     logits: Interface = {names.LOGITS: ("float32", [1, text.vocabulary])}
     match stage.stage:
         case "tower":
@@ -66,31 +78,82 @@ def _expected(
             embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, text.hidden])}
             return {names.TOKEN_IDS: ("int64", [rows])}, embeds
         case "prefill":
-            return {
+            prompt: Interface = {
                 names.INPUT_EMBEDS: ("float32", [1, bucket.prefill_tokens, text.hidden]),
                 names.LAST_ROW: ("int64", [1]),
-                names.PAST_LENGTHS: ("int32", [1]),
+                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
+            }
+            told = any(t.name == names.VISUAL_START for t in stage.inputs)
+            if reduces_at_prefill(manifest) or (manifest.kv.keep and told):
+                prompt[names.VISUAL_START] = ("int64", [1])
+            if not manifest.kv.keep:
+                return prompt | past, logits | present
+            # A policy's prefill begins with an empty cache, and writes what the policy keeps.
+            return prompt, logits | present
+        case "extend":
+            rows = _chunk_rows(manifest, stage)
+            return {
+                names.CHUNK_EMBEDS: ("float32", [1, rows, text.hidden]),
+                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
+                names.CHUNK_POSITIONS: ("int64", [manifest.kv.layers, rows]),
                 **past,
             }, logits | present
         case "decode":
             return {
                 names.TOKEN_ID: ("int64", [1, 1]),
-                names.PAST_LENGTHS: ("int32", [1]),
-                names.TOTAL_LENGTH: ("int32", [1]),
+                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
+                names.POSITIONS: ("int64", [manifest.kv.layers, 1]),
                 **past,
             }, logits | present
+        case "compact":
+            return _compaction(manifest, stage.layer or 0)
 
 
-def _cache(manifest: Manifest) -> tuple[Interface, Interface]:
+def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
+    """How many rows the graph takes at once: any number that fits into every layer."""
+    shapes = [t.shape for t in stage.inputs if t.name == names.CHUNK_EMBEDS]
+    rows = shapes[0][1] if shapes and len(shapes[0]) == 3 else 1
+    return max(1, min(rows, *manifest.kv.slots))
+
+
+def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
+    """The buffers of all layers, before a graph and behind it."""
+    kv, precision = manifest.kv, manifest.precision.kv
+    past = Interface()
+    for layer, slots in enumerate(kv.slots):
+        row, state = _places(manifest, slots)
+        if flavour == "portable" and precision == "int4":
+            row = ("int8", row[1])
+        past |= {names.past_key(layer): row, names.past_value(layer): row}
+        if flavour == "portable" and precision != "fp32":
+            own: _Place = ("float32", [1, kv.kv_heads, slots, 1])
+            past |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
+        if kv.planes:
+            past[names.past_state(layer)] = state
+    return past, {names.present_of(name): place for name, place in past.items()}
+
+
+def _compaction(manifest: Manifest, layer: int) -> tuple[Interface, Interface]:
     kv = manifest.kv
-    dtype = "int8" if manifest.precision.kv == "int8" else "float32"
-    place = (dtype, [1, kv.kv_heads, kv.slots, kv.head_dim])
-    layers = range(kv.layers)
-    past = {name(layer): place for layer in layers for name in (names.past_key, names.past_value)}
-    present = {
-        name(layer): place for layer in layers for name in (names.present_key, names.present_value)
-    }
-    return {**past}, {**present}
+    row, state = _places(manifest, kv.slots[layer])
+    kept, kept_state = _places(manifest, kv.keep[layer])
+    inputs: Interface = {names.past_key(layer): row, names.past_value(layer): row}
+    outputs: Interface = {names.KEPT_KEY: kept, names.KEPT_VALUE: kept}
+    if kv.planes:
+        inputs[names.past_state(layer)], outputs[names.KEPT_STATE] = state, kept_state
+    return inputs, outputs
+
+
+def _places(manifest: Manifest, rows: int) -> tuple[_Place, _Place]:
+    """Dtype and shape of so many rows of a layer, and of what is remembered of them."""
+    kv = manifest.kv
+    dtype, channels = {
+        "fp32": ("float32", kv.head_dim),
+        "int8": ("int8", kv.head_dim),
+        "int4": ("uint8", kv.head_dim // 2),
+    }[manifest.precision.kv]
+    pair: _Place = (dtype, [1, kv.kv_heads, rows, channels])
+    return pair, ("float32", [len(kv.planes), kv.kv_heads, rows])
 
 
 def _misfits(side: str, tensors: list[Tensor], expected: Interface) -> Iterator[str]:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import numpy as np
 
 from edgetok import names
-from edgetok.bundle.manifest import Manifest, Stage
+from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, shared_stages
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
-from edgetok.runtimes.interface import SIGNAL_PREFIX, has_tower_per_rung, require_interface
-from edgetok.runtimes.protocol import FloatArray, TextRows, TowerOutput, VisualTokens
+from edgetok.runtimes.cache import CacheRows, HeldRows, list_chunks
+from edgetok.runtimes.compaction import Compaction, load_compaction
+from edgetok.runtimes.interface import (
+    SIGNAL_PREFIX,
+    has_tower_per_rung,
+    reduces_at_prefill,
+    require_interface,
+)
+from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
 from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
 
 _WEIGHTS_PREFIX = "weights/"
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
+_STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
 _SCRATCH = 8  # live activations, in multiples of the widest graph input or output
 
 
@@ -30,9 +39,11 @@ class OrtRuntime:
         device: "cpu" or "cuda".
         budgets: the rungs to load; all when None.
         threads: threads per operator; one per physical core when None.
+        flavour: which of the bundle's graphs to run.
 
     Raises:
-        UsageError: for an unknown device, rung or number of threads.
+        UsageError: for an unknown device, rung, number of threads or flavour, or one that the
+            bundle does not have.
         IncompatibleError: if ONNX Runtime or the provider is missing, or refuses a graph.
         ResourceError: if the machine has less free memory than the bundle needs.
     """
@@ -44,15 +55,21 @@ class OrtRuntime:
         device: str = "cpu",
         budgets: Iterable[int] | None = None,
         threads: int | None = None,
+        flavour: Flavour = "ort",
     ) -> None:
         provider = provider_of(device)
         self.manifest: Manifest = bundle.manifest
+        self.flavour = _require_flavour(bundle.manifest, flavour)
         self.ladder = _loaded_ladder(bundle.ladder, budgets)
         self.device = device
         self.threads = _require_threads(threads)
-        _require_memory(bundle.manifest, self.ladder)
+        _require_memory(bundle.manifest, self.ladder, flavour)
+        self._rows = CacheRows(self.manifest.kv, self.manifest.text.max_positions)
+        self._held = HeldRows()
         self._memory = Memory(device)
         self._graphs = self._load(bundle, provider)
+        self._compaction = self._load_compaction(bundle, provider)
+        self._extend = self._graphs.get((names.EXTEND, self.ladder.smallest.budget))
         self._decode = self._graph("decode", self.ladder.smallest)
 
     def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
@@ -113,41 +130,159 @@ class OrtRuntime:
         embeds: FloatArray = graph.outputs[names.TEXT_EMBEDS].pull()[: len(ids)]
         return embeds
 
-    def prefill(self, bucket: Bucket, embeds: FloatArray) -> FloatArray:
+    def prefill(
+        self,
+        bucket: Bucket,
+        embeds: FloatArray,
+        keys: Sequence[Key] = (),
+        *,
+        visual_start: int | None = None,
+    ) -> FloatArray:
         """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
 
+        Args:
+            keys: what the rows are, see `protocol.Runtime`.
+            visual_start: the first visual row, for bundles that treat those apart.
+
         Raises:
-            InputError: if n is 0 or more than the rung has room for.
+            InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
+                not lie in front of the last row.
+            UsageError: if the bundle takes rows away at prefill and `visual_start` is missing.
         """
         graph = self._graph("prefill", bucket)
         rows = graph.inputs[names.INPUT_EMBEDS]
         count = len(embeds)
         _require_rows(count, rows.host.shape[1], "prompt rows")
+        if names.VISUAL_START in graph.inputs:
+            start = _require_visual(visual_start, bucket.budget, count)
+            graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
         rows.host[0, :count] = embeds
         rows.host[0, count:] = 0  # never read, but must be finite
         rows.push()
-        graph.inputs[names.LAST_ROW].write(np.array([count - 1], np.int64))
-        graph.inputs[names.PAST_LENGTHS].write(np.array([count - 1], np.int32))
+        removed = _rung_of(self.manifest, bucket).removed
+        lengths = count - np.array(removed, np.int32)
+        self._held.forget()
+        graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
+        graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
+        self._rows.begin(count, removed)
         graph.run()
+        self._held.begin(keys)
         logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
         return logits
 
-    def step(self, token_id: int, position: int) -> FloatArray:
-        """Append a token to `position` cached rows; logits [W], a view.
+    def count_held(self, keys: Sequence[Key]) -> int:
+        """How many of a prompt's first rows need not be computed again; fewer than all of them."""
+        shared = min(self._held.count_shared(keys), len(keys) - 1)
+        text_follows = all(isinstance(key, int) for key in keys[shared:])
+        if self._may_rewind:
+            return shared if text_follows or len(keys) >= self._chunk_rows else 0
+        # Rows that are gone were chosen by all that came before: only more can be put behind.
+        return shared if text_follows and shared == len(self._held) else 0
+
+    def extend(self, embeds: FloatArray, start: int, keys: Sequence[Key]) -> FloatArray:
+        """Put rows of a prompt [n, D] from `start` on behind those before; logits [W], a view.
+
+        Raises:
+            UsageError: if `count_held` does not allow `start`.
+            InputError: if the cache has no room for them.
+        """
+        if not 1 <= start <= self.count_held(keys):
+            raise UsageError(f"the cache does not hold the first {start} rows of this prompt")
+        if self._may_rewind:
+            self._rows.rewind(start)
+            self._held.cut(start)
+        self._require_left(len(keys) - start)
+        logits: FloatArray = np.zeros(0, np.float32)
+        for at in self._chunks(start, keys):
+            end = at + self._chunk_rows
+            logits = self._put(embeds[at:end], at, keys[at:end])
+        for key in keys[len(self._held) :]:
+            logits = self.step(key)  # type: ignore[arg-type]  # text, as `count_held` requires
+        return logits
+
+    def _chunks(self, start: int, keys: Sequence[Key]) -> list[int]:
+        """Where the chunks of an extension begin; single steps do what is left."""
+        if self._extend is None:
+            return []
+        width = self._chunk_rows
+        tail = keys[len(keys) - (len(keys) - start) % width :]
+        stepping = len(tail) <= _STEP_ROWS and all(isinstance(key, int) for key in tail)
+        return list_chunks(start, len(keys), width, overlapping=self._may_rewind and not stepping)
+
+    def forget(self) -> None:
+        """Compute the next prompt from its first row on."""
+        self._held.forget()
+
+    @property
+    def rows_left(self) -> int:
+        """Tokens that can still be appended to the cache."""
+        return self._rows.left
+
+    def step(self, token_id: int) -> FloatArray:
+        """Append a token to what the cache holds; logits [W], a view.
 
         Raises:
             InputError: if the cache is full.
         """
-        _require_rows(position + 1, self.manifest.kv.slots, "cache rows")
+        self._require_left(1)
+        self._compaction.make_room(self._rows)
         inputs = self._decode.inputs
-        inputs[names.TOKEN_ID].host[0, 0] = token_id
-        inputs[names.PAST_LENGTHS].host[0] = position
-        inputs[names.TOTAL_LENGTH].host[0] = position + 1
-        for name in (names.TOKEN_ID, names.PAST_LENGTHS, names.TOTAL_LENGTH):
-            inputs[name].push()
+        inputs[names.TOKEN_ID].write(np.array([[token_id]], np.int64))
+        inputs[names.PAST_LENGTHS].write(self._rows.lengths)
+        inputs[names.POSITIONS].write(self._rows.positions)
         self._decode.run()
+        self._rows.append()
+        self._held.append([token_id])
         logits: FloatArray = self._decode.outputs[names.LOGITS].pull()[0]
         return logits
+
+    def _put(self, chunk: FloatArray, at: int, keys: Sequence[Key]) -> FloatArray:
+        """A chunk [R, D] behind the first `at` rows, some of which it may write once more."""
+        if at < len(self._held):
+            self._rows.rewind(at)
+            self._held.cut(at)
+        graph = self._graph(names.EXTEND, self.ladder.smallest)
+        inputs = graph.inputs
+        inputs[names.CHUNK_EMBEDS].write(chunk[None])
+        inputs[names.PAST_LENGTHS].write(self._rows.lengths + np.int32(len(chunk) - 1))
+        inputs[names.CHUNK_POSITIONS].write(self._rows.next_positions(len(chunk)))
+        graph.run()
+        self._rows.append(len(chunk))
+        self._held.append(keys)
+        logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
+        return logits
+
+    @property
+    def _chunk_rows(self) -> int:
+        if self._extend is None:
+            return 1
+        return int(self._extend.inputs[names.CHUNK_EMBEDS].host.shape[1])
+
+    @property
+    def _may_rewind(self) -> bool:
+        """Whether rows stand where they were written and nothing but them decides about answers.
+
+        A prefill that treats visual rows apart makes other rows of them than a chunk would, even
+        where it takes none away.
+        """
+        plain = self.manifest.kv.policy == "none" and not reduces_at_prefill(self.manifest)
+        return plain and self._rows.are_whole
+
+    def _require_left(self, rows: int) -> None:
+        left, held = self._rows.left, int(self._rows.lengths.max())
+        if left >= rows:
+            return
+        if self.manifest.kv.keep:
+            raise InputError(
+                f"{left} of the model's {self.manifest.text.max_positions} positions are left, and "
+                f"{rows} rows are to come; ask for fewer new tokens, "
+                "or export with --kv-policy streaming, which renumbers its rows"
+            )
+        state = f"holds {held} rows and has room for {left} of {rows} more"
+        raise InputError(
+            f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
+            "new tokens, or export with more (--new-tokens)"
+        )
 
     def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
         try:
@@ -162,10 +297,10 @@ class OrtRuntime:
         weights = [path for path in bundle.manifest.files if path.startswith(_WEIGHTS_PREFIX)]
         by_file: dict[str, BoundGraph] = {}
         graphs = {}
-        for name in names.STAGES:
+        for name in shared_stages(bundle.manifest):
             for bucket in reversed(self.ladder.buckets):  # see `Memory`
-                stage = bundle.stage(name, bucket.budget)
-                tower = bundle.stage("tower", bucket.budget)
+                stage = bundle.stage(name, bucket.budget, self.flavour)
+                tower = bundle.stage("tower", bucket.budget, self.flavour)
                 require_interface(bundle.manifest, stage, bucket, tower)
                 if stage.file not in by_file:
                     by_file[stage.file] = self._bound(bundle, stage, provider)
@@ -173,6 +308,16 @@ class OrtRuntime:
         for path in weights:  # sessions opened them by name: still the file that was hashed?
             bundle.path_of(path)
         return graphs
+
+    def _load_compaction(self, bundle: Bundle, provider: str) -> Compaction:
+        bucket = self.ladder.largest
+        tower = bundle.stage("tower", bucket.budget)
+
+        def bind(stage: Stage) -> BoundGraph:
+            require_interface(bundle.manifest, stage, bucket, tower)
+            return self._bound(bundle, stage, provider)
+
+        return load_compaction(bundle.manifest, bind)
 
     def _bound(self, bundle: Bundle, stage: Stage, provider: str) -> BoundGraph:
         graph = bundle.graph(stage)
@@ -194,11 +339,15 @@ def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:
     buffer.push()
 
 
-def needed_bytes(manifest: Manifest, ladder: Ladder) -> int:
+def _rung_of(manifest: Manifest, bucket: Bucket) -> Rung:
+    return next(rung for rung in manifest.ladder if rung.budget == bucket.budget)
+
+
+def needed_bytes(manifest: Manifest, ladder: Ladder, flavour: Flavour = "ort") -> int:
     """Memory that loading and running takes at least: weights, KV cache, activations."""
     weights = sum(f.bytes for path, f in manifest.files.items() if path.startswith(_WEIGHTS_PREFIX))
     budgets = {None, *ladder.budgets}
-    stages = [s for s in manifest.stages if s.flavour == "ort" and s.bucket in budgets]
+    stages = [s for s in manifest.stages if s.flavour == flavour and s.bucket in budgets]
     cache = {
         tensor.name: _tensor_bytes(tensor.shape, tensor.dtype)
         for stage in stages
@@ -238,8 +387,21 @@ def _require_threads(threads: int | None) -> int:
     return threads
 
 
-def _require_memory(manifest: Manifest, ladder: Ladder) -> None:
-    needed, available = needed_bytes(manifest, ladder), machine.available_bytes()
+def _require_flavour(manifest: Manifest, flavour: str) -> Flavour:
+    known = get_args(Flavour)
+    if flavour not in known:
+        raise UsageError(f"flavour {flavour!r} is unknown; choose {', '.join(known)}")
+    spelled = {stage.stage for stage in manifest.stages if stage.flavour == flavour}
+    if missing := [name for name in names.STAGES if name not in spelled]:
+        raise UsageError(
+            f"this bundle has no {flavour} graphs of {', '.join(missing)}; export it again with "
+            f"--flavour {flavour}, or run its ort graphs"
+        )
+    return flavour  # type: ignore[return-value]  # one of the literal's names
+
+
+def _require_memory(manifest: Manifest, ladder: Ladder, flavour: Flavour) -> None:
+    needed, available = needed_bytes(manifest, ladder, flavour), machine.available_bytes()
     if available is not None and needed > available:
         raise ResourceError(
             f"this bundle needs at least {needed >> 20} MiB and {available >> 20} MiB are free; "
@@ -255,6 +417,19 @@ def _require_pixels(pixels: FloatArray, shape: tuple[int, ...]) -> None:
         )
     if not np.isfinite(pixels).all():
         raise InputError("pixels hold NaN or infinity; normalise the image again")
+
+
+def _require_visual(start: int | None, visual: int, count: int) -> int:
+    if start is None:
+        raise UsageError(
+            "this bundle takes visual rows away at prefill; say where they begin (visual_start)"
+        )
+    if not 0 <= start < count - visual:
+        raise InputError(
+            f"{visual} visual rows from row {start} do not fit in front of the last of {count} "
+            "prompt rows; text must follow the image"
+        )
+    return start
 
 
 def _require_rows(count: int, limit: int, what: str) -> None:

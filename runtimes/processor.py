@@ -15,7 +15,13 @@ from edgetok.bundle.processor import (
 )
 from edgetok.bundle.reader import Bundle
 from edgetok.runtimes.preprocess import ImageInput, preprocess
-from edgetok.runtimes.prompt import Prompt, TextTokenizer, encode_prompt, load_tokenizer
+from edgetok.runtimes.prompt import (
+    Prompt,
+    TextTokenizer,
+    encode_prompt,
+    encode_turn,
+    load_tokenizer,
+)
 from edgetok.runtimes.protocol import FloatArray
 
 
@@ -34,6 +40,10 @@ class Processor:
     def encode(self, user_text: str) -> Prompt:
         """Token ids around the image; see `prompt.encode_prompt`."""
         return encode_prompt(self.prompt, self.tokenizer, user_text)
+
+    def encode_turn(self, user_text: str) -> tuple[int, ...]:
+        """Token ids of a later turn; see `prompt.encode_turn`."""
+        return encode_turn(self.prompt, self.tokenizer, user_text)
 
 
 def read_processor(bundle: Bundle) -> Processor:

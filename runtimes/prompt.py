@@ -126,6 +126,32 @@ def encode_prompt(plan: PromptPlan, tokenizer: TextTokenizer, user_text: str) ->
     return Prompt(tuple(sides[0]), tuple(sides[1]), question)
 
 
+def encode_turn(plan: PromptPlan, tokenizer: TextTokenizer, user_text: str) -> tuple[int, ...]:
+    """Ids that stand between an answer without its stop token and the next answer.
+
+    Raises:
+        UsageError: if the model's chat template has no later turns.
+        InputError: as `encode_prompt`.
+    """
+    if plan.turn is None:
+        raise UsageError(
+            "this model's chat template writes earlier turns anew when later ones come, so this "
+            "bundle has no conversations; ask single questions"
+        )
+    _require_text(user_text)
+    ids: list[int] = []
+    pending = ""
+    for segment in [*plan.turn, Segment(ids=[])]:  # the last one flushes
+        if segment.ids is None:
+            pending += user_text if segment.text is None else segment.text
+            continue
+        if pending:
+            ids += _encode_text(plan, tokenizer, pending, first=False).ids
+            pending = ""
+        ids += segment.ids
+    return tuple(ids)
+
+
 def _find_question(found: Tokens, start: int, user_text: str, skipped: int) -> range:
     """Places of the user's text, which starts at character `start`, behind `skipped` tokens."""
     if not user_text:

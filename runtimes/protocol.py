@@ -1,9 +1,11 @@
-"""What a runtime must do: six calls, NumPy in and out. Everything else is written over these."""
+"""What a runtime must do: seven calls, NumPy in and out. Everything else is written over these."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +16,9 @@ from edgetok.ladder import Bucket, Ladder
 
 FloatArray = NDArray[np.float32]
 IdArray = NDArray[np.int64]
+
+# What a row of a prompt is: the id of its token, or which visual tokens and which one of them.
+Key = int | tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class TowerOutput:
     pixels: FloatArray | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VisualTokens:
     """What the language model sees of an image on one rung; owned copies.
 
@@ -46,6 +51,11 @@ class VisualTokens:
     rows: FloatArray
     kept: IdArray
     sizes: FloatArray
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the rows: what tells them from those of another image, rung or question."""
+        return sha256(self.rows.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +119,53 @@ class Runtime(Protocol):
         """Embeddings [len(ids), D] of at most `prompt_tokens` text ids."""
         ...
 
-    def prefill(self, bucket: Bucket, embeds: FloatArray) -> FloatArray:
+    def prefill(
+        self,
+        bucket: Bucket,
+        embeds: FloatArray,
+        keys: Sequence[Key] = (),
+        *,
+        visual_start: int | None = None,
+    ) -> FloatArray:
         """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
+
+        Args:
+            keys: what the rows are, so that they can be found again; nothing if that is not known.
+            visual_start: the first of the rung's visual rows, which lie together in the prompt;
+                needed where the bundle treats those apart, and ignored elsewhere.
 
         Returns:
             Logits [W] of the last row.
         """
         ...
 
-    def step(self, token_id: int, position: int) -> FloatArray:
-        """Append one token to the `position` rows already in the cache.
+    def count_held(self, keys: Sequence[Key]) -> int:
+        """How many of a prompt's first rows the cache holds and `extend` can go on behind.
+
+        Fewer than all of them: the logits of the last row must come from somewhere. 0 where what
+        the cache holds does not depend on these rows alone.
+        """
+        ...
+
+    def extend(self, embeds: FloatArray, start: int, keys: Sequence[Key]) -> FloatArray:
+        """Put the rows of a prompt [n, D] from `start` on behind those before, which are held.
+
+        Returns:
+            Logits [W] of the last row.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Hold nothing that is known: the next prompt is computed from its first row on."""
+        ...
+
+    @property
+    def rows_left(self) -> int:
+        """Tokens that can still be appended to the cache."""
+        ...
+
+    def step(self, token_id: int) -> FloatArray:
+        """Append one token to the rows already in the cache.
 
         Returns:
             Logits [W] of the new row.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edgetok import limits
 from edgetok.control import BenchTable, Elbow, Fixed, Largest, Limit, Policy
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
-from edgetok.runtimes.protocol import TowerOutput
+from edgetok.runtimes.protocol import TowerOutput, VisualTokens
 from edgetok.runtimes.sampling import Sampling
 
 Signal = Literal["elbow"]
@@ -18,10 +18,14 @@ Signal = Literal["elbow"]
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """An image after the tower, for several questions or another rung; of one bundle only."""
+    """An image after the tower, for several questions or another rung; of one bundle only.
+
+    `tokens` are what rungs have made of it so far, by budget, unless they depend on the question.
+    """
 
     output: TowerOutput
     digest: str
+    tokens: dict[int, VisualTokens] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,9 @@ class Tolerances:
 EXACT = Tolerances(logits=1e-3, logits_cosine=0.99999)
 # A row that rounds to another of 256 levels moves everything after it a little.
 INT8_CACHE = Tolerances(logits=0.05, logits_cosine=0.999)
+# The same with 16 levels.
+INT4_CACHE = Tolerances(logits=0.5, logits_cosine=0.98)
+CACHES = {"fp32": EXACT, "int8": INT8_CACHE, "int4": INT4_CACHE}
 # Kernels of quantized weights round the activations to 8 bits, or do not: it depends on the
 # processor, and on whether weights are packed. A wrong graph is off by whole deviations.
 QUANTIZED_WEIGHTS = Tolerances(logits=0.3, logits_cosine=0.99, kept=0.1)
@@ -58,7 +61,7 @@ def tolerances_for(precision: Precision, *, reducing_tower: bool = False) -> Tol
         return QUANTIZED_WEIGHTS
     if reducing_tower:
         return REDUCING_TOWER
-    return INT8_CACHE if precision.kv == "int8" else EXACT
+    return CACHES[precision.kv]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +141,20 @@ def _rung_checks(
 ) -> Iterator[Check]:
     golden: GoldenRung = case.rungs[bucket.budget]
     kept = model.compress(image, case.prompt, budget=bucket.budget).kept.tolist()
+    model.forget()  # the prefill graph is to be verified
     logits = model.first_logits(image, case.prompt, budget=bucket.budget)
     spread = float(golden.logits.std())
     difference = relative(largest_difference(logits, golden.logits), spread)
     regret = relative(largest_regret(model, case, logits, bucket), spread)
     angle = 1 - cosine(logits, golden.logits)
+    model.first_logits(image, case.prompt[:-1], budget=bucket.budget)
+    extended = model.first_logits(image, case.prompt, budget=bucket.budget)  # behind what is held
+    distance = relative(largest_difference(extended, logits), spread)
     values = [
         ("kept", displaced(kept, golden.kept), tolerances.kept),
         ("logits", difference, tolerances.logits),
         ("logits cosine", angle, 1 - tolerances.logits_cosine),
+        ("extension", distance, tolerances.logits),
         ("answer ids", regret, 2 * tolerances.logits),  # both tokens' logits may be off
     ]
     for what, value, tolerance in values:
@@ -161,12 +169,10 @@ def largest_regret(
     0 means that greedy decoding gives the golden answer; a small value that two tokens are as
     good as tied. The cache must hold the prompt from which `logits` came.
     """
-    rows = bucket.budget + model.processor.encode(case.prompt).tokens
     golden_ids = case.rungs[bucket.budget].answer_ids.tolist()
     regrets = [_regret(logits, golden_ids[0])] if golden_ids else []
     for token_id, following_id in pairwise(golden_ids):
-        regrets.append(_regret(model.runtime.step(token_id, rows), following_id))
-        rows += 1
+        regrets.append(_regret(model.runtime.step(token_id), following_id))
     return float(np.max(regrets, initial=0.0))  # NaN if any is
 
 

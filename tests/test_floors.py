@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 GROUND = {"errors", "limits", "ladder", "names", "tokens"}
-TOOLS = {"methods", "families", "bundle", "control"}
+TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
 MAY_KNOW: dict[str, set[str]] = {
@@ -23,6 +23,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "names": set(),
     "tokens": {"errors", "limits", "names"},
     "methods": GROUND,
+    "prefill": GROUND,
+    "kv": GROUND,
     "families": GROUND | {"bundle"},  # the image and prompt plans that a bundle holds
     "bundle": GROUND - {"tokens"},
     "control": GROUND - {"tokens"},

@@ -9,21 +9,45 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    MistralConfig,
+    Phi3Config,
+    PretrainedConfig,
     Qwen2Config,
+    Qwen3Config,
     SiglipVisionConfig,
+    SmolLM3Config,
 )
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ 'USER: ' }}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ 'ASSISTANT: ' }}{% else %}{{ 'USER: ' }}{% endif %}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\n' }}"
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ ' ' }}{% endfor %}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ ' ' }}{% endif %}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 SIDE_PX = 32
+WINDOW = {"sliding_window": 12}  # shorter than any prompt with an image
+DECODERS: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
+    "llama": (LlamaConfig, {}),
+    "mistral": (MistralConfig, WINDOW),
+    "qwen2": (Qwen2Config, {}),
+    "qwen2-window": (Qwen2Config, WINDOW | {"use_sliding_window": True, "max_window_layers": 1}),
+    "qwen3": (Qwen3Config, {}),
+    "gemma": (GemmaConfig, {}),
+    "gemma2": (Gemma2Config, WINDOW | {"attn_logit_softcapping": 5.0}),
+    "gemma3": (Gemma3TextConfig, WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}),
+    "smollm3": (SmolLM3Config, {}),
+    "phi3": (Phi3Config, {}),
+}
 
 
 def write_tiny_llava(
@@ -33,13 +57,17 @@ def write_tiny_llava(
     decoder: str = "llama",
     side_px: int = SIDE_PX,
     vision_layers: int = 3,
+    shape: dict[str, int] | None = None,
 ) -> Path:
-    """Write a model with seeded weights; `tower` is clip or siglip, `decoder` llama or qwen2."""
+    """Write a model with seeded weights; `tower` is clip or siglip, `decoder` one of `DECODERS`.
+
+    `shape` changes the decoder's widths, heads and layers.
+    """
     tokenizer = _make_tokenizer()
     torch.manual_seed(0)
     config = LlavaConfig(
         vision_config=_vision(tower, side_px, vision_layers),
-        text_config=_text(decoder, tokenizer.get_vocab_size()),
+        text_config=_text(decoder, tokenizer.get_vocab_size(), shape or {}),
         image_token_id=3,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default" if tower == "clip" else "full",
@@ -75,16 +103,19 @@ def _vision(tower: str, side_px: int, layers: int) -> CLIPVisionConfig | SiglipV
     )
 
 
-def _text(decoder: str, vocabulary: int) -> LlamaConfig | Qwen2Config:
-    kind = LlamaConfig if decoder == "llama" else Qwen2Config
+def _text(decoder: str, vocabulary: int, shape: dict[str, int]) -> PretrainedConfig:
+    kind, extras = DECODERS[decoder]
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
     return kind(
+        **sizes | shape | extras,
         vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
         max_position_embeddings=256,
         tie_word_embeddings=True,
         bos_token_id=1,

@@ -34,7 +34,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
-KvPrecision = Literal["fp32", "int8"]
+KvPrecision = Literal["fp32", "int8", "int4"]
 Flavour = Literal["ort", "portable"]
 
 
@@ -47,14 +47,18 @@ class Tensor(Struct, frozen=True):
 
 
 class Stage(Struct, frozen=True):
-    """One graph. `bucket` is the budget it serves, or null when all buckets share it."""
+    """One graph. `bucket` is the budget it serves, or null when all buckets share it.
 
-    stage: Literal["tower", "compress", "embed", "prefill", "decode"]
+    `layer` is the decoder layer whose cache a `compact` graph empties, and null elsewhere.
+    """
+
+    stage: Literal["tower", "compress", "embed", "prefill", "extend", "decode", "compact"]
     bucket: Positive | None
     flavour: Flavour
     file: Path
     inputs: list[Tensor]
     outputs: list[Tensor]
+    layer: Count | None = None
 
 
 class Rung(Struct, frozen=True):
@@ -63,6 +67,14 @@ class Rung(Struct, frozen=True):
     budget: Positive
     prompt_tokens: Positive
     cache_slots: Positive
+    removed: list[Count]  # per layer: prompt rows that prefill took away before its attention
+
+
+class Prefill(Struct, frozen=True):
+    """What prefill takes away between layers: a method's name, or `none`; see `Rung.removed`."""
+
+    method: Name
+    ratio: Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class Precision(Struct, frozen=True):
@@ -71,13 +83,26 @@ class Precision(Struct, frozen=True):
 
 
 class KvCache(Struct, frozen=True):
-    """The cache every bucket shares: `layers` pairs of [1, kv_heads, slots, head_dim]."""
+    """The cache every bucket shares: per layer a pair of [1, kv_heads, slots, head_dim].
+
+    `positions` says which rotary position a row has: `kept` is its place in the prompt as given,
+    `renumbered` its place among the rows that its layer held when it was written.
+
+    With a policy, a layer that is full keeps `keep` rows, a prompt that is longer than its slots
+    too, and the rest is free again; `planes` names what a buffer [planes, kv_heads, slots] beside
+    each pair remembers of a row. Without one, both lists are empty.
+    """
 
     layers: Positive
     kv_heads: Positive
     head_dim: Positive
-    slots: Positive
-    policy: Literal["none"]
+    slots: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=1024)]
+    policy: Name
+    positions: Literal["kept", "renumbered"]
+    keep: Annotated[list[Positive], msgspec.Meta(max_length=1024)] = msgspec.field(
+        default_factory=list
+    )
+    planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=list)
 
 
 class Text(Struct, frozen=True):
@@ -114,6 +139,7 @@ class Manifest(Struct, frozen=True):
     seed: Count  # of the `random` method; 0 elsewhere
     ladder: Annotated[list[Rung], msgspec.Meta(min_length=1, max_length=64)]
     precision: Precision
+    prefill: Prefill
     kv: KvCache
     text: Text
     vision: Vision
@@ -161,14 +187,22 @@ def _decode(data: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_FILE}: {shorten(str(error), 400)}") from error
 
 
+def shared_stages(manifest: Manifest) -> tuple[str, ...]:
+    """The stages of which every rung finds a graph."""
+    if manifest.kv.keep:  # a policy looks at each row as it comes
+        return tuple(name for name in names.STAGES if name != names.EXTEND)
+    return names.STAGES
+
+
 def _problems(manifest: Manifest) -> Iterator[str]:
     """Everything about a well-formed manifest that contradicts itself."""
     yield from _ladder_problems(manifest)
     yield from _model_problems(manifest)
     yield from _file_problems(manifest)
+    yield from _compaction_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
-    for stage_name in names.STAGES:
+    for stage_name in shared_stages(manifest):
         yield from _serving_problems(manifest, "ort", stage_name)
     for stage_name in sorted({s.stage for s in manifest.stages if s.flavour == "portable"}):
         yield from _serving_problems(manifest, "portable", stage_name)
@@ -182,8 +216,9 @@ def _ladder_problems(manifest: Manifest) -> Iterator[str]:
         at = f"$.ladder[{index}]"
         if rung.budget > manifest.vision.full_tokens:
             yield f"{at}.budget {rung.budget} exceeds the {manifest.vision.full_tokens} full tokens"
-        if rung.cache_slots > manifest.kv.slots:
-            yield f"{at}.cache_slots {rung.cache_slots} exceeds $.kv.slots {manifest.kv.slots}"
+        if rung.cache_slots > max(manifest.kv.slots) and not manifest.kv.keep:
+            yield f"{at}.cache_slots {rung.cache_slots} exceeds $.kv.slots {max(manifest.kv.slots)}"
+        yield from _removed_problems(manifest.kv, rung, at)
         if rung.cache_slots <= rung.budget + rung.prompt_tokens:
             yield (
                 f"{at}.cache_slots {rung.cache_slots} leaves no room for an answer after "
@@ -191,17 +226,47 @@ def _ladder_problems(manifest: Manifest) -> Iterator[str]:
             )
 
 
+def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
+    if len(rung.removed) != kv.layers:
+        yield f"{at}.removed has {len(rung.removed)} entries for {kv.layers} layers"
+    if any(low > high for low, high in pairwise(rung.removed)):
+        yield f"{at}.removed {rung.removed} falls: rows that are gone do not come back"
+    layers = zip(rung.removed, kv.slots, strict=False)  # how many there are is checked elsewhere
+    if not kv.keep and any(rung.cache_slots - gone > slots for gone, slots in layers):
+        yield f"{at}.cache_slots {rung.cache_slots} less .removed exceeds $.kv.slots {kv.slots}"
+    if max(rung.removed, default=0) > rung.budget:
+        yield f"{at}.removed {rung.removed} is more than the {rung.budget} visual tokens"
+
+
 def _model_problems(manifest: Manifest) -> Iterator[str]:
     rows, columns = manifest.vision.grid
     if rows * columns != manifest.vision.full_tokens:
         yield f"$.vision.grid {rows} x {columns} is not full_tokens {manifest.vision.full_tokens}"
-    if manifest.kv.slots > limits.CACHE_SLOTS:
-        yield f"$.kv.slots {manifest.kv.slots} exceeds the limit of {limits.CACHE_SLOTS}"
+    if len(manifest.kv.slots) != manifest.kv.layers:
+        yield f"$.kv.slots has {len(manifest.kv.slots)} entries for {manifest.kv.layers} layers"
+    if max(manifest.kv.slots) > limits.CACHE_SLOTS:
+        yield f"$.kv.slots {max(manifest.kv.slots)} exceeds the limit of {limits.CACHE_SLOTS}"
     if max(manifest.vision.height_px, manifest.vision.width_px) > limits.IMAGE_SIDE_PIXELS:
         yield f"$.vision: an image side exceeds {limits.IMAGE_SIDE_PIXELS} pixels"
     ids = [*manifest.text.stop_ids, manifest.text.pad_id]
     if any(token >= manifest.text.vocabulary for token in ids):
         yield f"$.text: a stop or pad id is outside the vocabulary of {manifest.text.vocabulary}"
+
+
+def _compaction_problems(manifest: Manifest) -> Iterator[str]:
+    """A layer that is full keeps fewer rows than it has slots, and exactly one graph says which."""
+    kv = manifest.kv
+    if bool(kv.keep) != (kv.policy != "none") or len(kv.keep) not in (0, kv.layers):
+        yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers and policy {kv.policy}"
+    elif any(keep >= slots for keep, slots in zip(kv.keep, kv.slots, strict=False)):
+        yield f"$.kv.keep {kv.keep} frees no row of $.kv.slots {kv.slots}"
+    graphs = [s for s in manifest.stages if s.stage == names.COMPACT]
+    for flavour in sorted({s.flavour for s in graphs} | ({"ort"} if kv.keep else set())):
+        layers = sorted(-1 if s.layer is None else s.layer for s in graphs if s.flavour == flavour)
+        if layers != list(range(len(kv.keep))):
+            yield f"$.stages: {flavour} graphs of compact empty layers {layers}, not each one once"
+    if any(s.layer is not None for s in manifest.stages if s.stage != names.COMPACT):
+        yield "$.stages: a graph that is not of compact has a layer"
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:

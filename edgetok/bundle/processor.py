@@ -44,10 +44,16 @@ class Segment(Struct, frozen=True):
 
 
 class PromptPlan(Struct, frozen=True):
-    """The chat template, rendered once at export with one image and one user turn."""
+    """The chat template, rendered once at export with one image and one user turn.
+
+    `turn` is what follows an answer (of which the stop token is no part) up to the next one: the
+    end of the answer, and a turn of the user. None where the template writes earlier turns anew
+    when later ones come, so that nothing can simply be put behind them.
+    """
 
     segments: list[Segment]
     forbidden_ids: list[Count]  # control tokens that user text must never produce
+    turn: list[Segment] | None = None
 
 
 def parse_image_plan(data: bytes) -> ImagePlan:
@@ -71,20 +77,29 @@ def parse_prompt_plan(data: bytes) -> PromptPlan:
 
     Raises:
         BundleError: if it is malformed, a segment does not set exactly one field, or there is not
-            exactly one place for the image and one for the user's text.
+            exactly one place for the image and one for the user's text, or in `turn` just the
+            latter.
     """
     plan = decode_strict(data, PromptPlan, PROMPT_FILE, limits.PROCESSOR_BYTES)
-    for index, segment in enumerate(plan.segments):
-        fields = (segment.ids, segment.text, segment.slot)
-        if sum(field is not None for field in fields) != 1:
-            raise BundleError(
-                f"{PROMPT_FILE}: $.segments[{index}] must set exactly one of ids, text and slot"
-            )
-    for slot in ("image", "user"):
-        places = sum(segment.slot == slot for segment in plan.segments)
-        if places != 1:
-            raise BundleError(f"{PROMPT_FILE}: {places} segments have slot {slot!r}; exactly 1 may")
+    _require_segments("segments", plan.segments, images=1)
+    if plan.turn is not None:
+        _require_segments("turn", plan.turn, images=0)
     return plan
+
+
+def _require_segments(field: str, segments: list[Segment], *, images: int) -> None:
+    for index, segment in enumerate(segments):
+        fields = (segment.ids, segment.text, segment.slot)
+        if sum(each is not None for each in fields) != 1:
+            raise BundleError(
+                f"{PROMPT_FILE}: $.{field}[{index}] must set exactly one of ids, text and slot"
+            )
+    for slot, allowed in (("image", images), ("user", 1)):
+        places = sum(segment.slot == slot for segment in segments)
+        if places != allowed:
+            raise BundleError(
+                f"{PROMPT_FILE}: {places} of $.{field} have slot {slot!r}; exactly {allowed} may"
+            )
 
 
 def _require_sides(name: str, value: int | list[int] | None) -> None:

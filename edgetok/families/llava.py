@@ -95,10 +95,10 @@ def _find_vision(model: Any) -> VisionParts:
 
 def find_text(decoder: Any, head: Any, model: Any) -> TextParts:
     """The parts of a Llama-like decoder: `layers`, `norm`, `embed_tokens`, `rotary_emb`."""
-    from optimum.utils import NormalizedConfigManager
+    from optimum.utils import NormalizedTextConfig
 
     config = decoder.config
-    common = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+    common = NormalizedTextConfig(config)  # by names that all decoders share
     heads = common.num_attention_heads
     stop = model.generation_config.eos_token_id
     stop = config.eos_token_id if stop is None else stop
@@ -121,4 +121,10 @@ def find_text(decoder: Any, head: Any, model: Any) -> TextParts:
         max_positions=config.max_position_embeddings,
         stop_ids=stop_ids,
         pad_id=pad if pad is not None else 0,
+        rotary_kinds=_rotary_kinds(decoder),
     )
+
+
+def _rotary_kinds(decoder: Any) -> tuple[str, ...]:
+    kinds = getattr(decoder.rotary_emb, "layer_types", None)
+    return tuple(decoder.config.layer_types) if kinds else ()

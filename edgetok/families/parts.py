@@ -61,7 +61,12 @@ class VisionParts:
 
 @dataclass(frozen=True, slots=True)
 class TextParts:
-    """A decoder whose layers call Hugging Face's attention interface."""
+    """A decoder whose layers call Hugging Face's attention interface.
+
+    Args:
+        rotary_kinds: for each layer which of several rotary embeddings it has (Gemma 3); empty
+            where all layers share one.
+    """
 
     model: nn.Module
     layers: tuple[nn.Module, ...]
@@ -77,6 +82,7 @@ class TextParts:
     max_positions: int
     stop_ids: tuple[int, ...]
     pad_id: int
+    rotary_kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,16 +23,21 @@ if TYPE_CHECKING:
 
 # Private-use characters: no template and no tokenizer gives them a meaning.
 _USER = "\ue0a5edgetok-user\ue0a6"
+_ANSWER = "\ue0a5edgetok-answer\ue0a6"
+_TURNS = 3  # the first one has the image; the third one shows that the second is like all later
 
 
 def read_prompt_plan(checkpoint: Checkpoint, image_token_id: int) -> PromptPlan:
     """Render the template with one image and one user turn, and cut it into segments.
 
+    A later turn is what the template adds when there is one more; there is none if it changes
+    what it wrote before.
+
     Raises:
         InputError: if there is no template, it fails, or it does not place one image and one text.
     """
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
-    rendered = _render(checkpoint)
+    rendered, longer = _render(checkpoint)
     controls = _control_tokens(tokenizer, image_token_id)
     segments = _cut(rendered, controls, image_token_id)
     if [s.slot for s in segments if s.slot] not in (["image", "user"], ["user", "image"]):
@@ -44,7 +49,22 @@ def read_prompt_plan(checkpoint: Checkpoint, image_token_id: int) -> PromptPlan:
     first = segments[0].ids or []
     if prefix and first[: len(prefix)] != prefix:
         segments.insert(0, Segment(ids=prefix))  # what the tokenizer's post-processor would add
-    return PromptPlan(segments=segments, forbidden_ids=sorted(set(controls.values())))
+    turn = _find_turn(rendered, longer)
+    later = None if turn is None else _cut(turn, controls, image_token_id)
+    if later is not None and [s.slot for s in later if s.slot] != ["user"]:
+        later = None
+    return PromptPlan(segments=segments, forbidden_ids=sorted(set(controls.values())), turn=later)
+
+
+def _find_turn(first: str, longer: list[str | None]) -> str | None:
+    """What stands behind an answer in conversations of two and three turns, if always the same."""
+    second, third = longer
+    if second is None or third is None or not second.startswith(first):
+        return None
+    space, _, turn = second[len(first) :].partition(_ANSWER)
+    if space.strip() or third != f"{second}{space}{_ANSWER}{turn}":
+        return None
+    return turn
 
 
 def _control_tokens(tokenizer: Tokenizer, image_token_id: int) -> dict[str, int]:
@@ -73,12 +93,22 @@ def _cut(rendered: str, controls: dict[str, int], image_token_id: int) -> list[S
     return segments
 
 
-def _render(checkpoint: Checkpoint) -> str:
-    content = [{"type": "image"}, {"type": "text", "text": _USER}]
+def _converse(turns: int) -> list[dict[str, Any]]:
+    """Messages of a conversation that ends with the question of its last turn."""
+    question, answer = {"type": "text", "text": _USER}, {"type": "text", "text": _ANSWER}
+    messages = [{"role": "user", "content": [{"type": "image"}, question]}]
+    for _ in range(turns - 1):
+        messages.append({"role": "assistant", "content": [answer]})
+        messages.append({"role": "user", "content": [question]})
+    return messages
+
+
+def _render(checkpoint: Checkpoint) -> tuple[str, list[str | None]]:
+    """The template with one turn and more; None where it refuses that many."""
     request = {
         "template": _read_template(checkpoint),
+        "conversations": [_converse(1 + more) for more in range(_TURNS)],
         "variables": {
-            "messages": [{"role": "user", "content": content}],
             "add_generation_prompt": True,
             **_token_names(checkpoint.read_json("tokenizer_config.json")),
         },
@@ -101,7 +131,8 @@ def _render(checkpoint: Checkpoint) -> str:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1][:300] if lines else "killed"
         raise InputError(f"the chat template of {checkpoint.path} failed: {reason}")
-    return done.stdout.decode()
+    first, *longer = json.loads(done.stdout)
+    return first, longer
 
 
 def _token_names(config: dict[str, Any]) -> dict[str, str]:

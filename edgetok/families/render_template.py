@@ -1,4 +1,5 @@
-"""Renders one chat template, read as JSON from standard input; run as a process of its own."""
+"""Renders one chat template, read as JSON from standard input, with conversations of one turn and
+more; run as a process of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +31,18 @@ def render(template: str, variables: dict[str, Any]) -> str:
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     request = json.loads(sys.stdin.buffer.read())
-    sys.stdout.buffer.write(render(request["template"], request["variables"]).encode())
+    template, variables = request["template"], request["variables"]
+    first, *longer = ({**variables, "messages": turns} for turns in request["conversations"])
+    rendered = [render(template, first), *(_try(template, turns) for turns in longer)]
+    sys.stdout.buffer.write(json.dumps(rendered).encode())
+
+
+def _try(template: str, variables: dict[str, Any]) -> str | None:
+    """A conversation of several turns, which a template may well refuse."""
+    try:
+        return render(template, variables)
+    except Exception:  # whatever a template raises, it does not know such conversations
+        return None
 
 
 if __name__ == "__main__":

@@ -29,17 +29,17 @@ def topk_mask(scores: Tensor, k: int) -> Tensor:
 
 
 def raster_indices(mask: Tensor, k: int) -> Tensor:
-    """Positions of the `k` true entries in ascending order: [N] bool -> [k] int64.
+    """Positions of the `k` true entries of each row, ascending: [..., N] bool -> [..., k] int64.
 
     The keys are distinct integers: the true entries from left to right, then the others (R2).
     """
-    n = mask.shape[0]
+    n = mask.shape[-1]
     keys = mask.float() * (2 * n) - torch.arange(n, device=mask.device)
     return keys.topk(k).indices
 
 
 def topk(scores: Tensor, k: int) -> Tensor:
-    """Indices of the `k` highest scores in ascending order: [N] -> [k] int64."""
+    """Indices of the `k` highest scores of each row, ascending: [..., N] -> [..., k] int64."""
     return raster_indices(topk_mask(scores, k), k)
 
 

@@ -6,6 +6,8 @@ time in small nodes before them.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -29,6 +31,7 @@ def fuse(model: ir.Model) -> ir.Model:
 def simplify(model: ir.Model) -> ir.Model:
     """Drop transposes and reshapes that cancel out; adds no operator, so any flavour may do it."""
     _TRANSPOSES.apply_to_model(model)
+    passes.IdentityEliminationPass()(model)  # what is left of transposes that several nodes read
     infer_shapes(model)
     _drop_reshapes(model.graph)
     passes.RemoveUnusedNodesPass()(model)
@@ -113,24 +116,38 @@ def _drop_reshapes(graph: ir.Graph) -> None:
 
 
 def pack_attention(graph: ir.Graph) -> None:
-    """Give each GroupQueryAttention one packed projection instead of three."""
+    """Give each GroupQueryAttention one packed projection instead of three.
+
+    What else reads a query, key or value reads a part of the packed one: probes of a prefill that
+    reduces, and rotary embedding where the operator cannot do it.
+    """
     for node in list(graph):
         if node.op_type != "GroupQueryAttention":
             continue
-        linears = [_find_linear(value) for value in node.inputs[:3]]
+        linears = [_find_linear(_unrotated(value)) for value in node.inputs[:3]]
         if any(linear is None for linear in linears):
             continue
-        sources = {linear[0] for linear in linears}  # type: ignore[index]
-        biased = {linear[2] is not None for linear in linears}  # type: ignore[index]
+        sources = {linear.source for linear in linears}  # type: ignore[union-attr]
+        biased = {linear.bias is not None for linear in linears}  # type: ignore[union-attr]
         if len(sources) == 1 and len(biased) == 1:
             _pack(graph, node, linears)  # type: ignore[arg-type]
 
 
-_Linear = tuple[ir.Value, ir.Value, ir.Value | None]  # source, weight, bias
+class _Linear(NamedTuple):
+    """`result` as source @ weight (+ bias) with constant weights."""
+
+    result: ir.Value
+    source: ir.Value
+    weight: ir.Value
+    bias: ir.Value | None
+
+
+def _unrotated(value: ir.Value | None) -> ir.Value | None:
+    node = value.producer() if value is not None else None
+    return node.inputs[0] if node is not None and node.op_type == "RotaryEmbedding" else value
 
 
 def _find_linear(value: ir.Value | None) -> _Linear | None:
-    """`value` as source @ weight (+ bias) with constant weights, or None."""
     node = value.producer() if value is not None else None
     bias = None
     if node is not None and node.op_type == "Add":
@@ -140,31 +157,56 @@ def _find_linear(value: ir.Value | None) -> _Linear | None:
             return None
     if node is None or node.op_type != "MatMul" or node.inputs[1].const_value is None:
         return None
-    return node.inputs[0], node.inputs[1], bias
+    return _Linear(value, node.inputs[0], node.inputs[1], bias)
 
 
 def _pack(graph: ir.Graph, node: ir.Node, linears: list[_Linear]) -> None:
     name = node.outputs[0].name
-    weight = _join(graph, f"{name}_qkv_weight", [linear[1] for linear in linears])
-    matmul = ir.node("MatMul", [linears[0][0], weight])
+    weight = _join(graph, f"{name}_qkv_weight", [linear.weight for linear in linears])
+    matmul = ir.node("MatMul", [linears[0].source, weight])
     added = [matmul]
-    if linears[0][2] is not None:
-        bias = _join(graph, f"{name}_qkv_bias", [linear[2] for linear in linears])
+    if linears[0].bias is not None:
+        bias = _join(graph, f"{name}_qkv_bias", [linear.bias for linear in linears])
         added.append(ir.node("Add", [matmul.outputs[0], bias]))
     for step, new in enumerate(added):
         new.outputs[0].name = f"{name}_qkv_{step}"
-    source = linears[0][0].shape
+    source = linears[0].source.shape
     packed = added[-1].outputs[0]
     packed.dtype = ir.DataType.FLOAT
     packed.shape = ir.Shape([*source[:-1], weight.shape[-1]])
-    graph.insert_before(node, added)
-    for position, value in enumerate([packed, None, None]):
-        node.replace_input_with(position, value)
+    if all(value is linear.result for value, linear in zip(node.inputs, linears, strict=False)):
+        for position, value in enumerate([packed, None, None]):
+            node.replace_input_with(position, value)
+    graph.insert_before(linears[0].result.producer(), added)
+    _split(graph, added[-1], linears)
+
+
+def _split(graph: ir.Graph, packed: ir.Node, linears: list[_Linear]) -> None:
+    """Let what still reads the separate results read parts of the packed one."""
+    if not any(linear.result.uses() for linear in linears):
+        return
+    name = packed.outputs[0].name
+    sizes = np.array([linear.weight.shape[-1] for linear in linears], np.int64)
+    node = ir.node(
+        "Split",
+        [packed.outputs[0], _constant(graph, f"{name}_sizes", sizes)],
+        attributes={"axis": -1},
+        num_outputs=3,
+    )
+    for part, linear, size in zip(node.outputs, linears, sizes, strict=True):
+        part.name, part.dtype = f"{linear.result.name}_of_packed", ir.DataType.FLOAT
+        part.shape = ir.Shape([*packed.outputs[0].shape[:-1], int(size)])
+        linear.result.replace_all_uses_with(part)
+    graph.insert_after(packed, node)
 
 
 def _join(graph: ir.Graph, name: str, values: list[ir.Value | None]) -> ir.Value:
     parts = [value.const_value.numpy() for value in values]  # type: ignore[union-attr]
-    tensor = ir.tensor(np.concatenate(parts, axis=-1), name=name)
+    return _constant(graph, name, np.concatenate(parts, axis=-1))
+
+
+def _constant(graph: ir.Graph, name: str, array: Any) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
     value = ir.Value(
         name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
     )

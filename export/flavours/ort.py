@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgetok.export.attention import TowerEmitter, merge_heads, replaced_forward
+from edgetok import names
+from edgetok.export.attention import (
+    CacheBuffer,
+    DecoderSpelling,
+    TowerEmitter,
+    merge_heads,
+    norm_constants,
+    replaced_forward,
+)
 from edgetok.export.flavours.names import CONTRIB
+
+AFTER_SOFTMAX = 2  # what GroupQueryAttention shall return of its attention
 
 
 class TowerAttention(TowerEmitter):
@@ -52,19 +63,29 @@ class CacheAttention:
 
     Args:
         past: per layer key and value buffers [1, G, C, H], float32 or int8.
-        lengths: int32 [1], true rows after this call minus one.
-        total: int32 [1], rows that the call may see.
-        cos, sin: rotary tables [C, H / 2].
-        scales: per layer key and value scales [1, G, 1, H], for int8 buffers.
+        lengths: int32 [L], true rows of each layer after this call minus one.
+        positions: int64 [L, rows], rotary positions of the rows that are added to each layer; None
+            where the rows begin a cache, and are numbered from 0.
+        rotary: of each layer the tables of cos and sin, [positions, H / 2].
+        scales: per layer key and value scales [1, G, 1, H], for int8 and int4 buffers.
+        rows_at: int64 [S], rotary positions of rows that begin a cache, where those are not 0, 1, …
+        bits: of a buffer's numbers, where there are scales.
+        weighed: collects attention of the added row, per layer [1, heads, 1, C], if it is a list.
     """
 
     past: list[tuple[Tensor, Tensor]]
     lengths: Tensor
-    total: Tensor
-    cos: Tensor
-    sin: Tensor
+    positions: Tensor | None
+    rotary: list[tuple[Tensor, Tensor]]
     scales: list[tuple[Tensor, Tensor]] | None
     present: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    rows_at: Tensor | None = None
+    bits: int = 8
+    weighed: list[Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self._lengths = torch.split(self.lengths, 1)
+        self._positions = () if self.positions is None else torch.split(self.positions, 1)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
@@ -72,29 +93,70 @@ class CacheAttention:
         layer = len(self.present)
         past_key, past_value = self.past[layer]
         inputs = [merge_heads(part) for part in (query, key, value)]
-        extra = [None, None, None, *self.scales[layer]] if self.scales else []
+        tables: list[Tensor | None] = [*self.rotary[layer]]
+        if self.rows_at is not None:  # the operator would number the rows of a prompt from 0
+            for place, heads in enumerate((query.shape[1], key.shape[1])):
+                inputs[place] = rotate(inputs[place], self.rows_at, *self.rotary[layer], heads)
+            tables = [None, None]
+        # As many rows as the cache could hold, not as it does: so every shape is a constant.
+        seen = past_key.shape[2] if self._positions else query.shape[2]
+        ends = [self._lengths[layer], torch.tensor([seen], dtype=torch.int32), *tables]
+        extra: list[Tensor | None] = [*self._positions[layer : layer + 1]]
+        if self.scales:
+            extra = [*(extra or [None]), None, None, *self.scales[layer]]
         attrs: dict[str, Any] = {
             "num_heads": query.shape[1],
             "kv_num_heads": key.shape[1],
             "scale": float(scaling),
-            "do_rotary": 1,
+            "do_rotary": int(self.rows_at is None),
         }
+        attrs |= attention_extras(module)
         if self.scales:
             attrs |= {
-                "kv_cache_bit_width": 8,
+                "kv_cache_bit_width": self.bits,
                 "k_quant_type": "PER_CHANNEL",
                 "v_quant_type": "PER_CHANNEL",
             }
-        rows, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
+        dtypes = [query.dtype, past_key.dtype, past_value.dtype]
+        shapes = [inputs[0].shape, past_key.shape, past_value.shape]
+        if self.weighed is not None:
+            attrs["qk_output"] = AFTER_SOFTMAX
+            dtypes.append(torch.float32)
+            shapes.append(torch.Size([*query.shape[:3], seen]))
+        rows, *present = torch.onnx.ops.symbolic_multi_out(
             f"{CONTRIB}::GroupQueryAttention",
-            [*inputs, past_key, past_value, self.lengths, self.total, self.cos, self.sin, *extra],
+            [*inputs, past_key, past_value, *ends, *extra],
             attrs=attrs,
-            dtypes=(query.dtype, past_key.dtype, past_value.dtype),
-            shapes=(inputs[0].shape, past_key.shape, past_value.shape),
+            dtypes=dtypes,
+            shapes=shapes,
             version=1,
         )
-        self.present.append((present_key, present_value))
+        self.present.append((present[0], present[1]))
+        if self.weighed is not None:
+            self.weighed.append(present[2])
         return rows
+
+
+def rotate(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """Rotary embedding of rows [1, S, heads * H] at positions int64 [S], as one operator."""
+    return torch.onnx.ops.symbolic(
+        f"{CONTRIB}::RotaryEmbedding",
+        [rows, positions.unsqueeze(0), cos, sin],
+        attrs={"num_heads": heads},
+        dtype=rows.dtype,
+        shape=rows.shape,
+        version=1,
+    )
+
+
+def attention_extras(module: Any) -> dict[str, Any]:
+    """What some decoders add to attention: a cap on its logits, a window of keys."""
+    cap = getattr(module, "attn_logit_softcapping", None)
+    # Where layers differ, each has its own; elsewhere it is the configuration's.
+    common = getattr(module.config, "sliding_window", None)
+    window = getattr(module, "sliding_window", common)
+    extras: dict[str, Any] = {} if cap is None else {"softcap": float(cap)}
+    return extras if window is None else extras | {"local_window_size": int(window)}
 
 
 @contextmanager
@@ -106,14 +168,29 @@ def fused_norms(model: nn.Module) -> Iterator[None]:
 
 
 def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    weight, epsilon = norm_constants(norm)
+
     def forward(rows: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
             "SimplifiedLayerNormalization",
-            (rows, norm.weight),
-            attrs={"axis": -1, "epsilon": float(norm.variance_epsilon), "stash_type": 1},
+            (rows, weight),
+            attrs={"axis": -1, "epsilon": epsilon, "stash_type": 1},
             dtype=rows.dtype,
             shape=rows.shape,
             version=1,
         )
 
     return forward
+
+
+def spelling_of(kv: str) -> DecoderSpelling:
+    """How this flavour spells a decoder whose cache is `fp32`, `int8` or `int4`."""
+    attention = partial(CacheAttention, bits=4 if kv == "int4" else 8)
+    dtype = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}[kv]
+    kinds = (names.past_key, names.past_value)
+    buffers = tuple(CacheBuffer(name, dtype, _half if kv == "int4" else int) for name in kinds)
+    return DecoderSpelling(attention, fused_norms, buffers)
+
+
+def _half(head_dim: int) -> int:
+    return head_dim // 2

@@ -34,9 +34,12 @@ CONTRADICTIONS = {
     "repeated rung": (lambda m: m["ladder"].append(m["ladder"][-1]), "ascending and unique"),
     "budget above all tokens": (lambda m: m["vision"].update(full_tokens=3), "exceeds the 3 full"),
     "grid that is not all tokens": (lambda m: m["vision"].update(grid=[2, 3]), "2 x 3 is not"),
-    "rung beyond the cache": (lambda m: m["kv"].update(slots=8), r"\$\.ladder\[1\]\.cache_slots 9"),
+    "rung beyond the cache": (
+        lambda m: m["kv"].update(slots=[8]),
+        r"\$\.ladder\[1\]\.cache_slots 9",
+    ),
     "no room for an answer": (lambda m: m["ladder"][0].update(cache_slots=5), "no room"),
-    "absurd cache": (lambda m: m["kv"].update(slots=2**40), r"\$\.kv\.slots"),
+    "absurd cache": (lambda m: m["kv"].update(slots=[2**40]), r"\$\.kv\.slots"),
     "absurd image": (lambda m: m["vision"].update(width_px=2**40), "image side"),
     "stop id outside the vocabulary": (lambda m: m["text"].update(stop_ids=[7]), "vocabulary"),
     "unlisted graph": (lambda m: m["files"].pop("onnx/ort/tower.onnx"), "tower.onnx` is not list"),
@@ -47,7 +50,7 @@ CONTRADICTIONS = {
     "too many bytes": (lambda m: m["files"].update(_file("x", 2**53)), "bytes together"),
     "too many files": (
         lambda m: [m["files"].update(_file(f"f{i}")) for i in range(limits.BUNDLE_FILES)],
-        "4110 files, more than 4096",
+        "4111 files, more than 4096",
     ),
     "stage missing": (lambda m: m["stages"].pop(0), "rung 2 has 0 ort graphs of tower"),
     "stage twice": (lambda m: m["stages"].append(m["stages"][0]), "has 2 ort graphs of tower"),
@@ -95,7 +98,7 @@ def test_all_contradictions_are_listed_at_once(tiny):
     tree = json.loads(tiny.good_manifest())
     tree["ladder"].reverse()
     tree["vision"]["grid"] = [1, 1]
-    tree["kv"]["slots"] = 1
+    tree["kv"]["slots"] = [1]
     with pytest.raises(BundleError) as caught:
         parse_manifest(json.dumps(tree).encode())
     assert all(part in str(caught.value) for part in ("ascending", "1 x 1", "slots 1"))
@@ -105,7 +108,7 @@ def test_a_stage_may_have_a_graph_per_rung_or_one_for_all(tiny):
     tree = json.loads(tiny.good_manifest())
     tower = tree["stages"].pop(0)
     tree["stages"] += [tower | {"bucket": budget} for budget in tiny.BUDGETS]
-    assert len(parse_manifest(json.dumps(tree).encode()).stages) == 8
+    assert len(parse_manifest(json.dumps(tree).encode()).stages) == 9
 
 
 def test_a_stage_may_have_a_portable_form_beside(tiny):
@@ -242,8 +245,8 @@ def test_bad_image_plans(tiny, changes, message):
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
-        ([{"slot": "image"}], "0 segments have slot 'user'"),
-        ([{"slot": "image"}, {"slot": "user"}, {"slot": "image"}], "2 segments have slot 'image'"),
+        ([{"slot": "image"}], "0 of .* have slot 'user'"),
+        ([{"slot": "image"}, {"slot": "user"}, {"slot": "image"}], "2 of .* have slot 'image'"),
         ([{"slot": "image"}, {"slot": "user"}, {}], r"segments\[2\] must set exactly one"),
         ([{"slot": "image", "text": "x"}, {"slot": "user"}], r"segments\[0\] must set exactly"),
         ([{"slot": "audio"}], r"segments\[0\]\.slot"),

@@ -21,6 +21,7 @@ from edgetok.bundle.manifest import (
     KvCache,
     Manifest,
     Precision,
+    Prefill,
     Rung,
     Stage,
     Tensor,
@@ -103,6 +104,7 @@ def graphs() -> list[tuple[Stage, onnx.ModelProto]]:
     features, logits = _floats("features", FULL, WIDTH), _floats("logits", 1, VOCABULARY)
     tower = _stage("tower", None, _floats("pixels", 1, 3, 4, 4), features)
     embed = _stage("embed", None, _ids("token_ids", 5), _floats("text_embeds", 5, WIDTH))
+    extend = _stage("extend", None, _floats("chunk_embeds", 1, WIDTH), logits)
     decode = _stage("decode", None, _floats("embeds", 1, WIDTH), logits)
     made = [
         (
@@ -111,6 +113,7 @@ def graphs() -> list[tuple[Stage, onnx.ModelProto]]:
             [ints("shape", FULL, WIDTH), external("bias")],
         ),
         (embed, [node("Gather", ["table", "token_ids"], ["text_embeds"])], [external("table")]),
+        (extend, [node("MatMul", ["chunk_embeds", "head"], ["logits"])], [external("head")]),
         (decode, [node("MatMul", ["embeds", "head"], ["logits"])], [external("head")]),
     ]
     for k in BUDGETS:
@@ -131,9 +134,14 @@ def manifest(files: dict[str, File] | None = None) -> Manifest:
         family="llava",
         method="random",
         seed=7,
-        ladder=[Rung(budget=k, prompt_tokens=PROMPT, cache_slots=k + 5) for k in BUDGETS],
+        ladder=[
+            Rung(budget=k, prompt_tokens=PROMPT, cache_slots=k + 5, removed=[0]) for k in BUDGETS
+        ],
         precision=Precision(weights="fp32", kv="fp32"),
-        kv=KvCache(layers=1, kv_heads=1, head_dim=4, slots=SLOTS, policy="none"),
+        prefill=Prefill(method="none", ratio=1.0),
+        kv=KvCache(
+            layers=1, kv_heads=1, head_dim=4, slots=[SLOTS], policy="none", positions="kept"
+        ),
         text=Text(hidden=WIDTH, vocabulary=VOCABULARY, max_positions=64, stop_ids=[2], pad_id=0),
         vision=Vision(height_px=4, width_px=4, grid=[2, 2], full_tokens=FULL),
         stages=[stage for stage, _ in graphs()],

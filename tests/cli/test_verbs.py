@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from edgetok import limits
 from edgetok.bundle.reader import Bundle
+from edgetok.runtimes.load import load
 
 from .conftest import Run
 
@@ -253,3 +257,95 @@ def test_what_a_model_says_cannot_command_a_terminal(monkeypatch: pytest.MonkeyP
     assert written == ["red\\x1b]0;owned\\x07 [bold]\n\tdoor"]
     output.say("bad name \x9b2J")
     assert written[1] == "bad name \\x9b2J"
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes, *, terminal: bool = False) -> None:
+    """Standard input as a pipe holds it, or as someone types it."""
+    stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
+    monkeypatch.setattr(stdin, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+
+
+def test_chat_answers_line_by_line(
+    edgetok: Run, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turns that the Python call has, in text and in JSON; the last line needs no end."""
+    talk = load(bundle).converse(image, budget=8)
+    wanted = [talk.ask(text, max_new_tokens=4) for text in ("What is 3?", "a")]
+    options = ("--budget", "8", "--max-new-tokens", "4")
+    type_in(monkeypatch, b"What is 3?\n\n  \na")
+    done = edgetok("chat", bundle, image, *options)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "".join(f"{answer.text}\n" for answer in wanted)
+    type_in(monkeypatch, b"What is 3?\r\na\r\n")
+    fields = edgetok("chat", bundle, image, *options, "--json").json
+    assert (fields["ok"], fields["tokens_left"]) == (True, talk.tokens_left)
+    assert [turn["question"] for turn in fields["turns"]] == ["What is 3?", "a"]
+    assert [turn["token_ids"] for turn in fields["turns"]] == [list(a.token_ids) for a in wanted]
+
+
+def test_chat_without_a_question_is_no_error(
+    edgetok: Run, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_in(monkeypatch, b"")
+    assert edgetok("chat", bundle, image) == edgetok("chat", bundle, image, "--budget", "4")
+    type_in(monkeypatch, b"", terminal=True)
+    done = edgetok("chat", bundle, image)
+    assert (done.code, done.out, done.err.rstrip()) == (0, "", ">")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"a\n" + 300 * b"what " + b"\n", "tokens and"),
+        (b"a\n\xff\xfe\n", "not UTF-8 at byte 0"),
+        (b"x" * (limits.PROMPT_BYTES + 2), f"more than {limits.PROMPT_BYTES} bytes"),
+        (b"a\nb\nc\nd\ne\nf\ng\nh\n", "are left in the KV cache after"),
+    ],
+    ids=["long", "no UTF-8", "very long", "end of the cache"],
+)
+def test_bad_questions_are_one_sentence(
+    edgetok: Run,
+    bundle: Path,
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    data: bytes,
+    words: str,
+) -> None:
+    type_in(monkeypatch, data)
+    done = edgetok("chat", bundle, image)
+    assert done.code == 5
+    assert words in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_at_a_terminal_a_bad_question_is_followed_by_others(
+    edgetok: Run, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"a\n" + 300 * b"what " + b"\n\xff\nb\n"
+    type_in(monkeypatch, data, terminal=True)
+    done = edgetok("chat", bundle, image, "--max-new-tokens", "2", "--json")
+    assert done.code == 0
+    assert [turn["question"] for turn in done.json["turns"]] == ["a", "b"]
+    assert done.err.count("edgetok: ") == 2
+
+
+def test_chat_names_what_is_wrong_before_the_first_question(
+    edgetok: Run, bundle: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_in(monkeypatch, b"a\n")
+    assert edgetok("chat", tmp_path / "none.bundle", image).code == 3
+    assert edgetok("chat", bundle, tmp_path / "none.png").code == 5
+    assert edgetok("chat", bundle, image, "--budget", "5").code == 2
+
+
+def test_ctrl_c_ends_a_chat_without_a_traceback(bundle: Path, image: Path) -> None:
+    command = [sys.executable, "-m", "edgetok.cli", "chat", str(bundle), str(image)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+    process.stdin.write("What is 3?\n")
+    process.stdin.flush()
+    assert process.stdout.readline()  # it has answered, and waits for the next question
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "edgetok: interrupted\n")

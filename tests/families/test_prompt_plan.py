@@ -52,6 +52,45 @@ def test_ids_equal_transformers(copy: Path) -> None:
     assert [*before, IMAGE, *after] == wanted
 
 
+def test_the_turn_is_what_a_longer_conversation_adds(copy: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    plan = _plan(copy)
+    assert plan.turn is not None
+    assert [s.ids or s.text or s.slot for s in plan.turn] == [[2], "USER: ", "user", " ASSISTANT:"]
+    question = {"role": "user", "content": [{"type": "text", "text": "why?"}]}
+    messages = [question, {"role": "assistant", "content": [{"type": "text", "text": "a"}]}]
+    template = (copy / "chat_template.jinja").read_text()
+    texts = [
+        tokenizer.apply_chat_template(
+            turns, chat_template=template, add_generation_prompt=True, tokenize=False
+        )
+        for turns in ([question], [*messages, question], [*messages, *messages, question])
+    ]
+    assert texts[1] == texts[0] + " a</s>USER: why? ASSISTANT:"
+    assert texts[2] == texts[1] + " a</s>USER: why? ASSISTANT:"
+
+
+_FIRST = "<image>{{ messages[0]['content'][1]['text'] }} A:"
+REWRITING = {
+    "only the last turn": "{{ messages | length }}" + _FIRST,
+    "no roles": "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'image' %}"
+    "<image>{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endfor %} A:",
+    "refuses": _FIRST
+    + "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}",
+    "numbers its turns": _FIRST + "{% for m in messages[1:] %}{{ m['content'][0]['text'] }}"
+    "{{ loop.index }}{% endfor %}",
+    "shows the question twice": _FIRST + "{% for m in messages[1:] %}{{ m['content'][0]['text'] }}"
+    "{% if m['role'] == 'user' %}{{ m['content'][0]['text'] }}{% endif %}{% endfor %}",
+    "drops the answer": _FIRST + "{% for m in messages[1:] if m['role'] == 'user' %}"
+    "{{ m['content'][0]['text'] }} A:{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("template", REWRITING.values(), ids=REWRITING.keys())
+def test_templates_that_write_turns_anew_have_no_later_ones(copy: Path, template: str) -> None:
+    assert _plan(copy, template).turn is None
+
+
 HOSTILE = {
     "attribute walk": "{{ ().__class__.__bases__[0].__subclasses__() }}",
     "import": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",

@@ -27,6 +27,7 @@ def timed(ttft_ms: float, per_token_ms: float, tokens: int = 4) -> Answer:
         decode_tokens_per_s=0,
         confidence=None,
         prompt_tokens=3,
+        reused_rows=0,
         kept=(),
         signals={},
     )

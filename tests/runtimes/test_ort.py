@@ -45,7 +45,7 @@ def test_a_step_equals_a_longer_prefill(runtime: OrtRuntime, rows: int) -> None:
     token = runtime.embed([77]).copy()
     whole = runtime.prefill(bucket, np.concatenate([prompt, token])).copy()
     runtime.prefill(bucket, prompt)
-    stepped = runtime.step(77, rows)
+    stepped = runtime.step(77)
     np.testing.assert_allclose(stepped, whole, atol=2e-5)
 
 
@@ -53,7 +53,7 @@ def test_steps_read_what_earlier_steps_wrote(runtime: OrtRuntime) -> None:
     bucket = runtime.ladder.smallest
     prompt, ids = embeds(runtime, 5), [9, 200, 31, 4]
     runtime.prefill(bucket, prompt)
-    stepped = [runtime.step(token, 5 + i).copy() for i, token in enumerate(ids)]
+    stepped = [runtime.step(token).copy() for i, token in enumerate(ids)]
     whole = runtime.prefill(bucket, np.concatenate([prompt, runtime.embed(ids)]))
     np.testing.assert_allclose(stepped[-1], whole, atol=2e-5)
 
@@ -64,7 +64,7 @@ def test_padding_does_not_change_the_answer(runtime: OrtRuntime) -> None:
     steps = []
     for bucket in runtime.ladder:
         runtime.prefill(bucket, prompt)
-        steps.append(runtime.step(50, 20).copy())
+        steps.append(runtime.step(50).copy())
     for other in logits[1:]:
         np.testing.assert_allclose(other, logits[0], atol=2e-5)
     for other in steps[1:]:
@@ -74,10 +74,10 @@ def test_padding_does_not_change_the_answer(runtime: OrtRuntime) -> None:
 def test_nothing_of_a_longer_prompt_remains(runtime: OrtRuntime) -> None:
     bucket = runtime.ladder.largest
     runtime.prefill(bucket, embeds(runtime, 6))
-    fresh = runtime.step(50, 6).copy()
+    fresh = runtime.step(50).copy()
     runtime.prefill(bucket, 100 * embeds(runtime, bucket.prefill_tokens, seed=2))
     runtime.prefill(bucket, embeds(runtime, 6))
-    np.testing.assert_array_equal(runtime.step(50, 6), fresh)
+    np.testing.assert_array_equal(runtime.step(50), fresh)
 
 
 def test_past_and_present_are_the_same_memory(runtime: OrtRuntime) -> None:
@@ -105,7 +105,7 @@ def test_an_int8_cache_stays_close(tiny_vlm: ModuleType, runtime: OrtRuntime, tm
     results = []
     for each in (runtime, small):
         each.prefill(each.ladder.smallest, embeds(runtime, 30))
-        results.append(each.step(99, 30).copy())
+        results.append(each.step(99).copy())
     difference = np.abs(results[0] - results[1]).max()
     assert 0 < difference < 0.05 * np.abs(results[0]).max()
 
@@ -120,11 +120,13 @@ def test_prefill_takes_as_many_rows_as_the_rung_has(runtime: OrtRuntime, rows: i
 
 
 def test_a_full_cache_is_never_written_past(runtime: OrtRuntime) -> None:
-    slots = runtime.manifest.kv.slots
+    (slots,) = set(runtime.manifest.kv.slots)
     runtime.prefill(runtime.ladder.smallest, embeds(runtime, 2))
-    assert np.isfinite(runtime.step(5, slots - 1)).all()
-    with pytest.raises(InputError, match=f"{slots + 1} cache rows"):
-        runtime.step(5, slots)
+    for left in range(slots - 2, 0, -1):
+        assert runtime.rows_left == left
+        assert np.isfinite(runtime.step(5)).all()
+    with pytest.raises(InputError, match=f"full with {slots} rows"):
+        runtime.step(5)
 
 
 def test_embedding_too_many_ids_is_refused(runtime: OrtRuntime) -> None:
@@ -247,7 +249,7 @@ def test_too_little_memory_is_refused_before_loading(
 def test_the_estimate_counts_weights_and_cache(opened: Bundle) -> None:
     manifest = opened.manifest
     weights = manifest.files["weights/model.bin"].bytes
-    cache = 2 * manifest.kv.layers * manifest.kv.slots * manifest.kv.head_dim * 4
+    cache = 2 * sum(manifest.kv.slots) * manifest.kv.head_dim * 4
     one = ort.needed_bytes(manifest, Ladder(opened.ladder.buckets[:1]))
     assert weights + cache < one <= ort.needed_bytes(manifest, opened.ladder)
     assert one < weights + cache + 1_000_000
@@ -257,11 +259,9 @@ def test_a_stage_without_what_a_runtime_needs_is_refused(opened: Bundle) -> None
     import msgspec
 
     decode = opened.stage("decode", 4)
-    inputs = [t for t in decode.inputs if t.name != names.TOTAL_LENGTH]
+    inputs = [t for t in decode.inputs if t.name != names.POSITIONS]
     damaged = msgspec.structs.replace(decode, inputs=inputs, outputs=decode.outputs[1:])
-    with pytest.raises(
-        BundleError, match="input total_length is missing; output logits is missing"
-    ):
+    with pytest.raises(BundleError, match="input positions is missing; output logits is missing"):
         require_interface(
             opened.manifest, damaged, opened.ladder.smallest, opened.stage("tower", 4)
         )

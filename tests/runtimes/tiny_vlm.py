@@ -21,6 +21,7 @@ from edgetok.bundle.manifest import (
     KvCache,
     Manifest,
     Precision,
+    Prefill,
     Rung,
     Stage,
     Tensor,
@@ -41,6 +42,7 @@ from edgetok.bundle.writer import BundleWriter
 SIDE, PATCHES, PATCH_VALUES, VISION_WIDTH = 8, 16, 12, 12
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD_DIM, MLP = 32, 2, 2, 1, 16, 64
 PROMPT_TOKENS, NEW_TOKENS = 40, 8
+CHUNK = 8
 BUDGETS = (4, 8, 16)
 WEIGHTS = "weights/model.bin"
 SPECIAL = ("<image>", "<|end|>", "<|start|>", "<pad>")
@@ -186,6 +188,12 @@ def prompt_plan() -> PromptPlan:
             Segment(text="\nAnswer:"),
         ],
         forbidden_ids=[IMAGE_ID, END_ID, START_ID, PAD_ID],
+        turn=[
+            Segment(ids=[END_ID]),
+            Segment(text="User: "),
+            Segment(slot="user"),
+            Segment(text="\nAnswer:"),
+        ],
     )
 
 
@@ -204,7 +212,7 @@ def _graphs(recipe: Recipe, weights: _Weights) -> list[tuple[Stage, ModelProto]]
     made = [_tower(weights), _embed(recipe, weights)]
     made += [_compress(recipe, weights, k) for k in recipe.budgets]
     made += [_prefill(recipe, weights, k) for k in recipe.budgets]
-    return [*made, _decode(recipe, weights)]
+    return [*made, _extend(recipe, weights), _decode(recipe, weights)]
 
 
 def _tower(weights: _Weights) -> tuple[Stage, ModelProto]:
@@ -289,27 +297,47 @@ def _prefill(recipe: Recipe, weights: _Weights, budget: int) -> tuple[Stage, Mod
     return stage, graph.model(stage)
 
 
+def _extend(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
+    inputs = [
+        _floats(names.CHUNK_EMBEDS, 1, CHUNK, WIDTH),
+        _lengths(names.PAST_LENGTHS),
+        _ids(names.CHUNK_POSITIONS, LAYERS, CHUNK),
+    ]
+    stage = _stage("extend", None, inputs + _cache(recipe, "past"), _outputs(recipe))
+    graph = _Graph(weights)
+    slots = graph.constant("slots", np.array([recipe.slots], np.int32))
+    hidden = _decoder(graph, recipe, names.CHUNK_EMBEDS, slots, names.CHUNK_POSITIONS)
+    last = graph.constant("last_of_chunk", np.array([CHUNK - 1], np.int64))
+    graph.node("Gather", [hidden, last], "last", axis=1)
+    _head(graph, "last")
+    return stage, graph.model(stage)
+
+
 def _decode(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
     inputs = [
         _ids(names.TOKEN_ID, 1, 1),
         _lengths(names.PAST_LENGTHS),
-        _lengths(names.TOTAL_LENGTH),
+        _ids(names.POSITIONS, LAYERS, 1),
     ]
     stage = _stage("decode", None, inputs + _cache(recipe, "past"), _outputs(recipe))
     graph = _Graph(weights)
     table = graph.weight("embeddings", VOCABULARY, WIDTH, scale=1.0)
     graph.node("Gather", [table, names.TOKEN_ID], "embeds")
-    _head(graph, _decoder(graph, recipe, "embeds", names.TOTAL_LENGTH))
+    slots = graph.constant("slots", np.array([recipe.slots], np.int32))
+    _head(graph, _decoder(graph, recipe, "embeds", slots, names.POSITIONS))
     return stage, graph.model(stage)
 
 
-def _decoder(graph: _Graph, recipe: Recipe, hidden: str, total: str) -> str:
+def _decoder(graph: _Graph, recipe: Recipe, hidden: str, total: str, positions: str = "") -> str:
     """Layers over [1, rows, D]; the name of their output."""
     angles = np.outer(np.arange(recipe.slots), 100.0 ** -np.linspace(0, 1, HEAD_DIM // 2))
     cos = graph.table("cos", np.cos(angles).astype(np.float32))
     sin = graph.table("sin", np.sin(angles).astype(np.float32))
     for layer in range(LAYERS):
-        attended = _attention(graph, recipe, hidden, layer, [total, cos, sin])
+        row = graph.constant(f"layer{layer}", np.array([layer], np.int64))
+        length = graph.node("Gather", [names.PAST_LENGTHS, row], f"length{layer}")
+        at = [graph.node("Gather", [positions, row], f"position{layer}")] if positions else [""]
+        attended = _attention(graph, recipe, hidden, layer, [length, total, cos, sin, *at])
         hidden = _mlp(graph, attended, layer)
     return hidden
 
@@ -326,11 +354,11 @@ def _attention(graph: _Graph, recipe: Recipe, hidden: str, layer: int, ends: lis
     ]
     past = [names.past_key(layer), names.past_value(layer)]
     present = [names.present_key(layer), names.present_value(layer)]
-    inputs = [*rows, *past, names.PAST_LENGTHS, *ends]
+    inputs = [*rows, *past, *ends]
     attributes: dict[str, Any] = {}
     if recipe.int8_cache:
         scale = np.full((1, KV_HEADS, 1, HEAD_DIM), 0.03, np.float32)
-        inputs += ["", "", "", graph.table("k_scale", scale), graph.table("v_scale", scale)]
+        inputs += ["", "", graph.table("k_scale", scale), graph.table("v_scale", scale)]
         attributes = {
             "kv_cache_bit_width": 8,
             "k_quant_type": "PER_CHANNEL",
@@ -381,6 +409,7 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
             budget=k,
             prompt_tokens=recipe.prompt_tokens,
             cache_slots=min(recipe.slots, k + recipe.prompt_tokens + NEW_TOKENS),
+            removed=[0] * LAYERS,
         )
         for k in recipe.budgets
     ]
@@ -392,12 +421,14 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
         seed=recipe.seed,
         ladder=rungs,
         precision=Precision(weights="fp32", kv="int8" if recipe.int8_cache else "fp32"),
+        prefill=Prefill(method="none", ratio=1.0),
         kv=KvCache(
             layers=LAYERS,
             kv_heads=KV_HEADS,
             head_dim=HEAD_DIM,
-            slots=recipe.slots,
+            slots=[recipe.slots] * LAYERS,
             policy="none",
+            positions="kept",
         ),
         text=Text(
             hidden=WIDTH,
@@ -447,4 +478,4 @@ def _ids(name: str, *shape: int) -> Tensor:
 
 
 def _lengths(name: str) -> Tensor:
-    return Tensor(name=name, dtype="int32", shape=[1])
+    return Tensor(name=name, dtype="int32", shape=[LAYERS])

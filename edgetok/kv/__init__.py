@@ -1,0 +1,56 @@
+"""What a KV cache of constant size keeps: policies, composed from a few static functions.
+
+The list and its facts load without torch; what a policy computes needs it.
+"""
+
+from __future__ import annotations
+
+from edgetok.errors import UsageError
+from edgetok.kv.policies import (
+    a2sf,
+    h2o,
+    lococo,
+    pyramidkv,
+    random,
+    snapkv,
+    streaming,
+    visual,
+    zipcache,
+)
+from edgetok.kv.policy import Policy, Room, keep_all, make_room
+
+__all__ = ["POLICIES", "Policy", "Room", "find_policy", "keep_all", "make_room"]
+
+NONE = "none"  # no policy: every row stays, and the cache is as long as the longest answer
+
+POLICIES: dict[str, Policy] = {
+    policy.name: policy
+    for policy in (
+        streaming.POLICY,
+        snapkv.POLICY,
+        pyramidkv.POLICY,
+        h2o.POLICY,
+        a2sf.POLICY,
+        zipcache.POLICY,
+        lococo.POLICY,
+        visual.POLICY,
+        random.POLICY,
+    )
+}
+
+
+def find_policy(name: str | Policy) -> Policy | None:
+    """The policy of that name, one that is given as itself, or None for `none`.
+
+    Raises:
+        UsageError: for an unknown name.
+    """
+    if isinstance(name, Policy):
+        return name
+    if name == NONE:
+        return None
+    if name not in POLICIES:
+        raise UsageError(
+            f"KV policy {name!r} is unknown; choose {', '.join([NONE, *POLICIES])} (--kv-policy)"
+        )
+    return POLICIES[name]

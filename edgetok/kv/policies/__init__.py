@@ -1,0 +1,1 @@
+"""Published policies of the KV cache, one file each."""

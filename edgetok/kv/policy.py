@@ -1,0 +1,135 @@
+"""A policy of the KV cache: what each row is remembered by, and which rows stay when it is full.
+
+Beside keys and values a layer may keep planes, float32 [P, G, C]: one number per row and head for
+each name in `Policy.planes`. They are made at prefill, brought up to date by each decode step, and
+gathered with the rows when the cache is compacted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from edgetok import limits
+from edgetok.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCORE = "score"  # what a row has received, in the policy's own weighting
+SEEN = "seen"  # by how many queries it could have been attended to
+TEXT = "text"  # 1 at rows of text, 0 at visual rows
+
+STRETCH = 8  # an eighth of the slots is freed at once: rarer compaction against more rows kept
+
+# From rows S and a scalar of true rows n: which rows are asked, [R] int64, and their weights [R].
+Asks = Callable[[int, "Tensor"], tuple["Tensor", "Tensor"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a cache of constant size keeps.
+
+    Args:
+        name, paper, summary: as lists show them.
+        exact: how the frozen form differs from the paper.
+        planes: what is remembered of each row beside key and value.
+        positions: `kept`: a row's rotary position is its place in the conversation, which ends
+            where the model's positions end; `renumbered`: its place in the cache, which never does.
+        sinks: first rows that always stay.
+        recent: last rows that always stay; None: all that `sinks` leaves.
+        asks: the queries of the prompt that give rows their first score; None: no scores.
+        decay: what a decode step multiplies a score with before it adds its own attention; None:
+            scores stay as prefill made them.
+        pool: width of the average over neighbouring scores, and the window that is asked; 0: none.
+        drawn: scores are random numbers that a row is born with.
+        capacities: slots of each layer, from slots on average, number of layers, and `recent`.
+    """
+
+    name: str
+    paper: str
+    summary: str
+    exact: str
+    planes: tuple[str, ...] = ()
+    positions: Literal["kept", "renumbered"] = "kept"
+    sinks: int = 4
+    recent: int | None = 16
+    asks: Asks | None = None
+    decay: float | None = None
+    pool: int = 0
+    drawn: bool = False
+    capacities: Callable[[int, int, int], list[int]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Constants of a policy in one model.
+
+    Args:
+        slots: rows that each layer can hold.
+        keep: rows that each layer keeps when it is full, fewer than `slots`.
+    """
+
+    policy: Policy
+    slots: tuple[int, ...]
+    keep: tuple[int, ...]
+
+    def recent(self, layer: int) -> int:
+        """Last rows of a layer that always stay."""
+        given = self.policy.recent
+        return self.keep[layer] - self.policy.sinks if given is None else given
+
+
+def make_room(policy: Policy, slots: int, layers: int, positions: int = limits.CACHE_SLOTS) -> Room:
+    """Slots and kept rows of every layer.
+
+    Args:
+        slots: of a layer, on average.
+        positions: rotary positions that the model knows; no layer needs more slots.
+
+    Raises:
+        UsageError: if the slots are too few for the rows that always stay, or too many.
+    """
+    if slots > positions:
+        raise UsageError(
+            f"{slots} KV slots are more than the {positions} positions that there can be; lower "
+            "--kv-slots"
+        )
+    capacities = [min(rows, positions) for rows in _capacities(policy, slots, layers)]
+    keep = [_kept(rows) for rows in capacities]
+    if min(keep) <= _always(policy):
+        raise UsageError(
+            f"KV policy {policy.name} always keeps {policy.sinks} first and {policy.recent or 0} "
+            f"last rows; with {slots} slots its smallest layer keeps {min(keep)} rows in all, "
+            f"raise --kv-slots to {_enough(policy, layers)} or more"
+        )
+    return Room(policy, tuple(capacities), tuple(keep))
+
+
+def keep_all(slots: int, layers: int) -> Room:
+    """A cache that nothing is ever taken from, for what compares with one."""
+    policy = Policy("none", "edgetok", "keeps every row", "ours", sinks=0, recent=0)
+    return Room(policy, (slots,) * layers, (slots,) * layers)
+
+
+def _capacities(policy: Policy, slots: int, layers: int) -> list[int]:
+    if policy.capacities is None:
+        return [slots] * layers
+    return policy.capacities(slots, layers, policy.recent or 0)
+
+
+def _kept(slots: int) -> int:
+    return slots - max(1, slots // STRETCH)
+
+
+def _always(policy: Policy) -> int:
+    return policy.sinks + (policy.recent or 0)
+
+
+def _enough(policy: Policy, layers: int) -> int:
+    """The fewest slots that are enough."""
+    slots = 1
+    while _kept(min(_capacities(policy, slots, layers))) <= _always(policy):
+        slots += 1
+    return slots

@@ -1,0 +1,50 @@
+"""MustDrop, prefill stage (arXiv 2411.10803): drop what no text row and not all together look at.
+
+Inputs: attention a [T, K] of the text rows behind the image in the layer before the cut, mean over
+heads.
+
+Behind layers 2, 6, 10 and 14 of 32 the paper drops token j if Σ_t a_tj < g ΣΣ a and
+max_t a_tj < u. Both hold exactly where max(Σ_t a_tj / (g ΣΣ a), max_t a_tj / u) < 1, which is the
+score here: with as many tokens as the thresholds would leave, the same ones stay.
+
+Frozen form: fixed-budget; g and u of the paper's setting of 192 tokens. Its key set, the patches
+that the tower's CLS token attends to most, is not known here and not protected; `--method mustdrop`
+keeps it in front of the decoder.
+"""
+
+from __future__ import annotations
+
+from edgetok import tokens
+from edgetok.prefill.look import Look
+from edgetok.prefill.method import PrefillMethod
+from edgetok.prefill.schedules import Counts, by_powers
+
+LAYERS = (3, 7, 11, 15)
+GLOBAL = 1e-3
+INDIVIDUAL = 1e-3
+SMALLEST_SUM = 1e-12
+
+
+def counts(layers: int, visual: int, ratio: float) -> Counts:
+    return by_powers(layers, visual, LAYERS, ratio)
+
+
+def cut(look: Look, keep: int) -> tokens.Plan:
+    attended = look.before.from_text().mean(0)  # [T, K]
+    of_all = attended.sum(0) / (GLOBAL * attended.sum().clamp(min=SMALLEST_SUM))
+    scores = of_all.maximum(attended.amax(0) / INDIVIDUAL)
+    return tokens.Plan.gather(tokens.topk(scores, keep), look.count)
+
+
+METHOD = PrefillMethod(
+    name="mustdrop",
+    paper="arXiv 2411.10803",
+    verdict="fixed-budget",
+    summary="keeps what text attends to, all together or one row strongly",
+    positions="kept",
+    reads=("previous attention",),
+    ratio=0.75,
+    ratio_is="share that stays at each of four cuts",
+    counts=counts,
+    cut=cut,
+)

@@ -1,0 +1,171 @@
+"""The stages of a cache of constant size: prefill that packs, decode that scores, compaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgetok import names
+from edgetok.export.flavours.ort import CacheAttention
+from edgetok.export.flavours.packing import PackingAttention
+from edgetok.export.stages import Decoder, rotary_tables
+from edgetok.families.parts import TextParts
+from edgetok.kv import Room
+from edgetok.kv.policy import TEXT
+from edgetok.kv.saliency import next_planes
+from edgetok.kv.select import choose, rank, take, turn_back
+from edgetok.kv.stored import pack, round_levels, unpack
+
+DRAWS = 4096  # random numbers of a head; the next row starts over
+
+
+class KeepingDecoder(Decoder):
+    """A decoder whose layers hold what a policy keeps, and what it remembers of each row."""
+
+    draws: Tensor | None
+
+    def __init__(
+        self,
+        text: TextParts,
+        positions: int,
+        scales: list[tuple[Tensor, Tensor]] | None,
+        bits: int,
+        room: Room,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(text, positions, scales)
+        self.room, self.bits = room, bits
+        self.register_buffer("draws", draw_numbers(text, seed) if room.policy.drawn else None)
+
+    @property
+    def planes(self) -> int:
+        """Numbers that are remembered of each row."""
+        return len(self.room.policy.planes)
+
+    @property
+    def outputs(self) -> list[str]:
+        return [names.LOGITS, *buffer_names(self.room, present=True)]
+
+
+class PackingPrefill(KeepingDecoder):
+    """input embeddings [1, S, D], padded on the right -> logits [1, W] and the packed cache."""
+
+    def __init__(self, *args: Any, text_rows: int, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.text_rows = text_rows
+
+    @property
+    def reads_places(self) -> bool:
+        """Whether the policy must know which rows are visual."""
+        return TEXT in self.room.policy.planes
+
+    def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *start: Tensor) -> Any:
+        attention = PackingAttention(
+            self.room,
+            lengths,
+            *self._rotary()[0],
+            self._scales(),
+            self.bits,
+            start[0] if start else None,
+            self.text_rows,
+            self.draws,
+        )
+        rows = self.attend(embeds, attention)
+        held = [buffer for buffers in attention.present for buffer in buffers]
+        return self.read_logits(rows[0].index_select(0, last)), *held
+
+
+class ScoringDecode(KeepingDecoder):
+    """One token id [1, 1] -> logits [1, W], and what it gave to the rows it attended to."""
+
+    def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
+        size = 3 if self.planes else 2
+        layers = [past[first : first + size] for first in range(0, len(past), size)]
+        pairs = [(buffers[0], buffers[1]) for buffers in layers]
+        attention = CacheAttention(
+            pairs, lengths, positions, self._rotary(), self._scales(), bits=self.bits
+        )
+        attention.weighed = [] if self._reads_attention else None
+        rows = self.attend(self.text.embed(token), attention)
+        held: list[Tensor] = []
+        for layer, buffers in enumerate(layers):
+            held += attention.present[layer]
+            if self.planes:
+                given = self._given(layer, attention, positions[layer])
+                held.append(next_planes(self.room.policy, buffers[2], given, lengths[layer]))
+        return self.read_logits(rows[0]), *held
+
+    @property
+    def _reads_attention(self) -> bool:
+        return self.room.policy.decay is not None
+
+    def _given(self, layer: int, attention: CacheAttention, position: Tensor) -> Tensor:
+        """What the step adds to the scores of a layer: [G, C]."""
+        groups, slots = self.text.kv_heads, self.room.slots[layer]
+        if self.draws is not None:
+            return self.draws[layer].index_select(1, position % DRAWS).expand(groups, slots)
+        if attention.weighed is None:
+            return torch.zeros(groups, slots)
+        weights = attention.weighed[layer][0, :, 0]  # [heads, C]
+        return weights.reshape(groups, -1, slots).mean(1)
+
+
+class Compact(nn.Module):
+    """A full layer, key and value [1, G, C, H] and state [P, G, C], -> the rows that stay."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self, text: TextParts, positions: int, bits: int | None, room: Room, layer: int
+    ) -> None:
+        super().__init__()
+        cos, sin = rotary_tables(text, positions)
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
+        self.room, self.layer, self.bits = room, layer, bits
+
+    @property
+    def outputs(self) -> list[str]:
+        state = [names.KEPT_STATE] if self.room.policy.planes else []
+        return [names.KEPT_KEY, names.KEPT_VALUE, *state]
+
+    def forward(self, key: Tensor, value: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        policy, keep = self.room.policy, self.room.keep[self.layer]
+        ranks = rank(policy, state[0]) if state else torch.zeros(key.shape[1:3])
+        full = torch.tensor(key.shape[2])
+        chosen = choose(ranks, full, keep, policy.sinks, self.room.recent(self.layer))
+        keys, values = take(key[0], chosen), take(value[0], chosen)
+        if policy.positions == "renumbered":
+            keys = self._renumbered(keys, chosen - torch.arange(keep))
+        kept = [part.gather(2, chosen.expand(len(part), -1, -1)) for part in state]
+        return keys[None], values[None], *kept
+
+    def _renumbered(self, keys: Tensor, by: Tensor) -> Tensor:
+        """Keys at the places they move to.
+
+        Both channels of a rotary pair have one scale, so that levels are rotated as they are.
+        """
+        if self.bits is None:
+            return turn_back(keys, by, self.cos, self.sin)
+        turned = turn_back(unpack(keys, self.bits), by, self.cos, self.sin)
+        return pack(round_levels(turned, self.bits), self.bits)
+
+
+def draw_numbers(text: TextParts, seed: int) -> Tensor:
+    """Random numbers in (0, 1) for the rows of each layer and head: [L, G, DRAWS]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(len(text.layers), text.kv_heads, DRAWS, generator=generator)
+
+
+def buffer_names(room: Room, *, present: bool) -> list[str]:
+    """Names of all buffers, layer by layer: key, value and, where there are planes, state."""
+    kinds = (
+        (names.present_key, names.present_value, names.present_state)
+        if present
+        else (names.past_key, names.past_value, names.past_state)
+    )
+    used = kinds if room.policy.planes else kinds[:2]
+    return [kind(layer) for layer in range(len(room.slots)) for kind in used]

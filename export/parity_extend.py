@@ -1,0 +1,52 @@
+"""The gate for chunks of text that are put behind what the cache holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from edgetok import names
+from edgetok.export.reference import Reference
+from edgetok.export.runner import GraphRunner
+
+if TYPE_CHECKING:
+    from edgetok.export.parity import Ledger
+
+
+def prove_extend(
+    ledger: Ledger,
+    reference: Reference,
+    runner: GraphRunner,
+    embeds: Tensor,
+    start: int,
+    budget: int,
+) -> None:
+    """A chunk of text behind a prompt [1, n, D] whose visual rows begin at `start`, and a token.
+
+    Where every row stays as it is, PyTorch runs prompt and chunk in one piece; where prefill takes
+    rows away, or rows are coarse, the chunk must do what as many single steps do, which are proved
+    by themselves.
+    """
+    # A prompt that leaves no room for the chunk and one token more gives up its end.
+    embeds = embeds[:, : runner.room_for(budget) - runner.chunk_rows - 1]
+    ids = _some_ids(reference, runner.chunk_rows)
+    runner.begin(budget, embeds[0].numpy(), start)
+    if runner.reduces or reference.cache is not None:
+        want = [runner.step(int(token)) for token in ids][-1:]
+        runner.begin(budget, embeds[0].numpy(), start)
+    else:
+        chunk = reference.parts.text.embed(ids)[None]
+        answer = reference.answer(torch.cat([embeds, chunk], dim=1), new_tokens=2)
+        want = [row.numpy() for row in answer.logits]
+    got = runner.put(reference.parts.text.embed(ids).detach().numpy())
+    ledger.compare(names.EXTEND, None, names.LOGITS, got, want[0])
+    if len(want) > 1 and got.argmax() == want[0].argmax():
+        stepped = runner.step(int(got.argmax()))
+        ledger.compare(names.EXTEND, None, "next logits", stepped, want[1])
+
+
+def _some_ids(reference: Reference, count: int) -> Tensor:
+    """Ids from all over the vocabulary; what they say does not matter here."""
+    return torch.arange(count) * 7919 % reference.parts.text.vocabulary

@@ -1,0 +1,385 @@
+"""The prefill stage of a bundle that takes visual tokens away between the layers of the decoder.
+
+Hugging Face's own layers are traced. Rows lie as `text, K visual rows, text, padding` at every
+layer; `names.VISUAL_START` says where the visual rows begin, and the rows in front of them stay
+where they are, so it holds at all layers. How many rows a layer sees is a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgetok import names
+from edgetok.errors import IncompatibleError
+from edgetok.export.attention import emitting, merge_heads, replaced_forward, rotary_inside
+from edgetok.export.flavours.ort import CacheAttention, attention_extras, fused_norms, rotate
+from edgetok.export.stages import Decoder
+from edgetok.families.parts import TextParts
+from edgetok.kv.stored import store
+from edgetok.prefill import Prefill
+from edgetok.prefill.look import Look
+from edgetok.prefill.probes import Probe, Span
+from edgetok.tokens import Plan
+
+
+_PREVIOUS, _NEXT = "previous attention", "next attention"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Hidden rows [1, S, D] on their way, where they are, and their rotary positions.
+
+    Args:
+        positions: int64 [S] where rows keep those they had, None where they are counted anew.
+        left: int64 [K], which of the rows that came in each visual row is, or is centred on.
+    """
+
+    x: Tensor
+    span: Span
+    positions: Tensor | None
+    left: Tensor
+
+    def at(self) -> Tensor:
+        """Rotary positions, int64 [S]."""
+        return torch.arange(self.span.rows) if self.positions is None else self.positions
+
+    def visual(self) -> Tensor:
+        """[K, D]."""
+        return self.x[0].index_select(0, self.span.visual_rows())
+
+    def text(self) -> Tensor:
+        """[T, D], the room behind the image."""
+        return self.x[0].index_select(0, self.span.text_rows())
+
+    def keep(self, plan: Plan) -> Rows:
+        """`gather_at`: the visual rows that a plan leaves or makes, in its order."""
+        count, places = plan.indices.shape[0], plan.indices
+        span = _shorten(self.span, count)
+        source, x = _order(self.span, span, self.span.start + _entries(span, places)), self.x[0]
+        if plan.weights is not None:
+            mixed = torch.cat([x, plan.apply(self.visual())])
+            made = self.span.rows + _entries(span, torch.arange(count))
+            x, picked = mixed, _order(self.span, span, made)
+        else:
+            picked = source
+        positions = None if self.positions is None else self.positions.index_select(0, source)
+        x = x.index_select(0, picked).unsqueeze(0)
+        return Rows(x, span, positions, self.left.index_select(0, places))
+
+    def drop_all_vision(self) -> Rows:
+        """`drop_all_vision_at`: text alone goes on."""
+        span = _shorten(self.span, 0)
+        source = _order(self.span, span, None)
+        positions = None if self.positions is None else self.positions.index_select(0, source)
+        return Rows(self.x.index_select(1, source), span, positions, self.left[:0])
+
+
+def _shorten(span: Span, visual: int) -> Span:
+    gone = span.visual - visual
+    return replace(span, last=span.last - gone, visual=visual, rows=span.rows - gone)
+
+
+def _entries(span: Span, values: Tensor) -> Tensor:
+    """For each row of `span`, the entry of `values` [K] that its place among them has: [S]."""
+    place = (torch.arange(span.rows) - span.start).clamp(0, span.visual - 1)
+    return values.index_select(0, place)
+
+
+def _order(old: Span, new: Span, visual: Tensor | None) -> Tensor:
+    """Which of the old rows each new row is, int64 [S']: text as it was, `visual` [S'] between."""
+    row = torch.arange(new.rows)
+    behind = torch.where(row < new.start, row, row + (old.visual - new.visual))
+    if visual is None:
+        return behind
+    inside = (row >= new.start) & (row < new.start + new.visual)
+    return torch.where(inside, visual, behind)
+
+
+def text_rows(span: Span) -> Tensor:
+    """All rows but the visual ones, int64 [S - K]: in front of the image, behind it, padding."""
+    return _order(span, _shorten(span, 0), None)
+
+
+def weave(span: Span, text: Tensor, visual: Tensor) -> Tensor:
+    """Text rows [1, S - K, D] around visual rows [1, K, D]: -> [1, S, D]."""
+    row, count = torch.arange(span.rows), span.rows - span.visual
+    behind = torch.where(row < span.start, row, row - span.visual)
+    inside = (row >= span.start) & (row < span.start + span.visual)
+    order = torch.where(inside, count + row - span.start, behind)
+    return torch.cat([text, visual], dim=1).index_select(1, order)
+
+
+def of_rows(module: Any, rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """A linear layer on some rows of [1, S, D] alone."""
+    linear = module.forward  # its own: bound before it is replaced
+
+    def forward(x: Tensor) -> Tensor:
+        out: Tensor = linear(x.index_select(1, rows))
+        return out
+
+    return forward
+
+
+def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
+    """Refuse decoders whose attention depends on more than which rows there are.
+
+    Args:
+        what: needs plain attention, such as "reduction at prefill".
+        way_out: what to do without it.
+
+    Raises:
+        IncompatibleError: naming what the decoder has.
+    """
+    extras = {name for layer in text.layers for name in attention_extras(_attention_of(layer))}
+    found = {"softcap": "capped logits", "local_window_size": "a window of keys"}
+    has = [words for name, words in found.items() if name in extras]
+    has += ["several rotary embeddings"] if len(set(text.rotary_kinds)) > 1 else []
+    if has:
+        raise IncompatibleError(
+            f"this decoder has {' and '.join(has)}, and {what} knows plain attention only; "
+            f"{way_out}"
+        )
+
+
+def _attention_of(layer: Any) -> Any:
+    return layer.self_attn
+
+
+class ReducingPrefill(Decoder):
+    """Embeddings [1, S, D], padded on the right -> logits [1, W] of the last row, and the cache.
+
+    Args:
+        visual: K, the visual rows that come in.
+        scales: as of `Decoder`.
+        bits: of the cache's numbers, where there are scales.
+    """
+
+    def __init__(
+        self,
+        text: TextParts,
+        positions: int,
+        scales: list[tuple[Tensor, Tensor]] | None,
+        bits: int,
+        prefill: Prefill,
+        visual: int,
+    ) -> None:
+        super().__init__(text, positions, scales)
+        self.bits = bits
+        layers = len(text.layers)
+        self.prefill, self.method = prefill, prefill.method
+        self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
+        self.visual = visual
+
+    def forward(
+        self, embeds: Tensor, last: Tensor, lengths: Tensor, start: Tensor, *past: Tensor
+    ) -> Any:
+        rows = self._begin(embeds, last, start)
+        first = rows
+        pairs = list(zip(past[::2], past[1::2], strict=True))
+        attention = PromptAttention(
+            pairs, lengths, None, self._rotary(), self._scales(), bits=self.bits
+        )
+        gates: Tensor | None = None
+        kept: list[Tensor] = []
+        with (
+            emitting(self.model, attention),
+            rotary_inside(self.text.layers),
+            fused_norms(self.model),
+        ):
+            for number, layer in enumerate(self.text.layers):
+                if self.counts[number] < rows.span.visual:
+                    seen = (attention.seen, gates)
+                    rows = self._cut(number, rows, first, seen)
+                    kept += [rows.left] if rows.span.visual else []
+                with recorded_gates(layer, self._reads_gates(number)) as found:
+                    rows = replace(rows, x=self._run_layer(number, layer, rows, attention))
+                gates = found()
+        present = [buffer for pair in attention.present for buffer in pair]
+        row = rows.x[0].index_select(0, rows.span.last)
+        return self.read_logits(row), *present, *([torch.cat(kept)] if kept else [])
+
+    @property
+    def outputs(self) -> list[str]:
+        has_cuts = any(0 < count < self.visual for count in self.counts)
+        return [*super().outputs, *([names.PREFILL_KEPT] if has_cuts else [])]
+
+    def _begin(self, embeds: Tensor, last: Tensor, start: Tensor) -> Rows:
+        """`last` is that of the last layer, as the host knows it: more rows stand here."""
+        count = embeds.shape[1]
+        last = last + (self.visual - self.counts[-1])
+        span = Span(start, last, self.visual, count - self.visual, count)
+        kept = self.method.positions == "kept" and self.counts[-1] < self.visual
+        left = torch.arange(self.visual)
+        return Rows(embeds, span, torch.arange(count) if kept else None, left)
+
+    def _reads_gates(self, number: int) -> bool:
+        ahead = number + 1 < len(self.counts) and self.counts[number + 1] < self.counts[number]
+        return ahead and "gates" in self.method.reads
+
+    def _run_layer(self, number: int, layer: Any, rows: Rows, attention: PromptAttention) -> Tensor:
+        attention.rows_at = None if rows.span.visual == self.visual else rows.positions
+        angles = (torch.zeros(1), torch.zeros(1))  # rotary happens inside the attention operator
+        skip = self.skips[number]
+        if not skip:
+            out: Tensor = layer(rows.x, attention_mask=None, position_embeddings=angles)
+            return out
+        text, x = text_rows(rows.span), rows.x
+        attention.text_alone = rows.span if skip == "layer" else None
+        chosen = [layer.self_attn.o_proj] if skip == "layer" else []
+        with replaced_forward(iter(chosen), lambda linear: of_rows(linear, text)):
+            normed = layer.input_layernorm(x)
+            attended = layer.self_attn(normed, attention_mask=None, position_embeddings=angles)[0]
+        attention.text_alone = None
+        if skip == "layer":
+            middle = x.index_select(1, text) + attended
+        else:
+            x = x + attended
+            middle = x.index_select(1, text)
+        fed = middle + layer.mlp(layer.post_attention_layernorm(middle))
+        return weave(rows.span, fed, x.index_select(1, rows.span.visual_rows()))
+
+    # --- cuts -------------------------------------------------------------------------------------
+
+    def _cut(self, number: int, rows: Rows, first: Rows, seen: tuple[Any, Tensor | None]) -> Rows:
+        keep = self.counts[number]
+        if keep == 0:
+            return rows.drop_all_vision()
+        if self.method.cut is None:
+            raise TypeError(f"{self.method.name} has no cut that keeps {keep}")
+        previous, gates = seen
+        reads = self.method.reads
+        look = Look(
+            visual=rows.visual(),
+            text=rows.text(),
+            is_text=rows.span.is_text(),
+            visual_input=first.visual(),
+            text_input=first.text(),
+            previous=self._behind(number - 1, rows, previous) if _PREVIOUS in reads else None,
+            next=self._ahead(number, rows) if _NEXT in reads else None,
+            gates=None if gates is None else self._pick_gates(rows, gates),
+            layer=number,
+        )
+        return rows.keep(self.method.cut(look, keep))
+
+    def _ahead(self, number: int, rows: Rows) -> Probe:
+        """Queries and keys of the layer behind the cut, if nothing were cut.
+
+        Queries are projected for the rows that ask, keys for all.
+        """
+        layer: Any = self.text.layers[number]
+
+        def look(x: Tensor) -> tuple[Tensor, Tensor, float]:
+            peek, dummy = Peek(), torch.zeros(1)
+            with emitting(self.model, peek):
+                normed = layer.input_layernorm(x)
+                layer.self_attn(normed, attention_mask=None, position_embeddings=(dummy, dummy))
+            return peek.seen
+
+        def ask(asking: Tensor) -> Tensor:
+            query, _, scaling = look(rows.x.index_select(1, asking))
+            at = rows.at().index_select(0, asking)
+            return _turn(merge_heads(query), query.shape[1], at, tables)[0] * scaling
+
+        tables, key = self._rotary()[number], look(rows.x)[1]
+        turned = _turn(merge_heads(key), key.shape[1], rows.at(), tables)
+        return Probe(ask, turned[0], rows.span)
+
+    def _behind(self, number: int, rows: Rows, seen: tuple[Tensor, Tensor, float]) -> Probe:
+        """Queries and keys [1, heads, S, H] of the layer that has run, not rotated yet."""
+        query, key, scaling = seen
+
+        def ask(asking: Tensor) -> Tensor:
+            # Of rows as they were projected: the attention operator reads the same.
+            chosen = merge_heads(query).index_select(1, asking)
+            at = rows.at().index_select(0, asking)
+            return _turn(chosen, query.shape[1], at, tables)[0] * scaling
+
+        tables = self._rotary()[number]
+        turned = _turn(merge_heads(key), key.shape[1], rows.at(), tables)
+        return Probe(ask, turned[0], rows.span)
+
+    def _pick_gates(self, rows: Rows, gates: Tensor) -> tuple[Tensor, Tensor]:
+        found = gates[0]
+        of_last = found.index_select(0, rows.span.last)[0]
+        return found.index_select(0, rows.span.visual_rows()), of_last
+
+
+@dataclass
+class PromptAttention(CacheAttention):
+    """`CacheAttention` of a whole prompt that remembers what its last layer compared.
+
+    Args:
+        text_alone: the rows, where only those of text ask; what it returns for others is zero.
+    """
+
+    text_alone: Span | None = None
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        self.seen = (query, key, scaling)
+        if self.text_alone is None:
+            return super().__call__(module, query, key, value, scaling)
+        return self._ask_from_text(self.text_alone, query, key, value, scaling)
+
+    def _ask_from_text(
+        self, span: Span, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        """Attention of text rows to all, spelled out, since the operator asks from every row."""
+        tables, groups = self.rotary[len(self.present)], key.shape[1]
+        query, key = (
+            _turn(merge_heads(part), part.shape[1], torch.arange(span.rows), tables)
+            for part in (query, key)
+        )
+        self._write(key, value)
+        text = text_rows(span)
+        asking = query[0].index_select(1, text) * scaling
+        attended = Probe(lambda _: asking, key[0], span).attend(text)  # [heads, T, S]
+        shared = attended.reshape(groups, -1, span.rows) @ value[0]
+        found = merge_heads(shared.reshape(1, query.shape[1], len(text), -1))
+        return weave(span, found, torch.zeros(1, span.visual, found.shape[2]))
+
+    def _write(self, key: Tensor, value: Tensor) -> None:
+        """Rows [1, G, S, H] to the front of the cache, as the operator would."""
+        layer, pair = len(self.present), []
+        for number, (past, rows) in enumerate(zip(self.past[layer], (key, value), strict=True)):
+            if self.scales:
+                rows = store(rows[0], self.scales[layer][number][0], self.bits).unsqueeze(0)
+            pair.append(torch.cat([rows, past[:, :, rows.shape[2] :]], dim=2))
+        self.present.append((pair[0], pair[1]))
+
+
+def _turn(rows: Tensor, heads: int, positions: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of [1, S, heads * H] at positions int64 [S]: -> [1, heads, S, H]."""
+    turned = rotate(rows, positions, *tables, heads)
+    return turned.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
+
+
+class Peek:
+    """An emitter that takes queries and keys and attends to nothing: the rest leaves the graph."""
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        self.seen = (query, key, scaling)
+        return merge_heads(query)
+
+
+@contextmanager
+def recorded_gates(layer: Any, wanted: bool) -> Iterator[Callable[[], Tensor | None]]:
+    """What the last projection of a layer's MLP reads, [1, S, F], once the layer has run."""
+    found: list[Tensor] = []
+    if not wanted:
+        yield lambda: None
+        return
+    hook = layer.mlp.down_proj.register_forward_pre_hook(lambda _m, args: found.append(args[0]))
+    try:
+        yield lambda: found[-1]
+    finally:
+        hook.remove()

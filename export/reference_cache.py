@@ -1,0 +1,300 @@
+"""A cache of constant size in eager PyTorch: a list of rows per layer and head, one step at a time.
+
+Nothing here shares code with what is traced. Hugging Face's own layers make and rotate queries,
+keys and values; attention, scores and choices are written out over rows. Scores and angles are
+float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from edgetok.families.parts import TextParts
+from edgetok.kv import Policy, Room
+from edgetok.kv.policy import SCORE, SEEN, TEXT
+
+Array = npt.NDArray[Any]
+Found = Callable[[int], Array]  # from a layer to the keys [G, slots, H] that a graph left there
+NAME = "edgetok-rows"
+UNDECIDED = 1e-4  # scores that differ by less, relatively, may rank either way in float32
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What storing rows in whole numbers makes of them.
+
+    Args:
+        scales: per layer key and value scales [1, G, 1, H].
+        bits: of a number.
+        prompt: a prompt attends to rounded rows too, not only what follows it.
+    """
+
+    scales: list[tuple[Tensor, Tensor]]
+    bits: int
+    prompt: bool
+
+    def keys(self, layer: int, head: int, rows: Array) -> Array:
+        return self._round(rows, self.scales[layer][0][0, head].numpy())
+
+    def values(self, layer: int, head: int, rows: Array) -> Array:
+        return self._round(rows, self.scales[layer][1][0, head].numpy())
+
+    def _round(self, rows: Array, scale: Array) -> Array:
+        most = 2 ** (self.bits - 1)
+        levels = np.clip(np.rint(rows / scale), -most, most - 1)
+        return np.asarray(levels * scale, np.float32)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of one head: its rotated key, its value, and what a policy remembers of it."""
+
+    key: Array
+    value: Array
+    score: float
+    seen: float
+    text: bool
+
+
+class CacheReference:
+    """Holds what a policy keeps.
+
+    Args:
+        draws: numbers [L, G, n] of a policy that draws.
+
+    Attributes:
+        rounding: how rows are stored, if not as they are.
+        agreement: of each choice that was compared with a graph's, by how many rows it is the
+            same; 1 too where the others are as good as equal.
+    """
+
+    def __init__(self, text: TextParts, room: Room, draws: Tensor | None = None) -> None:
+        self.text, self.room, self.policy = text, room, room.policy
+        self.draws = None if draws is None else draws.numpy()
+        self.rows: list[list[list[Row]]] = []
+        self.rounding: Rounding | None = None
+        self.agreement: list[float] = []
+        self._position = 0
+        self._visual = range(0)
+
+    @torch.no_grad()
+    def begin(self, embeds: Tensor, visual: range, found: Found | None = None) -> Tensor:
+        """A prompt [1, n, D] whose rows in `visual` are visual -> logits [W] of its last row."""
+        self.rows = [[[] for _ in range(self.text.kv_heads)] for _ in self.text.layers]
+        self._visual, self._position = visual, embeds.shape[1]
+        logits = self._run(embeds, [range(embeds.shape[1])] * len(self.rows))
+        for layer, slots in enumerate(self.room.slots):
+            if embeds.shape[1] > slots:
+                self._empty(layer, found)
+            if self.rounding is not None:
+                self._store(layer)
+        return logits
+
+    @torch.no_grad()
+    def step(self, token_id: int, found: Found | None = None) -> Tensor:
+        """One token more -> logits [W]. `found` shows what a graph kept of the layers now full."""
+        for layer in self.full:
+            self._empty(layer, found)
+            if self.rounding is not None:
+                self._store(layer)
+        held = [len(heads[0]) for heads in self.rows]
+        renumbered = self.policy.positions == "renumbered"
+        places = [range(n, n + 1) if renumbered else self._next for n in held]
+        self._position += 1
+        return self._run(self.text.embed(torch.tensor([[token_id]])), places)
+
+    @property
+    def full(self) -> list[int]:
+        """Layers whose next row needs others to go."""
+        return [i for i, n in enumerate(self.room.slots) if len(self.rows[i][0]) >= n]
+
+    def keys(self, layer: int) -> Array:
+        """[G, rows, H]."""
+        return np.stack([[row.key for row in rows] for rows in self.rows[layer]])
+
+    @property
+    def _next(self) -> range:
+        return range(self._position, self._position + 1)
+
+    def _run(self, rows: Tensor, places: Sequence[range]) -> Tensor:
+        for layer, block in enumerate(self.text.layers):
+            turns = self.text.rotary(rows, position_ids=torch.tensor([list(places[layer])]))
+            with _routed(self.text.model, self._attend(layer)):
+                rows = block(rows, attention_mask=None, position_embeddings=turns)
+        logits: Tensor = self.text.head(self.text.norm(rows[0, -1]))
+        return logits
+
+    def _attend(self, layer: int) -> Callable[..., tuple[Tensor, None]]:
+        """Attention of one layer over its rows, in Hugging Face's interface."""
+
+        def attend(
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **more: Any
+        ) -> tuple[Tensor, None]:
+            scaling = more.get("scaling") or query.shape[-1] ** -0.5
+            group = query.shape[1] // key.shape[1]
+            out = [
+                self._attend_group(layer, head, query[0, head * group : (head + 1) * group],
+                                   key[0, head].numpy(), value[0, head].numpy(), scaling)
+                for head in range(key.shape[1])
+            ]  # fmt: skip
+            return torch.cat(out).transpose(0, 1)[None], None
+
+        return attend
+
+    def _attend_group(
+        self, layer: int, head: int, query: Tensor, key: Array, value: Array, scaling: float
+    ) -> Tensor:
+        """The query heads [heads, n, H] of one key-value head, after its new rows [n, H] came."""
+        rows, new = self.rows[layer][head], len(key)
+        first = not rows
+        if self.rounding is not None and not (first and not self.rounding.prompt):
+            key, value = self._rounded(layer, head, key, value)
+        rows += [self._born(layer, head, place, key, value) for place in range(new)]
+        keys = torch.from_numpy(np.stack([row.key for row in rows]))
+        values = torch.from_numpy(np.stack([row.value for row in rows]))
+        logits = query @ keys.T * scaling  # [heads, n, rows]
+        ahead = torch.ones(new, len(rows)).triu(len(rows) - new + 1).bool()
+        attention = logits.masked_fill(ahead, -torch.inf).softmax(-1)
+        received = attention.double().mean(0).numpy()
+        self.rows[layer][head] = (
+            _voted(self.policy, rows, received)
+            if first
+            else [self._asked(row, p) for row, p in zip(rows, received[0], strict=True)]
+        )
+        return attention @ values
+
+    def _rounded(self, layer: int, head: int, key: Array, value: Array) -> tuple[Array, Array]:
+        if self.rounding is None:
+            return key, value
+        return self.rounding.keys(layer, head, key), self.rounding.values(layer, head, value)
+
+    def _store(self, layer: int) -> None:
+        """Round all rows of a layer."""
+        for head, rows in enumerate(self.rows[layer]):
+            pairs = [self._rounded(layer, head, row.key[None], row.value[None]) for row in rows]
+            self.rows[layer][head] = [
+                replace(row, key=key[0], value=value[0])
+                for row, (key, value) in zip(rows, pairs, strict=True)
+            ]
+
+    def _born(self, layer: int, head: int, place: int, keys: Array, values: Array) -> Row:
+        prompt = not self.rows[layer][head]
+        at = place if prompt else self._position - 1
+        numbers = None if self.draws is None else self.draws[layer, head]
+        score = 0.0 if numbers is None else float(numbers[at % len(numbers)])
+        text = not prompt or place not in self._visual
+        return Row(keys[place], values[place], score, 0.0, text)
+
+    def _asked(self, row: Row, attention: float) -> Row:
+        """A row after one decode step."""
+        if self.policy.decay is None:
+            return row
+        return replace(row, score=self.policy.decay * row.score + attention, seen=row.seen + 1)
+
+    def _empty(self, layer: int, found: Found | None) -> None:
+        for head, rows in enumerate(self.rows[layer]):
+            chosen = self._choose(layer, rows)
+            if found is not None and SCORE in self.policy.planes:
+                chosen = self._compared(layer, rows, chosen, found(layer)[head])
+            kept = [rows[at] for at in chosen]
+            if self.policy.positions == "renumbered":
+                kept = [
+                    replace(row, key=self._turned(row.key, place - at))
+                    for place, (at, row) in enumerate(zip(chosen, kept, strict=True))
+                ]
+            self.rows[layer][head] = kept
+
+    def _choose(self, layer: int, rows: Sequence[Row]) -> list[int]:
+        """Places of the rows that stay."""
+        ranks, keep = self._ranks(layer, rows), self.room.keep[layer]
+        order = sorted(range(len(rows)), key=lambda at: (-ranks[at], at))
+        return sorted(order[:keep])
+
+    def _ranks(self, layer: int, rows: Sequence[Row]) -> list[float]:
+        policy, keep = self.policy, self.room.keep[layer]
+        recent = keep - policy.sinks if policy.recent is None else policy.recent
+        ranks = []
+        for at, row in enumerate(rows):
+            score = row.score / max(row.seen, 1.0) if SEEN in policy.planes else row.score
+            if TEXT in policy.planes and row.text:
+                score = 1e6 + at
+            if at < policy.sinks or at >= len(rows) - recent:
+                score = float("inf")
+            ranks.append(score if SCORE in policy.planes else min(score, float("inf")))
+        return ranks
+
+    def _compared(self, layer: int, rows: Sequence[Row], own: list[int], found: Array) -> list[int]:
+        """What a graph chose, if it can be told from the own choice by rounding alone."""
+        keys = np.stack([row.key for row in rows])
+        theirs = [int(((keys - key) ** 2).sum(1).argmin()) for key in found[: len(own)]]
+        ranks = self._ranks(layer, rows)
+        edge = min(ranks[at] for at in own)
+        others = set(own) ^ set(theirs)
+        decided = [at for at in others if abs(ranks[at] - edge) > UNDECIDED * max(edge, 1e-6)]
+        self.agreement.append(1 - len(decided) / (2 * len(own)) if len(theirs) else 0.0)
+        return theirs if len(set(theirs)) == len(theirs) else own
+
+    def _turned(self, key: Array, by: int) -> Array:
+        """A key, seen as complex numbers, so many positions on."""
+        cos, sin = self.text.rotary(torch.zeros(1, 1, 1), position_ids=torch.ones(1, 1).long())
+        half = len(key) // 2
+        angle = np.arctan2(sin[0, 0, :half].double().numpy(), cos[0, 0, :half].double().numpy())
+        turned = (key[:half] + 1j * key[half:]) * np.exp(1j * angle * by)
+        return np.concatenate([turned.real, turned.imag]).astype(np.float32)
+
+
+def _voted(policy: Policy, rows: Sequence[Row], attention: Array) -> list[Row]:
+    """Rows of a prompt with their first scores, from all of its attention [n, n]."""
+    if policy.asks is None:
+        return list(rows)
+    weights = _query_weights(policy, len(rows))
+    scores = [float((weights[at:] * attention[at:, at]).sum()) for at in range(len(rows))]
+    seen = [float(weights[at:].sum()) for at in range(len(rows))]
+    if policy.pool:
+        scores = _pooled(scores, policy.recent or 0, policy.pool)
+    return [replace(r, score=a, seen=b) for r, a, b in zip(rows, scores, seen, strict=True)]
+
+
+def _query_weights(policy: Policy, count: int) -> Array:
+    """What the attention of each query of the prompt counts, [count]."""
+    ages = np.arange(count)[::-1]
+    if policy.pool:
+        return (ages < (policy.recent or 0)).astype(float)
+    if SEEN in policy.planes:
+        last = -(-count // 20)
+        probes: Array = ((ages < last) | (np.arange(count) % 20 == 0)).astype(float)
+        return probes
+    weights: Array = (policy.decay or 1.0) ** ages.astype(float)
+    return weights
+
+
+def _pooled(scores: Sequence[float], window: int, width: int) -> list[float]:
+    """Each the mean of its neighbours, as zeros beyond both ends; the window above all."""
+    before = list(scores[: max(0, len(scores) - window)])
+    reach = width // 2
+    padded = [0.0] * reach + before + [0.0] * reach
+    pooled = [sum(padded[at : at + width]) / width for at in range(len(before))]
+    return pooled + [window + 1.0] * (len(scores) - len(before))
+
+
+class _routed:
+    """Sends a model's attention through a function for a time."""
+
+    def __init__(self, model: Any, attend: Callable[..., Any]) -> None:
+        self.config, self.attend = model.config, attend
+
+    def __enter__(self) -> None:
+        self.before = self.config._attn_implementation
+        ALL_ATTENTION_FUNCTIONS.register(NAME, self.attend)
+        self.config._attn_implementation = NAME
+
+    def __exit__(self, *_: object) -> None:
+        self.config._attn_implementation = self.before

@@ -1,0 +1,265 @@
+"""Reduction at prefill as Hugging Face runs it, eagerly: what prefill graphs are proved on.
+
+Shares the methods' own cuts with the graphs, and nothing else: rows are kept by list comprehension,
+attention maps are those that Hugging Face's eager attention returns, keys those of its own cache,
+and nothing is padded. tests/prefill holds the cuts themselves against plain loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from edgetok.families.parts import TextParts
+from edgetok.prefill import Prefill
+from edgetok.prefill.look import Look
+from edgetok.tokens import Plan
+
+
+@dataclass(frozen=True)
+class ReducedAnswer:
+    """Greedy decoding: logits [steps, W], the ids, and the visual tokens kept at each cut.
+
+    `cuts` are places in the image's K rows, -1 for a mixture without a centre.
+    """
+
+    logits: Tensor
+    ids: list[int]
+    cuts: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Implements `edgetok.prefill.look.Attention` over a whole map [heads, n, n]."""
+
+    maps: Tensor
+    keys: Tensor
+    start: int
+    count: int
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.start, self.start + self.count)
+
+    def from_last(self) -> Tensor:
+        return self.maps[:, -1, self.columns]
+
+    def from_text(self) -> Tensor:
+        return self.maps[:, self.columns.stop :, self.columns]
+
+    def from_visual(self) -> Tensor:
+        return self.maps[:, self.columns, self.columns]
+
+    def whole(self) -> Tensor:
+        return self.maps
+
+    def visual_keys(self) -> Tensor:
+        return self.keys[:, self.columns]
+
+    def place_visual(self, scores: Tensor) -> Tensor:
+        return scores[self.columns]
+
+    def is_row(self) -> Tensor:
+        return torch.ones(self.maps.shape[1])
+
+
+@dataclass
+class State:
+    """Rows x [n, D] between two layers: their positions, and which visual tokens are left."""
+
+    x: Tensor
+    positions: list[int]
+    start: int
+    left: list[int]
+    cuts: list[list[int]] = field(default_factory=list)
+
+    @property
+    def visual(self) -> slice:
+        return slice(self.start, self.start + len(self.left))
+
+
+class PrefillReference:
+    """Runs the layers of a decoder one by one and takes rows away between them."""
+
+    def __init__(self, text: TextParts, prefill: Prefill, visual: int) -> None:
+        self.text = text
+        self.prefill = prefill
+        layers = len(text.layers)
+        self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
+        self.renumbered = prefill.method.positions == "renumbered"
+
+    @torch.no_grad()
+    def answer(
+        self,
+        embeds: Tensor,
+        start: int,
+        new_tokens: int,
+        forced: list[list[int]] | None = None,
+    ) -> ReducedAnswer:
+        """Embeddings [1, n, D] with visual rows from `start` -> greedy answer until a stop token.
+
+        Args:
+            forced: tokens to keep at each cut in place of what the method chooses.
+        """
+        cache, found, logits = DynamicCache(), list[int](), list[Tensor]()
+        with eager(self.text.model.config):
+            state = self._prefill(embeds[0], start, cache, forced)
+            row, position = state.x[-1], embeds.shape[1]
+            while True:
+                logits.append(self.text.head(self.text.norm(row)))
+                found.append(int(logits[-1].argmax()))
+                if len(found) == new_tokens or found[-1] in self.text.stop_ids:
+                    return ReducedAnswer(torch.stack(logits), found, state.cuts)
+                row = self._step(found[-1], position, cache)
+                position += 1
+
+    def _prefill(self, x: Tensor, start: int, cache: Any, forced: list[list[int]] | None) -> State:
+        state = State(x, list(range(len(x))), start, list(range(self.counts[0])))
+        first = state.x
+        seen: tuple[Tensor, Tensor] | None = None
+        gates: Tensor | None = None
+        for number, keep in enumerate(self.counts):
+            if keep < len(state.left):
+                choice = None if forced is None or not keep else forced[len(state.cuts)]
+                self._cut(state, first, number, keep, seen, gates, choice)
+            seen, gates = self._run_layer(state, number, cache)
+        return state
+
+    def _run_layer(self, state: State, number: int, cache: Any) -> tuple[Any, Tensor]:
+        """One layer over all rows; its attention map and rotated keys, and its MLP's gates."""
+        layer: Any = self.text.layers[number]
+        angles, mask = self._angles(state.positions), causal(len(state.x))
+        attended, maps = layer.self_attn(
+            layer.input_layernorm(state.x[None]),
+            position_embeddings=angles,
+            attention_mask=mask,
+            past_key_values=cache,
+        )
+        middle = state.x + attended[0]
+        with hooked(layer.mlp.down_proj) as gates:
+            out = middle + layer.mlp(layer.post_attention_layernorm(middle[None]))[0]
+        rest = {"": out, "mlp": middle, "layer": state.x}[self.skips[number]]
+        out[state.visual] = rest[state.visual]
+        state.x = out
+        return (maps[0], cache.layers[number].keys[0]), gates[0][0]
+
+    def _look_ahead(self, state: State, number: int) -> tuple[Tensor, Tensor]:
+        layer, scratch = self.text.layers[number], DynamicCache()
+        _, maps = layer.self_attn(  # type: ignore[operator]
+            layer.input_layernorm(state.x[None]),  # type: ignore[operator]
+            position_embeddings=self._angles(state.positions),
+            attention_mask=causal(len(state.x)),
+            past_key_values=scratch,
+        )
+        return maps[0], scratch.layers[number].keys[0]
+
+    def _cut(
+        self,
+        state: State,
+        first: Tensor,
+        number: int,
+        keep: int,
+        seen: tuple[Tensor, Tensor] | None,
+        gates: Tensor | None,
+        forced: list[int] | None,
+    ) -> None:
+        if keep == 0:
+            self._take(state, None)
+            return
+        assert seen is not None and gates is not None  # noqa: S101  the first layer never cuts
+        span, end = state.visual, state.visual.stop
+        full = len(first) - len(state.x) + len(state.left)
+        reads = self.prefill.method.reads
+        whole = [
+            Maps(*what, state.start, len(state.left)) if name in reads else None
+            for name, what in (
+                ("previous attention", seen),
+                ("next attention", self._look_ahead(state, number)),
+            )
+        ]
+        look = Look(
+            visual=state.x[span],
+            text=state.x[end:],
+            is_text=torch.ones(len(state.x) - end),
+            visual_input=first[state.start : state.start + full],
+            text_input=first[state.start + full :],
+            previous=whole[0],
+            next=whole[1],
+            gates=(gates[span], gates[-1]),
+            layer=number,
+        )
+        if forced is not None:
+            places = [state.left.index(token) for token in forced]
+            plan = Plan.gather(torch.tensor(places, dtype=torch.int64), len(state.left))
+        else:
+            cut = self.prefill.method.cut
+            assert cut is not None  # noqa: S101  as above
+            plan = cut(look, keep)
+        self._take(state, plan)
+
+    def _take(self, state: State, plan: Plan | None) -> None:
+        span = state.visual
+        kept = [] if plan is None else [int(place) for place in plan.indices]
+        visual = state.x[:0] if plan is None else plan.matrix() @ state.x[span]
+        if plan is not None and plan.weights is None:
+            visual = state.x[span][kept]
+        before, behind = state.x[: span.start], state.x[span.stop :]
+        old = state.positions
+        positions = [*old[: span.start], *(old[span.start + p] for p in kept), *old[span.stop :]]
+        state.x = torch.cat([before, visual, behind])
+        state.positions = list(range(len(state.x))) if self.renumbered else positions
+        state.left = [state.left[place] for place in kept]
+        if kept:
+            state.cuts.append(state.left)
+
+    def _step(self, token: int, position: int, cache: Any) -> Tensor:
+        """Append one token to every layer; its last hidden row [D]."""
+        x = self.text.embed(torch.tensor([[token]]))
+        for number, layer in enumerate(self.text.layers):
+            own = cache.layers[number].keys.shape[2] if self.renumbered else position
+            out = layer(
+                x,
+                position_embeddings=self._angles([own]),
+                attention_mask=None,
+                past_key_values=cache,
+            )
+            x = out[0] if isinstance(out, tuple) else out
+        row: Tensor = x[0, -1]
+        return row
+
+    def _angles(self, positions: list[int]) -> Any:
+        at = torch.tensor([positions])
+        return self.text.rotary(torch.zeros(1, 1, self.text.hidden), position_ids=at)
+
+
+def causal(rows: int) -> Tensor:
+    """Additive mask [1, 1, rows, rows]."""
+    return torch.full((rows, rows), -torch.inf).triu(1)[None, None]
+
+
+@contextmanager
+def eager(config: Any) -> Iterator[None]:
+    """Hugging Face's attention that returns its maps."""
+    before = config._attn_implementation
+    config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+@contextmanager
+def hooked(module: Any) -> Iterator[list[Tensor]]:
+    """What a module reads, while it runs."""
+    found: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _m, args: found.append(args[0]))
+    try:
+        yield found
+    finally:
+        hook.remove()

@@ -1,0 +1,28 @@
+"""How far two greedy answers go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+PARITY_TOKENS = 12  # greedy tokens compared per case
+
+
+def agreement(got: Sequence[int], want: Sequence[int]) -> float:
+    """Share of greedy tokens before the first difference.
+
+    >>> agreement([5, 7, 2], [5, 9, 2])
+    0.3333333333333333
+    """
+    return _common_prefix(got, want) / max(len(got), len(want))
+
+
+def _common_prefix(got: Sequence[int], want: Sequence[int]) -> int:
+    return next(
+        (i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b),
+        min(len(got), len(want)),
+    )
+
+
+def common_steps(got: Sequence[int], want: Sequence[int]) -> int:
+    """Steps whose logits follow the same tokens: one more than the tokens in common."""
+    return min(_common_prefix(got, want) + 1, len(got), len(want))

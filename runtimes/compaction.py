@@ -1,0 +1,58 @@
+"""Making room in a full KV cache: a graph chooses the rows of a layer that stay.
+
+What it chose goes through one scratch that all layers share, since a graph must not write where it
+reads; the rows behind it are left as they are, and the next ones are written over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgetok import names
+from edgetok.bundle.manifest import Manifest, Stage
+from edgetok.runtimes.cache import CacheRows
+from edgetok.runtimes.session import BoundGraph, Buffer
+
+_SCRATCH = (names.KEPT_KEY, names.KEPT_VALUE, names.KEPT_STATE)
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """The graphs that empty each layer, by layer; none where no policy does."""
+
+    graphs: dict[int, BoundGraph]
+
+    def make_room(self, rows: CacheRows) -> None:
+        """Empty every full layer that has a graph for it.
+
+        Raises:
+            ResourceError: if memory ran out.
+        """
+        for layer in rows.full:
+            if layer in self.graphs:
+                self._empty(layer)
+                rows.compact(layer)
+
+    def _empty(self, layer: int) -> None:
+        graph = self.graphs[layer]
+        graph.run()
+        past = (names.past_key(layer), names.past_value(layer), names.past_state(layer))
+        for source, target in zip(_SCRATCH, past, strict=True):
+            if source in graph.outputs:
+                _copy_rows(graph.outputs[source], graph.inputs[target])
+
+
+def _copy_rows(source: Buffer, target: Buffer) -> None:
+    """Write the rows of a smaller buffer over the first rows of a larger one."""
+    kept = source.pull()
+    held = target.pull()
+    held[:, :, : kept.shape[2]] = kept
+    target.push()
+
+
+def load_compaction(manifest: Manifest, bind: Callable[[Stage], BoundGraph]) -> Compaction:
+    """Bind the graph of every layer, the one with most rows first: see `session.Memory`."""
+    stages = [s for s in manifest.stages if s.stage == names.COMPACT and s.flavour == "ort"]
+    order = sorted(stages, key=lambda stage: -manifest.kv.keep[stage.layer or 0])
+    return Compaction({stage.layer or 0: bind(stage) for stage in order})
