@@ -58,8 +58,8 @@ AT_PREFILL_LEGEND = """
 
 **Reads**: attention of the layer before the cut or behind it, of a few probe rows beside the fused
 operator. `visiondrop`, `atp-llava` and `vasparse` ask from all visual rows and `aim` from all rows,
-because their papers do. Keys and queries of a layer that has not run yet are projected once more
-for the probe, and those two matrices are stored a second time.
+because their papers do. Keys of a layer that has not run yet are projected once more for the
+probe, as are queries of the rows that ask, and those two matrices are stored a second time.
 
 **Positions**: `kept` rows have the rotary position that they had; `renumbered` ones are counted
 anew behind each cut, and so are the tokens of the answer.

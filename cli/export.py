@@ -59,8 +59,8 @@ def export_command(
     flavour: Annotated[
         Literal["ort", "portable"],
         typer.Option(
-            help="`portable` adds tower and compressor in standard operators (opset 24) for other "
-            "runtimes; the decoder has no such form yet."
+            help="`portable` adds the same graphs in standard operators (opset 24), for TensorRT "
+            "and other runtimes."
         ),
     ] = "ort",
     prefill: Annotated[

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    from edgetok.bundle.manifest import Flavour
     from edgetok.errors import (
         BundleError,
         EdgetokError,
@@ -70,11 +71,12 @@ def load(
     *,
     budgets: Iterable[int] | None = None,
     threads: int | None = None,
+    flavour: Flavour = "ort",
 ) -> Model:
     """Load a bundle to answer questions about images; see `edgetok.runtimes.load.load`."""
     from edgetok.runtimes.load import load as load_bundle
 
-    return load_bundle(bundle, device, budgets=budgets, threads=threads)
+    return load_bundle(bundle, device, budgets=budgets, threads=threads, flavour=flavour)
 
 
 def export(model: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any) -> Any:

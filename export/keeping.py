@@ -35,8 +35,8 @@ class KeepingDecoder(Decoder):
         room: Room,
         seed: int = 0,
     ) -> None:
-        super().__init__(text, positions, scales, bits)
-        self.room = room
+        super().__init__(text, positions, scales)
+        self.room, self.bits = room, bits
         self.register_buffer("draws", draw_numbers(text, seed) if room.policy.drawn else None)
 
     @property

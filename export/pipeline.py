@@ -24,7 +24,8 @@ from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
-from edgetok.export.parity import Check, prove, prove_portable, require_parity
+from edgetok.export.parity import ParityReport, prove, require_parity
+from edgetok.export.parity_portable import prove_portable
 from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
@@ -90,8 +91,7 @@ def export_model(
         kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
             one when None.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
-        flavour: `portable` adds graphs of standard operators for tower and compressor; what
-            edgetok runs, and the decoder, stay `ort`.
+        flavour: `portable` adds the same graphs in standard operators.
         prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
             NAME:RATIO; see `edgetok.prefill`.
         prompt_tokens: text tokens per prompt, template included.
@@ -105,11 +105,9 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
-    policy = find_policy(kv_policy)
+    policy, reduction = find_policy(kv_policy), find_prefill(prefill)
     _require_policy(policy, kv_slots, flavour)
-    precision = Precision(weights=weights, kv=kv)
-    reduction = find_prefill(prefill or "none") if not isinstance(prefill, Prefill) else prefill
-    _require_one_of(reduction, policy)
+    _require_one_of(reduction, policy, flavour)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -118,7 +116,7 @@ def export_model(
         parts = open_model(Path(model_dir))
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
-        _require_decoder(parts.text, reduction, policy, kv)
+        _require_decoder(parts.text, reduction, policy, kv, flavour)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         room = _make_room(policy, kv_slots, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
@@ -128,32 +126,21 @@ def export_model(
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
-            *(parts, chosen, ladder, weights, scales, flavour),
-            prefill=reduction,
-            kv_bits=bits or 8,
-            room=room,
-            seed=seed,
+            *(parts, chosen, ladder, weights, scales, flavour, reduction, bits or 8, room, seed)
         )
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
-        checks = _prove_portable(reference, graphs, writer, ladder, cases, precision)
-        fused = [g for g in graphs if g.stage.flavour == "ort"]
-        runner = GraphRunner(fused, writer.path_of(""), reduction, room, scales)
-        synthetic = samples is None
-        report = prove(
-            reference, runner, ladder, cases, precision, synthetic=synthetic, prefill=reduction
-        )
-        report = msgspec.structs.replace(report, checks=report.checks + checks)
+        precision = Precision(weights=weights, kv=kv)
+        runner = GraphRunner(_of(graphs, "ort"), writer.path_of(""), reduction, room, scales)
+        report = _prove(builder, graphs, reference, runner, cases, precision, samples is None)
         require_parity(report)
         say("write", 0.95)
         _write_processor(writer, parts)
         write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
-        manifest = describe(
-            parts, chosen, ladder, precision, seed, stages, prefill=reduction, room=room
-        )
+        manifest = describe(parts, chosen, ladder, precision, seed, stages, reduction, room)
         digest = writer.publish(manifest)
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
@@ -161,19 +148,29 @@ def export_model(
     return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
 
 
-def _prove_portable(
-    reference: Reference,
+def _of(graphs: Iterable[Graph], flavour: Flavour) -> list[Graph]:
+    return [graph for graph in graphs if graph.stage.flavour == flavour]
+
+
+def _prove(
+    builder: GraphBuilder,
     graphs: Sequence[Graph],
-    writer: BundleWriter,
-    ladder: Ladder,
+    reference: Reference,
+    runner: GraphRunner,
     cases: Sequence[Case],
     precision: Precision,
-) -> list[Check]:
-    spelled = [g for g in graphs if g.stage.flavour == "portable"]
-    if not spelled:
-        return []
-    runner = GraphRunner(spelled, writer.path_of(""))
-    return prove_portable(reference, runner, ladder, cases, precision)
+    synthetic: bool,
+) -> ParityReport:
+    """Both flavours; the portable one first, since the other rounds the reference for good."""
+    ladder, checks = builder.ladder, []
+    if spelled := _of(graphs, "portable"):
+        plain = Reference(builder.parts, builder.method)
+        portable = GraphRunner(spelled, runner.root)
+        checks = prove_portable(plain, portable, ladder, cases, precision, builder.scales)
+    report = prove(
+        reference, runner, ladder, cases, precision, synthetic=synthetic, prefill=builder.prefill
+    )
+    return msgspec.structs.replace(report, checks=report.checks + checks)
 
 
 def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> None:
@@ -205,7 +202,11 @@ def _require_policy(policy: Policy | None, slots: int | None, flavour: str) -> N
         make_room(policy, slots, 1 if policy.capacities is None else 2)  # too few for any model
 
 
-def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
+def _require_one_of(reduction: Prefill | None, policy: Policy | None, flavour: str) -> None:
+    if reduction is not None and flavour != "ort":
+        raise UsageError(
+            f"{reduction.name} has no {flavour} form; use --flavour ort or leave --prefill out"
+        )
     if reduction is not None and policy is not None:
         raise UsageError(
             f"{reduction.name} takes rows away at prefill and {policy.name} packs what prefill "
@@ -214,9 +215,9 @@ def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
 
 
 def _require_decoder(
-    text: TextParts, reduction: Prefill | None, policy: Policy | None, kv: str
+    text: TextParts, reduction: Prefill | None, policy: Policy | None, kv: str, flavour: str
 ) -> None:
-    """Refuse decoders that a reduction or a cache does not know."""
+    """Refuse a decoder whose attention is more than what is asked for can spell."""
     if reduction is not None:
         reduction.check_depth(len(text.layers))
         require_plain_attention(text, "reduction at prefill", "leave --prefill out")
@@ -224,6 +225,8 @@ def _require_decoder(
         require_plain_attention(text, "a KV policy", "use --kv-policy none")
     if kv == "int4":
         require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
+    if flavour != "ort":
+        require_plain_attention(text, f"the {flavour} flavour", "use --flavour ort")
 
 
 def _make_room(

@@ -123,7 +123,7 @@ class Reference:
             return self._answer_from(self.cache, embeds, new_tokens, visual)
         ids: list[int] = []
         logits: list[Tensor] = []
-        cache: Any = None
+        cache = self.begin_cache()
         rows = embeds
         while len(ids) < new_tokens:
             out = text.model(inputs_embeds=rows, past_key_values=cache, use_cache=True)
@@ -134,6 +134,10 @@ class Reference:
                 break
             rows = text.embed(torch.tensor([[ids[-1]]]))
         return Answer(torch.stack(logits), ids)
+
+    def begin_cache(self) -> Any:
+        """An empty cache as Hugging Face knows them; None for its own choice."""
+        return None
 
     def _answer_from(
         self, cache: CacheReference, embeds: Tensor, new_tokens: int, visual: range

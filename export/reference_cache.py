@@ -270,8 +270,10 @@ def _query_weights(policy: Policy, count: int) -> Array:
         return (ages < (policy.recent or 0)).astype(float)
     if SEEN in policy.planes:
         last = -(-count // 20)
-        return ((ages < last) | (np.arange(count) % 20 == 0)).astype(float)
-    return np.asarray((policy.decay or 1.0) ** ages.astype(float))
+        probes: Array = ((ages < last) | (np.arange(count) % 20 == 0)).astype(float)
+        return probes
+    weights: Array = (policy.decay or 1.0) ** ages.astype(float)
+    return weights
 
 
 def _pooled(scores: Sequence[float], window: int, width: int) -> list[float]:

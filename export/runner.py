@@ -41,6 +41,7 @@ class GraphRunner:
         scales: Scales | None = None,
     ) -> None:
         self._prefill, self.room, self.scales = prefill, room, scales
+        self.root = root
         self._past: dict[str, Array] = {}
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}

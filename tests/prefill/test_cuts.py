@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -84,7 +85,7 @@ class Prompt:
             return torch.cat([part, torch.full(shape, junk)], dim=-2)
 
         probes = [
-            Probe(fill(ask) * WIDTH**-0.5, fill(key), span)
+            Probe(partial((fill(ask) * WIDTH**-0.5).index_select, 1), fill(key), span)
             for ask, key in zip(self.asks, self.keys, strict=True)
         ]
         wide = Span(
