@@ -119,7 +119,7 @@ def export_model(
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         if reduction is not None:
-            reduction.check_depth(len(parts.text.layers))
+            reduction.counts(len(parts.text.layers), parts.vision.full_tokens)
             require_plain_attention(parts.text, "reduction at prefill", "leave --prefill out")
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         if policy is not None:
