@@ -2,9 +2,12 @@ r"""Which portable graphs TensorRT for RTX takes, built for a GPU that need not 
 
     pip install "edgetok[rtx]"
     python benchmarks/engines.py --weights fp32 int8 --json docs/results/engines.json
+    python benchmarks/engines.py --stages decoder --weights fp32 int8 int4 \
+        --json docs/results/engines-decoder.json
 
-A tower with every probe and each method's compress graph are parsed and built into an engine.
-Nothing is run: that needs a GPU.
+A tower with every probe and each method's compress graph (`--stages vision`), or embed, decode and
+prefill at each rung with every precision of the cache (`--stages decoder`), are parsed and built
+into an engine. Nothing is run: that needs a GPU.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from typing import Any
 
 import common
 import tensorrt_rtx as trt
+import torch
 
 from edgetok.errors import UsageError
 from edgetok.export.external import FILE
-from edgetok.export.graphs import Graph, GraphBuilder
+from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder
@@ -39,18 +43,54 @@ class _Silent(trt.ILogger):
 
 def main() -> None:
     options = common.arguments(
-        __doc__, methods=tuple(METHODS), weights=("fp32",), tokens=64, target="SM86"
+        __doc__,
+        stages="vision",
+        methods=tuple(METHODS),
+        weights=("fp32",),
+        kv=("fp32", "int8", "int4"),
+        tokens=64,
+        target="SM86",
     )
     parts = open_model(options.model)
+    of_stages = {"vision": _vision, "decoder": _decoder}[options.stages]
     rows = []
     for weights in options.weights:
-        for method, stage in _jobs(parts, options.methods):
-            row = {"method": method.name, "stage": stage, "weights": weights}
-            rows.append(row | _try(parts, method, stage, weights, options))
-            print(rows[-1], file=sys.stderr, flush=True)
+        for row in of_stages(parts, weights, options):
+            rows.append(row)
+            print(row, file=sys.stderr, flush=True)
     common.report(
         f"engines of TensorRT for RTX {trt.__version__}, {options.target}", rows, options.json
     )
+
+
+def _vision(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]]:
+    for method, stage in _jobs(parts, options.methods):
+        row = {"method": method.name, "stage": stage, "weights": weights}
+        yield row | _try(parts, method, stage, weights, options)
+
+
+def _decoder(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]]:
+    """The stages of the text model, which no method changes, over caches of each precision."""
+    ladder = build_ladder([k for k in common.BUDGETS if k <= parts.vision.full_tokens], 96, 128)
+    jobs: list[tuple[str, int | None]] = [("embed", None), ("decode", None)]
+    jobs += [("prefill", k) for k in ladder.budgets]
+    for kv in options.kv:
+        scales = None if kv == "fp32" else _level_scales(parts)
+        bits = 4 if kv == "int4" else 8
+        builder = GraphBuilder(
+            parts, METHODS["pool"], ladder, weights, scales, "portable", kv_bits=bits
+        )
+        for stage, budget in jobs if kv == options.kv[0] else jobs[1:]:
+            row = {"stage": stage, "tokens": budget, "weights": weights, "kv": kv}
+            graph = builder.build_one(stage, budget, "portable")
+            yield row | _build_over(builder, graph, options.target)
+
+
+def _level_scales(parts: Parts) -> Scales:
+    """Scales that a builder asks for; which values they have makes no difference here."""
+    text = parts.text
+    one = torch.ones(1, text.kv_heads, 1, text.head_dim)
+    return [(one, one) for _ in text.layers]
 
 
 def _jobs(parts: Parts, names: Sequence[str]) -> Iterator[tuple[Method, str]]:
@@ -71,10 +111,15 @@ def _try(parts: Parts, method: Method, stage: str, weights: Any, options: Any) -
     k = max(budget for budget in possible if budget <= options.tokens)
     builder = GraphBuilder(parts, method, build_ladder((k,), 96, 16), weights, None)
     graph = builder.build_one(stage, k if stage == "compress" else None, "portable")
+    return _build_over(builder, graph, options.target)
+
+
+def _build_over(builder: GraphBuilder, graph: Graph, target: str) -> dict[str, Any]:
+    """Build a graph beside the weights of its builder."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE).parent.mkdir()
         (Path(folder) / FILE).write_bytes(b"".join(builder.store.chunks()))
-        return _build(graph, Path(folder), options.target)
+        return _build(graph, Path(folder), target)
 
 
 def _build(graph: Graph, folder: Path, target: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Plans how many visual tokens each decoder layer sees: G-Search and P-Sigmoid on calibrate samples.
+"""Plans how many visual tokens each decoder layer sees: G-Search and P-Sigmoid on samples.
 
     python benchmarks/plan.py --method pyramiddrop --share 0.6 --write plan.json
     edgetok export MODEL -o BUNDLE --prefill plan.json
 
-The metric is the share of samples whose greedy answer is that of the model without reduction, run
+The metric is the share of calibrate samples whose greedy answer is that of the model without reduction, run
 eagerly on all visual tokens; the cost is FLOPs of the decoder's layers. G-Search keeps the fewest
 tokens that leave the metric within `--tolerance`; P-Sigmoid spends `--share` of the full FLOPs.
 Both are brought to at most four different counts. The one that spends fewer FLOPs is written among

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
+from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.manifest import Manifest, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
-from edgetok.names import STAGES
+from edgetok.names import COMPACT, STAGES
 
 _MIB = 1 << 20
 
@@ -36,7 +37,8 @@ def inspect_command(bundle: BundleDir, as_json: Json = False) -> None:
 def _describe(manifest: Manifest, digest: str) -> dict[str, Any]:
     sizes = _sum_sizes(manifest)
     fields: dict[str, Any] = msgspec.to_builtins(manifest)
-    return {"digest": digest, "bytes": sum(sizes.values()), "bytes_by_folder": sizes} | fields
+    totals = {"bytes": sum(sizes.values()), "bytes_by_folder": sizes}
+    return {"digest": digest, "cache_bytes": cache_bytes(manifest)} | totals | fields
 
 
 def _sum_sizes(manifest: Manifest) -> dict[str, int]:
@@ -59,7 +61,9 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
         "precision": f"weights {manifest.precision.weights}, KV {manifest.precision.kv}",
         "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
-        "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}",
+        "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
+        f"{cache_bytes(manifest) / _MIB:.1f} MiB",
+        "KV policy": _show_policy(manifest),
         "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
         "written by": f"{manifest.producer}, format {manifest.format_version}",
         "digest": digest,
@@ -72,6 +76,14 @@ def _show_prefill(manifest: Manifest) -> str:
     if found.method == "none":
         return "all visual tokens at every layer"
     return f"{found.method}:{found.ratio:.4g}, positions {manifest.kv.positions}"
+
+
+def _show_policy(manifest: Manifest) -> str:
+    kv = manifest.kv
+    if not kv.keep:
+        return f"{kv.policy}: an answer ends where the cache does"
+    goes_on = "without end" if kv.positions == "renumbered" else "until the positions end"
+    return f"{kv.policy}: a full layer keeps {_join(kv.keep)} rows, {goes_on}"
 
 
 def _join(counts: list[int]) -> str:
@@ -96,10 +108,12 @@ def _show_ladder(manifest: Manifest) -> Table:
 
 def _show_stages(manifest: Manifest) -> Table:
     shown = table("Stages", "stage", ">rung", "flavour", ">KiB", "inputs", "outputs")
-    order = sorted(manifest.stages, key=lambda s: (STAGES.index(s.stage), s.bucket or 0))
+    places = {name: place for place, name in enumerate([*STAGES, COMPACT])}
+    order = sorted(manifest.stages, key=lambda s: (places[s.stage], s.bucket or 0, s.layer or 0))
     for stage in order:
         size = f"{manifest.files[stage.file].bytes / 1024:.0f}"
         rung = "all" if stage.bucket is None else str(stage.bucket)
+        rung = rung if stage.layer is None else f"layer {stage.layer}"
         ends = (_shorten(stage.inputs), _shorten(stage.outputs))
         shown.add_row(stage.stage, rung, stage.flavour, size, *ends)
     return shown

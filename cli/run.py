@@ -15,6 +15,7 @@ from edgetok.cli.output import echo, emit, say, working
 from edgetok.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from edgetok.bundle.manifest import Flavour
     from edgetok.runtimes.answer import Answer
     from edgetok.runtimes.generate import Model
     from edgetok.runtimes.stream import Stream
@@ -63,6 +64,10 @@ def run_command(
         typer.Option(help="Draw among the likeliest that hold this.", rich_help_panel=_SAMPLING),
     ] = 1.0,
     seed: Seed = 0,
+    flavour: Annotated[
+        Literal["ort", "portable"],
+        typer.Option(help="Which graphs to run, if the bundle was exported with both."),
+    ] = "ort",
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Json = False,
@@ -79,7 +84,7 @@ def run_command(
     if stream and as_json:
         raise UsageError("--stream and --json exclude each other: --json prints one whole object")
     source = _read_stdin() if image == "-" else Path(image)
-    model = _load(bundle, device, budget, threads, as_json)
+    model = _load(bundle, device, budget, threads, flavour, as_json)
     pieces = model.stream(
         source,
         prompt,
@@ -118,7 +123,12 @@ def _read_stdin() -> bytes:
 
 
 def _load(
-    bundle: Path, device: str, budget: int | None, threads: int | None, as_json: bool
+    bundle: Path,
+    device: str,
+    budget: int | None,
+    threads: int | None,
+    flavour: Flavour,
+    as_json: bool,
 ) -> Model:
     """Open the bundle; where the rung is known, without the others."""
     with working(as_json) as progress:
@@ -126,7 +136,7 @@ def _load(
 
         progress("loading", 0.0)
         budgets = None if budget is None else (budget,)
-        return load(bundle, device=device, budgets=budgets, threads=threads)
+        return load(bundle, device=device, budgets=budgets, threads=threads, flavour=flavour)
 
 
 def _follow(stream: Stream, *, shown: bool) -> Answer:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    from edgetok.bundle.manifest import Flavour
     from edgetok.errors import (
         BundleError,
         EdgetokError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from edgetok.runtimes.answer import Answer
+    from edgetok.runtimes.conversation import Conversation
     from edgetok.runtimes.generate import Model
 
 try:
@@ -35,6 +37,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 _HOMES = {
     "Answer": "edgetok.runtimes.answer",
+    "Conversation": "edgetok.runtimes.conversation",
     "Model": "edgetok.runtimes.generate",
     "BundleError": "edgetok.errors",
     "EdgetokError": "edgetok.errors",
@@ -48,6 +51,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "BundleError",
+    "Conversation",
     "EdgetokError",
     "IncompatibleError",
     "InputError",
@@ -67,11 +71,12 @@ def load(
     *,
     budgets: Iterable[int] | None = None,
     threads: int | None = None,
+    flavour: Flavour = "ort",
 ) -> Model:
     """Load a bundle to answer questions about images; see `edgetok.runtimes.load.load`."""
     from edgetok.runtimes.load import load as load_bundle
 
-    return load_bundle(bundle, device, budgets=budgets, threads=threads)
+    return load_bundle(bundle, device, budgets=budgets, threads=threads, flavour=flavour)
 
 
 def export(model: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any) -> Any:

@@ -72,6 +72,21 @@ def past_value(layer: int) -> str:
     return f"past_value_{layer}"
 
 
+def past_key_scale(layer: int) -> str:
+    """float32 [1, G, C, 1], where each slot has its own; bound like `past_key`."""
+    return f"past_key_scale_{layer}"
+
+
+def past_value_scale(layer: int) -> str:
+    """float32 [1, G, C, 1], where each slot has its own; bound like `past_value`."""
+    return f"past_value_scale_{layer}"
+
+
+def present_of(past: str) -> str:
+    """What the buffer of a `past_` name is called behind the graph."""
+    return past.replace("past_", "present_", 1)
+
+
 def present_key(layer: int) -> str:
     """As `past_key`."""
     return f"present_key_{layer}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,6 +48,35 @@ class TowerEmitter:
     def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[1, heads, n, H] each -> [1, n, heads * H]."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CacheBuffer:
+    """[1, G, C, width] of a layer, named by the layer's number."""
+
+    name: Callable[[int], str]
+    dtype: torch.dtype
+    width: Callable[[int], int]  # of a head's width
+
+
+@dataclass(frozen=True)
+class DecoderSpelling:
+    """How a flavour spells a decoder over its KV cache.
+
+    Args:
+        attention: builds the emitter of one trace from the past buffers of each layer, lengths,
+            positions, rotary tables and scales; it gathers the buffers behind in `present`.
+        norms: spells the norms of a model as one operator each, for the time of a trace.
+        buffers: what a layer's cache consists of.
+    """
+
+    attention: Callable[..., Any]
+    norms: Callable[[nn.Module], AbstractContextManager[None]]
+    buffers: tuple[CacheBuffer, ...]
+
+    def past(self, layers: int) -> list[str]:
+        """Names of all buffers, layer by layer."""
+        return [buffer.name(layer) for layer in range(layers) for buffer in self.buffers]
 
 
 _active: list[Emitter] = []
@@ -123,6 +152,14 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, own)
+
+
+def norm_constants(norm: Any) -> tuple[Tensor, float]:
+    """Weight [D] and epsilon of one of Hugging Face's RMSNorms."""
+    epsilon = float(getattr(norm, "variance_epsilon", None) or norm.eps)
+    # Gemma stores how far a weight is from one.
+    weight = 1 + norm.weight if type(norm).__name__.startswith("Gemma") else norm.weight
+    return weight, epsilon
 
 
 def merge_heads(rows: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -14,8 +16,9 @@ from edgetok import names
 from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
 from edgetok.export import keeping, prefilling, reducing, stages
+from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
-from edgetok.export.flavours import fusion, portable
+from edgetok.export.flavours import fusion, ort, portable, portable_cache
 from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
@@ -46,7 +49,7 @@ class GraphBuilder:
     Args:
         scales: per layer key and value scales [1, G, 1, H] of an int8 or int4 cache, or None for
             float32.
-        flavour: `portable` adds the stages that have this form, beside those of `ort`.
+        flavour: `portable` adds the same stages in this form, beside those of `ort`.
         prefill: what the prefill graphs take away between layers; None for nothing.
         kv_bits: of a cache that has scales.
         room: what each layer holds under a policy; None where every row stays.
@@ -83,7 +86,7 @@ class GraphBuilder:
         layers = 0 if self.room is None else self.layers
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
         if self.flavour == "portable":
-            spelled += [(*job, "portable") for job in jobs if job[0] in portable.STAGES]
+            spelled += [(*job, "portable") for job in jobs if job[0] != names.EXTEND]
         graphs = []
         for done, (name, budget, flavour) in enumerate(spelled):
             progress(f"{name} {budget or ''}".strip(), done / len(spelled))
@@ -96,7 +99,11 @@ class GraphBuilder:
         assert self.room is not None  # noqa: S101
         bits = None if self.scales is None else self.kv_bits
         module = keeping.Compact(self.parts.text, self.positions, bits, self.room, layer)
-        past = {name: value for name, value in self._past().items() if name.endswith(f"_{layer}")}
+        past = {
+            name: value
+            for name, value in self._past(self._spelling("ort")).items()
+            if name.endswith(f"_{layer}")
+        }
         with quiet():
             model = fusion.fuse(trace(module.eval(), past, module.outputs, title))
         return self._graph(names.COMPACT, None, "ort", title, model, layer)
@@ -130,7 +137,7 @@ class GraphBuilder:
 
     def _spell(self, name: str, budget: int | None, flavour: Flavour, title: str) -> ir.Model:
         """A stage traced, rewritten and quantized as its flavour has it."""
-        module, inputs, outputs = self._stage(name, budget)
+        module, inputs, outputs = self._stage(name, budget, flavour)
         if flavour == "ort":
             model = fusion.fuse(trace(module, inputs, outputs, title))
             return self._quantizer.quantize(model, name, BITS[self.weights])
@@ -138,21 +145,27 @@ class GraphBuilder:
             module.attention = portable.TowerAttention
         if isinstance(module, reducing.ReducingTower):
             module.attention = portable.fused_attention
-        model = trace(module, inputs, outputs, title, portable.OPSET)
+        with self._folded(module):
+            model = trace(module, inputs, outputs, title, portable.OPSET)
         return portable.spell(model, name, BITS[self.weights])
 
+    def _folded(self, module: nn.Module) -> AbstractContextManager[None]:
+        if not isinstance(module, stages.Decoder):
+            return nullcontext()
+        return portable_cache.folded_values(self.parts.text.layers, self.scales)
+
     def _stage(
-        self, name: str, budget: int | None
+        self, name: str, budget: int | None, flavour: Flavour
     ) -> tuple[nn.Module, dict[str, Tensor], Sequence[str]]:
-        build = {
+        build: dict[str, Callable[[int], tuple[nn.Module, dict[str, Tensor]]]] = {
             "tower": self._tower,
             "embed": self._embed,
             "extend": self._extend,
-            "decode": self._decode,
+            "decode": partial(self._decode, self._spelling(flavour)),
             "compress": self._compress,
-            "prefill": self._prefill,
-        }[name]
-        module, inputs = build(budget or 0)
+            "prefill": partial(self._prefill, self._spelling(flavour)),
+        }
+        module, inputs = build[name](budget or 0)
         return module.eval(), inputs, module.outputs  # type: ignore[return-value]
 
     def _tower(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -185,20 +198,30 @@ class GraphBuilder:
             name: torch.rand(*shapes.get(name, (n,))) for name in compress.needs
         }
 
-    def _prefill(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _spelling(self, flavour: Flavour) -> DecoderSpelling:
+        spell = ort.spelling_of if flavour == "ort" else portable_cache.spelling_of
+        return spell(self.kv)
+
+    def _prefill(
+        self, spelling: DecoderSpelling, budget: int
+    ) -> tuple[nn.Module, dict[str, Tensor]]:
         rows = self.ladder.bucket(budget).prefill_tokens
         inputs = {
             names.INPUT_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
             names.LAST_ROW: torch.zeros(1, dtype=torch.int64),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
         }
+        text, scales = self.parts.text, self.scales
         if self.room is not None:
             return self._packing_prefill(inputs)
-        common = (self.parts.text, self.positions, self.scales, self.kv_bits)
         if self.prefill is None:
-            return stages.Prefill(*common), inputs | self._past()
+            prefill = stages.Prefill(text, self.positions, scales, spelling)
+            return prefill, inputs | self._past(spelling)
         inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
-        return prefilling.ReducingPrefill(*common, self.prefill, budget), inputs | self._past()
+        reducing_prefill = prefilling.ReducingPrefill(
+            text, self.positions, scales, self.kv_bits, self.prefill, budget
+        )
+        return reducing_prefill, inputs | self._past(spelling)
 
     def _packing_prefill(self, inputs: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
         stage = keeping.PackingPrefill(*self._keeping(), text_rows=self.prompt_tokens)
@@ -211,25 +234,28 @@ class GraphBuilder:
         return text, self.positions, scales, self.kv_bits, self.room, self.seed
 
     def _extend(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        rows = min(CHUNK_ROWS, min(self.slots) // 2)  # the proof puts a chunk behind another
+        bucket = self.ladder.largest
+        text_rows = bucket.cache_slots - bucket.budget
+        rows = min(CHUNK_ROWS, max(1, text_rows // 4))  # the proof puts a chunk behind a prompt
         inputs = {
             names.CHUNK_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
         }
-        stage = stages.Extend(self.parts.text, self.positions, self.scales, self.kv_bits)
-        return stage, inputs | self._past()
+        spelling = self._spelling("ort")
+        stage = stages.Extend(self.parts.text, self.positions, self.scales, spelling)
+        return stage, inputs | self._past(spelling)
 
-    def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _decode(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {
             names.TOKEN_ID: torch.zeros(1, 1, dtype=torch.int64),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.POSITIONS: torch.zeros(self.layers, 1, dtype=torch.int64),
         }
+        past = inputs | self._past(spelling)
         if self.room is not None:
-            return keeping.ScoringDecode(*self._keeping()), inputs | self._past()
-        stage = stages.Decode(self.parts.text, self.positions, self.scales, self.kv_bits)
-        return stage, inputs | self._past()
+            return keeping.ScoringDecode(*self._keeping()), past
+        return stages.Decode(self.parts.text, self.positions, self.scales, spelling), past
 
     @property
     def prompt_tokens(self) -> int:
@@ -253,14 +279,14 @@ class GraphBuilder:
             return cache_slots(self.ladder, self.prefill, self.layers)
         return list(self.room.slots)
 
-    def _past(self) -> dict[str, Tensor]:
+    def _past(self, spelling: DecoderSpelling) -> dict[str, Tensor]:
         text, past = self.parts.text, {}
-        dtype = CACHE_DTYPES[self.kv]
-        width = text.head_dim // 2 if self.kv == "int4" else text.head_dim
+        planes = () if self.room is None else self.room.policy.planes
         for layer, slots in enumerate(self.slots):
-            for name in (names.past_key(layer), names.past_value(layer)):
-                past[name] = torch.zeros(1, text.kv_heads, slots, width, dtype=dtype)
-            if self.room is not None and (planes := self.room.policy.planes):
+            for buffer in spelling.buffers:
+                shape = (1, text.kv_heads, slots, buffer.width(text.head_dim))
+                past[buffer.name(layer)] = torch.zeros(shape, dtype=buffer.dtype)
+            if planes:
                 past[names.past_state(layer)] = torch.zeros(len(planes), text.kv_heads, slots)
         return past
 

@@ -27,7 +27,6 @@ from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Probe, Span
 from edgetok.tokens import Plan
 
-
 _PREVIOUS, _NEXT = "previous attention", "next attention"
 
 
@@ -156,7 +155,8 @@ class ReducingPrefill(Decoder):
 
     Args:
         visual: K, the visual rows that come in.
-        scales, bits: as of `Decoder`.
+        scales: as of `Decoder`.
+        bits: of the cache's numbers, where there are scales.
     """
 
     def __init__(
@@ -168,7 +168,8 @@ class ReducingPrefill(Decoder):
         prefill: Prefill,
         visual: int,
     ) -> None:
-        super().__init__(text, positions, scales, bits)
+        super().__init__(text, positions, scales)
+        self.bits = bits
         layers = len(text.layers)
         self.prefill, self.method = prefill, prefill.method
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgetok.bundle.manifest import Weights
-from edgetok.export.flavours import portable
+from edgetok.export.flavours import portable, portable_cache
 from edgetok.export.weights import BITS, dequantize_matrix, is_quantizable, quantize_matrix
 from edgetok.families.parts import Parts
 
@@ -40,15 +40,45 @@ def hold_quantized(parts: Parts, weights: Weights) -> None:
 
 
 @contextmanager
-def hold_portable(parts: Parts, weights: Weights) -> Iterator[None]:
-    """Round what has a portable form as its graphs do, for a time; fp32 changes nothing."""
+def hold_portable(
+    parts: Parts, weights: Weights, scales: list[tuple[Tensor, Tensor]] | None = None
+) -> Iterator[None]:
+    """Round weights as the portable graphs do, for a time; fp32 changes nothing.
+
+    `scales` are those of a quantized cache: the graphs round output projections with the values'
+    equaliser in them.
+    """
     bits, vision = BITS[weights], parts.vision
-    stages = {"tower": vision.blocks, "compress": (parts.projector,)}
+    stages = {"tower": vision.blocks, "compress": (parts.projector,), "head": (parts.text.head,)}
     with ExitStack() as stack:
         for stage, modules in stages.items():
             if stage in bits:
                 stack.enter_context(round_linears(modules, bits[stage], portable.round_matrix))
+        if "decode" in bits:
+            stack.enter_context(_rounded_layers(parts, bits["decode"], scales))
         yield
+
+
+@contextmanager
+def _rounded_layers(
+    parts: Parts, bits: int, scales: list[tuple[Tensor, Tensor]] | None
+) -> Iterator[None]:
+    factors = portable_cache.factors_of(parts.text.layers, scales)
+    with ExitStack() as stack:
+        for layer in parts.text.layers:
+            linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
+            for linear in linears:
+                rounding = _round_folded(factors.get(id(linear)))
+                stack.enter_context(round_linears((linear,), bits, rounding))
+        yield
+
+
+def _round_folded(factors: Tensor | None) -> Rounding:
+    """Round a matrix whose rows are multiplied by `factors` [K], and take them out again."""
+    if factors is None:
+        return portable.round_matrix
+    by = factors.numpy()[:, None]
+    return lambda weight, bits: portable.round_matrix(weight * by, bits) / by
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import (
+    DecoderSpelling,
     Emitter,
     TowerEmitter,
     emitting,
@@ -25,7 +26,7 @@ from edgetok.export.attention import (
     probe_wide,
     rotary_inside,
 )
-from edgetok.export.flavours.ort import CacheAttention, TowerAttention, fused_norms
+from edgetok.export.flavours.ort import TowerAttention, spelling_of
 from edgetok.export.flow import probe_flow
 from edgetok.families.parts import Parts, TextParts, VisionParts
 from edgetok.methods import Method
@@ -166,10 +167,10 @@ class Decoder(nn.Module):
         text: TextParts,
         positions: int,
         scales: list[tuple[Tensor, Tensor]] | None,
-        bits: int = 8,
+        spelling: DecoderSpelling | None = None,
     ) -> None:
         super().__init__()
-        self.bits = bits
+        self.spelling = spelling or spelling_of("fp32")
         self.model, self.head = text.model, text.head
         self.text = text
         for kind in sorted(set(text.rotary_kinds)) or [""]:
@@ -183,9 +184,8 @@ class Decoder(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        layers = range(len(self.text.layers))
-        present = [n(i) for i in layers for n in (names.present_key, names.present_value)]
-        return [names.LOGITS, *present]
+        past = self.spelling.past(len(self.text.layers))
+        return [names.LOGITS, *map(names.present_of, past)]
 
     def run(
         self,
@@ -200,12 +200,13 @@ class Decoder(nn.Module):
             lengths: int32 [L], true rows of each layer after this call minus one.
             positions: int64 [L, rows] of the rows that are added; None where S rows begin a cache.
         """
-        pairs = list(zip(past[::2], past[1::2], strict=True))
-        attention = CacheAttention(
-            pairs, lengths, positions, self._rotary(), self._scales(), bits=self.bits
+        size = len(self.spelling.buffers)
+        buffers = [past[first : first + size] for first in range(0, len(past), size)]
+        attention = self.spelling.attention(
+            buffers, lengths, positions, self._rotary(), self._scales()
         )
         rows = self.attend(rows, attention)
-        return rows, [buffer for pair in attention.present for buffer in pair]
+        return rows, [buffer for held in attention.present for buffer in held]
 
     def attend(self, rows: Tensor, attention: Emitter) -> Tensor:
         """rows [1, S, D] through all layers, their attention spelled by an emitter."""
@@ -213,7 +214,7 @@ class Decoder(nn.Module):
         with (
             emitting(self.model, attention),
             rotary_inside(self.text.layers),
-            fused_norms(self.model),
+            self.spelling.norms(self.model),
         ):
             for layer in self.text.layers:
                 rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy))
@@ -221,7 +222,7 @@ class Decoder(nn.Module):
 
     def read_logits(self, row: Tensor) -> Tensor:
         """The last row [1, D] -> logits [1, W]."""
-        with fused_norms(self.model):
+        with self.spelling.norms(self.model):
             normed = self.text.norm(row)
         logits: Tensor = self.head(normed)
         return logits

@@ -52,7 +52,7 @@ def _expected(
     manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage
 ) -> tuple[Interface, Interface]:
     text, vision = manifest.text, manifest.vision
-    past, present = _cache(manifest)
+    past, present = _cache(manifest, stage.flavour)
     logits: Interface = {names.LOGITS: ("float32", [1, text.vocabulary])}
     match stage.stage:
         case "tower":
@@ -116,15 +116,21 @@ def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
     return max(1, min(rows, *manifest.kv.slots))
 
 
-def _cache(manifest: Manifest) -> tuple[Interface, Interface]:
-    past, present = Interface(), Interface()
-    for layer, slots in enumerate(manifest.kv.slots):
+def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
+    """The buffers of all layers, before a graph and behind it."""
+    kv, precision = manifest.kv, manifest.precision.kv
+    past = Interface()
+    for layer, slots in enumerate(kv.slots):
         row, state = _places(manifest, slots)
+        if flavour == "portable" and precision == "int4":
+            row = ("int8", row[1])
         past |= {names.past_key(layer): row, names.past_value(layer): row}
-        present |= {names.present_key(layer): row, names.present_value(layer): row}
-        if manifest.kv.planes:
-            past[names.past_state(layer)] = present[names.present_state(layer)] = state
-    return past, present
+        if flavour == "portable" and precision != "fp32":
+            own: _Place = ("float32", [1, kv.kv_heads, slots, 1])
+            past |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
+        if kv.planes:
+            past[names.past_state(layer)] = state
+    return past, {names.present_of(name): place for name, place in past.items()}
 
 
 def _compaction(manifest: Manifest, layer: int) -> tuple[Interface, Interface]:

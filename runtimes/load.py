@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.ort import OrtRuntime
@@ -18,6 +19,7 @@ def load(
     *,
     budgets: Iterable[int] | None = None,
     threads: int | None = None,
+    flavour: Flavour = "ort",
 ) -> Model:
     """Open a bundle, check it and make all its sessions.
 
@@ -26,14 +28,16 @@ def load(
         device: "cpu" or "cuda".
         budgets: the rungs to load; all when None.
         threads: threads per operator; one per physical core when None.
+        flavour: "ort", or "portable" for the graphs of standard operators that `edgetok export
+            --flavour portable` adds.
 
     Raises:
         BundleError: if the bundle is incomplete, malformed or damaged.
         IncompatibleError: if ONNX Runtime or the device's provider is missing.
         ResourceError: if there is too little memory.
-        UsageError: for an unknown device, rung or number of threads.
+        UsageError: for an unknown device, rung, number of threads or flavour.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
     processor = read_processor(opened)  # cheap, so that its errors come before the sessions
-    runtime = OrtRuntime(opened, device=device, budgets=budgets, threads=threads)
+    runtime = OrtRuntime(opened, device=device, budgets=budgets, threads=threads, flavour=flavour)
     return Model(runtime, processor, opened.digest)

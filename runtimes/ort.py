@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import numpy as np
 
 from edgetok import names
-from edgetok.bundle.manifest import Manifest, Rung, Stage, shared_stages
+from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, shared_stages
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
 from edgetok.runtimes.cache import CacheRows, HeldRows, list_chunks
 from edgetok.runtimes.compaction import Compaction, load_compaction
-from edgetok.runtimes.interface import SIGNAL_PREFIX, has_tower_per_rung, require_interface
+from edgetok.runtimes.interface import (
+    SIGNAL_PREFIX,
+    has_tower_per_rung,
+    reduces_at_prefill,
+    require_interface,
+)
 from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
 from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
@@ -33,9 +39,11 @@ class OrtRuntime:
         device: "cpu" or "cuda".
         budgets: the rungs to load; all when None.
         threads: threads per operator; one per physical core when None.
+        flavour: which of the bundle's graphs to run.
 
     Raises:
-        UsageError: for an unknown device, rung or number of threads.
+        UsageError: for an unknown device, rung, number of threads or flavour, or one that the
+            bundle does not have.
         IncompatibleError: if ONNX Runtime or the provider is missing, or refuses a graph.
         ResourceError: if the machine has less free memory than the bundle needs.
     """
@@ -47,13 +55,15 @@ class OrtRuntime:
         device: str = "cpu",
         budgets: Iterable[int] | None = None,
         threads: int | None = None,
+        flavour: Flavour = "ort",
     ) -> None:
         provider = provider_of(device)
         self.manifest: Manifest = bundle.manifest
+        self.flavour = _require_flavour(bundle.manifest, flavour)
         self.ladder = _loaded_ladder(bundle.ladder, budgets)
         self.device = device
         self.threads = _require_threads(threads)
-        _require_memory(bundle.manifest, self.ladder)
+        _require_memory(bundle.manifest, self.ladder, flavour)
         self._rows = CacheRows(self.manifest.kv, self.manifest.text.max_positions)
         self._held = HeldRows()
         self._memory = Memory(device)
@@ -250,17 +260,29 @@ class OrtRuntime:
 
     @property
     def _may_rewind(self) -> bool:
-        """Whether rows stand where they were written and nothing but them decides about answers."""
-        return self._rows.are_whole and self.manifest.kv.policy == "none"
+        """Whether rows stand where they were written and nothing but them decides about answers.
+
+        A prefill that treats visual rows apart makes other rows of them than a chunk would, even
+        where it takes none away.
+        """
+        plain = self.manifest.kv.policy == "none" and not reduces_at_prefill(self.manifest)
+        return plain and self._rows.are_whole
 
     def _require_left(self, rows: int) -> None:
         left, held = self._rows.left, int(self._rows.lengths.max())
-        if left < rows:
-            state = f"holds {held} rows and has room for {left} of {rows} more"
+        if left >= rows:
+            return
+        if self.manifest.kv.keep:
             raise InputError(
-                f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
-                "new tokens, or export with more (--new-tokens)"
+                f"{left} of the model's {self.manifest.text.max_positions} positions are left, and "
+                f"{rows} rows are to come; ask for fewer new tokens, "
+                "or export with --kv-policy streaming, which renumbers its rows"
             )
+        state = f"holds {held} rows and has room for {left} of {rows} more"
+        raise InputError(
+            f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
+            "new tokens, or export with more (--new-tokens)"
+        )
 
     def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
         try:
@@ -277,8 +299,8 @@ class OrtRuntime:
         graphs = {}
         for name in shared_stages(bundle.manifest):
             for bucket in reversed(self.ladder.buckets):  # see `Memory`
-                stage = bundle.stage(name, bucket.budget)
-                tower = bundle.stage("tower", bucket.budget)
+                stage = bundle.stage(name, bucket.budget, self.flavour)
+                tower = bundle.stage("tower", bucket.budget, self.flavour)
                 require_interface(bundle.manifest, stage, bucket, tower)
                 if stage.file not in by_file:
                     by_file[stage.file] = self._bound(bundle, stage, provider)
@@ -321,11 +343,11 @@ def _rung_of(manifest: Manifest, bucket: Bucket) -> Rung:
     return next(rung for rung in manifest.ladder if rung.budget == bucket.budget)
 
 
-def needed_bytes(manifest: Manifest, ladder: Ladder) -> int:
+def needed_bytes(manifest: Manifest, ladder: Ladder, flavour: Flavour = "ort") -> int:
     """Memory that loading and running takes at least: weights, KV cache, activations."""
     weights = sum(f.bytes for path, f in manifest.files.items() if path.startswith(_WEIGHTS_PREFIX))
     budgets = {None, *ladder.budgets}
-    stages = [s for s in manifest.stages if s.flavour == "ort" and s.bucket in budgets]
+    stages = [s for s in manifest.stages if s.flavour == flavour and s.bucket in budgets]
     cache = {
         tensor.name: _tensor_bytes(tensor.shape, tensor.dtype)
         for stage in stages
@@ -365,8 +387,21 @@ def _require_threads(threads: int | None) -> int:
     return threads
 
 
-def _require_memory(manifest: Manifest, ladder: Ladder) -> None:
-    needed, available = needed_bytes(manifest, ladder), machine.available_bytes()
+def _require_flavour(manifest: Manifest, flavour: str) -> Flavour:
+    known = get_args(Flavour)
+    if flavour not in known:
+        raise UsageError(f"flavour {flavour!r} is unknown; choose {', '.join(known)}")
+    spelled = {stage.stage for stage in manifest.stages if stage.flavour == flavour}
+    if missing := [name for name in names.STAGES if name not in spelled]:
+        raise UsageError(
+            f"this bundle has no {flavour} graphs of {', '.join(missing)}; export it again with "
+            f"--flavour {flavour}, or run its ort graphs"
+        )
+    return flavour  # type: ignore[return-value]  # one of the literal's names
+
+
+def _require_memory(manifest: Manifest, ladder: Ladder, flavour: Flavour) -> None:
+    needed, available = needed_bytes(manifest, ladder, flavour), machine.available_bytes()
     if available is not None and needed > available:
         raise ResourceError(
             f"this bundle needs at least {needed >> 20} MiB and {available >> 20} MiB are free; "

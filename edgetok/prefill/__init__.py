@@ -57,8 +57,10 @@ PREFILL_METHODS: dict[str, PrefillMethod] = {
 NONE = "none"
 
 
-def find_prefill(text: str) -> Prefill | None:
-    """What a user typed as NAME or NAME:RATIO, or a plan file (*.json); None for "none".
+def find_prefill(text: str | Prefill | None) -> Prefill | None:
+    """What a user typed: NAME, NAME:RATIO or a plan file (*.json); None for "none".
+
+    One that is given is itself.
 
     Raises:
         UsageError: for an unknown name, or a ratio that is none in 0..1 without 0.
@@ -67,6 +69,8 @@ def find_prefill(text: str) -> Prefill | None:
     >>> find_prefill("fastv:0.25").ratio
     0.25
     """
+    if text is None or isinstance(text, Prefill):
+        return text
     if text.strip().endswith(".json"):
         return read_plan(Path(text.strip()), PREFILL_METHODS)
     name, colon, given = text.strip().partition(":")

@@ -1,7 +1,7 @@
 """The `portable` flavour: standard operators of opset 24 only, for TensorRT and other runtimes.
 
-Graphs of this flavour stand for the vision stages so far. Attention is one standard `Attention`,
-activations stay spelled out, and quantized weights are constants behind a `DequantizeLinear`.
+Attention is one standard `Attention`, activations stay spelled out, and quantized weights are
+constants behind a `DequantizeLinear`. The decoder's cache is `portable_cache`'s.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from edgetok.export.flavours.fusion import simplify
 from edgetok.export.weights import constant_matrix, is_quantizable
 
 OPSET, IR_VERSION = 24, 12
-STAGES = ("tower", "compress")  # those that have a portable form
 BLOCK = 32  # rows that share a scale at 4 bits; at 8 bits a column does, which is what engines take
 
 
@@ -56,18 +55,25 @@ def spell(model: ir.Model, stage: str, bits: Mapping[str, int]) -> ir.Model:
     """From a traced stage to this flavour, its weights rounded to the bits of the stage, if any."""
     model.ir_version = IR_VERSION
     simplify(model)
-    return quantize(model, bits[stage]) if stage in bits else model
+    if stage not in bits:
+        return model
+    return quantize(model, bits[stage], None if stage == "compress" else bits["head"])
 
 
-def quantize(model: ir.Model, bits: int) -> ir.Model:
-    """Store the constant matrices of MatMul and Gemm as integers of 8 or 4 bits."""
+def quantize(model: ir.Model, bits: int, head_bits: int | None = None) -> ir.Model:
+    """Store the constant matrices of MatMul and Gemm as integers of 8 or 4 bits.
+
+    `head_bits` are those of a matrix whose product is an output of the graph, if they differ.
+    """
     done: dict[str, ir.Value] = {}
     for node in list(model.graph):
         weight = constant_matrix(node)
         if weight is not None and is_quantizable(weight):
             name = str(node.inputs[1].name)
             if name not in done:
-                done[name] = _dequantized(model.graph, node, weight, bits)
+                is_head = node.outputs[0].is_graph_output() and head_bits is not None
+                own = head_bits if is_head and head_bits is not None else bits
+                done[name] = _dequantized(model.graph, node, weight, own)
             node.replace_input_with(1, done[name])
     passes.RemoveUnusedNodesPass()(model)
     return model

@@ -73,19 +73,44 @@ def test_portable_graphs_are_proved_and_lie_beside(
     spelled = [s for s in opened.manifest.stages if s.flavour == "portable"]
     assert [(s.stage, s.bucket) for s in spelled] == [
         ("tower", None),
+        ("embed", None),
+        ("decode", None),
         ("compress", 4),
+        ("prefill", 4),
         ("compress", 16),
+        ("prefill", 16),
     ]
     for stage in spelled:
         beside = opened.stage(stage.stage, stage.bucket or 4)
         assert (stage.inputs, stage.outputs) == (beside.inputs, beside.outputs)
         assert b"com.microsoft" not in opened.graph(stage)
     proved = {c["stage"] for c in report.parity["checks"] if c["stage"].startswith("portable")}
-    assert proved == {"portable tower", "portable compress"}
-    answer = edgetok.load(out).generate(
-        np.zeros((20, 20, 3), np.uint8), "What?", budget=4, max_new_tokens=4
-    )
-    assert answer.token_ids
+    assert proved == {
+        f"portable {name}" for name in ("tower", "compress", "prefill", "decode", "end to end")
+    }
+
+
+@pytest.mark.parametrize("kv", ["fp32", "int8"])
+def test_both_flavours_answer_alike(
+    model_dir: Path, samples: Path, tmp_path: Path, kv: str
+) -> None:
+    out = tmp_path / "portable.bundle"
+    export_model(model_dir, out, kv=kv, samples=samples, flavour="portable", **SMALL)
+    image = np.random.default_rng(1).integers(0, 255, (20, 20, 3), np.uint8)
+    for budget in (4, 16):
+        answers = [
+            edgetok.load(out, flavour=flavour).generate(image, "What?", budget=budget).token_ids
+            for flavour in ("ort", "portable")
+        ]
+        assert len(answers[0]) > 2
+        assert answers[0] == answers[1]
+
+
+def test_a_flavour_that_was_not_exported_is_refused(bundle: Path) -> None:
+    with pytest.raises(UsageError, match=r"no portable graphs of tower.*--flavour portable"):
+        edgetok.load(bundle, flavour="portable")
+    with pytest.raises(UsageError, match="flavour 'trt' is unknown; choose ort, portable"):
+        edgetok.load(bundle, flavour="trt")  # type: ignore[arg-type]
 
 
 def test_breach_of_a_portable_graph_is_seen(

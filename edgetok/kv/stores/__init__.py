@@ -1,0 +1,1 @@
+"""KV stores: how rows of keys and values are held in few bits, as functions that freeze."""

@@ -1,0 +1,270 @@
+"""The decoder of the `portable` flavour: cache and attention in standard operators of opset 24.
+
+Rows enter the cache by `TensorScatter`, or `ScatterND` where they are bytes, since TensorRT
+scatters tensors of floats only. A step's `Attention` has one output, as TensorRT refuses more, and
+reads the rows that a mask of booleans admits. Past and present may be bound to the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgetok import names
+from edgetok.export.attention import (
+    CacheBuffer,
+    DecoderSpelling,
+    merge_heads,
+    norm_constants,
+    replaced_forward,
+)
+from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows, width_of
+
+OPSET = 24
+FORBIDDEN = -1e9  # a score that softmax makes zero
+
+
+def spelling_of(kv: str) -> DecoderSpelling:
+    """How this flavour spells a decoder whose cache is `fp32`, `int8` or `int4`."""
+    rows, scales = (
+        (names.past_key, names.past_value),
+        (names.past_key_scale, names.past_value_scale),
+    )
+    if kv == "fp32":
+        buffers = tuple(CacheBuffer(name, torch.float32, int) for name in rows)
+        return DecoderSpelling(CacheAttention, standard_norms, buffers)
+    width = partial(width_of, bits=BITS[kv])
+    buffers = tuple(CacheBuffer(name, torch.int8, width) for name in rows)
+    buffers += tuple(CacheBuffer(name, torch.float32, lambda _: 1) for name in scales)
+    attention = NibbleAttention if kv == "int4" else SlotAttention
+    return DecoderSpelling(attention, standard_norms, buffers)
+
+
+@dataclass
+class CacheAttention:
+    """Causal attention over float32 buffers.
+
+    Rows that begin a cache attend to each other as they are; the one row of a step attends to what
+    the buffers then hold.
+
+    Args:
+        past: per layer the buffers of the spelling.
+        lengths: int32 [L], true rows of each layer after this call minus one.
+        positions: int64 [L, 1], rotary position of the one row that is added to each layer; None
+            where the rows begin a cache, and are numbered from 0.
+        rotary: of each layer the tables of cos and sin, [positions, H / 2].
+        scales: per layer what is measured of key and value channels, [1, G, 1, H], or None.
+    """
+
+    past: list[tuple[Tensor, ...]]
+    lengths: Tensor
+    positions: Tensor | None
+    rotary: list[tuple[Tensor, Tensor]]
+    scales: list[tuple[Tensor, Tensor]] | None
+    present: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._starts = torch.split(self.lengths.to(torch.int64), 1)
+        self._positions = () if self.positions is None else torch.split(self.positions, 1)
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        layer = len(self.present)
+        query, key = self._rotate(query, layer), self._rotate(key, layer)
+        start = self._starts[layer] if self._positions else torch.zeros(1, dtype=torch.int64)
+        query, key, value = self.equalise(layer, query, key, value)
+        self.present.append(self.write(self.past[layer], key, value, start))
+        if not self._positions:
+            return _attend_causally(query, key, value, scaling)
+        key, value = self.read(self.present[layer])
+        mask = torch.arange(key.shape[2]) <= start
+        return _attend_to_cache(query, key, value, scaling, mask.reshape(1, 1, 1, -1))
+
+    def equalise(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows as the store wants them; the products of queries and keys stay what they are."""
+        return query, key, value
+
+    def write(
+        self, past: tuple[Tensor, ...], key: Tensor, value: Tensor, start: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The buffers of a layer with rows [1, G, S, H] from slot `start` [1] on."""
+        return _scatter(past[0], key, start), _scatter(past[1], value, start)
+
+    def read(self, present: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, G, C, H] of what a layer's buffers hold."""
+        return present[0], present[1]
+
+    def _rotate(self, rows: Tensor, layer: int) -> Tensor:
+        places = self._positions[layer] if self._positions else torch.arange(rows.shape[2])[None]
+        return torch.onnx.ops.symbolic(
+            "RotaryEmbedding",
+            (rows, *self.rotary[layer], places),
+            dtype=rows.dtype,
+            shape=rows.shape,
+            version=OPSET,
+        )
+
+
+class SlotAttention(CacheAttention):
+    """Over bytes with a scale per slot and head (`edgetok.kv.stores.slots`)."""
+
+    bits = 8
+
+    def equalise(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        of_keys, of_values = (build_equaliser(scale) for scale in (self.scales or [])[layer])
+        heads_per_group = query.shape[1] // key.shape[1]
+        query = query * of_keys.repeat_interleave(heads_per_group, dim=1)
+        return query, key * (1 / of_keys), value * (1 / of_values)
+
+    def write(
+        self, past: tuple[Tensor, ...], key: Tensor, value: Tensor, start: Tensor
+    ) -> tuple[Tensor, ...]:
+        (keys, key_scales), (values, value_scales) = (
+            quantize_rows(rows, self.bits) for rows in (key, value)
+        )
+        return (
+            _scatter_bytes(past[0], keys, start),
+            _scatter_bytes(past[1], values, start),
+            _scatter(past[2], key_scales, start),
+            _scatter(past[3], value_scales, start),
+        )
+
+    def read(self, present: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        keys, values, key_scales, value_scales = present
+        return (
+            dequantize_rows(keys, key_scales, self.bits),
+            dequantize_rows(values, value_scales, self.bits),
+        )
+
+
+class NibbleAttention(SlotAttention):
+    """Over two channels per byte."""
+
+    bits = BITS["int4"]
+
+
+def _attend_causally(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attention of each row to those before it and itself, spelled out.
+
+    TensorRT for RTX 1.7 builds no float32 engine of a decoder's `Attention` with many rows.
+    """
+    (heads, count, head_dim), groups = query.shape[1:], key.shape[1]
+    query = (query * scaling).reshape(groups, heads // groups, count, head_dim)
+    scores = query @ key[0].transpose(1, 2).unsqueeze(1)  # [G, heads / G, S, S]
+    places = torch.arange(count)
+    scores = torch.where(places[None] <= places[:, None], scores, FORBIDDEN)
+    rows = torch.softmax(scores, dim=-1) @ value[0].unsqueeze(1)
+    return merge_heads(rows.reshape(1, heads, count, head_dim))
+
+
+def _attend_to_cache(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor
+) -> Tensor:
+    """Attention of one row where `mask` [1, 1, 1, C] is true."""
+    rows = torch.onnx.ops.symbolic(
+        "Attention",
+        (query, key, value, mask),
+        attrs={"scale": float(scaling)},
+        dtype=query.dtype,
+        shape=query.shape,
+        version=OPSET,
+    )
+    return merge_heads(rows)
+
+
+def _scatter(buffer: Tensor, rows: Tensor, start: Tensor) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        "TensorScatter",
+        (buffer, rows, start),
+        attrs={"axis": 2, "mode": "linear"},
+        dtype=buffer.dtype,
+        shape=buffer.shape,
+        version=OPSET,
+    )
+
+
+def _scatter_bytes(buffer: Tensor, rows: Tensor, start: Tensor) -> Tensor:
+    """As `_scatter`, row by row: an index [G, S, 3] names the place of each."""
+    groups, count = rows.shape[1:3]
+    group = torch.arange(groups).reshape(groups, 1, 1).expand(groups, count, 1)
+    slot = (torch.arange(count) + start).reshape(1, count, 1).expand(groups, count, 1)
+    places = torch.cat([torch.zeros_like(group), group, slot], dim=-1)
+    return torch.onnx.ops.symbolic(
+        "ScatterND",
+        (buffer, places, rows[0]),
+        dtype=buffer.dtype,
+        shape=buffer.shape,
+        version=OPSET,
+    )
+
+
+@contextmanager
+def standard_norms(model: nn.Module) -> Iterator[None]:
+    """Spell every RMSNorm of `model` as one operator instead of six."""
+    norms = (m for m in model.modules() if type(m).__name__.endswith("RMSNorm"))
+    with replaced_forward(norms, _rms_norm):
+        yield
+
+
+def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    weight, epsilon = norm_constants(norm)
+
+    def forward(rows: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            "RMSNormalization",
+            (rows, weight),
+            attrs={"axis": -1, "epsilon": epsilon, "stash_type": 1},
+            dtype=rows.dtype,
+            shape=rows.shape,
+            version=OPSET,
+        )
+
+    return forward
+
+
+# --- the values' equaliser, in the weights that read them ----------------------------------------
+
+
+@contextmanager
+def folded_values(
+    layers: Sequence[Any], scales: list[tuple[Tensor, Tensor]] | None
+) -> Iterator[None]:
+    """Let output projections multiply by the values' equalisers, for the time of a trace."""
+    factors = factors_of(layers, scales)
+    linears = [m for layer in layers for m in layer.modules() if id(m) in factors]
+    before = [linear.weight for linear in linears]
+    try:
+        for linear in linears:
+            folded = (linear.weight * factors[id(linear)]).detach()
+            linear.weight = nn.Parameter(folded, requires_grad=False)
+        yield
+    finally:
+        for linear, weight in zip(linears, before, strict=True):
+            linear.weight = weight
+
+
+def factors_of(
+    layers: Sequence[Any], scales: list[tuple[Tensor, Tensor]] | None
+) -> dict[int, Tensor]:
+    """What each input of an output projection is multiplied by: [heads * H], by its `id`."""
+    if scales is None:
+        return {}
+    found = {}
+    for layer, (_, measured) in zip(layers, scales, strict=True):
+        projection, equaliser = layer.self_attn.o_proj, build_equaliser(measured)
+        groups, head_dim = equaliser.shape[1], equaliser.shape[3]
+        heads = projection.in_features // head_dim
+        shared = equaliser[0].expand(groups, heads // groups, head_dim)
+        found[id(projection)] = shared.reshape(-1)
+    return found

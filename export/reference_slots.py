@@ -1,0 +1,58 @@
+"""Hugging Face's cache with rows rounded as a portable cache of few bits rounds them.
+
+Shares no code with `edgetok.kv.stores.slots`: what a graph reads back from its bytes must be what
+NumPy makes of the same rows one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+Array = npt.NDArray[np.float32]
+
+
+class SlotCache(DynamicCache):  # type: ignore[misc]  # transformers is not typed
+    """Rows are rounded when they enter; the first prompt attends to itself unrounded.
+
+    Args:
+        scales: per layer what is measured of key and value channels, [1, G, 1, H].
+        bits: 8 or 4.
+    """
+
+    def __init__(self, scales: list[tuple[Tensor, Tensor]], bits: int) -> None:
+        super().__init__()
+        self._scales, self._bits = scales, bits
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append rows [1, G, S, H]; what the call attends to."""
+        is_first = self.get_seq_length(layer_idx) == 0
+        of_keys, of_values = self._scales[layer_idx]
+        keys = self._round(key_states, of_keys)
+        values = self._round(value_states, of_values)
+        held = super().update(keys, values, layer_idx, *args, **kwargs)
+        return (key_states, value_states) if is_first else held
+
+    def _round(self, rows: Tensor, measured: Tensor) -> Tensor:
+        given, channels = rows.numpy(), measured.numpy()
+        rounded = np.empty_like(given)
+        for group in range(given.shape[1]):
+            share = np.maximum(channels[0, group, 0] / channels[0, group, 0].max(), 1e-3)
+            for slot in range(given.shape[2]):
+                rounded[0, group, slot] = _round_row(given[0, group, slot], share, self._bits)
+        return torch.from_numpy(rounded)
+
+
+def _round_row(row: Array, share: Array, bits: int) -> Array:
+    top = 127 if bits == 8 else 7
+    even = row / share
+    step = max(float(np.abs(even).max()) / top, 1e-8)
+    rounded: Array = (np.rint(even / step) * step * share).astype(np.float32)
+    return rounded
