@@ -3,11 +3,11 @@
     python benchmarks/plan.py --method pyramiddrop --share 0.6 --write plan.json
     edgetok export MODEL -o BUNDLE --prefill plan.json
 
-The metric is the share of calibrate samples whose greedy answer is that of the model without reduction, run
-eagerly on all visual tokens; the cost is FLOPs of the decoder's layers. G-Search keeps the fewest
-tokens that leave the metric within `--tolerance`; P-Sigmoid spends `--share` of the full FLOPs.
-Both are brought to at most four different counts. The one that spends fewer FLOPs is written among
-those with the higher metric.
+The metric is the share of calibrate samples whose greedy answer is that of the model without
+reduction, run eagerly on all visual tokens; the cost is FLOPs of the decoder's layers. G-Search
+keeps the fewest tokens that leave the metric within `--tolerance`; P-Sigmoid spends `--share` of
+the full FLOPs. Both are brought to at most four different counts. Of those with the higher metric
+the one that spends fewer FLOPs is written.
 """
 
 from __future__ import annotations
