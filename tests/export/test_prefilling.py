@@ -267,8 +267,8 @@ def test_a_runtime_wants_to_know_where_the_image_is(pyramid: Path) -> None:
         runtime.prefill(bucket, rows)
     for start in (-1, 14, 30):  # 16 visual rows, and text behind them
         with pytest.raises(InputError, match="do not fit in front of the last of 30"):
-            runtime.prefill(bucket, rows, start)
-    assert np.isfinite(runtime.prefill(bucket, rows, 13)).all()
+            runtime.prefill(bucket, rows, visual_start=start)
+    assert np.isfinite(runtime.prefill(bucket, rows, visual_start=13)).all()
 
 
 @pytest.mark.slow
