@@ -3,8 +3,9 @@ r"""Seconds that one more rung costs to export, for every method, and the nodes 
     python benchmarks/export_time.py --methods vispruner divprune --budgets 32 192 \
         --json docs/results/export-time.json
 
-A rung is its compress and its prefill graph; the prefill graph is the same for all methods. CPU
-seconds tell what an idle machine would take, for tracing runs on one thread.
+A rung is its compress and its prefill graph, and for methods inside the tower its tower as well;
+the prefill graph is the same for all methods. CPU seconds tell what an idle machine would take,
+for tracing runs on one thread.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from edgetok.export.graphs import GraphBuilder
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder
-from edgetok.methods import METHODS, Method
+from edgetok.methods import METHODS, TOWER_METHODS, Method, find_method
 
 LIMIT_S = 10.0
 
 
 def main() -> None:
-    options = common.arguments(__doc__, methods=tuple(METHODS), budgets=(32, 192))
+    options = common.arguments(__doc__, methods=tuple(METHODS | TOWER_METHODS), budgets=(32, 192))
     parts = open_model(options.model)
     grid, n = parts.vision.grid, parts.vision.full_tokens
     _build(parts, METHODS["random"], 1, "compress")  # the first trace imports and warms up
@@ -35,14 +36,18 @@ def main() -> None:
     rows = []
     for name in options.methods:
         try:
-            method = METHODS[name].for_tower(parts.vision.prefix_tokens)
+            vision = parts.vision
+            method = find_method(name).for_tower(vision.prefix_tokens, len(vision.blocks))
         except UsageError as error:
             print(error, file=sys.stderr)
             continue
         for wanted in options.budgets:
             k = min(method.budgets(n, grid), key=lambda b, to=wanted: abs(b - to))
             row = _build(parts, method, k, "compress")
-            rung_s = row["cpu_s"] + prefill[wanted]["cpu_s"]
+            if method.inside is not None:
+                tower = _build(parts, method, k, "tower")
+                row = {key: round(row[key] + tower[key], 2) for key in row}
+            rung_s = round(row["cpu_s"] + prefill[wanted]["cpu_s"], 2)
             rows.append({"method": name, "tokens": k, **row, "rung_cpu_s": rung_s})
             print(rows[-1], file=sys.stderr, flush=True)
     common.report("export of one more rung", rows, options.json)

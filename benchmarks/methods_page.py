@@ -12,6 +12,8 @@ from typing import Any
 
 from edgetok.methods import METHODS, TOWER_METHODS
 from edgetok.methods.table import describe_methods
+from edgetok.prefill import PREFILL_METHODS
+from edgetok.prefill.table import describe_prefill
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS, PLOT = DOCS / "results/methods.json", DOCS / "results/methods.png"
@@ -42,6 +44,27 @@ inside the tower saves and spends there: `benchmarks/tower.py` counts and times 
 its rows, is slower than the plain tower of the demo model.
 """
 
+AT_PREFILL = """
+## Reduction at prefill
+
+`edgetok export --prefill NAME[:RATIO]` takes visual tokens away between the layers of the decoder,
+behind any of the methods above. Made from `edgetok/prefill/`. Layer numbers of papers, which have
+decoders of 32 layers, are scaled to the depth of the model; FastV's layer 2 is not. The first layer
+always sees all tokens. A ratio of 1 is the plain decoder. Each layer's KV cache is as long as what
+is left there, and the bundle says so (`edgetok inspect`).
+
+"""
+AT_PREFILL_LEGEND = """
+
+**Reads**: attention of the layer before the cut or behind it, of a few probe rows beside the fused
+operator. `visiondrop`, `atp-llava` and `vasparse` ask from all visual rows and `aim` from all rows,
+because their papers do. Keys of a layer that has not run yet are projected once more for the
+probe, as are queries of the rows that ask, and those two matrices are stored a second time.
+
+**Positions**: `kept` rows have the rotary position that they had; `renumbered` ones are counted
+anew behind each cut, and so are the tokens of the answer.
+"""
+
 
 def main() -> None:
     report = json.loads(RESULTS.read_text()) if RESULTS.exists() else None
@@ -52,7 +75,8 @@ def main() -> None:
 
 def render(report: dict[str, Any] | None) -> str:
     """The whole page; without a report, what the code states."""
-    page = HEAD + describe_methods(KNOWN.values()) + LEGEND
+    late = AT_PREFILL + describe_prefill(PREFILL_METHODS.values()) + AT_PREFILL_LEGEND
+    page = HEAD + describe_methods(KNOWN.values()) + LEGEND + late
     return page + _accuracy(report) if report else page
 
 

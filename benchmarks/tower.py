@@ -122,6 +122,9 @@ def flops(model: ir.Model) -> float:
 
 
 def _flops_of(node: ir.Node) -> int:
+    if node.op_type == "GroupQueryAttention":  # of a prompt: causal, so half of the square
+        rows, past = _shape(node.inputs[0])[1], _shape(node.inputs[3])
+        return 2 * rows * rows * node.attributes.get_int("num_heads", 0) * past[3]
     if node.op_type not in ("MatMul", "Gemm", "MultiHeadAttention", "Conv"):
         return 0
     left, right = _shape(node.inputs[0]), _shape(node.inputs[1])

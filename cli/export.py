@@ -10,6 +10,7 @@ import typer
 from edgetok.cli.options import Json, Seed
 from edgetok.cli.output import emit, working
 from edgetok.errors import UsageError
+from edgetok.kv import NONE, POLICIES
 
 _MIB = 1 << 20
 
@@ -42,9 +43,19 @@ def export_command(
         Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
     ] = "fp32",
     kv: Annotated[
-        Literal["fp32", "int8"],
-        typer.Option(help="Precision of the KV cache; int8 needs --samples."),
+        Literal["fp32", "int8", "int4"],
+        typer.Option(help="Precision of the KV cache; int8 and int4 need --samples."),
     ] = "fp32",
+    kv_policy: Annotated[
+        str,
+        typer.Option(
+            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}.",
+        ),
+    ] = "none",
+    kv_slots: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows per layer of a policy's cache; as many as without one."),
+    ] = None,
     flavour: Annotated[
         Literal["ort", "portable"],
         typer.Option(
@@ -80,9 +91,9 @@ def export_command(
 
     Example: edgetok export llava-dir -o out.bundle --budgets 64,128,full --weights int4
     """
-    if kv == "int8" and samples is None:
+    if kv != "fp32" and samples is None:
         raise UsageError(
-            "--kv int8 measures its scales on your data; add --samples samples.jsonl, "
+            f"--kv {kv} measures its scales on your data; add --samples samples.jsonl, "
             "or a folder of images"
         )
     with working(as_json) as progress:
@@ -97,6 +108,8 @@ def export_command(
             scorer=scorer,
             weights=weights,
             kv=kv,
+            kv_policy=kv_policy,
+            kv_slots=kv_slots,
             flavour=flavour,
             prefill=prefill,
             samples=samples,

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
+from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.manifest import Manifest, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
-from edgetok.names import STAGES
+from edgetok.names import COMPACT, STAGES
 
 _MIB = 1 << 20
 
@@ -36,7 +37,8 @@ def inspect_command(bundle: BundleDir, as_json: Json = False) -> None:
 def _describe(manifest: Manifest, digest: str) -> dict[str, Any]:
     sizes = _sum_sizes(manifest)
     fields: dict[str, Any] = msgspec.to_builtins(manifest)
-    return {"digest": digest, "bytes": sum(sizes.values()), "bytes_by_folder": sizes} | fields
+    totals = {"bytes": sum(sizes.values()), "bytes_by_folder": sizes}
+    return {"digest": digest, "cache_bytes": cache_bytes(manifest)} | totals | fields
 
 
 def _sum_sizes(manifest: Manifest) -> dict[str, int]:
@@ -55,10 +57,13 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
     facts = {
         "family": manifest.family,
         "method": manifest.method,
+        "prefill": _show_prefill(manifest),
         "precision": f"weights {manifest.precision.weights}, KV {manifest.precision.kv}",
         "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
-        "KV cache": f"{max(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}",
+        "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
+        f"{cache_bytes(manifest) / _MIB:.1f} MiB",
+        "KV policy": _show_policy(manifest),
         "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
         "written by": f"{manifest.producer}, format {manifest.format_version}",
         "digest": digest,
@@ -66,21 +71,49 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
     return "\n".join(f"{fact:<12}{value}" for fact, value in facts.items())
 
 
+def _show_prefill(manifest: Manifest) -> str:
+    found = manifest.prefill
+    if found.method == "none":
+        return "all visual tokens at every layer"
+    return f"{found.method}:{found.ratio:.4g}, positions {manifest.kv.positions}"
+
+
+def _show_policy(manifest: Manifest) -> str:
+    kv = manifest.kv
+    if not kv.keep:
+        return f"{kv.policy}: an answer ends where the cache does"
+    goes_on = "without end" if kv.positions == "renumbered" else "until the positions end"
+    return f"{kv.policy}: a full layer keeps {_join(kv.keep)} rows, {goes_on}"
+
+
+def _join(counts: list[int]) -> str:
+    """One number for all layers, or each layer's.
+
+    >>> _join([8, 8]), _join([8, 4])
+    ('8', '8, 4')
+    """
+    return str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))
+
+
 def _show_ladder(manifest: Manifest) -> Table:
-    shown = table("Rungs", ">visual tokens", ">prompt tokens", ">new tokens", ">cache slots")
+    columns = (">visual tokens", "by layer", ">prompt tokens", ">new tokens", ">cache slots")
+    shown = table("Rungs", *columns)
     for rung in manifest.ladder:
         room = rung.cache_slots - rung.budget - rung.prompt_tokens
-        figures = (rung.budget, rung.prompt_tokens, room, rung.cache_slots)
+        layers = _join([rung.budget - gone for gone in rung.removed])
+        figures = (rung.budget, layers, rung.prompt_tokens, room, rung.cache_slots)
         shown.add_row(*map(str, figures))
     return shown
 
 
 def _show_stages(manifest: Manifest) -> Table:
     shown = table("Stages", "stage", ">rung", "flavour", ">KiB", "inputs", "outputs")
-    order = sorted(manifest.stages, key=lambda s: (STAGES.index(s.stage), s.bucket or 0))
+    places = {name: place for place, name in enumerate([*STAGES, COMPACT])}
+    order = sorted(manifest.stages, key=lambda s: (places[s.stage], s.bucket or 0, s.layer or 0))
     for stage in order:
         size = f"{manifest.files[stage.file].bytes / 1024:.0f}"
         rung = "all" if stage.bucket is None else str(stage.bucket)
+        rung = rung if stage.layer is None else f"layer {stage.layer}"
         ends = (_shorten(stage.inputs), _shorten(stage.outputs))
         shown.add_row(stage.stage, rung, stage.flavour, size, *ends)
     return shown

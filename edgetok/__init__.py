@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from edgetok.runtimes.answer import Answer
+    from edgetok.runtimes.conversation import Conversation
     from edgetok.runtimes.generate import Model
 
 try:
@@ -36,6 +37,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 _HOMES = {
     "Answer": "edgetok.runtimes.answer",
+    "Conversation": "edgetok.runtimes.conversation",
     "Model": "edgetok.runtimes.generate",
     "BundleError": "edgetok.errors",
     "EdgetokError": "edgetok.errors",
@@ -49,6 +51,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "BundleError",
+    "Conversation",
     "EdgetokError",
     "IncompatibleError",
     "InputError",

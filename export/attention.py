@@ -51,6 +51,15 @@ class TowerEmitter:
 
 
 @dataclass(frozen=True)
+class CacheBuffer:
+    """[1, G, C, width] of a layer, named by the layer's number."""
+
+    name: Callable[[int], str]
+    dtype: torch.dtype
+    width: Callable[[int], int]  # of a head's width
+
+
+@dataclass(frozen=True)
 class DecoderSpelling:
     """How a flavour spells a decoder over its KV cache.
 
@@ -58,16 +67,16 @@ class DecoderSpelling:
         attention: builds the emitter of one trace from the past buffers of each layer, lengths,
             positions, rotary tables and scales; it gathers the buffers behind in `present`.
         norms: spells the norms of a model as one operator each, for the time of a trace.
-        buffers: names of a layer's buffers, each a function of the layer.
+        buffers: what a layer's cache consists of.
     """
 
     attention: Callable[..., Any]
     norms: Callable[[nn.Module], AbstractContextManager[None]]
-    buffers: tuple[Callable[[int], str], ...]
+    buffers: tuple[CacheBuffer, ...]
 
     def past(self, layers: int) -> list[str]:
         """Names of all buffers, layer by layer."""
-        return [name(layer) for layer in range(layers) for name in self.buffers]
+        return [buffer.name(layer) for layer in range(layers) for buffer in self.buffers]
 
 
 _active: list[Emitter] = []
@@ -143,6 +152,14 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, own)
+
+
+def norm_constants(norm: Any) -> tuple[Tensor, float]:
+    """Weight [D] and epsilon of one of Hugging Face's RMSNorms."""
+    epsilon = float(getattr(norm, "variance_epsilon", None) or norm.eps)
+    # Gemma stores how far a weight is from one.
+    weight = 1 + norm.weight if type(norm).__name__.startswith("Gemma") else norm.weight
+    return weight, epsilon
 
 
 def merge_heads(rows: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -69,7 +70,6 @@ class GraphBuilder:
     def __post_init__(self) -> None:
         self.store = WeightStore()
         self._quantizer = Quantizer()
-        self._spelling: DecoderSpelling = ort.DECODER  # of the stage that is being built
 
     @property
     def kv(self) -> KvPrecision:
@@ -99,7 +99,11 @@ class GraphBuilder:
         assert self.room is not None  # noqa: S101
         bits = None if self.scales is None else self.kv_bits
         module = keeping.Compact(self.parts.text, self.positions, bits, self.room, layer)
-        past = {name: value for name, value in self._past().items() if name.endswith(f"_{layer}")}
+        past = {
+            name: value
+            for name, value in self._past(self._spelling("ort")).items()
+            if name.endswith(f"_{layer}")
+        }
         with quiet():
             model = fusion.fuse(trace(module.eval(), past, module.outputs, title))
         return self._graph(names.COMPACT, None, "ort", title, model, layer)
@@ -153,16 +157,15 @@ class GraphBuilder:
     def _stage(
         self, name: str, budget: int | None, flavour: Flavour
     ) -> tuple[nn.Module, dict[str, Tensor], Sequence[str]]:
-        self._spelling = ort.DECODER if flavour == "ort" else portable_cache.spelling_of(self.kv)
-        build = {
+        build: dict[str, Callable[[int], tuple[nn.Module, dict[str, Tensor]]]] = {
             "tower": self._tower,
             "embed": self._embed,
-            "extend": self._extend,
-            "decode": self._decode,
+            "extend": partial(self._extend, self._spelling(flavour)),
+            "decode": partial(self._decode, self._spelling(flavour)),
             "compress": self._compress,
-            "prefill": self._prefill,
-        }[name]
-        module, inputs = build(budget or 0)
+            "prefill": partial(self._prefill, self._spelling(flavour)),
+        }
+        module, inputs = build[name](budget or 0)
         return module.eval(), inputs, module.outputs  # type: ignore[return-value]
 
     def _tower(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -195,20 +198,30 @@ class GraphBuilder:
             name: torch.rand(*shapes.get(name, (n,))) for name in compress.needs
         }
 
-    def _prefill(self, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _spelling(self, flavour: Flavour) -> DecoderSpelling:
+        spell = ort.spelling_of if flavour == "ort" else portable_cache.spelling_of
+        return spell(self.kv)
+
+    def _prefill(
+        self, spelling: DecoderSpelling, budget: int
+    ) -> tuple[nn.Module, dict[str, Tensor]]:
         rows = self.ladder.bucket(budget).prefill_tokens
         inputs = {
             names.INPUT_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
             names.LAST_ROW: torch.zeros(1, dtype=torch.int64),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
         }
+        text, scales = self.parts.text, self.scales
         if self.room is not None:
             return self._packing_prefill(inputs)
-        common = (self.parts.text, self.positions, self.scales, self.kv_bits)
         if self.prefill is None:
-            return stages.Prefill(*common, self._spelling), inputs | self._past()
+            prefill = stages.Prefill(text, self.positions, scales, spelling)
+            return prefill, inputs | self._past(spelling)
         inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
-        return prefilling.ReducingPrefill(*common, self.prefill, budget), inputs | self._past()
+        reducing_prefill = prefilling.ReducingPrefill(
+            text, self.positions, scales, self.kv_bits, self.prefill, budget
+        )
+        return reducing_prefill, inputs | self._past(spelling)
 
     def _packing_prefill(self, inputs: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
         stage = keeping.PackingPrefill(*self._keeping(), text_rows=self.prompt_tokens)
@@ -220,26 +233,28 @@ class GraphBuilder:
         text, scales = self.parts.text, self.scales
         return text, self.positions, scales, self.kv_bits, self.room, self.seed
 
-    def _extend(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        rows = min(CHUNK_ROWS, min(self.slots) // 2)  # the proof puts a chunk behind another
+    def _extend(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        bucket = self.ladder.largest
+        text_rows = bucket.cache_slots - bucket.budget
+        rows = min(CHUNK_ROWS, max(1, text_rows // 4))  # the proof puts a chunk behind a prompt
         inputs = {
             names.CHUNK_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
         }
-        common = (self.parts.text, self.positions, self.scales, self.kv_bits)
-        return stages.Extend(*common, self._spelling), inputs | self._past()
+        stage = stages.Extend(self.parts.text, self.positions, self.scales, spelling)
+        return stage, inputs | self._past(spelling)
 
-    def _decode(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _decode(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {
             names.TOKEN_ID: torch.zeros(1, 1, dtype=torch.int64),
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.POSITIONS: torch.zeros(self.layers, 1, dtype=torch.int64),
         }
+        past = inputs | self._past(spelling)
         if self.room is not None:
-            return keeping.ScoringDecode(*self._keeping()), inputs | self._past()
-        common = (self.parts.text, self.positions, self.scales, self.kv_bits)
-        return stages.Decode(*common, self._spelling), inputs | self._past()
+            return keeping.ScoringDecode(*self._keeping()), past
+        return stages.Decode(self.parts.text, self.positions, self.scales, spelling), past
 
     @property
     def prompt_tokens(self) -> int:
@@ -263,17 +278,14 @@ class GraphBuilder:
             return cache_slots(self.ladder, self.prefill, self.layers)
         return list(self.room.slots)
 
-    def _past(self) -> dict[str, Tensor]:
+    def _past(self, spelling: DecoderSpelling) -> dict[str, Tensor]:
         text, past = self.parts.text, {}
-        per_slot = names.past_key_scale in self._spelling.buffers
-        dtype = torch.int8 if per_slot else CACHE_DTYPES[self.kv]
-        width = text.head_dim // 2 if self.kv == "int4" else text.head_dim
+        planes = () if self.room is None else self.room.policy.planes
         for layer, slots in enumerate(self.slots):
-            for name in (names.past_key(layer), names.past_value(layer)):
-                past[name] = torch.zeros(1, text.kv_heads, slots, width, dtype=dtype)
-            for of_slot in self._spelling.buffers[2:]:
-                past[of_slot(layer)] = torch.zeros(1, text.kv_heads, slots, 1)
-            if self.room is not None and (planes := self.room.policy.planes):
+            for buffer in spelling.buffers:
+                shape = (1, text.kv_heads, slots, buffer.width(text.head_dim))
+                past[buffer.name(layer)] = torch.zeros(shape, dtype=buffer.dtype)
+            if planes:
                 past[names.past_state(layer)] = torch.zeros(len(planes), text.kv_heads, slots)
         return past
 

@@ -35,9 +35,9 @@ class KeepingDecoder(Decoder):
         room: Room,
         seed: int = 0,
     ) -> None:
-        super().__init__(text, positions, scales, bits)
-        self.room = room
-        self.register_buffer("draws", draw(text, seed) if room.policy.drawn else None)
+        super().__init__(text, positions, scales)
+        self.room, self.bits = room, bits
+        self.register_buffer("draws", draw_numbers(text, seed) if room.policy.drawn else None)
 
     @property
     def planes(self) -> int:
@@ -154,7 +154,7 @@ class Compact(nn.Module):
         return pack(round_levels(turned, self.bits), self.bits)
 
 
-def draw(text: TextParts, seed: int) -> Tensor:
+def draw_numbers(text: TextParts, seed: int) -> Tensor:
     """Random numbers in (0, 1) for the rows of each layer and head: [L, G, DRAWS]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(len(text.layers), text.kv_heads, DRAWS, generator=generator)

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from edgetok import names
-from edgetok.export.reference_cache import CacheReference
+from edgetok.export.reference_cache import CacheReference, Rounding
 from edgetok.export.runner import Array, GraphRunner
 
 if TYPE_CHECKING:
@@ -33,6 +33,23 @@ def prove_cache(
 
     A long prompt fills the rung: its rows come again until there are as many.
     """
+    if runner.scales is not None:  # with a policy, a prompt is rounded once it was attended to
+        reference.rounding = Rounding(runner.scales, runner.bits, prompt=runner.room is None)
+    try:
+        _follow(ledger, reference, runner, embeds, visual, budget, long)
+    finally:
+        reference.rounding = None
+
+
+def _follow(
+    ledger: Ledger,
+    reference: CacheReference,
+    runner: GraphRunner,
+    embeds: Tensor,
+    visual: range,
+    budget: int,
+    long: bool,
+) -> None:
     if long:
         rows = runner.prompt_rows(budget)
         embeds = embeds.repeat(1, -(-rows // embeds.shape[1]), 1)[:, :rows]

@@ -31,6 +31,8 @@ def prove_extend(
     away, or with `by_steps`, the chunk must do what as many single steps do, which are proved by
     themselves.
     """
+    # A prompt that leaves no room for the chunk and one token more gives up its end.
+    embeds = embeds[:, : runner.room_for(budget) - runner.chunk_rows - 1]
     ids = _some_ids(reference, runner.chunk_rows)
     runner.begin(budget, embeds[0].numpy(), start)
     if runner.reduces or by_steps:

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from edgetok import names
+from edgetok.export.undecided import nudged
 
 if TYPE_CHECKING:
     from edgetok.export.parity import Ledger
     from edgetok.export.reference import Reference
 
 Array = npt.NDArray[Any]
-NUDGE = 3e-6  # of a pixel: features of graph and PyTorch lie 1e-6 to 5e-6 of their largest apart
-NUDGES = 8
 
 
 def prove_reduced(
@@ -61,10 +59,8 @@ def is_undecided(
 
     Something else is other groups, or rows that are at least half of `off` away.
     """
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(NUDGES):
-        noise = torch.randn(pixels.shape, generator=generator)
-        moved = reference.encode(pixels * (1 + NUDGE * noise), budget)
+    for other in nudged(pixels):
+        moved = reference.encode(other, budget)
         if _distance({n: v.numpy() for n, v in moved.items()}, plain) >= off / 2:
             return True
     return False

@@ -37,7 +37,7 @@ def prove_prefill(
     start: int,
     budget: int,
 ) -> bool:
-    """Prefill and decode on PyTorch's own rows [1, n, D]; whether the graph kept the same tokens."""
+    """Prefill and decode on PyTorch's own rows [1, n, D]; whether both kept the same tokens."""
     want = reference.answer(embeds, start, PARITY_TOKENS)
     rows = embeds[0].numpy()
     kept = split_cuts(runner.prefill(budget, rows, start), [len(cut) for cut in want.cuts])

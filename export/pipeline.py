@@ -23,8 +23,9 @@ from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
-from edgetok.export.keeping import draw as draw_numbers
-from edgetok.export.parity import prove, prove_portable, require_parity
+from edgetok.export.keeping import draw_numbers
+from edgetok.export.parity import ParityReport, prove, require_parity
+from edgetok.export.parity_portable import prove_portable
 from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
@@ -33,7 +34,7 @@ from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts, TextParts
-from edgetok.kv import NONE, Policy, Room, find_policy, make_room
+from edgetok.kv import NONE, Policy, Room, find_policy, keep_all, make_room
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill, find_prefill
@@ -104,12 +105,9 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
-    policy = find_policy(kv_policy)
+    policy, reduction = find_policy(kv_policy), find_prefill(prefill)
     _require_policy(policy, kv_slots, flavour)
-    precision = Precision(weights=weights, kv=kv)
-    reduction = find_prefill(prefill or "none") if not isinstance(prefill, Prefill) else prefill
-    _require_one_of(reduction, policy)
-    _require_form(reduction, flavour)
+    _require_one_of(reduction, policy, flavour)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -118,56 +116,61 @@ def export_model(
         parts = open_model(Path(model_dir))
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
-        if reduction is not None:
-            reduction.check_depth(len(parts.text.layers))
-            require_plain_attention(parts.text, "reduction at prefill", "leave --prefill out")
-        if flavour == "portable":
-            require_plain_attention(parts.text, "the portable decoder", "use --flavour ort")
+        _require_decoder(parts.text, reduction, policy, kv, flavour)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
-        if policy is not None:
-            require_plain_attention(parts.text, "a KV policy", "use --kv-policy none")
         room = _make_room(policy, kv_slots, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
-        reference = Reference(parts, chosen, _eager_cache(parts, room, seed))
+        eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
+        reference = Reference(parts, chosen, eager)
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
-            *(parts, chosen, ladder, weights, scales, flavour),
-            prefill=reduction,
-            kv_bits=bits or 8,
-            room=room,
-            seed=seed,
+            *(parts, chosen, ladder, weights, scales, flavour, reduction, bits or 8, room, seed)
         )
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
-        spelled = [g for g in graphs if g.stage.flavour == "portable"]
-        portable = GraphRunner(spelled, writer.path_of(""))
-        checks = []
-        if spelled:
-            checks = prove_portable(reference, portable, ladder, cases, precision, scales)
-        fused = [g for g in graphs if g.stage.flavour == "ort"]
-        runner = GraphRunner(fused, writer.path_of(""), reduction, room, scales)
-        synthetic = samples is None
-        report = prove(
-            reference, runner, ladder, cases, precision, synthetic=synthetic, prefill=reduction
-        )
-        report = msgspec.structs.replace(report, checks=report.checks + checks)
+        precision = Precision(weights=weights, kv=kv)
+        runner = GraphRunner(_of(graphs, "ort"), writer.path_of(""), reduction, room, scales)
+        report = _prove(builder, graphs, reference, runner, cases, precision, samples is None)
         require_parity(report)
         say("write", 0.95)
         _write_processor(writer, parts)
         write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
-        manifest = describe(
-            parts, chosen, ladder, precision, seed, stages, prefill=reduction, room=room
-        )
+        manifest = describe(parts, chosen, ladder, precision, seed, stages, reduction, room)
         digest = writer.publish(manifest)
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
     seconds = time.monotonic() - started
     return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
+
+
+def _of(graphs: Iterable[Graph], flavour: Flavour) -> list[Graph]:
+    return [graph for graph in graphs if graph.stage.flavour == flavour]
+
+
+def _prove(
+    builder: GraphBuilder,
+    graphs: Sequence[Graph],
+    reference: Reference,
+    runner: GraphRunner,
+    cases: Sequence[Case],
+    precision: Precision,
+    synthetic: bool,
+) -> ParityReport:
+    """Both flavours; the portable one first, since the other rounds the reference for good."""
+    ladder, checks = builder.ladder, []
+    if spelled := _of(graphs, "portable"):
+        plain = Reference(builder.parts, builder.method)
+        portable = GraphRunner(spelled, runner.root)
+        checks = prove_portable(plain, portable, ladder, cases, precision, builder.scales)
+    report = prove(
+        reference, runner, ladder, cases, precision, synthetic=synthetic, prefill=builder.prefill
+    )
+    return msgspec.structs.replace(report, checks=report.checks + checks)
 
 
 def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> None:
@@ -199,7 +202,11 @@ def _require_policy(policy: Policy | None, slots: int | None, flavour: str) -> N
         make_room(policy, slots, 1 if policy.capacities is None else 2)  # too few for any model
 
 
-def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
+def _require_one_of(reduction: Prefill | None, policy: Policy | None, flavour: str) -> None:
+    if reduction is not None and flavour != "ort":
+        raise UsageError(
+            f"{reduction.name} has no {flavour} form; use --flavour ort or leave --prefill out"
+        )
     if reduction is not None and policy is not None:
         raise UsageError(
             f"{reduction.name} takes rows away at prefill and {policy.name} packs what prefill "
@@ -207,12 +214,19 @@ def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
         )
 
 
-def _require_form(reduction: Prefill | None, flavour: str) -> None:
-    if reduction is not None and flavour != "ort":
-        raise UsageError(
-            f"prefill method {reduction.name} has no {flavour} form; use --flavour ort or leave "
-            "--prefill out"
-        )
+def _require_decoder(
+    text: TextParts, reduction: Prefill | None, policy: Policy | None, kv: str, flavour: str
+) -> None:
+    """Refuse a decoder whose attention is more than what is asked for can spell."""
+    if reduction is not None:
+        reduction.check_depth(len(text.layers))
+        require_plain_attention(text, "reduction at prefill", "leave --prefill out")
+    if policy is not None:
+        require_plain_attention(text, "a KV policy", "use --kv-policy none")
+    if kv == "int4":
+        require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
+    if flavour != "ort":
+        require_plain_attention(text, f"the {flavour} flavour", "use --flavour ort")
 
 
 def _make_room(
@@ -224,11 +238,16 @@ def _make_room(
     return make_room(policy, wanted, len(text.layers), text.max_positions)
 
 
-def _eager_cache(parts: Parts, room: Room | None, seed: int) -> CacheReference | None:
-    if room is None:
+def _eager_cache(
+    parts: Parts, room: Room | None, seed: int, kv: str, ladder: Ladder
+) -> CacheReference | None:
+    """The reference of caches that Hugging Face's own is too far from: emptied or coarse ones."""
+    if room is not None:
+        draws = draw_numbers(parts.text, seed) if room.policy.drawn else None
+        return CacheReference(parts.text, room, draws)
+    if kv != "int4":
         return None
-    drawn = draw_numbers(parts.text, seed) if room.policy.drawn else None
-    return CacheReference(parts.text, room, drawn)
+    return CacheReference(parts.text, keep_all(ladder.largest.cache_slots, len(parts.text.layers)))
 
 
 def _make_ladder(

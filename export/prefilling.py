@@ -27,6 +27,8 @@ from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Probe, Span
 from edgetok.tokens import Plan
 
+_PREVIOUS, _NEXT = "previous attention", "next attention"
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -41,6 +43,10 @@ class Rows:
     span: Span
     positions: Tensor | None
     left: Tensor
+
+    def at(self) -> Tensor:
+        """Rotary positions, int64 [S]."""
+        return torch.arange(self.span.rows) if self.positions is None else self.positions
 
     def visual(self) -> Tensor:
         """[K, D]."""
@@ -149,7 +155,8 @@ class ReducingPrefill(Decoder):
 
     Args:
         visual: K, the visual rows that come in.
-        scales, bits: as of `Decoder`.
+        scales: as of `Decoder`.
+        bits: of the cache's numbers, where there are scales.
     """
 
     def __init__(
@@ -161,7 +168,8 @@ class ReducingPrefill(Decoder):
         prefill: Prefill,
         visual: int,
     ) -> None:
-        super().__init__(text, positions, scales, bits)
+        super().__init__(text, positions, scales)
+        self.bits = bits
         layers = len(text.layers)
         self.prefill, self.method = prefill, prefill.method
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
@@ -251,29 +259,49 @@ class ReducingPrefill(Decoder):
             is_text=rows.span.is_text(),
             visual_input=first.visual(),
             text_input=first.text(),
-            previous=self._probe(rows, *previous) if "previous attention" in reads else None,
-            next=self._probe(rows, *self._ahead(number, rows))
-            if "next attention" in reads
-            else None,
+            previous=self._behind(number - 1, rows, previous) if _PREVIOUS in reads else None,
+            next=self._ahead(number, rows) if _NEXT in reads else None,
             gates=None if gates is None else self._pick_gates(rows, gates),
             layer=number,
         )
         return rows.keep(self.method.cut(look, keep))
 
-    def _ahead(self, number: int, rows: Rows) -> tuple[Tensor, Tensor, float]:
-        """Queries and keys of the layer behind the cut, if nothing were cut."""
-        layer: Any = self.text.layers[number]
-        peek, dummy = Peek(), torch.zeros(1)
-        with emitting(self.model, peek):
-            normed = layer.input_layernorm(rows.x)
-            layer.self_attn(normed, attention_mask=None, position_embeddings=(dummy, dummy))
-        return peek.seen
+    def _ahead(self, number: int, rows: Rows) -> Probe:
+        """Queries and keys of the layer behind the cut, if nothing were cut.
 
-    def _probe(self, rows: Rows, query: Tensor, key: Tensor, scaling: float) -> Probe:
-        """query [1, heads, S, H] and key [1, G, S, H], not rotated yet."""
-        at = torch.arange(rows.span.rows) if rows.positions is None else rows.positions
-        turned = [_turn(part, at, self._rotary()[0])[0] for part in (query, key)]
-        return Probe(turned[0] * scaling, turned[1], rows.span)
+        Queries are projected for the rows that ask, keys for all.
+        """
+        layer: Any = self.text.layers[number]
+
+        def look(x: Tensor) -> tuple[Tensor, Tensor, float]:
+            peek, dummy = Peek(), torch.zeros(1)
+            with emitting(self.model, peek):
+                normed = layer.input_layernorm(x)
+                layer.self_attn(normed, attention_mask=None, position_embeddings=(dummy, dummy))
+            return peek.seen
+
+        def ask(asking: Tensor) -> Tensor:
+            query, _, scaling = look(rows.x.index_select(1, asking))
+            at = rows.at().index_select(0, asking)
+            return _turn(merge_heads(query), query.shape[1], at, tables)[0] * scaling
+
+        tables, key = self._rotary()[number], look(rows.x)[1]
+        turned = _turn(merge_heads(key), key.shape[1], rows.at(), tables)
+        return Probe(ask, turned[0], rows.span)
+
+    def _behind(self, number: int, rows: Rows, seen: tuple[Tensor, Tensor, float]) -> Probe:
+        """Queries and keys [1, heads, S, H] of the layer that has run, not rotated yet."""
+        query, key, scaling = seen
+
+        def ask(asking: Tensor) -> Tensor:
+            # Of rows as they were projected: the attention operator reads the same.
+            chosen = merge_heads(query).index_select(1, asking)
+            at = rows.at().index_select(0, asking)
+            return _turn(chosen, query.shape[1], at, tables)[0] * scaling
+
+        tables = self._rotary()[number]
+        turned = _turn(merge_heads(key), key.shape[1], rows.at(), tables)
+        return Probe(ask, turned[0], rows.span)
 
     def _pick_gates(self, rows: Rows, gates: Tensor) -> tuple[Tensor, Tensor]:
         found = gates[0]
@@ -304,10 +332,14 @@ class PromptAttention(CacheAttention):
     ) -> Tensor:
         """Attention of text rows to all, spelled out, since the operator asks from every row."""
         tables, groups = self.rotary[len(self.present)], key.shape[1]
-        query, key = (_turn(part, torch.arange(span.rows), tables) for part in (query, key))
+        query, key = (
+            _turn(merge_heads(part), part.shape[1], torch.arange(span.rows), tables)
+            for part in (query, key)
+        )
         self._write(key, value)
         text = text_rows(span)
-        attended = Probe(query[0] * scaling, key[0], span).attend(text)  # [heads, T, S]
+        asking = query[0].index_select(1, text) * scaling
+        attended = Probe(lambda _: asking, key[0], span).attend(text)  # [heads, T, S]
         shared = attended.reshape(groups, -1, span.rows) @ value[0]
         found = merge_heads(shared.reshape(1, query.shape[1], len(text), -1))
         return weave(span, found, torch.zeros(1, span.visual, found.shape[2]))
@@ -322,10 +354,10 @@ class PromptAttention(CacheAttention):
         self.present.append((pair[0], pair[1]))
 
 
-def _turn(part: Tensor, positions: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [1, heads, S, H] at positions int64 [S]."""
-    turned = rotate(merge_heads(part), positions, *tables, part.shape[1])
-    return turned.reshape(1, part.shape[2], part.shape[1], -1).transpose(1, 2)
+def _turn(rows: Tensor, heads: int, positions: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of [1, S, heads * H] at positions int64 [S]: -> [1, heads, S, H]."""
+    turned = rotate(rows, positions, *tables, heads)
+    return turned.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
 
 
 class Peek:

@@ -28,6 +28,32 @@ UNDECIDED = 1e-4  # scores that differ by less, relatively, may rank either way 
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """What storing rows in whole numbers makes of them.
+
+    Args:
+        scales: per layer key and value scales [1, G, 1, H].
+        bits: of a number.
+        prompt: a prompt attends to rounded rows too, not only what follows it.
+    """
+
+    scales: list[tuple[Tensor, Tensor]]
+    bits: int
+    prompt: bool
+
+    def keys(self, layer: int, head: int, rows: Array) -> Array:
+        return self._round(rows, self.scales[layer][0][0, head].numpy())
+
+    def values(self, layer: int, head: int, rows: Array) -> Array:
+        return self._round(rows, self.scales[layer][1][0, head].numpy())
+
+    def _round(self, rows: Array, scale: Array) -> Array:
+        most = 2 ** (self.bits - 1)
+        levels = np.clip(np.rint(rows / scale), -most, most - 1)
+        return np.asarray(levels * scale, np.float32)
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of one head: its rotated key, its value, and what a policy remembers of it."""
 
@@ -45,6 +71,7 @@ class CacheReference:
         draws: numbers [L, G, n] of a policy that draws.
 
     Attributes:
+        rounding: how rows are stored, if not as they are.
         agreement: of each choice that was compared with a graph's, by how many rows it is the
             same; 1 too where the others are as good as equal.
     """
@@ -53,6 +80,7 @@ class CacheReference:
         self.text, self.room, self.policy = text, room, room.policy
         self.draws = None if draws is None else draws.numpy()
         self.rows: list[list[list[Row]]] = []
+        self.rounding: Rounding | None = None
         self.agreement: list[float] = []
         self._position = 0
         self._visual = range(0)
@@ -66,6 +94,8 @@ class CacheReference:
         for layer, slots in enumerate(self.room.slots):
             if embeds.shape[1] > slots:
                 self._empty(layer, found)
+            if self.rounding is not None:
+                self._store(layer)
         return logits
 
     @torch.no_grad()
@@ -73,6 +103,8 @@ class CacheReference:
         """One token more -> logits [W]. `found` shows what a graph kept of the layers now full."""
         for layer in self.full:
             self._empty(layer, found)
+            if self.rounding is not None:
+                self._store(layer)
         held = [len(heads[0]) for heads in self.rows]
         renumbered = self.policy.positions == "renumbered"
         places = [range(n, n + 1) if renumbered else self._next for n in held]
@@ -122,6 +154,9 @@ class CacheReference:
     ) -> Tensor:
         """The query heads [heads, n, H] of one key-value head, after its new rows [n, H] came."""
         rows, new = self.rows[layer][head], len(key)
+        first = not rows
+        if self.rounding is not None and not (first and not self.rounding.prompt):
+            key, value = self._rounded(layer, head, key, value)
         rows += [self._born(layer, head, place, key, value) for place in range(new)]
         keys = torch.from_numpy(np.stack([row.key for row in rows]))
         values = torch.from_numpy(np.stack([row.value for row in rows]))
@@ -129,13 +164,26 @@ class CacheReference:
         ahead = torch.ones(new, len(rows)).triu(len(rows) - new + 1).bool()
         attention = logits.masked_fill(ahead, -torch.inf).softmax(-1)
         received = attention.double().mean(0).numpy()
-        first = len(rows) == new
         self.rows[layer][head] = (
             _voted(self.policy, rows, received)
             if first
             else [self._asked(row, p) for row, p in zip(rows, received[0], strict=True)]
         )
         return attention @ values
+
+    def _rounded(self, layer: int, head: int, key: Array, value: Array) -> tuple[Array, Array]:
+        if self.rounding is None:
+            return key, value
+        return self.rounding.keys(layer, head, key), self.rounding.values(layer, head, value)
+
+    def _store(self, layer: int) -> None:
+        """Round all rows of a layer."""
+        for head, rows in enumerate(self.rows[layer]):
+            pairs = [self._rounded(layer, head, row.key[None], row.value[None]) for row in rows]
+            self.rows[layer][head] = [
+                replace(row, key=key[0], value=value[0])
+                for row, (key, value) in zip(rows, pairs, strict=True)
+            ]
 
     def _born(self, layer: int, head: int, place: int, keys: Array, values: Array) -> Row:
         prompt = not self.rows[layer][head]
@@ -222,8 +270,10 @@ def _query_weights(policy: Policy, count: int) -> Array:
         return (ages < (policy.recent or 0)).astype(float)
     if SEEN in policy.planes:
         last = -(-count // 20)
-        return ((ages < last) | (np.arange(count) % 20 == 0)).astype(float)
-    return (policy.decay or 1.0) ** ages.astype(float)
+        probes: Array = ((ages < last) | (np.arange(count) % 20 == 0)).astype(float)
+        return probes
+    weights: Array = (policy.decay or 1.0) ** ages.astype(float)
+    return weights
 
 
 def _pooled(scores: Sequence[float], window: int, width: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Reduction at prefill as Hugging Face runs it, eagerly: what reducing prefill graphs are proved on.
+"""Reduction at prefill as Hugging Face runs it, eagerly: what prefill graphs are proved on.
 
 Shares the methods' own cuts with the graphs, and nothing else: rows are kept by list comprehension,
 attention maps are those that Hugging Face's eager attention returns, keys those of its own cache,
@@ -101,13 +101,11 @@ class PrefillReference:
         start: int,
         new_tokens: int,
         forced: list[list[int]] | None = None,
-        ids: list[int] | None = None,
     ) -> ReducedAnswer:
         """Embeddings [1, n, D] with visual rows from `start` -> greedy answer until a stop token.
 
         Args:
             forced: tokens to keep at each cut in place of what the method chooses.
-            ids: the answer to follow in place of the greedy one.
         """
         cache, found, logits = DynamicCache(), list[int](), list[Tensor]()
         with eager(self.text.model.config):
@@ -115,8 +113,7 @@ class PrefillReference:
             row, position = state.x[-1], embeds.shape[1]
             while True:
                 logits.append(self.text.head(self.text.norm(row)))
-                greedy = int(logits[-1].argmax())
-                found.append(greedy if ids is None else ids[len(found)])
+                found.append(int(logits[-1].argmax()))
                 if len(found) == new_tokens or found[-1] in self.text.stop_ids:
                     return ReducedAnswer(torch.stack(logits), found, state.cuts)
                 row = self._step(found[-1], position, cache)

@@ -40,7 +40,8 @@ class GraphRunner:
         room: Room | None = None,
         scales: Scales | None = None,
     ) -> None:
-        self._prefill, self.room, self._scales = prefill, room, scales
+        self._prefill, self.room, self.scales = prefill, room, scales
+        self.root = root
         self._past: dict[str, Array] = {}
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
@@ -158,6 +159,11 @@ class GraphRunner:
         shape, _ = self._shapes[names.CHUNK_EMBEDS]
         return shape[1]
 
+    def room_for(self, budget: int) -> int:
+        """Rows that fit into the cache behind one another, those counted that prefill removes."""
+        slots = [self._shapes[names.past_key(layer)][0][2] for layer in range(self._layers)]
+        return int((np.array(slots) + self._removed(budget)).min())
+
     @property
     def reduces(self) -> bool:
         """Whether prefill takes rows away."""
@@ -182,12 +188,18 @@ class GraphRunner:
 
     def keys(self, layer: int) -> Array:
         """Keys [G, C, H] of a layer as it is now, float32 whatever the cache is."""
-        keys = self._past[names.past_key(layer)][0]
+        keys: Array = self._past[names.past_key(layer)][0]
         if keys.dtype == np.uint8:  # two channels in a byte, the even one in its low half
             keys = np.stack([keys % 16, keys // 16], -1).reshape(*keys.shape[:2], -1) - 8.0
-        if self._scales is None:
+        if self.scales is None:
             return keys
-        return np.asarray(keys * self._scales[layer][0][0].numpy(), np.float32)
+        return np.asarray(keys * self.scales[layer][0][0].numpy(), np.float32)
+
+    @property
+    def bits(self) -> int:
+        """Of a number in a cache that has scales."""
+        _, dtype = self._shapes[names.past_key(0)]
+        return 4 if dtype == "uint8" else 8
 
     def prompt_rows(self, budget: int) -> int:
         """Rows that a rung's prompt has room for."""

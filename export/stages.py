@@ -26,7 +26,7 @@ from edgetok.export.attention import (
     probe_wide,
     rotary_inside,
 )
-from edgetok.export.flavours.ort import DECODER, TowerAttention
+from edgetok.export.flavours.ort import TowerAttention, spelling_of
 from edgetok.export.flow import probe_flow
 from edgetok.families.parts import Parts, TextParts, VisionParts
 from edgetok.methods import Method
@@ -167,12 +167,10 @@ class Decoder(nn.Module):
         text: TextParts,
         positions: int,
         scales: list[tuple[Tensor, Tensor]] | None,
-        bits: int = 8,
-        spelling: DecoderSpelling = DECODER,
+        spelling: DecoderSpelling | None = None,
     ) -> None:
         super().__init__()
-        self.spelling = spelling
-        self.bits = bits
+        self.spelling = spelling or spelling_of("fp32")
         self.model, self.head = text.model, text.head
         self.text = text
         for kind in sorted(set(text.rotary_kinds)) or [""]:
@@ -205,7 +203,7 @@ class Decoder(nn.Module):
         size = len(self.spelling.buffers)
         buffers = [past[first : first + size] for first in range(0, len(past), size)]
         attention = self.spelling.attention(
-            buffers, lengths, positions, self._rotary(), self._scales(), bits=self.bits
+            buffers, lengths, positions, self._rotary(), self._scales()
         )
         rows = self.attend(rows, attention)
         return rows, [buffer for held in attention.present for buffer in held]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from edgetok import limits
+from edgetok.bundle.manifest import Manifest
 from edgetok.control import Policy
 from edgetok.errors import InputError
 from edgetok.ladder import Bucket
@@ -163,6 +165,8 @@ class Conversation:
     def _capacity(self, bucket: Bucket) -> int:
         """Rows that a conversation can have: a layer has room for what prefill takes away, too."""
         manifest = self._pipeline.runtime.manifest
+        if manifest.kv.keep:  # a policy makes room; only positions may come to an end
+            return _endless(manifest)
         rung = next(rung for rung in manifest.ladder if rung.budget == bucket.budget)
         layers = zip(manifest.kv.slots, rung.removed, strict=True)
         return min(manifest.text.max_positions, *(slots + removed for slots, removed in layers))
@@ -172,9 +176,15 @@ class Conversation:
 
     def _require_room(self, past: _Past, needed: int) -> None:
         left, capacity = self._room(past), self._capacity(past.first.bucket)
-        if self._pipeline.runtime.manifest.kv.policy == "none" and needed > left:
+        if needed > left:
             raise InputError(
                 f"this turn needs {needed} tokens and {left} of {capacity} are left in the "
                 f"KV cache after {len(past.turns)} turns; shorten the question, begin a new "
                 "conversation, or export with a longer cache (--new-tokens)"
             )
+
+
+def _endless(manifest: Manifest) -> int:
+    """Rows of a conversation under a policy, all that were ever written counted."""
+    renumbered = manifest.kv.positions == "renumbered"
+    return limits.CACHE_SLOTS if renumbered else manifest.text.max_positions

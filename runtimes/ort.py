@@ -15,7 +15,12 @@ from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes import machine
 from edgetok.runtimes.cache import CacheRows, HeldRows, list_chunks
 from edgetok.runtimes.compaction import Compaction, load_compaction
-from edgetok.runtimes.interface import SIGNAL_PREFIX, has_tower_per_rung, require_interface
+from edgetok.runtimes.interface import (
+    SIGNAL_PREFIX,
+    has_tower_per_rung,
+    reduces_at_prefill,
+    require_interface,
+)
 from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
 from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
@@ -255,17 +260,29 @@ class OrtRuntime:
 
     @property
     def _may_rewind(self) -> bool:
-        """Whether rows stand where they were written and nothing but them decides about answers."""
-        return self._rows.are_whole and self.manifest.kv.policy == "none"
+        """Whether rows stand where they were written and nothing but them decides about answers.
+
+        A prefill that treats visual rows apart makes other rows of them than a chunk would, even
+        where it takes none away.
+        """
+        plain = self.manifest.kv.policy == "none" and not reduces_at_prefill(self.manifest)
+        return plain and self._rows.are_whole
 
     def _require_left(self, rows: int) -> None:
         left, held = self._rows.left, int(self._rows.lengths.max())
-        if left < rows:
-            state = f"holds {held} rows and has room for {left} of {rows} more"
+        if left >= rows:
+            return
+        if self.manifest.kv.keep:
             raise InputError(
-                f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
-                "new tokens, or export with more (--new-tokens)"
+                f"{left} of the model's {self.manifest.text.max_positions} positions are left, and "
+                f"{rows} rows are to come; ask for fewer new tokens, "
+                "or export with --kv-policy streaming, which renumbers its rows"
             )
+        state = f"holds {held} rows and has room for {left} of {rows} more"
+        raise InputError(
+            f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
+            "new tokens, or export with more (--new-tokens)"
+        )
 
     def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
         try:

@@ -98,6 +98,7 @@ class Pipeline:
         """The next token, or None with the reason noted."""
         if not np.isfinite(logits).all():
             progress.stop_reason = "numeric"
+            self.runtime.forget()  # whatever went wrong, no other answer shall begin with it
             return None
         token_id = sampler(logits)
         progress.add_token(token_id, logits)

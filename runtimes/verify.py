@@ -42,6 +42,9 @@ class Tolerances:
 EXACT = Tolerances(logits=1e-3, logits_cosine=0.99999)
 # A row that rounds to another of 256 levels moves everything after it a little.
 INT8_CACHE = Tolerances(logits=0.05, logits_cosine=0.999)
+# The same with 16 levels.
+INT4_CACHE = Tolerances(logits=0.5, logits_cosine=0.98)
+CACHES = {"fp32": EXACT, "int8": INT8_CACHE, "int4": INT4_CACHE}
 # Kernels of quantized weights round the activations to 8 bits, or do not: it depends on the
 # processor, and on whether weights are packed. A wrong graph is off by whole deviations.
 QUANTIZED_WEIGHTS = Tolerances(logits=0.3, logits_cosine=0.99, kept=0.1)
@@ -58,7 +61,7 @@ def tolerances_for(precision: Precision, *, reducing_tower: bool = False) -> Tol
         return QUANTIZED_WEIGHTS
     if reducing_tower:
         return REDUCING_TOWER
-    return INT8_CACHE if precision.kv == "int8" else EXACT
+    return CACHES[precision.kv]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +147,14 @@ def _rung_checks(
     difference = relative(largest_difference(logits, golden.logits), spread)
     regret = relative(largest_regret(model, case, logits, bucket), spread)
     angle = 1 - cosine(logits, golden.logits)
+    model.first_logits(image, case.prompt[:-1], budget=bucket.budget)
+    extended = model.first_logits(image, case.prompt, budget=bucket.budget)  # behind what is held
+    distance = relative(largest_difference(extended, logits), spread)
     values = [
         ("kept", displaced(kept, golden.kept), tolerances.kept),
         ("logits", difference, tolerances.logits),
         ("logits cosine", angle, 1 - tolerances.logits_cosine),
+        ("extension", distance, tolerances.logits),
         ("answer ids", regret, 2 * tolerances.logits),  # both tokens' logits may be off
     ]
     for what, value, tolerance in values:

@@ -99,8 +99,10 @@ class KvCache(Struct, frozen=True):
     slots: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=1024)]
     policy: Name
     positions: Literal["kept", "renumbered"]
-    keep: Annotated[list[Positive], msgspec.Meta(max_length=1024)] = []
-    planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = []
+    keep: Annotated[list[Positive], msgspec.Meta(max_length=1024)] = msgspec.field(
+        default_factory=list
+    )
+    planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=list)
 
 
 class Text(Struct, frozen=True):
@@ -229,7 +231,8 @@ def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
         yield f"{at}.removed has {len(rung.removed)} entries for {kv.layers} layers"
     if any(low > high for low, high in pairwise(rung.removed)):
         yield f"{at}.removed {rung.removed} falls: rows that are gone do not come back"
-    if any(rung.cache_slots - gone > slots for gone, slots in zip(rung.removed, kv.slots)):
+    layers = zip(rung.removed, kv.slots, strict=False)  # how many there are is checked elsewhere
+    if not kv.keep and any(rung.cache_slots - gone > slots for gone, slots in layers):
         yield f"{at}.cache_slots {rung.cache_slots} less .removed exceeds $.kv.slots {kv.slots}"
     if max(rung.removed, default=0) > rung.budget:
         yield f"{at}.removed {rung.removed} is more than the {rung.budget} visual tokens"

@@ -17,9 +17,9 @@ from edgetok.kv.policies import (
     visual,
     zipcache,
 )
-from edgetok.kv.policy import Policy, Room, make_room
+from edgetok.kv.policy import Policy, Room, keep_all, make_room
 
-__all__ = ["POLICIES", "Policy", "Room", "find_policy", "make_room"]
+__all__ = ["POLICIES", "Policy", "Room", "find_policy", "keep_all", "make_room"]
 
 NONE = "none"  # no policy: every row stays, and the cache is as long as the longest answer
 

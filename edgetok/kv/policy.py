@@ -107,6 +107,12 @@ def make_room(policy: Policy, slots: int, layers: int, positions: int = limits.C
     return Room(policy, tuple(capacities), tuple(keep))
 
 
+def keep_all(slots: int, layers: int) -> Room:
+    """A cache that nothing is ever taken from, for what compares with one."""
+    policy = Policy("none", "edgetok", "keeps every row", "ours", sinks=0, recent=0)
+    return Room(policy, (slots,) * layers, (slots,) * layers)
+
+
 def _capacities(policy: Policy, slots: int, layers: int) -> list[int]:
     if policy.capacities is None:
         return [slots] * layers

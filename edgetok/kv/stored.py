@@ -22,8 +22,9 @@ def pack(levels: Tensor, bits: int) -> Tensor:
     """Levels as bytes: of a pair of channels at 4 bits, the even one lies in the low half."""
     if bits == 8:
         return levels.to(torch.int8)
-    pairs = (levels + 8).unflatten(-1, (-1, 2))
-    return (pairs[..., 0] + 16 * pairs[..., 1]).to(torch.uint8)
+    pairs = (levels + 8).reshape(*levels.shape[:-1], levels.shape[-1] // 2, 2)
+    packed: Tensor = pairs[..., 0] + 16 * pairs[..., 1]
+    return packed.to(torch.uint8)
 
 
 def unpack(rows: Tensor, bits: int) -> Tensor:

@@ -54,8 +54,8 @@ PREFILL_METHODS: dict[str, PrefillMethod] = {
 NONE = "none"
 
 
-def find_prefill(text: str) -> Prefill | None:
-    """What a user typed as NAME or NAME:RATIO; None for "none".
+def find_prefill(text: str | Prefill | None) -> Prefill | None:
+    """What a user typed as NAME or NAME:RATIO, or one that is given as itself; None for "none".
 
     Raises:
         UsageError: for an unknown name, or a ratio that is none in 0..1 without 0.
@@ -63,6 +63,8 @@ def find_prefill(text: str) -> Prefill | None:
     >>> find_prefill("fastv:0.25").ratio
     0.25
     """
+    if text is None or isinstance(text, Prefill):
+        return text
     name, colon, given = text.strip().partition(":")
     if name == NONE and not colon:
         return None

@@ -23,7 +23,8 @@ Counts = tuple[int, ...]  # visual tokens that each layer sees; never rises
 
 def no_skips(layers: int, ratio: float) -> tuple[Skip, ...]:
     """Every layer computes all of its rows."""
-    return ("",) * layers
+    nothing: Skip = ""
+    return (nothing,) * layers
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ its result are handed on. Nothing here makes more rows of attention than the met
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,11 +64,12 @@ class Probe:
     """Implements `look.Attention` over one layer's queries and keys.
 
     Args:
-        query: [heads, S, H], rotated and scaled.
+        ask: row indices [R] -> their queries [heads, R, H], rotated and scaled; called once for
+            the rows that a method asks from, so that no others need be projected.
         key: [key/value heads, S, H], rotated.
     """
 
-    query: Tensor
+    ask: Callable[[Tensor], Tensor]
     key: Tensor
     span: Span
 
@@ -103,8 +105,8 @@ class Probe:
         """Causal attention of the rows [R] to all: [heads, R, S]."""
         import torch
 
-        heads, groups = self.query.shape[0], self.key.shape[0]
-        asking = self.query.index_select(1, rows)
+        asking = self.ask(rows)
+        heads, groups = asking.shape[0], self.key.shape[0]
         shared = asking.reshape(groups, -1, asking.shape[2])  # the heads of a group, one by one
         scores = (shared @ self.key.transpose(1, 2)).reshape(heads, -1, self.span.rows)
         seen = torch.arange(self.span.rows).unsqueeze(0) <= rows.unsqueeze(1)

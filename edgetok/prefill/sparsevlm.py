@@ -1,4 +1,4 @@
-"""SparseVLM (arXiv 2410.04417, version 2): keep what the text rows that speak of the image attend to.
+"""SparseVLM (arXiv 2410.04417, version 2): what the text that speaks of the image attends to.
 
 Inputs: attention of the text rows behind the image in the layer before the cut, mean over heads;
 the rows that entered the first layer, visual [K0, D] and text [T, D].

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import (
+    CacheBuffer,
     DecoderSpelling,
     TowerEmitter,
     merge_heads,
+    norm_constants,
     replaced_forward,
 )
 from edgetok.export.flavours.names import CONTRIB
@@ -164,15 +167,8 @@ def fused_norms(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def read_norm(norm: Any) -> tuple[Tensor, float]:
-    """Weight and epsilon of an RMSNorm."""
-    epsilon = float(getattr(norm, "variance_epsilon", None) or norm.eps)
-    # Gemma stores how far a weight is from one.
-    return 1 + norm.weight if type(norm).__name__.startswith("Gemma") else norm.weight, epsilon
-
-
 def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    weight, epsilon = read_norm(norm)
+    weight, epsilon = norm_constants(norm)
 
     def forward(rows: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
@@ -187,4 +183,14 @@ def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-DECODER = DecoderSpelling(CacheAttention, fused_norms, (names.past_key, names.past_value))
+def spelling_of(kv: str) -> DecoderSpelling:
+    """How this flavour spells a decoder whose cache is `fp32`, `int8` or `int4`."""
+    attention = partial(CacheAttention, bits=4 if kv == "int4" else 8)
+    dtype = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}[kv]
+    kinds = (names.past_key, names.past_value)
+    buffers = tuple(CacheBuffer(name, dtype, _half if kv == "int4" else int) for name in kinds)
+    return DecoderSpelling(attention, fused_norms, buffers)
+
+
+def _half(head_dim: int) -> int:
+    return head_dim // 2

@@ -119,9 +119,8 @@ class PackingAttention:
                 by = (places - torch.arange(slots)).clamp(min=0)
                 keys = turn_back(keys, by, self.cos, self.sin)
             state = [] if planes is None else [planes.gather(2, places.expand(len(planes), -1, -1))]
-        return keys_and_values(keys, values, self.scales and self.scales[layer], self.bits) + (
-            *state,
-        )
+        scales = self.scales[layer] if self.scales else None
+        return *keys_and_values(keys, values, scales, self.bits), *state
 
     def _places(
         self, layer: int, planes: Tensor | None, count: Tensor, shape: torch.Size

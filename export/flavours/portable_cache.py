@@ -10,29 +10,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgetok import names
-from edgetok.export.attention import DecoderSpelling, merge_heads, replaced_forward
-from edgetok.export.flavours.ort import read_norm
-from edgetok.kv.stores.slots import build_equaliser, dequantize_rows, quantize_rows
+from edgetok.export.attention import (
+    CacheBuffer,
+    DecoderSpelling,
+    merge_heads,
+    norm_constants,
+    replaced_forward,
+)
+from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows, width_of
 
 OPSET = 24
 FORBIDDEN = -1e9  # a score that softmax makes zero
-BUFFERS = {
-    "fp32": (names.past_key, names.past_value),
-    "int8": (names.past_key, names.past_value, names.past_key_scale, names.past_value_scale),
-    "int4": (names.past_key, names.past_value, names.past_key_scale, names.past_value_scale),
-}
 
 
 def spelling_of(kv: str) -> DecoderSpelling:
     """How this flavour spells a decoder whose cache is `fp32`, `int8` or `int4`."""
-    attention = CacheAttention if kv == "fp32" else SlotAttention
-    return DecoderSpelling(attention, standard_norms, BUFFERS[kv])
+    rows, scales = (
+        (names.past_key, names.past_value),
+        (names.past_key_scale, names.past_value_scale),
+    )
+    if kv == "fp32":
+        buffers = tuple(CacheBuffer(name, torch.float32, int) for name in rows)
+        return DecoderSpelling(CacheAttention, standard_norms, buffers)
+    width = partial(width_of, bits=BITS[kv])
+    buffers = tuple(CacheBuffer(name, torch.int8, width) for name in rows)
+    buffers += tuple(CacheBuffer(name, torch.float32, lambda _: 1) for name in scales)
+    return DecoderSpelling(partial(SlotAttention, bits=BITS[kv]), standard_norms, buffers)
 
 
 @dataclass
@@ -43,7 +53,7 @@ class CacheAttention:
     buffers then hold.
 
     Args:
-        past: per layer the buffers named by `BUFFERS`.
+        past: per layer the buffers of the spelling.
         lengths: int32 [L], true rows of each layer after this call minus one.
         positions: int64 [L, R], rotary positions of R rows that are added to each layer; None
             where the rows begin a cache, and are numbered from 0.
@@ -203,7 +213,7 @@ def standard_norms(model: nn.Module) -> Iterator[None]:
 
 
 def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    weight, epsilon = read_norm(norm)
+    weight, epsilon = norm_constants(norm)
 
     def forward(rows: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgetok.calibration.kv_scales import LEVELS, measure_kv_scales, pair_radius
+from edgetok.calibration.kv_scales import LEVELS, measure_kv_scales, pair_radius, require_scales
 from edgetok.errors import InputError
 from edgetok.families import open_model
 
@@ -40,3 +40,29 @@ def test_scales_hold_keys_shifted_to_other_positions(model_dir: Path) -> None:
 def test_no_rows_at_all(model_dir: Path) -> None:
     with pytest.raises(InputError, match="no samples"):
         measure_kv_scales(open_model(model_dir).text, [])
+
+
+def test_rows_that_are_not_finite_give_no_scales(model_dir: Path) -> None:
+    text = open_model(model_dir).text
+    rows = torch.randn(1, 9, text.hidden)
+    rows[0, 4, 0] = torch.nan
+    with pytest.raises(InputError, match="keys of layer 0 are NaN or infinite on the samples"):
+        measure_kv_scales(text, [torch.randn(1, 9, text.hidden), rows])
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
+def test_scales_that_nothing_can_be_divided_by_are_refused(wrong: float) -> None:
+    right = torch.ones(1, 2, 1, 4)
+    broken = right.clone()
+    broken[0, 1, 0, 2] = wrong
+    require_scales([(right, right)])
+    with pytest.raises(InputError, match=r"a value scale of layer 1 is .* above 0 and finite"):
+        require_scales([(right, right), (right, broken)])
+
+
+def test_fewer_bits_have_coarser_scales(model_dir: Path) -> None:
+    text = open_model(model_dir).text
+    rows = [torch.randn(1, 9, text.hidden, generator=torch.Generator().manual_seed(0))]
+    fine, coarse = (measure_kv_scales(text, rows, bits) for bits in (8, 4))
+    for (key, _), (coarse_key, _) in zip(fine, coarse, strict=True):
+        torch.testing.assert_close(coarse_key, key * LEVELS[8] / LEVELS[4])

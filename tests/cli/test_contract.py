@@ -177,9 +177,14 @@ def test_methods_lists_each_with_its_paper(edgetok: Run) -> None:
     names = [method["name"] for method in done.json["methods"]]
     assert {"fastervlm", "visionzip", "random", "pool"} <= set(names)
     markdown = edgetok("methods", "--format", "markdown").out.splitlines()
-    assert [line.split("`")[1] for line in markdown[2:]] == names
+    first, second = markdown[: markdown.index("")], markdown[markdown.index("") + 1 :]
+    assert [line.split("`")[1] for line in first[2:]] == names
+    late = [method["name"] for method in done.json["prefill"]]
+    assert {"fastv", "pyramiddrop", "random"} <= set(late)
+    assert [line.split("`")[1] for line in second[2:]] == late
     shown = edgetok("methods").out
     assert all(f"\n{name} " in shown for name in names)
+    assert all(f"\n{name}:" in shown for name in late)
 
 
 def test_clean_removes_what_dead_exports_left_and_nothing_else(

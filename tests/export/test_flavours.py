@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
 
 from edgetok import names
 from edgetok.bundle.manifest import Flavour
@@ -33,6 +34,7 @@ FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
 # 36 patches, which is no power of two; 16; and a grid of 24 x 24, as the demo model's
 SIDES_PX = {"clip": 48, "siglip": 32, "clip 24x24": 192}
 SAMPLED = ("visionzip", "divprune", "aim", "vflowopt")
+DISTINCT = {"random", "ties", "outlier"}  # cases in which no two rows of features are alike
 DYNAMIC = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress"}
 
 
@@ -88,6 +90,8 @@ def compare(
         for k in budgets:
             want, got = reference.compress(seen, k), runner.run("compress", k, feeds)
             where = f"{case} at {k}"
+            if case in DISTINCT and is_undecided(reference, seen, k, got[names.KEPT]):
+                continue
             np.testing.assert_array_equal(got[names.KEPT], want[names.KEPT], err_msg=where)
             for name in (names.SIZES, names.VISUAL_TOKENS):
                 value = want[name].numpy()
@@ -96,6 +100,24 @@ def compare(
                 np.testing.assert_allclose(
                     got[name], value, rtol=0, atol=1e-5 * scale, err_msg=where
                 )
+
+
+def is_undecided(reference: Reference, seen: Any, k: int, kept: Any) -> bool:
+    """Whether PyTorch itself keeps other tokens when features move in their last bit.
+
+    Over dozens of rounds, two of the many similarities compared may differ by no more than that.
+    """
+    plain = reference.compress(seen, k)[names.KEPT].numpy()
+    if (kept == plain).all():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x = seen[names.FEATURES]
+    for _ in range(8):
+        moved = x * (1 + 1e-7 * torch.randn(x.shape, generator=generator))
+        other = reference.compress({**seen, names.FEATURES: moved}, k)[names.KEPT].numpy()
+        if (other != plain).any():
+            return True
+    return False
 
 
 def form_for(parts: Parts, name: str) -> Method:

@@ -31,8 +31,8 @@ MALFORMED = {
     "version 1.0": (('"format_version": 1', '"format_version": 1.0'), r"\$\.format_version"),
     "duplicate key": (('"seed": 7', '"seed": 7, "seed": 8'), r"duplicate key at `\$\.seed`"),
     "duplicate key below": (
-        ('"slots": 9', '"slots": 9, "slots": 900'),
-        r"duplicate key at `\$\.kv\.slots`",
+        ('"kv_heads": 1', '"kv_heads": 1, "kv_heads": 900'),
+        r"duplicate key at `\$\.kv\.kv_heads`",
     ),
     "duplicate key in a list": (
         ('"budget": 4', '"budget": 2, "budget": 4'),
@@ -45,7 +45,7 @@ MALFORMED = {
     "1e999": (('"seed": 7', '"seed": 1e999'), r"\$\.seed"),
     "lone surrogate": (('"producer": "', '"producer": "\\ud800'), "manifest.json"),
     "unknown field": (('"seed": 7', '"seed": 7, "plugin": "x.so"'), "unknown field `plugin`"),
-    "unknown field below": (('"slots": 9', '"slots": 9, "x": 1'), r"`x` - at `\$\.kv`"),
+    "unknown field below": (('"kv_heads": 1', '"kv_heads": 1, "x": 1'), r"`x` - at `\$\.kv`"),
     "bool for int": (('"seed": 7', '"seed": true'), r"got `bool` - at `\$\.seed`"),
     "float for int": (('"seed": 7', '"seed": 7.0'), r"got `float` - at `\$\.seed`"),
     "text for int": (('"seed": 7', '"seed": "7"'), r"got `str` - at `\$\.seed`"),

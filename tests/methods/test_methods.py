@@ -167,6 +167,23 @@ def test_the_nearest_possible_budgets_are_named() -> None:
     by_rows.check_budget(100, GRID, 100)  # all tokens are always possible
 
 
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if len(m.budgets(N, GRID)) < N])
+def test_every_budget_that_cannot_be_met_names_the_nearest(name: str) -> None:
+    method = find_method(name)
+    possible = {*method.budgets(N, GRID), N}
+    missing = set(range(1, N)) - possible
+    assert missing
+    for budget in missing:
+        below, above = budget, budget
+        while below > 0 and below not in possible:
+            below -= 1
+        while above not in possible:
+            above += 1
+        nearest = f"{below} or {above}" if below else str(above)
+        with pytest.raises(UsageError, match=rf"cannot make {budget} of {N} .* is {nearest}$"):
+            method.check_budget(N, GRID, budget)
+
+
 def test_names_and_unknown_names() -> None:
     assert all(find_method(name).name == name for name in METHODS)
     with pytest.raises(UsageError, match="no method 'tomme'; edgetok has fastervlm, visionzip"):

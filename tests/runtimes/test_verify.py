@@ -15,6 +15,7 @@ from edgetok.bundle.golden import GoldenCase, GoldenRung, encode_golden
 from edgetok.bundle.manifest import Precision
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, VerificationError
+from edgetok.runtimes.cache import CacheRows
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.load import load
 from edgetok.runtimes.ort import OrtRuntime
@@ -76,7 +77,7 @@ def test_a_sound_bundle_passes(tiny_vlm, tmp_path, photo, case) -> None:
     assert result.failures == ()
     result.require_passed()
     found = [(check.budget, check.what) for check in result.checks]
-    rung_checks = ["kept", "logits", "logits cosine", "answer ids"]
+    rung_checks = ["kept", "logits", "logits cosine", "extension", "answer ids"]
     wanted = [(None, "pixels"), (None, "prompt ids")]
     assert found == wanted + [(k, what) for k in (4, 8, 16) for what in rung_checks]
 
@@ -103,7 +104,7 @@ def test_a_deviation_is_named(tiny_vlm, tmp_path, photo, case: GoldenCase, what:
     seen = np.flip(photo, 0).copy() if what == "pixels" else photo
     result = report(tiny_vlm, tmp_path / "b", seen, damaged[what])
     assert {check.what for check in result.failures} == {what}
-    with pytest.raises(VerificationError, match=f"1 of 14 checks failed: {what} of scene"):
+    with pytest.raises(VerificationError, match=f"1 of 17 checks failed: {what} of scene"):
         result.require_passed()
 
 
@@ -153,10 +154,22 @@ def test_differences_are_relative_to_the_spread() -> None:
     assert np.isnan(relative(0.1, float("nan")))
 
 
+def test_a_chunk_that_goes_wrong_is_named(
+    tiny_vlm, tmp_path, photo, case: GoldenCase, monkeypatch
+) -> None:
+    real = CacheRows.next_positions
+    monkeypatch.setattr(
+        CacheRows, "next_positions", lambda rows, count: real(rows, count) + (count > 1)
+    )
+    result = report(tiny_vlm, tmp_path / "b", photo, case)
+    assert {check.what for check in result.failures} == {"extension"}
+
+
 def test_logits_that_are_not_numbers_fail(tiny_vlm, tmp_path, photo, case: GoldenCase) -> None:
     logits = np.full_like(case.rungs[4].logits, np.nan)
     result = report(tiny_vlm, tmp_path / "b", photo, changed(case, 4, logits=logits))
-    assert [check.what for check in result.failures] == ["logits", "logits cosine", "answer ids"]
+    found = [check.what for check in result.failures]
+    assert found == ["logits", "logits cosine", "extension", "answer ids"]
 
 
 def test_a_bundle_without_golden_cases_says_so(opened: Bundle, model: Model) -> None:

@@ -7,6 +7,7 @@ answer have no votes, so of them only the last 32 outlive a compaction.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgetok.kv.policy import SCORE, Policy
@@ -14,23 +15,26 @@ from edgetok.kv.policy import SCORE, Policy
 if TYPE_CHECKING:
     from torch import Tensor
 
-WINDOW = 32
 
-
-def ask(rows: int, count: Tensor) -> tuple[Tensor, Tensor]:
+def ask(rows: int, count: Tensor, window: int) -> tuple[Tensor, Tensor]:
     from edgetok.kv.saliency import ask_last
 
-    return ask_last(rows, count, WINDOW)
+    return ask_last(rows, count, window)
 
 
-POLICY = Policy(
-    name="snapkv",
-    paper="arXiv 2404.14469",
-    summary="what the prompt's last rows attend to, averaged over neighbours",
-    exact="generated rows beyond the window go; the paper keeps them all",
-    planes=(SCORE,),
-    sinks=0,
-    recent=WINDOW,
-    asks=ask,
-    pool=5,
-)
+def with_window(window: int) -> Policy:
+    """SnapKV whose last `window` rows vote."""
+    return Policy(
+        name="snapkv",
+        paper="arXiv 2404.14469",
+        summary="what the prompt's last rows attend to, averaged over neighbours",
+        exact="generated rows beyond the window go; the paper keeps them all",
+        planes=(SCORE,),
+        sinks=0,
+        recent=window,
+        asks=partial(ask, window=window),
+        pool=5,
+    )
+
+
+POLICY = with_window(32)

@@ -37,7 +37,8 @@ def from_levels(packed: Tensor, least: Tensor, step: Tensor, bits: int) -> Tenso
     """The inverse of `to_levels` up to rounding: float32 [..., H]."""
     import torch
 
-    rest, digits = packed.to(torch.float32) + 128, []
+    digits: list[Tensor] = []
+    rest = packed.to(torch.float32) + 128
     for place in reversed(range(8 // bits)):
         unit = float(2 ** (bits * place))
         digit = torch.floor(rest * (1 / unit))

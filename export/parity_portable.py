@@ -1,0 +1,72 @@
+"""The gate for the `portable` flavour: its graphs in ONNX Runtime against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from torch import Tensor
+
+from edgetok.bundle.manifest import Precision
+from edgetok.export.cases import Case
+from edgetok.export.parity import (
+    LIMITS,
+    Check,
+    Ledger,
+    embed_case,
+    expect,
+    limits_of,
+    prove_chain,
+    prove_compress,
+    prove_decoder,
+    prove_vision,
+)
+from edgetok.export.parity_cache import visual_rows
+from edgetok.export.parity_extend import prove_extend
+from edgetok.export.quantized import hold_portable
+from edgetok.export.reference import Reference
+from edgetok.export.reference_slots import SlotReference
+from edgetok.export.runner import GraphRunner
+from edgetok.kv.stores.slots import BITS
+from edgetok.ladder import Ladder
+
+
+def prove_portable(
+    reference: Reference,
+    runner: GraphRunner,
+    ladder: Ladder,
+    cases: Sequence[Case],
+    precision: Precision,
+    scales: list[tuple[Tensor, Tensor]] | None,
+) -> list[Check]:
+    """Compare the portable graphs in ONNX Runtime with PyTorch, on the same rounded weights.
+
+    Its weights and its cache have scales of their own, so this comes before `prove` rounds the
+    reference, and of a cache of few bits PyTorch holds the same rounded rows.
+    """
+    weights, kv = precision.weights, precision.kv
+    vision = Ledger(limits_of(Precision(weights=weights, kv="fp32")))
+    rounded = weights == "fp32" and kv != "fp32"
+    decoder = Ledger(LIMITS["slots"] if rounded else vision.limits)
+    chain = Ledger(limits_of(precision))
+    expected = [[expect(reference, case, k) for k in ladder.budgets] for case in cases]
+    in_slots = SlotReference(reference, scales, BITS.get(kv, 8))
+    one_tower = reference.method.inside is None
+    with hold_portable(reference.parts, weights, scales):
+        for case, answers in zip(cases, expected, strict=True):
+            prompt = runner.read_prompt([*case.before, *case.after], case.question)
+            for budget, answer in zip(ladder.budgets, answers, strict=True):
+                if not one_tower or budget == ladder.smallest.budget:
+                    want, got, followed = prove_vision(vision, reference, runner, case, budget)
+                prove_compress(vision, reference, runner, want, budget)
+                embeds = embed_case(reference, case, want, budget)
+                visual = visual_rows(len(case.before), budget)
+                prove_decoder(decoder, in_slots, runner, embeds, visual, budget)
+                prove_extend(
+                    *(decoder, in_slots, runner, embeds, visual.start, budget),
+                    by_steps=scales is not None,
+                )
+                if followed:
+                    prove_chain(chain, reference, runner, case, got | prompt, answer, budget)
+    checks = [check for ledger in (vision, decoder, chain) for check in ledger.checks()]
+    return [msgspec.structs.replace(c, stage=f"portable {c.stage}") for c in checks]

@@ -1,0 +1,271 @@
+"""Caches of constant size in the shipped runtime, step by step against lists of rows.
+
+Every policy runs for more than twice its capacity, from prompts that fit and prompts that do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgetok import names
+from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.reader import Bundle
+from edgetok.errors import InputError, UsageError
+from edgetok.export.keeping import draw_numbers
+from edgetok.export.pipeline import export_model
+from edgetok.export.reference_cache import CacheReference
+from edgetok.families import open_model
+from edgetok.kv import POLICIES, Policy, find_policy, make_room
+from edgetok.kv.policies import snapkv
+from edgetok.runtimes.ort import OrtRuntime
+
+PROMPT, VISUAL, BEFORE = 48, 16, 5
+SLOTS = {"pyramidkv": 60}
+QUICK = ("streaming", "visual")
+SMALL = {
+    "snapkv": snapkv.with_window(8),
+    "pyramidkv": replace(snapkv.with_window(8), capacities=POLICIES["pyramidkv"].capacities),
+}
+
+Kept = Callable[..., tuple[OrtRuntime, CacheReference]]
+
+
+def policy_of(name: str) -> Policy:
+    """As published, but for windows that a tiny cache has room for."""
+    return replace(SMALL.get(name, POLICIES[name]), name=name)
+
+
+@pytest.fixture(scope="module")
+def export(model_dir: Path, samples: Path, tmp_path_factory) -> Callable[..., Path]:
+    """Bundles by policy and other options, each exported once."""
+    made: dict[tuple, Path] = {}
+
+    def make(name: str, budgets: str = "full", slots: int | None = None, kv: str = "fp32") -> Path:
+        key = (name, budgets, slots, kv)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("kept") / "x.bundle"
+            export_model(
+                model_dir,
+                made[key],
+                budgets=budgets,
+                prompt_tokens=PROMPT,
+                new_tokens=8,
+                parity_images=1,
+                samples=samples,
+                kv=kv,
+                kv_policy=policy_of(name),
+                kv_slots=slots or SLOTS.get(name, 40),
+            )
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def kept(export, model_dir: Path) -> Kept:
+    """A runtime and its reference."""
+    text = open_model(model_dir).text
+
+    def make(name: str, slots: int | None = None, **more) -> tuple[OrtRuntime, CacheReference]:
+        policy = policy_of(name)
+        room = make_room(policy, slots or SLOTS.get(name, 40), len(text.layers), text.max_positions)
+        runtime = OrtRuntime(Bundle.open(export(name, slots=slots, **more)), threads=1)
+        assert runtime.manifest.kv.keep == list(room.keep)
+        return runtime, CacheReference(text, room, draw_numbers(text, 0) if policy.drawn else None)
+
+    return make
+
+
+def prompt_rows(reference: CacheReference, rows: int, seed: int = 0) -> torch.Tensor:
+    """Embeddings [1, rows, D] of random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(4, reference.text.vocabulary, (1, rows), generator=generator)
+    return reference.text.embed(ids).detach()
+
+
+def begin(runtime: OrtRuntime, reference: CacheReference, rows: int) -> None:
+    embeds = prompt_rows(reference, rows)
+    visual = range(BEFORE, BEFORE + VISUAL)
+    got = runtime.prefill(runtime.ladder.largest, embeds[0].numpy(), visual_start=BEFORE)
+    want = reference.begin(embeds, visual)
+    np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
+    assert_same_rows(runtime, reference)
+
+
+def follow(runtime: OrtRuntime, reference: CacheReference, steps: int, seed: int = 1) -> None:
+    for token in np.random.default_rng(seed).integers(4, 290, steps).tolist():
+        got, want = runtime.step(token), reference.step(token)
+        np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
+    assert_same_rows(runtime, reference)
+
+
+def assert_same_rows(runtime: OrtRuntime, reference: CacheReference) -> None:
+    """The same rows in the same order, with their angles: other sets would differ by units."""
+    for layer, length in enumerate(runtime._rows.lengths):
+        want = reference.keys(layer)
+        assert length == want.shape[1]
+        got = runtime._decode.inputs[names.past_key(layer)].host[0, :, :length]
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES]
+)
+def test_every_step_and_every_choice_is_the_reference_s(name: str, kept: Kept) -> None:
+    runtime, reference = kept(name)
+    for rows in (23, PROMPT + VISUAL):  # kept whole; packed, but in the widest layer of a pyramid
+        begin(runtime, reference, rows)
+        for seed in range(5):  # rows are compared after each fifth part
+            follow(runtime, reference, 20, seed)
+        assert min(runtime._rows.lengths) <= max(reference.room.slots)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_cache_that_is_long_enough_is_a_dense_one(name: str, export, bundle: Path, model_dir):
+    text = open_model(model_dir).text
+    dense = OrtRuntime(Bundle.open(bundle), threads=1)
+    roomy = OrtRuntime(Bundle.open(export(name, slots=110)), threads=1)
+    embeds = prompt_rows(CacheReference(text, make_room(find_policy(name), 110, 2)), 40)[0].numpy()
+    for runtime in (dense, roomy):
+        runtime.prefill(runtime.ladder.largest, embeds, visual_start=BEFORE)
+    for token in range(5, 60):
+        np.testing.assert_allclose(roomy.step(token), dense.step(token), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["streaming", *(pytest.param(n, marks=pytest.mark.slow) for n in ("snapkv", "a2sf"))],
+)
+def test_padding_changes_nothing(name: str, kept: Kept) -> None:
+    runtime, reference = kept(name, budgets="8,full")
+    for rows in (20, 50):
+        embeds = prompt_rows(reference, rows)[0].numpy()
+        logits = []
+        for bucket in runtime.ladder:
+            found = [runtime.prefill(bucket, embeds, visual_start=BEFORE).copy()]
+            found += [runtime.step(token).copy() for token in range(10, 60)]
+            logits.append(np.stack(found))
+        np.testing.assert_allclose(logits[0], logits[1], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_rows_at_angles_of_no_position_stay_right(name: str, kept: Kept) -> None:
+    """As M-RoPE leaves them: a row has an angle per pair, and compaction must not touch it."""
+    runtime, reference = kept(name)
+    begin(runtime, reference, 30)
+    random = np.random.default_rng(3)
+    for layer, heads in enumerate(reference.rows):
+        held = runtime._decode.inputs[names.past_key(layer)].host[0]
+        for head, rows in enumerate(heads):
+            for at, row in enumerate(rows):
+                half = len(row.key) // 2
+                turned = row.key[:half] + 1j * row.key[half:]
+                turned = turned * np.exp(1j * random.uniform(0, 6, half))
+                key = np.concatenate([turned.real, turned.imag]).astype(np.float32)
+                heads[head][at] = replace(row, key=key)
+                held[head, at] = key
+    follow(runtime, reference, 60)
+
+
+def test_ties_go_to_the_older_row(kept: Kept) -> None:
+    runtime, reference = kept("visual")
+    begin(runtime, reference, 40)  # full: the first step compacts
+    for layer, heads in enumerate(reference.rows):
+        state = runtime._decode.inputs[names.past_state(layer)].host
+        state[0] = 0.25
+        for head, rows in enumerate(heads):
+            heads[head] = [replace(row, score=0.25) for row in rows]
+    follow(runtime, reference, 30)
+
+
+@pytest.mark.parametrize("kv", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["streaming", pytest.param("h2o", marks=pytest.mark.slow)])
+def test_whole_numbers_stay_close(name: str, kv: str, kept: Kept) -> None:
+    """The gate has held every step against float32 rows; here they must go on and on."""
+    runtime, reference = kept(name, kv=kv)
+    embeds = prompt_rows(reference, 30)
+    runtime.prefill(runtime.ladder.largest, embeds[0].numpy(), visual_start=BEFORE)
+    want = reference.begin(embeds, range(BEFORE, BEFORE + VISUAL))
+    cosines: list[float] = []
+    for token in np.random.default_rng(0).integers(4, 290, 100).tolist():
+        got, want = runtime.step(token), reference.step(token)
+        cosines.append(float(torch.cosine_similarity(torch.tensor(got), want, dim=0)))
+    assert np.mean(cosines) > {"int8": 0.98, "int4": 0.7}[kv]
+    assert np.mean(cosines[-20:]) > {"int8": 0.98, "int4": 0.7}[kv]  # rounding does not pile up
+
+
+@pytest.mark.parametrize(("name", "kv"), [("visual", "fp32"), ("streaming", "int4")])
+def test_memory_is_what_the_manifest_says(name: str, kv: str, kept: Kept) -> None:
+    runtime, _ = kept(name, kv=kv)
+    held = {
+        key: storage.nbytes
+        for key, storage in runtime._memory._storage.items()
+        if key[0].startswith(("past_key", "past_value", "past_state", "kept_"))
+    }
+    assert sum(held.values()) == cache_bytes(runtime.manifest)
+
+
+def test_streaming_outlives_the_positions(kept: Kept) -> None:
+    runtime, reference = kept("streaming")
+    begin(runtime, reference, 30)
+    for token in np.random.default_rng(0).integers(4, 290, 400).tolist():
+        assert runtime.rows_left > 0
+        logits = runtime.step(token)
+    assert np.isfinite(logits).all()
+    assert runtime.manifest.text.max_positions == 256
+
+
+def test_positions_that_are_kept_end(kept: Kept) -> None:
+    runtime, reference = kept("visual")
+    begin(runtime, reference, 64)
+    assert runtime.rows_left == 256 - 64
+    for _ in range(runtime.rows_left):
+        runtime.step(5)
+    with pytest.raises(InputError, match="position"):
+        runtime.step(5)
+
+
+def test_a_prompt_over_its_limit_is_refused(kept: Kept) -> None:
+    runtime, reference = kept("streaming")
+    with pytest.raises(InputError, match=r"65 prompt rows; this rung has room for 1\.\.64"):
+        runtime.prefill(runtime.ladder.largest, prompt_rows(reference, 65)[0].numpy())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kv_policy": "fifo"}, "KV policy 'fifo' is unknown; choose none, streaming"),
+        ({"kv_slots": 30}, "30 KV slots need a policy"),
+        ({"kv_policy": "h2o", "kv_slots": 10}, r"raise --kv-slots to \d+ or more"),
+        ({"kv_policy": "h2o", "kv_slots": 0}, r"raise --kv-slots to \d+ or more"),
+        (
+            {"kv_policy": "h2o", "kv_slots": 300, "budgets": "full"},
+            "300 KV slots are more than the 256 positions",
+        ),
+        ({"kv_policy": "h2o", "flavour": "portable"}, "h2o has no portable form"),
+        ({"kv": "int4"}, "an int4 KV cache needs images"),
+        ({"kv": "int2"}, "kv precision 'int2' is unknown; choose fp32, int8, int4"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(options, words, model_dir: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match=words):
+        export_model(model_dir, tmp_path / "x.bundle", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kv", ["int8", "int4"])
+def test_a_coarse_cache_without_a_policy(kv: str, model_dir: Path, samples: Path, tmp_path: Path):
+    out = tmp_path / "x.bundle"
+    more = {"budgets": "full", "prompt_tokens": PROMPT, "parity_images": 2, "new_tokens": 20}
+    report = export_model(model_dir, out, kv=kv, samples=samples, **more)
+    assert report.parity["precision"]["kv"] == kv
+    runtime = OrtRuntime(Bundle.open(out), threads=1)
+    runtime.prefill(runtime.ladder.largest, np.zeros((3, 64), np.float32))
+    assert np.isfinite(runtime.step(7)).all()
