@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import get_args
 
 import numpy as np
 
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, shared_stages
 from edgetok.bundle.reader import Bundle
-from edgetok.errors import InputError, ResourceError, UsageError
-from edgetok.ladder import Bucket, Ladder
-from edgetok.runtimes import machine
+from edgetok.errors import InputError, UsageError
+from edgetok.ladder import Bucket
 from edgetok.runtimes.cache import CacheRows, HeldRows, list_chunks
 from edgetok.runtimes.compaction import Compaction, load_compaction
 from edgetok.runtimes.interface import (
@@ -23,12 +21,19 @@ from edgetok.runtimes.interface import (
 )
 from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
+from edgetok.runtimes.requirements import (
+    WEIGHTS_PREFIX,
+    loaded_ladder,
+    require_flavour,
+    require_memory,
+    require_pixels,
+    require_rows,
+    require_threads,
+    require_visual,
+)
 from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
 
-_WEIGHTS_PREFIX = "weights/"
-_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
 _STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
-_SCRATCH = 8  # live activations, in multiples of the widest graph input or output
 
 
 class OrtRuntime:
@@ -59,11 +64,11 @@ class OrtRuntime:
     ) -> None:
         provider = provider_of(device)
         self.manifest: Manifest = bundle.manifest
-        self.flavour = _require_flavour(bundle.manifest, flavour)
-        self.ladder = _loaded_ladder(bundle.ladder, budgets)
+        self.flavour = require_flavour(bundle.manifest, flavour)
+        self.ladder = loaded_ladder(bundle.ladder, budgets)
         self.device = device
-        self.threads = _require_threads(threads)
-        _require_memory(bundle.manifest, self.ladder, flavour)
+        self.threads = require_threads(threads)
+        require_memory(bundle.manifest, self.ladder, flavour)
         self._rows = CacheRows(self.manifest.kv, self.manifest.text.max_positions)
         self._held = HeldRows()
         self._memory = Memory(device)
@@ -80,7 +85,7 @@ class OrtRuntime:
         """
         bucket = bucket or self.ladder.largest
         graph = self._graph("tower", bucket)
-        _require_pixels(pixels, graph.inputs[names.PIXELS].host.shape)
+        require_pixels(pixels, graph.inputs[names.PIXELS].host.shape)
         graph.inputs[names.PIXELS].write(pixels)
         graph.run()
         outputs = {name: buffer.pull() for name, buffer in graph.outputs.items()}
@@ -122,7 +127,7 @@ class OrtRuntime:
         """
         graph = self._graph("embed", self.ladder.smallest)
         buffer = graph.inputs[names.TOKEN_IDS]
-        _require_rows(len(ids), buffer.host.shape[0], "text tokens")
+        require_rows(len(ids), buffer.host.shape[0], "text tokens")
         buffer.host.fill(self.manifest.text.pad_id)
         buffer.host[: len(ids)] = ids
         buffer.push()
@@ -152,9 +157,9 @@ class OrtRuntime:
         graph = self._graph("prefill", bucket)
         rows = graph.inputs[names.INPUT_EMBEDS]
         count = len(embeds)
-        _require_rows(count, rows.host.shape[1], "prompt rows")
+        require_rows(count, rows.host.shape[1], "prompt rows")
         if names.VISUAL_START in graph.inputs:
-            start = _require_visual(visual_start, bucket.budget, count)
+            start = require_visual(visual_start, bucket.budget, count)
             graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
         rows.host[0, :count] = embeds
         rows.host[0, count:] = 0  # never read, but must be finite
@@ -294,7 +299,7 @@ class OrtRuntime:
             ) from None
 
     def _load(self, bundle: Bundle, provider: str) -> dict[tuple[str, int], BoundGraph]:
-        weights = [path for path in bundle.manifest.files if path.startswith(_WEIGHTS_PREFIX)]
+        weights = [path for path in bundle.manifest.files if path.startswith(WEIGHTS_PREFIX)]
         by_file: dict[str, BoundGraph] = {}
         graphs = {}
         for name in shared_stages(bundle.manifest):
@@ -329,7 +334,7 @@ def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:
     if text is None:
         raise UsageError("this bundle's method looks at the prompt; give its text rows as well")
     count, rows = len(text.rows), buffer.host
-    _require_rows(count, len(rows), "text tokens")
+    require_rows(count, len(rows), "text tokens")
     if name == names.TEXT_EMBEDS:
         rows[:count] = text.rows  # mostly its own memory: `embed` writes where this graph reads
         rows[count:] = 0  # never read, but must be finite
@@ -341,97 +346,3 @@ def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:
 
 def _rung_of(manifest: Manifest, bucket: Bucket) -> Rung:
     return next(rung for rung in manifest.ladder if rung.budget == bucket.budget)
-
-
-def needed_bytes(manifest: Manifest, ladder: Ladder, flavour: Flavour = "ort") -> int:
-    """Memory that loading and running takes at least: weights, KV cache, activations."""
-    weights = sum(f.bytes for path, f in manifest.files.items() if path.startswith(_WEIGHTS_PREFIX))
-    budgets = {None, *ladder.budgets}
-    stages = [s for s in manifest.stages if s.flavour == flavour and s.bucket in budgets]
-    cache = {
-        tensor.name: _tensor_bytes(tensor.shape, tensor.dtype)
-        for stage in stages
-        for tensor in stage.inputs
-        if tensor.name.startswith("past_") and tensor.name != names.PAST_LENGTHS
-    }
-    widest = max(
-        _tensor_bytes(tensor.shape, tensor.dtype)
-        for stage in stages
-        for tensor in stage.inputs + stage.outputs
-        if tensor.name not in cache
-    )
-    return weights + sum(cache.values()) + _SCRATCH * widest
-
-
-def _tensor_bytes(shape: list[int], dtype: str) -> int:
-    size = _BYTES[dtype]
-    for dimension in shape:
-        size *= dimension
-    return size
-
-
-def _loaded_ladder(ladder: Ladder, budgets: Iterable[int] | None) -> Ladder:
-    if budgets is None:
-        return ladder
-    buckets = tuple(ladder.bucket(budget) for budget in sorted(set(budgets)))
-    if not buckets:
-        raise UsageError(f"no rungs to load; name some of {ladder.budgets}")
-    return Ladder(buckets)
-
-
-def _require_threads(threads: int | None) -> int:
-    if threads is None:
-        return machine.physical_cores()
-    if not 1 <= threads <= 1024:
-        raise UsageError(f"threads {threads} is outside 1..1024")
-    return threads
-
-
-def _require_flavour(manifest: Manifest, flavour: str) -> Flavour:
-    known = get_args(Flavour)
-    if flavour not in known:
-        raise UsageError(f"flavour {flavour!r} is unknown; choose {', '.join(known)}")
-    spelled = {stage.stage for stage in manifest.stages if stage.flavour == flavour}
-    if missing := [name for name in shared_stages(manifest) if name not in spelled]:
-        raise UsageError(
-            f"this bundle has no {flavour} graphs of {', '.join(missing)}; export it again with "
-            f"--flavour {flavour}, or run its ort graphs"
-        )
-    return flavour  # type: ignore[return-value]  # one of the literal's names
-
-
-def _require_memory(manifest: Manifest, ladder: Ladder, flavour: Flavour) -> None:
-    needed, available = needed_bytes(manifest, ladder, flavour), machine.available_bytes()
-    if available is not None and needed > available:
-        raise ResourceError(
-            f"this bundle needs at least {needed >> 20} MiB and {available >> 20} MiB are free; "
-            f"end other programs, load fewer rungs, or export with int4 weights"
-        )
-
-
-def _require_pixels(pixels: FloatArray, shape: tuple[int, ...]) -> None:
-    if pixels.shape != shape or pixels.dtype != np.float32:
-        raise InputError(
-            f"pixels are {pixels.dtype} {list(pixels.shape)}; this bundle reads float32 "
-            f"{list(shape)}"
-        )
-    if not np.isfinite(pixels).all():
-        raise InputError("pixels hold NaN or infinity; normalise the image again")
-
-
-def _require_visual(start: int | None, visual: int, count: int) -> int:
-    if start is None:
-        raise UsageError(
-            "this bundle takes visual rows away at prefill; say where they begin (visual_start)"
-        )
-    if not 0 <= start < count - visual:
-        raise InputError(
-            f"{visual} visual rows from row {start} do not fit in front of the last of {count} "
-            "prompt rows; text must follow the image"
-        )
-    return start
-
-
-def _require_rows(count: int, limit: int, what: str) -> None:
-    if not 1 <= count <= limit:
-        raise InputError(f"{count} {what}; this rung has room for 1..{limit}")

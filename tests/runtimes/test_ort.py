@@ -20,7 +20,7 @@ from edgetok.errors import (
     UsageError,
 )
 from edgetok.ladder import Ladder
-from edgetok.runtimes import machine, ort, providers, session
+from edgetok.runtimes import machine, ort, providers, requirements, session
 from edgetok.runtimes.interface import require_interface
 from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.protocol import Runtime
@@ -250,8 +250,8 @@ def test_the_estimate_counts_weights_and_cache(opened: Bundle) -> None:
     manifest = opened.manifest
     weights = manifest.files["weights/model.bin"].bytes
     cache = 2 * sum(manifest.kv.slots) * manifest.kv.head_dim * 4
-    one = ort.needed_bytes(manifest, Ladder(opened.ladder.buckets[:1]))
-    assert weights + cache < one <= ort.needed_bytes(manifest, opened.ladder)
+    one = requirements.needed_bytes(manifest, Ladder(opened.ladder.buckets[:1]))
+    assert weights + cache < one <= requirements.needed_bytes(manifest, opened.ladder)
     assert one < weights + cache + 1_000_000
 
 
