@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgetok.kv import POLICIES
+from edgetok.kv.table import describe_policies
 from edgetok.methods import METHODS, TOWER_METHODS
 from edgetok.methods.table import describe_methods
 from edgetok.prefill import PREFILL_METHODS
@@ -75,10 +77,21 @@ def main() -> None:
         plot(report, PLOT)
 
 
+IN_CACHE = """
+## Policies of the KV cache
+
+`edgetok export --kv-policy NAME --kv-slots ROWS` gives each layer a cache of constant size. When a
+layer is full, the policy says which rows stay. Made from `edgetok/kv/policies/`; what they cost is
+in [results.md](results.md). With `renumbered` positions a conversation has no end.
+
+"""
+
+
 def render(report: dict[str, Any] | None) -> str:
     """The whole page; without a report, what the code states."""
     late = AT_PREFILL + describe_prefill(PREFILL_METHODS.values()) + AT_PREFILL_LEGEND
-    page = HEAD + describe_methods(KNOWN.values()) + LEGEND + late
+    cache = IN_CACHE + describe_policies(POLICIES.values()) + "\n"
+    page = HEAD + describe_methods(KNOWN.values()) + LEGEND + late + cache
     return page + _accuracy(report) if report else page
 
 

@@ -10,6 +10,7 @@ from edgetok.cli.options import Json
 from edgetok.cli.output import emit, table
 
 if TYPE_CHECKING:
+    from edgetok.kv import Policy
     from edgetok.prefill import PrefillMethod
 
 
@@ -20,7 +21,9 @@ def methods_command(
     ] = "table",
     as_json: Json = False,
 ) -> None:
-    """List what `export --method` and `export --prefill` take, with what each one needs."""
+    """List what `export` takes for --method, --prefill and --kv-policy, and what each one needs."""
+    from edgetok.kv import POLICIES
+    from edgetok.kv.table import describe_policies
     from edgetok.methods import METHODS, TOWER_METHODS
     from edgetok.methods.table import describe_methods
     from edgetok.prefill import PREFILL_METHODS
@@ -48,11 +51,20 @@ def methods_command(
     for other in at_prefill:
         name = f"{other.name}:{other.ratio:.2g}"
         late.add_row(name, other.paper, other.verdict, other.summary)
-    fields = {"methods": rows, "prefill": [_prefill_row(method) for method in at_prefill]}
+    policies = list(POLICIES.values())
+    cache = table("When the cache is full, for --kv-policy", "policy", "paper", "what stays")
+    for policy in policies:
+        cache.add_row(policy.name, policy.paper, policy.summary)
+    fields = {
+        "methods": rows,
+        "prefill": [_prefill_row(method) for method in at_prefill],
+        "kv_policies": [_policy_row(policy) for policy in policies],
+    }
     if form == "markdown":
-        emit(fields, as_json, describe_methods(known), "", describe_prefill(at_prefill))
+        pages = (describe_methods(known), describe_prefill(at_prefill), describe_policies(policies))
+        emit(fields, as_json, pages[0], "", pages[1], "", pages[2])
     else:
-        emit(fields, as_json, shown, "", late)
+        emit(fields, as_json, shown, "", late, "", cache)
 
 
 def _prefill_row(method: PrefillMethod) -> dict[str, object]:
@@ -65,4 +77,14 @@ def _prefill_row(method: PrefillMethod) -> dict[str, object]:
         "ratio": method.ratio,
         "ratio_is": method.ratio_is,
         "summary": method.summary,
+    }
+
+
+def _policy_row(policy: Policy) -> dict[str, object]:
+    return {
+        "name": policy.name,
+        "paper": policy.paper,
+        "positions": policy.positions,
+        "beside_the_paper": policy.exact,
+        "summary": policy.summary,
     }

@@ -176,13 +176,15 @@ def test_methods_lists_each_with_its_paper(edgetok: Run) -> None:
     assert (done.code, done.err) == (0, "")
     names = [method["name"] for method in done.json["methods"]]
     assert {"fastervlm", "visionzip", "random", "pool"} <= set(names)
-    markdown = edgetok("methods", "--format", "markdown").out.splitlines()
-    first, second = markdown[: markdown.index("")], markdown[markdown.index("") + 1 :]
-    assert [line.split("`")[1] for line in first[2:]] == names
     late = [method["name"] for method in done.json["prefill"]]
     assert {"fastv", "pyramiddrop", "random"} <= set(late)
-    assert [line.split("`")[1] for line in second[2:]] == late
+    policies = [policy["name"] for policy in done.json["kv_policies"]]
+    assert {"streaming", "h2o", "random"} <= set(policies)
+    pages = edgetok("methods", "--format", "markdown").out.strip().split("\n\n")
+    listed = [[line.split("`")[1] for line in page.splitlines()[2:]] for page in pages]
+    assert listed == [names, late, policies]
     shown = edgetok("methods").out
+    assert all(f"\n{name} " in shown for name in policies)
     assert all(f"\n{name} " in shown for name in names)
     assert all(f"\n{name}:" in shown for name in late)
 

@@ -1,0 +1,24 @@
+"""What policies of the KV cache are, as a Markdown table, which `edgetok methods` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgetok.kv.policy import Policy
+
+COLUMNS = ("policy", "paper", "positions", "beside the paper", "what stays")
+
+
+def describe_policies(policies: Iterable[Policy]) -> str:
+    """One row per policy: name, paper, positions, how it differs, and a line."""
+    lines = [_line(COLUMNS), "|" + "---|" * len(COLUMNS)]
+    return "\n".join([*lines, *(_line(_cells(policy)) for policy in policies)])
+
+
+def _cells(policy: Policy) -> tuple[str, ...]:
+    name = f"`{policy.name}`"
+    return name, policy.paper, policy.positions, policy.exact, policy.summary
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
