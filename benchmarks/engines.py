@@ -72,7 +72,7 @@ def _vision(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]
 def _decoder(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]]:
     """The stages of the text model, which no method changes, over caches of each precision."""
     ladder = build_ladder([k for k in common.BUDGETS if k <= parts.vision.full_tokens], 96, 128)
-    jobs: list[tuple[str, int | None]] = [("embed", None), ("decode", None)]
+    jobs: list[tuple[str, int | None]] = [("embed", None), ("extend", None), ("decode", None)]
     jobs += [("prefill", k) for k in ladder.budgets]
     for kv in options.kv:
         scales = None if kv == "fp32" else _level_scales(parts)

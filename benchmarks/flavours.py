@@ -20,18 +20,23 @@ import edgetok
 from edgetok.calibration.samples import Sample
 
 NEW_TOKENS = 16
-PRECISIONS = (("fp32", "fp32"), ("fp32", "int8"), ("int8", "int8"))
+PRECISIONS = ("fp32+fp32", "fp32+int8", "int8+int8")  # of weights and cache, the exact one first
 Answers = dict[int, list[tuple[int, ...]]]
 
 
 def main() -> None:
     options = common.arguments(
-        __doc__, prompts=200, method="visionzip", threads=0, budgets=(64, 576)
+        __doc__,
+        prompts=200,
+        method="visionzip",
+        threads=0,
+        budgets=(64, 576),
+        precisions=PRECISIONS,
     )
     samples = common.demo_samples("evaluate", options.prompts)
     rows: list[dict[str, Any]] = []
     exact: Answers = {}
-    for weights, kv in PRECISIONS:
+    for weights, kv in (pair.split("+") for pair in options.precisions):
         bundle = common.demo_bundle(
             options.model,
             method=options.method,

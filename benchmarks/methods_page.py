@@ -51,7 +51,9 @@ AT_PREFILL = """
 behind any of the methods above. Made from `edgetok/prefill/`. Layer numbers of papers, which have
 decoders of 32 layers, are scaled to the depth of the model; FastV's layer 2 is not. The first layer
 always sees all tokens. A ratio of 1 is the plain decoder. Each layer's KV cache is as long as what
-is left there, and the bundle says so (`edgetok inspect`).
+is left there, and the bundle says so (`edgetok inspect`). A plan file in place of a name gives each
+layer a share of its own; `benchmarks/plan.py` finds one on calibrate samples by G-Search and
+P-Sigmoid (arXiv 2412.00556).
 
 """
 AT_PREFILL_LEGEND = """

@@ -67,7 +67,8 @@ def export_command(
         str,
         typer.Option(
             metavar="NAME[:RATIO]",
-            help="Take visual tokens away between decoder layers too; `edgetok methods` lists how.",
+            help="Take visual tokens away between decoder layers too; `edgetok methods` lists how. "
+            "Or a plan file (*.json) with a share per layer.",
         ),
     ] = "none",
     samples: Annotated[

@@ -86,7 +86,7 @@ class GraphBuilder:
         layers = 0 if self.room is None else self.layers
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
         if self.flavour == "portable":
-            spelled += [(*job, "portable") for job in jobs if job[0] != names.EXTEND]
+            spelled += [(*job, "portable") for job in jobs]
         graphs = []
         for done, (name, budget, flavour) in enumerate(spelled):
             progress(f"{name} {budget or ''}".strip(), done / len(spelled))
@@ -160,7 +160,7 @@ class GraphBuilder:
         build: dict[str, Callable[[int], tuple[nn.Module, dict[str, Tensor]]]] = {
             "tower": self._tower,
             "embed": self._embed,
-            "extend": self._extend,
+            "extend": partial(self._extend, self._spelling(flavour)),
             "decode": partial(self._decode, self._spelling(flavour)),
             "compress": self._compress,
             "prefill": partial(self._prefill, self._spelling(flavour)),
@@ -233,7 +233,7 @@ class GraphBuilder:
         text, scales = self.parts.text, self.scales
         return text, self.positions, scales, self.kv_bits, self.room, self.seed
 
-    def _extend(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _extend(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         bucket = self.ladder.largest
         text_rows = bucket.cache_slots - bucket.budget
         rows = min(CHUNK_ROWS, max(1, text_rows // 4))  # the proof puts a chunk behind a prompt
@@ -242,7 +242,6 @@ class GraphBuilder:
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
         }
-        spelling = self._spelling("ort")
         stage = stages.Extend(self.parts.text, self.positions, self.scales, spelling)
         return stage, inputs | self._past(spelling)
 

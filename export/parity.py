@@ -156,7 +156,9 @@ def prove(
                 reduced = PrefillReference(reference.parts.text, prefill, budget)
                 followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
             if runner.room is None:
-                prove_extend(ledger, reference, runner, embeds, visual.start, budget)
+                by_steps = reference.cache is not None  # its rows are coarse
+                start = visual.start
+                prove_extend(ledger, reference, runner, embeds, start, budget, by_steps=by_steps)
             if followed:
                 prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
     return ParityReport(precision, len(cases), synthetic, ledger.checks())
@@ -232,14 +234,13 @@ def prove_decoder(
     embeds: torch.Tensor,
     visual: range,
     budget: int,
-    cache: Any = None,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
     if reference.cache is not None:
         for long in (False, True)[: 1 if runner.room is None else 2]:
             prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)
         return
-    want = reference.answer(embeds, PARITY_TOKENS, cache=cache)
+    want = reference.answer(embeds, PARITY_TOKENS)
     stop_ids = reference.parts.text.stop_ids
     logits, ids = runner.answer(budget, embeds[0].numpy(), PARITY_TOKENS, stop_ids)
     steps = common_steps(ids, want.ids)  # later rows follow different tokens

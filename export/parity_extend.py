@@ -22,18 +22,20 @@ def prove_extend(
     embeds: Tensor,
     start: int,
     budget: int,
+    *,
+    by_steps: bool = False,
 ) -> None:
     """A chunk of text behind a prompt [1, n, D] whose visual rows begin at `start`, and a token.
 
-    Where every row stays as it is, PyTorch runs prompt and chunk in one piece; where prefill takes
-    rows away, or rows are coarse, the chunk must do what as many single steps do, which are proved
-    by themselves.
+    Where every row stays, PyTorch runs prompt and chunk in one piece; where prefill takes rows
+    away, or with `by_steps`, the chunk must do what as many single steps do, which are proved by
+    themselves.
     """
     # A prompt that leaves no room for the chunk and one token more gives up its end.
     embeds = embeds[:, : runner.room_for(budget) - runner.chunk_rows - 1]
     ids = _some_ids(reference, runner.chunk_rows)
     runner.begin(budget, embeds[0].numpy(), start)
-    if runner.reduces or reference.cache is not None:
+    if runner.reduces or by_steps:
         want = [runner.step(int(token)) for token in ids][-1:]
         runner.begin(budget, embeds[0].numpy(), start)
     else:

@@ -22,9 +22,10 @@ from edgetok.export.parity import (
     prove_vision,
 )
 from edgetok.export.parity_cache import visual_rows
+from edgetok.export.parity_extend import prove_extend
 from edgetok.export.quantized import hold_portable
 from edgetok.export.reference import Reference
-from edgetok.export.reference_slots import SlotCache
+from edgetok.export.reference_slots import SlotReference
 from edgetok.export.runner import GraphRunner
 from edgetok.kv.stores.slots import BITS
 from edgetok.ladder import Ladder
@@ -49,6 +50,7 @@ def prove_portable(
     decoder = Ledger(LIMITS["slots"] if rounded else vision.limits)
     chain = Ledger(limits_of(precision))
     expected = [[expect(reference, case, k) for k in ladder.budgets] for case in cases]
+    in_slots = SlotReference(reference, scales, BITS.get(kv, 8))
     one_tower = reference.method.inside is None
     with hold_portable(reference.parts, weights, scales):
         for case, answers in zip(cases, expected, strict=True):
@@ -57,10 +59,13 @@ def prove_portable(
                 if not one_tower or budget == ladder.smallest.budget:
                     want, got, followed = prove_vision(vision, reference, runner, case, budget)
                 prove_compress(vision, reference, runner, want, budget)
-                cache = None if scales is None else SlotCache(scales, BITS[kv])
                 embeds = embed_case(reference, case, want, budget)
                 visual = visual_rows(len(case.before), budget)
-                prove_decoder(decoder, reference, runner, embeds, visual, budget, cache)
+                prove_decoder(decoder, in_slots, runner, embeds, visual, budget)
+                prove_extend(
+                    *(decoder, in_slots, runner, embeds, visual.start, budget),
+                    by_steps=scales is not None,
+                )
                 if followed:
                     prove_chain(chain, reference, runner, case, got | prompt, answer, budget)
     checks = [check for ledger in (vision, decoder, chain) for check in ledger.checks()]

@@ -219,7 +219,7 @@ def _require_decoder(
 ) -> None:
     """Refuse a decoder whose attention is more than what is asked for can spell."""
     if reduction is not None:
-        reduction.check_depth(len(text.layers))
+        reduction.counts(len(text.layers), 1)  # says what is wrong with its depth
         require_plain_attention(text, "reduction at prefill", "leave --prefill out")
     if policy is not None:
         require_plain_attention(text, "a KV policy", "use --kv-policy none")

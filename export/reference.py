@@ -116,20 +116,14 @@ class Reference:
         return torch.cat(parts)[None]
 
     @torch.no_grad()
-    def answer(
-        self, embeds: Tensor, new_tokens: int, visual: range = range(0), cache: Any = None
-    ) -> Answer:
-        """Greedy decoding until a stop token.
-
-        Args:
-            visual: which rows are visual, for a policy that asks.
-            cache: an empty one of another kind than Hugging Face's own.
-        """
+    def answer(self, embeds: Tensor, new_tokens: int, visual: range = range(0)) -> Answer:
+        """Greedy decoding until a stop token; a policy may ask which rows are visual."""
         text = self.parts.text
         if self.cache is not None:
             return self._answer_from(self.cache, embeds, new_tokens, visual)
         ids: list[int] = []
         logits: list[Tensor] = []
+        cache = self.begin_cache()
         rows = embeds
         while len(ids) < new_tokens:
             out = text.model(inputs_embeds=rows, past_key_values=cache, use_cache=True)
@@ -140,6 +134,10 @@ class Reference:
                 break
             rows = text.embed(torch.tensor([[ids[-1]]]))
         return Answer(torch.stack(logits), ids)
+
+    def begin_cache(self) -> Any:
+        """An empty cache as Hugging Face knows them; None for its own choice."""
+        return None
 
     def _answer_from(
         self, cache: CacheReference, embeds: Tensor, new_tokens: int, visual: range

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from edgetok.export.reference import Reference
+
 Array = npt.NDArray[np.float32]
 
 
@@ -56,3 +58,16 @@ def _round_row(row: Array, share: Array, bits: int) -> Array:
     step = max(float(np.abs(even).max()) / top, 1e-8)
     rounded: Array = (np.rint(even / step) * step * share).astype(np.float32)
     return rounded
+
+
+class SlotReference(Reference):
+    """A reference over `SlotCache`, or over Hugging Face's own cache where there are no scales."""
+
+    def __init__(
+        self, reference: Reference, scales: list[tuple[Tensor, Tensor]] | None, bits: int
+    ) -> None:
+        super().__init__(reference.parts, reference.method)
+        self._scales, self._bits = scales, bits
+
+    def begin_cache(self) -> SlotCache | None:
+        return None if self._scales is None else SlotCache(self._scales, self._bits)

@@ -118,17 +118,14 @@ def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
 
 def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
     """The buffers of all layers, before a graph and behind it."""
-    kv, precision = manifest.kv, manifest.precision.kv
     past = Interface()
-    for layer, slots in enumerate(kv.slots):
-        row, state = _places(manifest, slots)
-        if flavour == "portable" and precision == "int4":
-            row = ("int8", row[1])
+    for layer, slots in enumerate(manifest.kv.slots):
+        row, state = _places(manifest, slots, flavour)
         past |= {names.past_key(layer): row, names.past_value(layer): row}
-        if flavour == "portable" and precision != "fp32":
-            own: _Place = ("float32", [1, kv.kv_heads, slots, 1])
+        if flavour == "portable" and manifest.precision.kv != "fp32":
+            own: _Place = ("float32", [1, manifest.kv.kv_heads, slots, 1])
             past |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
-        if kv.planes:
+        if manifest.kv.planes:
             past[names.past_state(layer)] = state
     return past, {names.present_of(name): place for name, place in past.items()}
 
@@ -144,13 +141,13 @@ def _compaction(manifest: Manifest, layer: int) -> tuple[Interface, Interface]:
     return inputs, outputs
 
 
-def _places(manifest: Manifest, rows: int) -> tuple[_Place, _Place]:
+def _places(manifest: Manifest, rows: int, flavour: str = "ort") -> tuple[_Place, _Place]:
     """Dtype and shape of so many rows of a layer, and of what is remembered of them."""
     kv = manifest.kv
     dtype, channels = {
         "fp32": ("float32", kv.head_dim),
         "int8": ("int8", kv.head_dim),
-        "int4": ("uint8", kv.head_dim // 2),
+        "int4": ("uint8" if flavour == "ort" else "int8", kv.head_dim // 2),
     }[manifest.precision.kv]
     pair: _Place = (dtype, [1, kv.kv_heads, rows, channels])
     return pair, ("float32", [len(kv.planes), kv.kv_heads, rows])

@@ -5,6 +5,8 @@ The list and its facts load without torch; a cut needs it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgetok.errors import UsageError
 from edgetok.prefill import (
     adatoken_3d,
@@ -26,6 +28,7 @@ from edgetok.prefill import (
     yopo,
 )
 from edgetok.prefill.method import Prefill, PrefillMethod
+from edgetok.prefill.plan import read_plan
 
 __all__ = ["PREFILL_METHODS", "Prefill", "PrefillMethod", "find_prefill"]
 
@@ -55,16 +58,21 @@ NONE = "none"
 
 
 def find_prefill(text: str | Prefill | None) -> Prefill | None:
-    """What a user typed as NAME or NAME:RATIO, or one that is given as itself; None for "none".
+    """What a user typed: NAME, NAME:RATIO or a plan file (*.json); None for "none".
+
+    One that is given is itself.
 
     Raises:
         UsageError: for an unknown name, or a ratio that is none in 0..1 without 0.
+        InputError: for a plan file that is none.
 
     >>> find_prefill("fastv:0.25").ratio
     0.25
     """
     if text is None or isinstance(text, Prefill):
         return text
+    if text.strip().endswith(".json"):
+        return read_plan(Path(text.strip()), PREFILL_METHODS)
     name, colon, given = text.strip().partition(":")
     if name == NONE and not colon:
         return None

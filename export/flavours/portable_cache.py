@@ -42,24 +42,24 @@ def spelling_of(kv: str) -> DecoderSpelling:
     width = partial(width_of, bits=BITS[kv])
     buffers = tuple(CacheBuffer(name, torch.int8, width) for name in rows)
     buffers += tuple(CacheBuffer(name, torch.float32, lambda _: 1) for name in scales)
-    attention = NibbleAttention if kv == "int4" else SlotAttention
-    return DecoderSpelling(attention, standard_norms, buffers)
+    return DecoderSpelling(partial(SlotAttention, bits=BITS[kv]), standard_norms, buffers)
 
 
 @dataclass
 class CacheAttention:
     """Causal attention over float32 buffers.
 
-    Rows that begin a cache attend to each other as they are; the one row of a step attends to what
-    the buffers then hold.
+    Rows that begin a cache attend to each other as they are; rows behind it attend to what the
+    buffers then hold.
 
     Args:
         past: per layer the buffers of the spelling.
         lengths: int32 [L], true rows of each layer after this call minus one.
-        positions: int64 [L, 1], rotary position of the one row that is added to each layer; None
+        positions: int64 [L, R], rotary positions of R rows that are added to each layer; None
             where the rows begin a cache, and are numbered from 0.
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
         scales: per layer what is measured of key and value channels, [1, G, 1, H], or None.
+        bits: of a buffer's numbers, where there are scales.
     """
 
     past: list[tuple[Tensor, ...]]
@@ -67,25 +67,29 @@ class CacheAttention:
     positions: Tensor | None
     rotary: list[tuple[Tensor, Tensor]]
     scales: list[tuple[Tensor, Tensor]] | None
+    bits: int = 8
     present: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._starts = torch.split(self.lengths.to(torch.int64), 1)
+        self._last = torch.split(self.lengths.to(torch.int64), 1)
         self._positions = () if self.positions is None else torch.split(self.positions, 1)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        layer = len(self.present)
+        layer, count = len(self.present), query.shape[2]
         query, key = self._rotate(query, layer), self._rotate(key, layer)
-        start = self._starts[layer] if self._positions else torch.zeros(1, dtype=torch.int64)
         query, key, value = self.equalise(layer, query, key, value)
+        places = torch.arange(count)
+        start = torch.zeros(1, dtype=torch.int64)
+        if self._positions:
+            start = self._last[layer] - (count - 1)
         self.present.append(self.write(self.past[layer], key, value, start))
-        if not self._positions:
-            return _attend_causally(query, key, value, scaling)
-        key, value = self.read(self.present[layer])
-        mask = torch.arange(key.shape[2]) <= start
-        return _attend_to_cache(query, key, value, scaling, mask.reshape(1, 1, 1, -1))
+        if self._positions:
+            key, value = self.read(self.present[layer])
+            places = places + start
+        seen = torch.arange(key.shape[2])[None] <= places[:, None]  # [S, C]
+        return (_attend if count == 1 else _attend_spelled)(query, key, value, scaling, seen)
 
     def equalise(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor
@@ -117,8 +121,6 @@ class CacheAttention:
 class SlotAttention(CacheAttention):
     """Over bytes with a scale per slot and head (`edgetok.kv.stores.slots`)."""
 
-    bits = 8
-
     def equalise(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,39 +150,32 @@ class SlotAttention(CacheAttention):
         )
 
 
-class NibbleAttention(SlotAttention):
-    """Over two channels per byte."""
-
-    bits = BITS["int4"]
-
-
-def _attend_causally(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Attention of each row to those before it and itself, spelled out.
-
-    TensorRT for RTX 1.7 builds no float32 engine of a decoder's `Attention` with many rows.
-    """
-    (heads, count, head_dim), groups = query.shape[1:], key.shape[1]
-    query = (query * scaling).reshape(groups, heads // groups, count, head_dim)
-    scores = query @ key[0].transpose(1, 2).unsqueeze(1)  # [G, heads / G, S, S]
-    places = torch.arange(count)
-    scores = torch.where(places[None] <= places[:, None], scores, FORBIDDEN)
-    rows = torch.softmax(scores, dim=-1) @ value[0].unsqueeze(1)
-    return merge_heads(rows.reshape(1, heads, count, head_dim))
-
-
-def _attend_to_cache(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor
-) -> Tensor:
-    """Attention of one row where `mask` [1, 1, 1, C] is true."""
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor) -> Tensor:
+    """Attention where `seen` [S, C] is true, as one operator."""
     rows = torch.onnx.ops.symbolic(
         "Attention",
-        (query, key, value, mask),
+        (query, key, value, seen[None, None]),
         attrs={"scale": float(scaling)},
         dtype=query.dtype,
         shape=query.shape,
         version=OPSET,
     )
     return merge_heads(rows)
+
+
+def _attend_spelled(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor
+) -> Tensor:
+    """The same, spelled out.
+
+    TensorRT for RTX 1.7 builds no float32 engine of a decoder's `Attention` with many rows.
+    """
+    (heads, count, head_dim), groups = query.shape[1:], key.shape[1]
+    query = (query * scaling).reshape(groups, heads // groups, count, head_dim)
+    scores = query @ key[0].transpose(1, 2).unsqueeze(1)  # [G, heads / G, S, C]
+    scores = torch.where(seen, scores, FORBIDDEN)
+    rows = torch.softmax(scores, dim=-1) @ value[0].unsqueeze(1)
+    return merge_heads(rows.reshape(1, heads, count, head_dim))
 
 
 def _scatter(buffer: Tensor, rows: Tensor, start: Tensor) -> Tensor:

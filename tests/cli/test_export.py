@@ -136,3 +136,25 @@ def test_a_signal_in_the_middle_leaves_nothing(
     assert (process.returncode, out) == (code, ""), err
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_policy_and_its_bytes_are_shown(edgetok: Run, model_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "kept.bundle"
+    options = ["--budgets", "full", "--prompt-tokens", "48", "--new-tokens", "8"]
+    policy = ["--kv-policy", "streaming", "--kv-slots", "40", "--parity-images", "1"]
+    made = edgetok("export", model_dir, "-o", out, *options, *policy, "--json")
+    assert made.code == 0, made.err
+    shown = edgetok("inspect", out, "--json").json
+    assert (shown["kv"]["policy"], shown["kv"]["keep"]) == ("streaming", [35, 35])
+    # Two layers of 40 rows and a scratch of 35: keys and values of 2 heads of 16 float32.
+    assert shown["cache_bytes"] == (2 * 40 + 35) * 2 * 2 * 16 * 4
+    text = edgetok("inspect", out).out
+    assert "streaming: a full layer keeps 35 rows, without end" in text
+
+
+def test_policies_are_refused_in_one_sentence(edgetok: Run, model_dir: Path, tmp_path: Path):
+    refused = edgetok(
+        "export", model_dir, "-o", tmp_path / "x", "--kv-policy", "h2o", "--kv-slots", "9"
+    )
+    assert refused.code == 2
+    assert "raise --kv-slots to" in refused.err and "Traceback" not in refused.err

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgetok
 from edgetok import names
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.reader import Bundle
@@ -24,6 +25,7 @@ from edgetok.families import open_model
 from edgetok.kv import POLICIES, Policy, find_policy, make_room
 from edgetok.kv.policies import snapkv
 from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, BEFORE = 48, 16, 5
 SLOTS = {"pyramidkv": 60}
@@ -198,6 +200,19 @@ def test_whole_numbers_stay_close(name: str, kv: str, kept: Kept) -> None:
         cosines.append(float(torch.cosine_similarity(torch.tensor(got), want, dim=0)))
     assert np.mean(cosines) > {"int8": 0.98, "int4": 0.7}[kv]
     assert np.mean(cosines[-20:]) > {"int8": 0.98, "int4": 0.7}[kv]  # rounding does not pile up
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_answer_goes_on_beyond_the_cache(name: str, export) -> None:
+    model = edgetok.load(export(name), threads=1)
+    image, room = np.zeros((20, 20, 3), np.uint8), max(model.manifest.kv.slots)
+    answers = [model.generate(image, "What is it?", max_new_tokens=90, temperature=2.0, seed=s)
+               for s in range(8)]  # fmt: skip
+    assert max(len(answer.token_ids) for answer in answers) > room
+    assert {answer.stop_reason for answer in answers} <= {"stop", "length"}
+    again = model.generate(image, "What is it?", max_new_tokens=90, temperature=2.0, seed=7)
+    assert again.token_ids == answers[7].token_ids  # nothing of an answer stays behind
+    assert not verify(Bundle.open(export(name)), model).failures
 
 
 @pytest.mark.parametrize(("name", "kv"), [("visual", "fp32"), ("streaming", "int4")])

@@ -74,6 +74,7 @@ def test_portable_graphs_are_proved_and_lie_beside(
     assert [(s.stage, s.bucket) for s in spelled] == [
         ("tower", None),
         ("embed", None),
+        ("extend", None),
         ("decode", None),
         ("compress", 4),
         ("prefill", 4),
@@ -86,7 +87,8 @@ def test_portable_graphs_are_proved_and_lie_beside(
         assert b"com.microsoft" not in opened.graph(stage)
     proved = {c["stage"] for c in report.parity["checks"] if c["stage"].startswith("portable")}
     assert proved == {
-        f"portable {name}" for name in ("tower", "compress", "prefill", "decode", "end to end")
+        f"portable {name}"
+        for name in ("tower", "compress", "prefill", "extend", "decode", "end to end")
     }
 
 

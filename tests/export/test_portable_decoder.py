@@ -22,7 +22,7 @@ from edgetok.export.flavours import portable
 from edgetok.export.graphs import GraphBuilder, Scales
 from edgetok.export.quantized import hold_portable
 from edgetok.export.reference import Answer, Reference
-from edgetok.export.reference_slots import SlotCache
+from edgetok.export.reference_slots import SlotReference
 from edgetok.export.runner import GraphRunner
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
@@ -69,7 +69,7 @@ def build_runner(
         flavour,
         kv_bits=BITS[kv],
     )
-    jobs = [("prefill", 4), ("prefill", 16), ("decode", None)]
+    jobs = [("prefill", 4), ("prefill", 16), ("decode", None), ("extend", None)]
     graphs = [builder.build_one(stage, budget, flavour) for stage, budget in jobs]
     for graph in graphs if flavour == "portable" else []:
         model = onnx.load_model_from_string(graph.data)
@@ -109,9 +109,9 @@ def answer_twice(
     parts: Parts, runner: GraphRunner, embeds: torch.Tensor, budget: int, kv: str
 ) -> tuple[Answer, Any]:
     """What PyTorch answers with rounded rows, and what the graphs do."""
-    scales = scales_of(parts, kv)
-    rows = None if scales is None else SlotCache(scales, BITS[kv])
-    want = Reference(parts, find_method("visionzip")).answer(embeds, NEW_TOKENS, rows)
+    exact = Reference(parts, find_method("visionzip"))
+    reference = SlotReference(exact, scales_of(parts, kv), BITS[kv])
+    want = reference.answer(embeds, NEW_TOKENS)
     return want, runner.answer(budget, embeds[0].numpy(), NEW_TOKENS, ())
 
 
@@ -121,7 +121,7 @@ def test_rounding_of_rows_is_felt(parts: Parts) -> None:
     assert scales is not None
     reference, embeds = Reference(parts, find_method("visionzip")), embeds_of(parts, 9)
     exact = reference.answer(embeds, NEW_TOKENS).logits
-    rounded = reference.answer(embeds, NEW_TOKENS, SlotCache(scales, 4)).logits
+    rounded = SlotReference(reference, scales, 4).answer(embeds, NEW_TOKENS).logits
     assert torch.equal(exact[0], rounded[0])
     assert (exact[1] - rounded[1]).abs().max() > 0.02
 
@@ -132,6 +132,20 @@ def test_padding_of_the_prompt_is_never_seen(parts: Parts, runner_of: Any) -> No
     small, _ = runner.answer(4, embeds, NEW_TOKENS, ())
     large, _ = runner.answer(16, embeds, NEW_TOKENS, ())
     np.testing.assert_allclose(small, large, atol=1e-4)
+
+
+@pytest.mark.parametrize("kv", ["fp32", "int8", "int4"])
+def test_a_chunk_does_what_single_steps_do(parts: Parts, runner_of: Any, kv: str) -> None:
+    runner, embeds = runner_of(kv), embeds_of(parts, 9)[0].numpy()
+    ids = list(range(20, 20 + runner.chunk_rows))
+    runner.begin(4, embeds)
+    want = [runner.step(token) for token in ids][-1]
+    after = runner.step(7)
+    runner.begin(4, embeds)
+    got = runner.put(parts.text.embed(torch.tensor(ids)).detach().numpy())
+    assert len(ids) > 4
+    assert np.median(np.abs(got - want)) < 1e-4
+    assert np.median(np.abs(runner.step(7) - after)) < 1e-4
 
 
 def test_layers_of_different_lengths_and_positions(parts: Parts, runner_of: Any) -> None:

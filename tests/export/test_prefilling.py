@@ -24,12 +24,14 @@ from edgetok.export.parity_prefill import split_cuts
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference import Reference
 from edgetok.export.reference_prefill import PrefillReference
+from edgetok.export.rows import Rows, weave
 from edgetok.export.runner import GraphRunner
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import Ladder, build_ladder
 from edgetok.methods import METHODS
 from edgetok.prefill import PREFILL_METHODS, Prefill, find_prefill
+from edgetok.prefill.probes import Span
 from edgetok.runtimes.load import load
 from edgetok.runtimes.verify import verify
 
@@ -265,8 +267,8 @@ def test_a_runtime_wants_to_know_where_the_image_is(pyramid: Path) -> None:
         runtime.prefill(bucket, rows)
     for start in (-1, 14, 30):  # 16 visual rows, and text behind them
         with pytest.raises(InputError, match="do not fit in front of the last of 30"):
-            runtime.prefill(bucket, rows, start)
-    assert np.isfinite(runtime.prefill(bucket, rows, 13)).all()
+            runtime.prefill(bucket, rows, visual_start=start)
+    assert np.isfinite(runtime.prefill(bucket, rows, visual_start=13)).all()
 
 
 @pytest.mark.slow
@@ -332,9 +334,9 @@ def test_slots_are_what_the_neediest_rung_leaves() -> None:
 
 def test_gather_keeps_text_where_it_is() -> None:
     """`gather_at` and `drop_all_vision_at` on rows that are numbers."""
-    span = prefilling.Span(torch.tensor([2]), torch.tensor([8]), 4, 6, 10)
+    span = Span(torch.tensor([2]), torch.tensor([8]), 4, 6, 10)
     x = torch.arange(10.0).reshape(1, 10, 1)
-    rows = prefilling.Rows(x, span, torch.arange(10), torch.arange(4))
+    rows = Rows(x, span, torch.arange(10), torch.arange(4))
     kept = rows.keep(tokens.Plan.gather(torch.tensor([1, 3]), 4))
     assert kept.x.flatten().tolist() == [0, 1, 3, 5, 6, 7, 8, 9]
     assert kept.positions is not None and kept.positions.tolist() == [0, 1, 3, 5, 6, 7, 8, 9]
@@ -344,7 +346,7 @@ def test_gather_keeps_text_where_it_is() -> None:
     assert mixed.x.flatten().tolist() == [0, 1, 2, 4, 6, 7, 8, 9]
     text = kept.drop_all_vision()
     assert text.x.flatten().tolist() == [0, 1, 6, 7, 8, 9] and int(text.span.last) == 4
-    woven = prefilling.weave(span, x[:, [0, 1, 6, 7, 8, 9]], x[:, 2:6])
+    woven = weave(span, x[:, [0, 1, 6, 7, 8, 9]], x[:, 2:6])
     assert woven.flatten().tolist() == list(range(10))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetok.errors import UsageError
+from edgetok.calibration.planner import fit_sigmoid
+from edgetok.errors import InputError, UsageError
 from edgetok.prefill import PREFILL_METHODS, find_prefill
 from edgetok.prefill.schedules import at_depths, by_powers, scale
 
@@ -79,6 +82,57 @@ def test_wrong_names_and_ratios_are_refused(text: str, words: str) -> None:
     with pytest.raises(UsageError) as found:
         find_prefill(text)
     assert words in str(found.value) and "\n" not in str(found.value)
+
+
+def write_plan(folder: Path, **fields: object) -> str:
+    path = folder / "plan.json"
+    path.write_text(json.dumps({"method": "pyramiddrop", "shares": [1, 0.5, 0.5, 0]} | fields))
+    return str(path)
+
+
+def test_a_plan_says_what_each_layer_sees(tmp_path: Path) -> None:
+    found = find_prefill(write_plan(tmp_path))
+    assert found is not None
+    assert (found.name, found.ratio) == ("pyramiddrop+planned", 0.5)
+    assert found.counts(4, 576) == (576, 288, 288, 0) and found.counts(4, 3) == (3, 1, 1, 0)
+    assert found.removed(4, 10) == [0, 5, 5, 10]
+    with pytest.raises(UsageError, match=r"plan.json has shares for 4 layers .* has 6"):
+        found.counts(6, 576)
+
+
+def test_what_the_planner_finds_can_be_exported(tmp_path: Path) -> None:
+    """Counts of a sigmoid at half the cost become shares, and those the same counts."""
+
+    def cost(keep: tuple[int, ...]) -> float:
+        return float(sum(keep))
+
+    keep = fit_sigmoid(576, 6, metric=cost, cost=cost, budget=0.5 * 6 * 576)
+    found = find_prefill(write_plan(tmp_path, shares=[count / 576 for count in keep]))
+    assert found is not None and found.counts(6, 576) == keep
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"shares": [0.5, 0.5]}, "must begin with 1 and never rise"),
+        ({"shares": [1, 0.5, 0.6]}, "must begin with 1 and never rise"),
+        ({"shares": [1, 1.5]}, "no plan of shares by layer: Expected `float` <= 1"),
+        ({"shares": [1]}, "no plan of shares by layer"),
+        ({"shares": [1, "x"]}, "no plan of shares by layer"),
+        ({"method": "todre"}, "no method 'todre' that chooses tokens; use fastv"),
+        ({"method": "x"}, "no method 'x'"),
+        ({"more": 1}, "unknown field `more`"),
+    ],
+)
+def test_wrong_plans_are_refused(fields: dict[str, object], words: str, tmp_path: Path) -> None:
+    with pytest.raises((UsageError, InputError)) as found:
+        find_prefill(write_plan(tmp_path, **fields))
+    assert words in str(found.value) and "\n" not in str(found.value)
+
+
+def test_a_missing_plan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no\.json is no plan"):
+        find_prefill(str(tmp_path / "no.json"))
 
 
 def test_none_is_none() -> None:

@@ -1,0 +1,56 @@
+"""ThinK (arXiv 2407.21018): keys without the channels that questions hardly use.
+
+Which channels stay is decided per head from the last queries of the prompt and all its keys; rows
+behind the prompt keep every channel. Exact: how many channels stay is a constant.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WINDOW = 32  # last queries that are asked
+
+
+def choose_channels(queries: Tensor, keys: Tensor, keep: int) -> Tensor:
+    """Channels of the largest product of mean squares, ascending: int64 [1, G, keep].
+
+    Args:
+        queries: float32 [1, heads, w, H], rotated; the heads of a group count alike.
+        keys: float32 [1, G, S, H], rotated.
+    """
+    import torch
+
+    groups, head_dim = keys.shape[1], keys.shape[3]
+    asked = queries.reshape(1, groups, -1, head_dim).square().mean(2)
+    importance = asked * keys.square().mean(2)
+    return torch.topk(importance, keep, dim=-1).indices.sort(-1).values
+
+
+def prune(keys: Tensor, channels: Tensor) -> Tensor:
+    """Keys [1, G, S, H] without the other channels: [1, G, S, keep]."""
+    rows = keys.shape[2]
+    return keys.gather(3, channels.unsqueeze(2).expand(-1, -1, rows, -1))
+
+
+def score(query: Tensor, pruned: Tensor, channels: Tensor, recent: Tensor) -> Tensor:
+    """Products of one query per head with pruned and recent keys.
+
+    Args:
+        query: float32 [1, heads, 1, H], scaled.
+        pruned: [1, G, S, keep].
+        channels: int64 [1, G, keep].
+        recent: [1, G, R, H], with all channels.
+
+    Returns:
+        float32 [1, heads, 1, S + R].
+    """
+    import torch
+
+    heads, groups = query.shape[1], pruned.shape[1]
+    rows = query.reshape(1, groups, heads // groups, -1)
+    picked = rows.gather(3, channels.unsqueeze(2).expand(-1, -1, heads // groups, -1))
+    parts = [picked @ pruned.transpose(2, 3), rows @ recent.transpose(2, 3)]
+    return torch.cat(parts, dim=-1).reshape(1, heads, 1, -1)

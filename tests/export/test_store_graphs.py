@@ -1,0 +1,110 @@
+"""The explicit KV stores as graphs: standard operators, constant shapes, the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgetok.export.flavours import portable
+from edgetok.export.trace import quiet, trace
+from edgetok.kv.stores import kivi, think, tidaldecode, zipcache
+
+G, H, HEADS, C, R = 2, 16, 4, 16, 4
+DYNAMIC = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress"}
+
+
+class _Graph(nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
+
+
+def _fields(held: Any) -> list[Tensor]:
+    return [getattr(held, name) for name in held.__dataclass_fields__]
+
+
+def _flush(*x: Tensor) -> Any:
+    return tuple(_fields(kivi.flush(kivi.Region(*x[:6]), kivi.Ring(*x[6:8]), x[8], 2)))
+
+
+def _step(*x: Tensor) -> Any:
+    """One step over a KIVI cache: the new row waits, and everything is read."""
+    region, ring, (key, value, count) = kivi.Region(*x[:6]), kivi.Ring(*x[6:8]), x[8:]
+    ring = kivi.stage(ring, key, value, count)
+    keys, values, true = kivi.read(region, ring, count + 1, 2)
+    return ring.keys, ring.values, keys, values, true.float()
+
+
+def _repack(*x: Tensor) -> Any:
+    tiers = [zipcache.Tier(*x[:7]), zipcache.Tier(*x[7:14])]
+    held = zipcache.repack(tiers, *x[14:17], (x[17], x[18]))
+    changed = ("keys", "values", "value_least", "value_step")
+    return tuple(getattr(tier, name) for tier in held for name in changed)
+
+
+def _read(*x: Tensor) -> Any:
+    return zipcache.read(zipcache.Tier(*x), zipcache.LOW_BITS)
+
+
+def _think(query: Tensor, keys: Tensor, asked: Tensor, recent: Tensor) -> Any:
+    channels = think.choose_channels(asked, keys, 10)
+    return (think.score(query, think.prune(keys, channels), channels, recent),)
+
+
+def _tidal(query: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Any:
+    true = torch.arange(C) < count
+    rows = tidaldecode.choose_rows(query, keys, true, 5)
+    return (tidaldecode.attend(query, keys, values, rows, true),)
+
+
+def _inputs() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
+    torch.manual_seed(0)
+    rows = [torch.randn(1, G, R, H) for _ in range(2)]
+    region = kivi.flush(kivi.empty_region(G, C, H, R, 2), kivi.Ring(*rows), torch.tensor([1]), 2)
+    key, value, count = torch.randn(1, G, 1, H), torch.randn(1, G, 1, H), torch.tensor([9])
+    keys, values = torch.randn(1, G, C, H), torch.randn(1, G, C, H)
+    tiers = zipcache.pack(keys, values, torch.randn(1, G, C), (14, 10))
+    held = [field for tier in tiers for field in _fields(tier)]
+    tail = [torch.randn(1, G, R, H), torch.randn(1, G, R, H), torch.randn(1, G, R)]
+    starts = [torch.tensor([10]), torch.tensor([6])]
+    query, recent = torch.randn(1, HEADS, 1, H), torch.randn(1, G, 3, H)
+    return {
+        "kivi flush": (_flush, [*_fields(region), *rows, torch.tensor([2])]),
+        "kivi step": (_step, [*_fields(region), *rows, key, value, count]),
+        "zipcache repack": (_repack, [*held, *tail, *starts]),
+        "zipcache read": (_read, _fields(tiers[1])),
+        "think": (_think, [query, keys, torch.randn(1, HEADS, 6, H), recent]),
+        "tidaldecode": (_tidal, [query, keys, values, count]),
+    }
+
+
+@pytest.mark.parametrize("name", _inputs())
+def test_stores_freeze(name: str) -> None:
+    function, given = _inputs()[name]
+    want = function(*given)
+    inputs = {f"in_{i}": x for i, x in enumerate(given)}
+    outputs = [f"out_{i}" for i in range(len(want))]
+    with quiet():
+        model = trace(_Graph(function), inputs, outputs, name, portable.OPSET)
+    model.ir_version = portable.IR_VERSION
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    assert {node.domain for node in proto.graph.node} == {""}
+    assert not DYNAMIC & {node.op_type for node in proto.graph.node}
+    for output in proto.graph.output:
+        assert all(d.HasField("dim_value") for d in output.type.tensor_type.shape.dim)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    read = {value.name for value in session.get_inputs()}
+    got = session.run(outputs, {n: x.numpy() for n, x in inputs.items() if n in read})
+    for value, wanted in zip(got, want, strict=True):
+        torch.testing.assert_close(torch.from_numpy(value), wanted, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,223 @@
+"""Explicit stores against plain loops, step by step for twice what they hold."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from edgetok.kv.stores import kivi, levels, think, tidaldecode, zipcache
+
+G, H, HEADS = 2, 16, 4
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def at(number: int) -> torch.Tensor:
+    return torch.tensor([number])
+
+
+def rounded(
+    values: list[float], bits: int, given: tuple[float, float] | None = None
+) -> list[float]:
+    """Min-max levels of a list of numbers, one after another."""
+    top = 2**bits - 1
+    least, most = given or (min(values), max(values))
+    step = np.float32(max((np.float32(most) - np.float32(least)) / np.float32(top), 1e-8))
+    found = []
+    for value in values:
+        level = min(max(round(float((np.float32(value) - np.float32(least)) / step)), 0), top)
+        found.append(level * float(step) + least)
+    return found
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_bytes_hold_levels(bits: int) -> None:
+    rows = draw(1, G, 5, H)
+    least, step = levels.find_range(rows, 3, bits)
+    packed = levels.to_levels(rows, least, step, bits)
+    assert packed.dtype == torch.int8
+    assert packed.shape[-1] == H * bits // 8
+    back = levels.from_levels(packed, least, step, bits)
+    for group in range(G):
+        for slot in range(5):
+            want = rounded(rows[0, group, slot].tolist(), bits)
+            assert back[0, group, slot].tolist() == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_kivi_step_by_step(bits: int) -> None:
+    waiting, slots = 4, 16
+    region = kivi.empty_region(G, slots, H, waiting, bits)
+    ring = kivi.Ring(torch.zeros(1, G, waiting, H), torch.zeros(1, G, waiting, H))
+    keys: list[torch.Tensor] = []  # the loop's own memory: rows as they came, then as flushed
+    values: list[torch.Tensor] = []
+    for count in range(slots + waiting):
+        if count and count % waiting == 0:
+            region = kivi.flush(region, ring, at(count // waiting - 1), bits)
+            _flush_loop(keys, values, waiting, bits)
+        key, value = draw(1, G, 1, H, seed=2 * count), draw(1, G, 1, H, seed=2 * count + 1)
+        ring = kivi.stage(ring, key, value, at(count))
+        keys.append(key[0, :, 0].clone())
+        values.append(value[0, :, 0].clone())
+        got_keys, got_values, true = kivi.read(region, ring, at(count + 1), bits)
+        assert int(true.sum()) == count + 1
+        torch.testing.assert_close(got_keys[0][:, true], torch.stack(keys, 1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            got_values[0][:, true], torch.stack(values, 1), atol=1e-5, rtol=0
+        )
+
+
+def _flush_loop(
+    keys: list[torch.Tensor], values: list[torch.Tensor], waiting: int, bits: int
+) -> None:
+    last = range(len(keys) - waiting, len(keys))
+    for group in range(G):
+        for channel in range(H):
+            column = rounded([float(keys[i][group, channel]) for i in last], bits)
+            for i, value in zip(last, column, strict=True):
+                keys[i][group, channel] = value
+        for i in last:
+            values[i][group] = torch.tensor(rounded(values[i][group].tolist(), bits))
+
+
+def test_zipcache_packs_and_packs_again() -> None:
+    prompt, tail, times = 20, 5, 4  # 12 and 8 rows, then 3 and 2 more each time
+    keys, values, salience = (
+        draw(1, G, prompt, H),
+        draw(1, G, prompt, H, seed=1),
+        draw(1, G, prompt),
+    )
+    tiers = zipcache.pack(keys, values, salience, (12 + 3 * times, 8 + 2 * times))
+    want = [_zip_loop(keys, values, salience, tier) for tier in (0, 1)]
+    _compare_tiers(tiers, want)
+    for time in range(times):
+        new = draw(1, G, tail, H, seed=5 + time), draw(1, G, tail, H, seed=50 + time)
+        score = draw(1, G, tail, seed=500 + time)
+        starts = at(12 + 3 * time), at(8 + 2 * time)
+        tiers = zipcache.repack(tiers, *new, score, starts)
+        for tier in (0, 1):
+            _zip_append(want[tier], *new, score, tier)
+        _compare_tiers(tiers, want)
+
+
+def _places(salience: torch.Tensor, group: int, tier: int) -> list[int]:
+    scores = salience[0, group].tolist()
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    salient = round(0.6 * len(scores))
+    return sorted(order[:salient] if tier == 0 else order[salient:])
+
+
+def _zip_loop(
+    keys: torch.Tensor, values: torch.Tensor, salience: torch.Tensor, tier: int
+) -> list[dict]:
+    """Per head: the ranges of its keys, its divisors, and its rows."""
+    heads = []
+    for group in range(G):
+        chosen = _places(salience, group, tier)
+        columns = keys[0, group, chosen]
+        largest = values[0, group, chosen].abs().max(0).values.tolist()
+        heads.append(
+            {
+                "ranges": [(float(c.min()), float(c.max())) for c in columns.T],
+                "divisor": [math.sqrt(x) for x in largest],
+                "rows": [],
+            }
+        )
+    _zip_append(heads, keys, values, salience, tier)
+    return heads
+
+
+def _zip_append(
+    heads: list[dict], keys: torch.Tensor, values: torch.Tensor, salience: torch.Tensor, tier: int
+) -> None:
+    bits = (4, 2)[tier]
+    for group, head in enumerate(heads):
+        for i in _places(salience, group, tier):
+            key = [
+                rounded([float(x)], bits, span)[0]
+                for x, span in zip(keys[0, group, i], head["ranges"], strict=True)
+            ]
+            even = [float(x) / d for x, d in zip(values[0, group, i], head["divisor"], strict=True)]
+            value = [x * d for x, d in zip(rounded(even, bits), head["divisor"], strict=True)]
+            head["rows"].append((key, value))
+
+
+def _compare_tiers(tiers: list[zipcache.Tier], want: list[list[dict]]) -> None:
+    for tier, (held, heads) in enumerate(zip(tiers, want, strict=True)):
+        keys, values = zipcache.read(held, (4, 2)[tier])
+        for group, head in enumerate(heads):
+            count = len(head["rows"])
+            for got, side in ((keys, 0), (values, 1)):
+                rows = torch.tensor([row[side] for row in head["rows"]])
+                torch.testing.assert_close(got[0, group, :count], rows, atol=1e-4, rtol=0)
+
+
+def test_think_keeps_the_channels_that_questions_use() -> None:
+    queries, keys, recent = (
+        draw(1, HEADS, 6, H),
+        draw(1, G, 30, H, seed=1),
+        draw(1, G, 3, H, seed=2),
+    )
+    keep = 10
+    channels = think.choose_channels(queries, keys, keep)
+    query = draw(1, HEADS, 1, H, seed=3)
+    got = think.score(query, think.prune(keys, channels), channels, recent)
+    for group in range(G):
+        asked = queries[0, 2 * group : 2 * group + 2].reshape(-1, H)
+        importance = [
+            sum(float(q) ** 2 for q in asked[:, d])
+            * sum(float(k) ** 2 for k in keys[0, group, :, d])
+            for d in range(H)
+        ]
+        kept = sorted(sorted(range(H), key=lambda d: -importance[d])[:keep])
+        assert channels[0, group].tolist() == kept
+        for head in (2 * group, 2 * group + 1):
+            q = query[0, head, 0]
+            want = [sum(float(q[d] * k[d]) for d in kept) for k in keys[0, group]]
+            want += [float(q @ k) for k in recent[0, group]]
+            assert got[0, head, 0].tolist() == pytest.approx(want, abs=1e-4)
+
+
+def test_think_with_all_channels_is_dense() -> None:
+    keys, query = draw(1, G, 9, H), draw(1, HEADS, 1, H, seed=1)
+    channels = think.choose_channels(draw(1, HEADS, 4, H, seed=2), keys, H)
+    got = think.score(query, think.prune(keys, channels), channels, keys[:, :, :2])
+    dense = query @ keys.repeat_interleave(2, 1).transpose(2, 3)
+    torch.testing.assert_close(got[..., :9], dense)
+
+
+def test_tidaldecode_reads_what_a_selection_layer_chose() -> None:
+    slots, held, k = 40, 25, 7
+    keys, values = draw(1, G, slots, H), draw(1, G, slots, H, seed=1)
+    true = torch.arange(slots) < held
+    asked, query = draw(1, HEADS, 1, H, seed=2), draw(1, HEADS, 1, H, seed=3)
+    rows = tidaldecode.choose_rows(asked, keys, true, k)
+    got = tidaldecode.attend(query, keys, values, rows, true)
+    for group in range(G):
+        paid = [0.0] * held
+        for head in (2 * group, 2 * group + 1):
+            grown = [math.exp(float(asked[0, head, 0] @ keys[0, group, i])) for i in range(held)]
+            paid = [p + g / sum(grown) for p, g in zip(paid, grown, strict=True)]
+        chosen = sorted(range(held), key=lambda i: -paid[i])[:k]
+        assert sorted(rows[0, group].tolist()) == sorted(chosen)
+        for head in (2 * group, 2 * group + 1):
+            grown = [math.exp(float(query[0, head, 0] @ keys[0, group, i])) for i in chosen]
+            want = sum(
+                g / sum(grown) * values[0, group, i] for g, i in zip(grown, chosen, strict=True)
+            )
+            torch.testing.assert_close(got[0, head, 0], want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("held", [3, 7])
+def test_tidaldecode_with_room_for_all_is_dense(held: int) -> None:
+    keys, values, query = draw(1, G, 9, H), draw(1, G, 9, H, seed=1), draw(1, HEADS, 1, H, seed=2)
+    true = torch.arange(9) < held
+    rows = tidaldecode.choose_rows(query, keys, true, 7)
+    got = tidaldecode.attend(query, keys, values, rows, true)
+    dense = torch.softmax(query @ keys[:, :, :held].repeat_interleave(2, 1).transpose(2, 3), -1)
+    torch.testing.assert_close(got, dense @ values[:, :, :held].repeat_interleave(2, 1))
