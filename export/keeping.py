@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.export.flavours.ort import CacheAttention
 from edgetok.export.flavours.packing import PackingAttention
-from edgetok.export.stages import Decoder, rotary_tables
+from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
 from edgetok.kv import Room
 from edgetok.kv.policy import TEXT
@@ -52,9 +52,15 @@ class KeepingDecoder(Decoder):
 class PackingPrefill(KeepingDecoder):
     """input embeddings [1, S, D], padded on the right -> logits [1, W] and the packed cache."""
 
+    back_cos: Tensor
+    back_sin: Tensor
+
     def __init__(self, *args: Any, text_rows: int, **more: Any) -> None:
         super().__init__(*args, **more)
         self.text_rows = text_rows
+        back_cos, back_sin = turning_tables(self.text, self._rotary()[0][0].shape[0])
+        self.register_buffer("back_cos", back_cos)
+        self.register_buffer("back_sin", back_sin)
 
     @property
     def reads_places(self) -> bool:
@@ -71,6 +77,7 @@ class PackingPrefill(KeepingDecoder):
             start[0] if start else None,
             self.text_rows,
             self.draws,
+            (self.back_cos, self.back_sin),
         )
         rows = self.attend(embeds, attention)
         held = [buffer for buffers in attention.present for buffer in buffers]
@@ -122,7 +129,7 @@ class Compact(nn.Module):
         self, text: TextParts, positions: int, bits: int | None, room: Room, layer: int
     ) -> None:
         super().__init__()
-        cos, sin = rotary_tables(text, positions)
+        cos, sin = turning_tables(text, positions)
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
         self.room, self.layer, self.bits = room, layer, bits
@@ -152,6 +159,17 @@ class Compact(nn.Module):
             return turn_back(keys, by, self.cos, self.sin)
         turned = turn_back(unpack(keys, self.bits), by, self.cos, self.sin)
         return pack(round_levels(turned, self.bits), self.bits)
+
+
+def turning_tables(text: TextParts, count: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of turns by so many positions, [count, H / 2], as exact as float32 holds them.
+
+    The model's own tables multiply in float32 and are off by a ten-thousandth of a radian at a
+    few hundred positions; a row that is turned again and again would gather that up.
+    """
+    frequencies: Any = text.rotary.inv_freq
+    angles = torch.outer(torch.arange(count).double(), frequencies.double())
+    return angles.cos().float(), angles.sin().float()
 
 
 def draw_numbers(text: TextParts, seed: int) -> Tensor:

@@ -244,9 +244,8 @@ class CacheReference:
 
     def _turned(self, key: Array, by: int) -> Array:
         """A key, seen as complex numbers, so many positions on."""
-        cos, sin = self.text.rotary(torch.zeros(1, 1, 1), position_ids=torch.ones(1, 1).long())
-        half = len(key) // 2
-        angle = np.arctan2(sin[0, 0, :half].double().numpy(), cos[0, 0, :half].double().numpy())
+        frequencies: Any = self.text.rotary.inv_freq
+        half, angle = len(key) // 2, frequencies.double().numpy()
         turned = (key[:half] + 1j * key[half:]) * np.exp(1j * angle * by)
         return np.concatenate([turned.real, turned.imag]).astype(np.float32)
 

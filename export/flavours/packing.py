@@ -32,6 +32,7 @@ class PackingAttention:
         visual_start: int64 [1], the first visual row.
         text_rows: rows of text that the prompt has room for; the others are visual.
         draws: float32 [L, G, numbers] of a policy that draws.
+        back: cos and sin of turns back, [positions, H / 2].
     """
 
     room: Room
@@ -43,6 +44,7 @@ class PackingAttention:
     visual_start: Tensor | None
     text_rows: int
     draws: Tensor | None
+    back: tuple[Tensor, Tensor]
     present: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -117,7 +119,7 @@ class PackingAttention:
             keys, values = take(keys, places), take(values, places)
             if self.room.policy.positions == "renumbered":
                 by = (places - torch.arange(slots)).clamp(min=0)
-                keys = turn_back(keys, by, self.cos, self.sin)
+                keys = turn_back(keys, by, *self.back)
             state = [] if planes is None else [planes.gather(2, places.expand(len(planes), -1, -1))]
         scales = self.scales[layer] if self.scales else None
         return *keys_and_values(keys, values, scales, self.bits), *state
