@@ -97,6 +97,7 @@ def main() -> None:
         policies=tuple(POLICIES),
         slots=(384, 192, 96),
         kv="fp32",
+        bits=("int8", "int4", "kivi4", "kivi"),
         threads=0,
     )
     singles = [(s.image, [Turn(s.prompt, s.answer or "")]) for s in _questions(options.questions)]
@@ -147,13 +148,13 @@ def _policy_row(
 
 
 def _bits_rows(options: Any) -> Iterator[dict[str, Any]]:
-    """int8 and int4 against float32, without a policy."""
+    """Caches of fewer bits against float32, without a policy."""
     exact = _load(options, NONE, 0, "fp32")
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
     samples = _questions(options.prompts)
     wanted = [_follow(Talk(exact, tokenizer), s.image, s.prompt, None) for s in samples]
     yield {"kv": "fp32", "cache KiB": round(cache_bytes(exact.manifest) / KIB)}
-    for kv in ("int8", "int4"):
+    for kv in options.bits:
         coarse = _load(options, NONE, 0, kv)
         divergences, same = [], 0
         for sample, (logits, ids) in zip(samples, wanted, strict=True):

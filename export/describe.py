@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Literal
 
+from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import (
     FORMAT_VERSION,
     KvCache,
@@ -33,6 +34,7 @@ def describe(
     stages: list[Stage],
     prefill: Reduction | None = None,
     room: Room | None = None,
+    kivi: KiviShape | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
     text, vision = parts.text, parts.vision
@@ -67,6 +69,7 @@ def describe(
             positions=_positions(prefill, room),
             keep=[] if room is None else list(room.keep),
             planes=[] if room is None else list(room.policy.planes),
+            ring=0 if kivi is None else kivi.ring,
         ),
         text=Text(
             hidden=text.hidden,
