@@ -98,7 +98,7 @@ def main() -> None:
         policies=tuple(POLICIES),
         slots=(384, 192, 96),
         kv="fp32",
-        bits=("int8", "int4", "kivi4", "kivi"),
+        bits=("int8", "int4", "kivi4", "kivi", "zipcache"),
         threads=0,
     )
     if options.questions:

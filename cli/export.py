@@ -43,10 +43,10 @@ def export_command(
         Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
     ] = "fp32",
     kv: Annotated[
-        Literal["fp32", "int8", "int4", "kivi", "kivi4"],
+        Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"],
         typer.Option(
-            help="Precision of the KV cache; int8 and int4 need --samples, kivi (2 bits) and kivi4 "
-            "measure as they go."
+            help="Precision of the KV cache; int8 and int4 need --samples, kivi (2 bits), "
+            "kivi4 and zipcache (2 and 4 bits) measure as they go."
         ),
     ] = "fp32",
     kv_policy: Annotated[

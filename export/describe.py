@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Literal
 
-from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import (
     FORMAT_VERSION,
     KvCache,
     Manifest,
     Precision,
     Prefill,
+    RingShape,
     Rung,
     Stage,
     Text,
@@ -34,7 +34,7 @@ def describe(
     stages: list[Stage],
     prefill: Reduction | None = None,
     room: Room | None = None,
-    kivi: KiviShape | None = None,
+    ringed: RingShape | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
     text, vision = parts.text, parts.vision
@@ -69,7 +69,7 @@ def describe(
             positions=_positions(prefill, room),
             keep=[] if room is None else list(room.keep),
             planes=[] if room is None else list(room.policy.planes),
-            ring=0 if kivi is None else kivi.ring,
+            ring=0 if ringed is None else ringed.ring,
         ),
         text=Text(
             hidden=text.hidden,

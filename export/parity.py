@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from edgetok import names
-from edgetok.bundle import kivi
+from edgetok.bundle import kivi, zipcache
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
@@ -25,6 +25,7 @@ from edgetok.export.quantized import hold_quantized
 from edgetok.export.reference import Reference
 from edgetok.export.reference_kivi import KiviReference
 from edgetok.export.reference_prefill import PrefillReference
+from edgetok.export.reference_zipcache import ZipReference
 from edgetok.export.runner import GraphRunner
 from edgetok.export.steps import PARITY_TOKENS, agreement, common_steps
 from edgetok.export.undecided import is_as_open, nudged_features, nudged_pictures, shared
@@ -32,6 +33,7 @@ from edgetok.ladder import Ladder
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
+RINGED = {*kivi.BITS, zipcache.NAME}
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -169,7 +171,7 @@ def prove(
 
 def limits_of(precision: Precision) -> Limits:
     exact = precision == Precision(weights="fp32", kv="fp32")
-    grouped = precision.weights == "fp32" and precision.kv in kivi.BITS
+    grouped = precision.weights == "fp32" and precision.kv in RINGED
     return LIMITS["fp32" if exact else "slots" if grouped else "quantized"]
 
 
@@ -244,7 +246,7 @@ def prove_decoder(
         for long in (False, True)[: 1 if runner.room is None else 2]:
             prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)
         return
-    if isinstance(reference, KiviReference):
+    if isinstance(reference, KiviReference | ZipReference):
         prove_kivi(ledger, reference, runner, embeds, budget)
         return
     want = reference.answer(embeds, PARITY_TOKENS)

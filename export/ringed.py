@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from edgetok import names
 from edgetok.bundle.kivi import KiviShape
+from edgetok.bundle.manifest import RingShape
 from edgetok.export.attention import merge_heads
 from edgetok.export.flavours.ort import rotate
 from edgetok.export.flavours.packing import attend_prompt
@@ -146,7 +147,7 @@ class RingDecode(Decoder):
 
     @property
     def outputs(self) -> list[str]:
-        return [names.LOGITS, *part_names("present", self.shape, ("ring_key", "ring_value"))]
+        return [names.LOGITS, *part_names("present", self.shape, self.shape.written)]
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         size = len(self.shape.buffers)
@@ -175,14 +176,14 @@ class Flush(nn.Module):
         return tuple(part for parts in groups for part in parts)
 
 
-def part_names(side: str, shape: KiviShape, kinds: Any) -> list[str]:
+def part_names(side: str, shape: RingShape, kinds: Any) -> list[str]:
     """Names of these parts of each layer, layer by layer."""
     return [names.part(side, kind, layer) for layer in range(shape.layers) for kind in kinds]
 
 
-def past_parts(shape: KiviShape, kinds: Any) -> dict[str, Tensor]:
+def past_parts(shape: RingShape, kinds: Any) -> dict[str, Tensor]:
     """Zeros for these parts of each layer, by name."""
-    dtypes = {"int8": torch.int8, "float32": torch.float32}
+    dtypes = {"int8": torch.int8, "int32": torch.int32, "float32": torch.float32}
     found = {}
     for layer in range(shape.layers):
         for kind in kinds:

@@ -189,12 +189,28 @@ class GraphRunner:
             self._lengths[layer] = self.room.keep[layer]
 
     def _flush(self) -> None:
+        filled = self._past.get(names.part("past", "filled", 0))
+        if filled is not None:
+            self._flush_tiers(filled.copy())
+            return
         groups, waiting = divmod(int(self._lengths[0]), self.ring)
         if waiting:
             return
         for name, packed in self.run(names.FLUSH, None, self._past).items():
             held, size = self._past[name.replace("flushed_", "past_")], packed.shape[2]
             held[:, :, (groups - 1) * size : groups * size] = packed
+
+    def _flush_tiers(self, filled: Array) -> None:
+        if int(self._lengths[0]) - int(filled.sum()) < self.ring:
+            return
+        added = np.zeros(2, np.int32)
+        for name, packed in self.run(names.FLUSH, None, self._past).items():
+            tier, size = int(name.startswith("flushed_low")), packed.shape[2]
+            held, start = self._past[name.replace("flushed_", "past_")], int(filled[tier])
+            held[:, :, start : start + size] = packed
+            added[tier] = size
+        for layer in range(self._layers):
+            self._past[names.part("past", "filled", layer)] = filled + added
 
     def keys(self, layer: int) -> Array:
         """Keys [G, C, H] of a layer as it is now, float32 whatever the cache is."""

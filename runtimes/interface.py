@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgetok import names
-from edgetok.bundle.manifest import Manifest, Stage, Tensor, kivi_shape
+from edgetok.bundle.manifest import Manifest, Stage, Tensor, ring_shape
 from edgetok.errors import BundleError
 from edgetok.ladder import Bucket
 
@@ -118,7 +118,7 @@ def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
 def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
     """The buffers of all layers, before a graph and behind it."""
     past = Interface()
-    if (ringed := kivi_shape(manifest)) is not None:
+    if (ringed := ring_shape(manifest)) is not None:
         for layer in range(ringed.layers):
             past |= {names.part("past", kind, layer): p for kind, p in ringed.buffers.items()}
         return past, {names.present_of(name): place for name, place in past.items()}
@@ -141,17 +141,19 @@ def _packing(manifest: Manifest, stage: Stage) -> tuple[Interface, Interface]:
 
 def _written(manifest: Manifest, present: Interface) -> Interface:
     """What a step writes of the buffers: of a KIVI cache the rings alone."""
-    if not manifest.kv.ring:
+    if (ringed := ring_shape(manifest)) is None:
         return present
-    return {name: place for name, place in present.items() if "_ring_" in name}
+    kinds = [(kind, layer) for layer in range(ringed.layers) for kind in ringed.written]
+    written = [names.part("present", kind, layer) for kind, layer in kinds]
+    return {name: present[name] for name in written}
 
 
 def _flushing(manifest: Manifest) -> tuple[Interface, Interface]:
     inputs, outputs = Interface(), Interface()
-    if (ringed := kivi_shape(manifest)) is None:
+    if (ringed := ring_shape(manifest)) is None:
         return inputs, outputs
     for layer in range(ringed.layers):
-        for kind in ("ring_key", "ring_value"):
+        for kind in ringed.waiting:
             inputs[names.part("past", kind, layer)] = ringed.buffers[kind]
         outputs |= {names.part("flushed", kind, layer): p for kind, p in ringed.group.items()}
     return inputs, outputs

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, kivi_shape, shared_stages
+from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, ring_shape, shared_stages
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError
 from edgetok.ladder import Bucket
@@ -320,7 +320,7 @@ class OrtRuntime:
         """What makes room for a row where there is none."""
         bucket = self.ladder.largest
         tower = bundle.stage("tower", bucket.budget)
-        if (shape := kivi_shape(bundle.manifest)) is not None:
+        if (shape := ring_shape(bundle.manifest)) is not None:
             return Flushing(shape, self._graph(names.FLUSH, bucket), self._decode.inputs)
 
         def bind(stage: Stage) -> BoundGraph:

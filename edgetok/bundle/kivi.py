@@ -11,7 +11,7 @@ from math import prod
 
 BITS = {"kivi": 2, "kivi4": 4}  # of a number in the region, by precision of the cache
 RING_ROWS = 32  # the paper's group
-BYTES = {"int8": 1, "float32": 4}
+BYTES = {"int8": 1, "int32": 4, "float32": 4}
 
 Place = tuple[str, list[int]]  # dtype and shape
 
@@ -32,6 +32,9 @@ class KiviShape:
     slots: int
     ring: int
     bits: int
+
+    written = ("ring_key", "ring_value")  # what a step writes
+    waiting = written  # what the flush graph reads
 
     @property
     def region(self) -> int:

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from edgetok import limits, names
-from edgetok.bundle import kivi
+from edgetok.bundle import kivi, zipcache
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.paths import require_safe_path
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
@@ -26,6 +26,7 @@ from edgetok.bundle.strict import (
     require_plain_json,
     shorten,
 )
+from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import BundleError
 
 FORMAT_VERSION: Final = 1
@@ -36,7 +37,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
-KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4"]
+KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"]
 Flavour = Literal["ort", "portable"]
 
 
@@ -94,8 +95,8 @@ class KvCache(Struct, frozen=True):
     too, and the rest is free again; `planes` names what a buffer [planes, kv_heads, slots] beside
     each pair remembers of a row. Without one, both lists are empty.
 
-    Of a KIVI cache, the last `ring` rows of `slots` are float32, and each full ring is packed into
-    few bits (`bundle.kivi`); `ring` is 0 elsewhere.
+    Of a KIVI cache or ZipCache, the last `ring` rows of `slots` are float32, and each full ring is
+    packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere.
     """
 
     layers: Positive
@@ -202,13 +203,19 @@ def shared_stages(manifest: Manifest) -> tuple[str, ...]:
     return (*stages, names.FLUSH) if manifest.kv.ring else stages
 
 
-def kivi_shape(manifest: Manifest) -> KiviShape | None:
-    """The constants of a KIVI cache; None where there is another one."""
+RingShape = KiviShape | ZipShape
+
+
+def ring_shape(manifest: Manifest) -> RingShape | None:
+    """The constants of a KIVI cache or a ZipCache; None where there is another one."""
     kv = manifest.kv
     if not kv.ring:
         return None
-    bits = kivi.BITS[manifest.precision.kv]
-    return KiviShape(kv.layers, kv.kv_heads, kv.head_dim, max(kv.slots), kv.ring, bits)
+    sizes = kv.layers, kv.kv_heads, kv.head_dim, max(kv.slots)
+    if manifest.precision.kv == zipcache.NAME:
+        prompt = max(rung.budget + rung.prompt_tokens for rung in manifest.ladder)
+        return ZipShape(*sizes, prompt, kv.ring)
+    return KiviShape(*sizes, kv.ring, kivi.BITS[manifest.precision.kv])
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:
@@ -289,12 +296,13 @@ def _compaction_problems(manifest: Manifest) -> Iterator[str]:
 
 def _ring_problems(manifest: Manifest) -> Iterator[str]:
     """Rows wait in a ring where a KIVI cache is, and there alone; all layers hold as many."""
-    kv, bits = manifest.kv, kivi.BITS.get(manifest.precision.kv)
+    kv = manifest.kv
+    bits = (kivi.BITS | {zipcache.NAME: 2}).get(manifest.precision.kv)
     if bool(kv.ring) != (bits is not None):
         yield f"$.kv.ring {kv.ring} does not go with a cache of {manifest.precision.kv}"
     elif bits is not None:
         if kv.keep or len(set(kv.slots)) > 1:
-            yield f"$.kv.slots {kv.slots} and .keep {kv.keep}: a KIVI cache keeps all rows alike"
+            yield f"$.kv.slots {kv.slots} and .keep {kv.keep}: a ring takes all rows alike"
         if kv.ring > max(kv.slots):
             yield f"$.kv.ring {kv.ring} exceeds $.kv.slots {max(kv.slots)}"
         if kv.head_dim * bits % 8:

@@ -1,4 +1,4 @@
-"""KIVI caches in the shipped runtime, step by step against PyTorch with rows rounded in groups."""
+"""KIVI caches and ZipCaches in the shipped runtime, step by step against rounded rows."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ import edgetok
 from edgetok import names
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.kivi import RING_ROWS
-from edgetok.bundle.manifest import encode_manifest, kivi_shape, parse_manifest
+from edgetok.bundle.manifest import encode_manifest, parse_manifest, ring_shape
 from edgetok.bundle.reader import Bundle
+from edgetok.bundle.zipcache import ZipShape, count_salient
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
 from edgetok.export.pipeline import export_model
+from edgetok.export.reference import Reference
 from edgetok.export.reference_kivi import KiviReference
+from edgetok.export.reference_zipcache import ZipReference
 from edgetok.families import open_model
 from edgetok.methods import find_method
 from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, NEW = 48, 16, 70
-KINDS = ["kivi", pytest.param("kivi4", marks=pytest.mark.slow)]
+KINDS = ["kivi", "zipcache", pytest.param("kivi4", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def export(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return make
 
 
-def embed(reference: KiviReference, rows: int) -> torch.Tensor:
+def embed(reference: Reference, rows: int) -> torch.Tensor:
     ids = torch.arange(rows) * 7919 % reference.parts.text.vocabulary
     return reference.parts.text.embed(ids).detach()[None]
 
@@ -51,19 +54,22 @@ def embed(reference: KiviReference, rows: int) -> torch.Tensor:
 @pytest.mark.parametrize("kv", KINDS)
 def test_every_step_over_two_flushes_is_the_reference_s(kv: str, export, model_dir: Path) -> None:
     runtime = OrtRuntime(Bundle.open(export(kv)), threads=1)
-    shape = kivi_shape(runtime.manifest)
-    reference = KiviReference(open_model(model_dir), find_method("visionzip"), shape)
+    shape = ring_shape(runtime.manifest)
+    kind = ZipReference if kv == "zipcache" else KiviReference
+    reference = kind(open_model(model_dir), find_method("visionzip"), shape)
     ids = [5 + 3 * step for step in range(NEW)]
     for rows in (20, RING_ROWS, RING_ROWS + 1, PROMPT + VISUAL):  # the ring: part, full, one, full
-        want, _ = reference.follow_steps(embed(reference, rows), ids)
+        want = reference.follow_steps(embed(reference, rows), ids)
+        want = want if kv == "zipcache" else want[0]
         got = [runtime.prefill(runtime.ladder.largest, embed(reference, rows)[0].numpy()).copy()]
         got += [runtime.step(token).copy() for token in ids]
         np.testing.assert_allclose(np.stack(got), want.numpy(), atol=2e-4)
 
 
-def test_groups_are_what_makes_the_difference(export, bundle: Path, model_dir: Path) -> None:
+@pytest.mark.parametrize("kv", ["kivi", "zipcache"])
+def test_rounding_is_what_makes_the_difference(kv: str, export, bundle: Path, model_dir) -> None:
     """A prompt answers as without rounding; what follows does not, so that rounding was seen."""
-    dense, ringed = (OrtRuntime(Bundle.open(path), threads=1) for path in (bundle, export("kivi")))
+    dense, ringed = (OrtRuntime(Bundle.open(path), threads=1) for path in (bundle, export(kv)))
     reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
     rows = embed(reference, 60)[0].numpy()
     first = [r.prefill(r.ladder.largest, rows).copy() for r in (dense, ringed)]
@@ -81,6 +87,8 @@ def test_memory_is_what_the_manifest_says(kv: str, export) -> None:
         if name.startswith(("past_", "flushed_")) and name != names.PAST_LENGTHS
     )
     assert held == cache_bytes(runtime.manifest)
+    if kv == "zipcache":
+        return
     slots, head = PROMPT + VISUAL + NEW, 16  # a region of 4 groups, and a ring
     region, bits = (slots - 1) // RING_ROWS * RING_ROWS, {"kivi": 2, "kivi4": 4}[kv]
     rows = 2 * (region + RING_ROWS) * head * bits // 8  # with the group on its way
@@ -89,19 +97,21 @@ def test_memory_is_what_the_manifest_says(kv: str, export) -> None:
     assert held == 2 * 2 * (rows + ranges + ring)  # layers and heads
 
 
-def test_an_answer_goes_on_beyond_the_ring_and_ends_with_the_cache(export) -> None:
-    model = edgetok.load(export("kivi"), threads=1)
+@pytest.mark.parametrize("kv", ["kivi", "zipcache"])
+def test_an_answer_goes_on_beyond_the_ring(kv: str, export) -> None:
+    model = edgetok.load(export(kv), threads=1)
     image = np.zeros((20, 20, 3), np.uint8)
     sampled = {"max_new_tokens": 60, "temperature": 2.0}
     answers = [model.generate(image, "What is it?", seed=s, **sampled) for s in range(4)]
     assert max(len(answer.token_ids) for answer in answers) > RING_ROWS
     again = model.generate(image, "What is it?", seed=3, **sampled)
     assert again.token_ids == answers[3].token_ids  # nothing of an answer stays behind
-    assert not verify(Bundle.open(export("kivi")), model).failures
+    assert not verify(Bundle.open(export(kv)), model).failures
 
 
-def test_a_full_cache_says_so(export, model_dir: Path) -> None:
-    runtime = OrtRuntime(Bundle.open(export("kivi")), threads=1)
+@pytest.mark.parametrize("kv", ["kivi", "zipcache"])
+def test_a_full_cache_says_so(kv: str, export, model_dir: Path) -> None:
+    runtime = OrtRuntime(Bundle.open(export(kv)), threads=1)
     reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
     runtime.prefill(runtime.ladder.largest, embed(reference, PROMPT + VISUAL)[0].numpy())
     assert runtime.rows_left == NEW
@@ -129,6 +139,7 @@ def test_a_prompt_that_grew_goes_on_behind_and_another_begins_afresh(export, mod
         ({"flavour": "portable"}, "a kivi cache has no portable form"),
         ({"kv_policy": "h2o"}, "h2o takes single rows out of them"),
         ({"kv_policy": "h2o", "kv": "kivi4"}, "a kivi4 cache packs rows in groups"),
+        ({"flavour": "portable", "kv": "zipcache"}, "a zipcache cache has no portable form"),
         ({"kv_slots": 50}, "50 KV slots need a policy"),
         ({"prefill": "fastv"}, "fastv takes rows away between them; leave --prefill out"),
         ({"kv": "kivi3"}, "kv precision 'kivi3' is unknown; choose fp32, int8, int4, kivi, kivi4"),
@@ -155,7 +166,7 @@ def test_a_decoder_with_a_window_is_refused(tiny_llava, tmp_path: Path) -> None:
     [
         ({"ring": 0}, r"\$\.kv\.ring 0 does not go with a cache of kivi"),
         ({"ring": 1000}, r"\$\.kv\.ring 1000 exceeds \$\.kv\.slots 134"),
-        ({"slots": [134, 135]}, "keeps all rows alike"),
+        ({"slots": [134, 135]}, "a ring takes all rows alike"),
         ({"head_dim": 17}, r"\$\.kv\.head_dim 17 fills no whole bytes at 2 bits"),
     ],
 )
@@ -172,3 +183,16 @@ def test_another_ring_than_the_graphs_is_refused(export) -> None:
     object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
     with pytest.raises(BundleError, match="export again"):
         OrtRuntime(opened, threads=1)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 19, 64])
+def test_tiers_have_room_for_every_prompt(rows: int) -> None:
+    """Whatever the prompt's length, rounding never sends more rows to a tier than it holds."""
+    shape = ZipShape(layers=1, kv_heads=1, head_dim=16, slots=134, prompt=64)
+    high = count_salient(rows)
+    held = {"high": high, "low": rows - high}
+    for _ in range((134 - rows - 1) // shape.ring):
+        held["high"] += count_salient(shape.ring)
+        held["low"] += shape.ring - count_salient(shape.ring)
+    assert all(held[tier] <= slots for tier, slots in shape.tiers.items())
+    assert sum(shape.tiers.values()) < 134 + 4  # no tier is roomy
