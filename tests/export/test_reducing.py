@@ -106,8 +106,8 @@ def compare(
 ) -> None:
     """Towers of some budgets against a reference, on random pictures and on adversarial ones.
 
-    Behind the first `decided` of them, those that PyTorch itself merges otherwise when pixels move by millionths are
-    held to the mean over patches, as export does (`parity_inside`).
+    Behind the first `decided` of them, those that PyTorch itself merges otherwise when pixels move
+    by millionths are held to the mean over patches, as export does (`parity_inside`).
     """
     for budget in budgets:
         wanted = [(pixels, reference.run(pixels, budget)) for pixels in pictures(vision)]
