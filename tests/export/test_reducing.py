@@ -102,11 +102,12 @@ def compare(
     reference: ReducingReference,
     budgets: Iterable[int],
     flavours: tuple[Flavour, ...],
+    decided: int = RANDOM,
 ) -> None:
     """Towers of some budgets against a reference, on random pictures and on adversarial ones.
 
-    Of the latter, those that PyTorch itself merges otherwise when pixels move by millionths are
-    held to the mean over patches, as export does (`parity_inside`).
+    Behind the first `decided` of them, those that PyTorch itself merges otherwise when pixels move
+    by millionths are held to the mean over patches, as export does (`parity_inside`).
     """
     for budget in budgets:
         wanted = [(pixels, reference.run(pixels, budget)) for pixels in pictures(vision)]
@@ -120,7 +121,7 @@ def compare(
                 found = [value.name for value in session.get_outputs()]
                 values = session.run(found, {names.PIXELS: pixels.numpy()})
                 got = dict(zip(found, values, strict=True))
-                if number < RANDOM or not is_undecided(reference, pixels, budget, got, want):
+                if number < decided or not is_undecided(reference, pixels, budget, got, want):
                     require_equal(got, want)
 
 
@@ -128,10 +129,8 @@ def is_undecided(
     reference: ReducingReference, pixels: torch.Tensor, budget: int, got: Any, want: Any
 ) -> bool:
     plain = {name: value.numpy() for name, value in want.items()}
-    if (got[names.TOWER_SIZES] == plain[names.TOWER_SIZES]).all():
-        return False
-    encode: Any = SimpleNamespace(encode=reference.run)
-    if not parity_inside.is_undecided(encode, pixels, budget, plain, float("inf")):
+    off, encode = parity_inside._distance(got, plain), SimpleNamespace(encode=reference.run)
+    if off <= 1e-4 or not parity_inside.is_undecided(encode, pixels, budget, plain, off):
         return False
     means = [side[names.TOWER_SIZES] @ side[names.FEATURES] for side in (got, plain)]
     np.testing.assert_allclose(means[0], means[1], rtol=0, atol=0.02 * np.abs(means[1]).max())
@@ -195,13 +194,17 @@ def test_every_tower_does_at_three_budgets_in_both_flavours(
 def test_towers_of_24_x_24_patches_keep_what_pytorch_keeps(
     name: str, tower: str, tiny_llava: ModuleType, tmp_path: Path
 ) -> None:
-    """The grid of the demo model; the steps are the methods' own, in eager PyTorch."""
+    """The grid of the demo model; the steps are the methods' own, in eager PyTorch.
+
+    Of so many rows, some are all but equally alike in random pictures too.
+    """
     tiny_llava.write_tiny_llava(tmp_path, tower=tower, side_px=192, vision_layers=6)
     vision, inside = open_model(tmp_path).vision, TOWER_METHODS[name].inside
     assert inside is not None
     possible = inside.budgets(reducing.encoder_of(vision))
     nearest = {min(possible, key=lambda b, to=k: abs(b - to)) for k in (32, 64, 192)}
-    compare(vision, inside, ReducingReference(vision, inside), sorted(nearest), FLAVOURS)
+    reference = ReducingReference(vision, inside)
+    compare(vision, inside, reference, sorted(nearest), FLAVOURS, decided=0)
 
 
 def test_all_tokens_are_the_plain_tower(vision: VisionParts) -> None:
