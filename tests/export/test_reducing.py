@@ -96,6 +96,10 @@ def three_budgets(inside: Inside, vision: VisionParts) -> list[int]:
     return sorted({possible[len(possible) * part // 8] for part in (2, 4, 7)})
 
 
+# Three rounds of soft clusters by squared distance enlarge the last bits of a sum.
+TOLERANCE = {"expedit": 5e-4}
+
+
 def compare(
     vision: VisionParts,
     inside: Inside,
@@ -103,6 +107,7 @@ def compare(
     budgets: Iterable[int],
     flavours: tuple[Flavour, ...],
     decided: int = RANDOM,
+    tolerance: float = 1e-5,
 ) -> None:
     """Towers of some budgets against a reference, on random pictures and on adversarial ones.
 
@@ -122,7 +127,7 @@ def compare(
                 values = session.run(found, {names.PIXELS: pixels.numpy()})
                 got = dict(zip(found, values, strict=True))
                 if number < decided or not is_undecided(reference, pixels, budget, got, want):
-                    require_equal(got, want)
+                    require_equal(got, want, tolerance)
 
 
 def is_undecided(
@@ -150,11 +155,11 @@ def pictures(vision: VisionParts) -> Iterator[torch.Tensor]:
     yield outlier
 
 
-def require_equal(got: Any, want: dict[str, torch.Tensor]) -> None:
+def require_equal(got: Any, want: dict[str, torch.Tensor], tolerance: float) -> None:
     np.testing.assert_array_equal(got[names.TOWER_KEPT], want[names.TOWER_KEPT])
     for value in (names.TOWER_SIZES, names.FEATURES):
         scale = max(1.0, float(want[value].abs().max()))
-        np.testing.assert_allclose(got[value], want[value], rtol=0, atol=1e-5 * scale)
+        np.testing.assert_allclose(got[value], want[value], rtol=0, atol=tolerance * scale)
 
 
 def require_static(model: onnx.ModelProto) -> None:
@@ -170,7 +175,8 @@ def compare_with_loops(
     inside = TOWER_METHODS[name].inside
     assert inside is not None
     reference = ReducingReference(vision, with_loops(inside, loops, name))
-    compare(vision, inside, reference, three_budgets(inside, vision)[which], flavours)
+    budgets, tolerance = three_budgets(inside, vision)[which], TOLERANCE.get(name, 1e-5)
+    compare(vision, inside, reference, budgets, flavours, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("name", ["tome", "mctf"])
@@ -204,7 +210,8 @@ def test_towers_of_24_x_24_patches_keep_what_pytorch_keeps(
     possible = inside.budgets(reducing.encoder_of(vision))
     nearest = {min(possible, key=lambda b, to=k: abs(b - to)) for k in (32, 64, 192)}
     reference = ReducingReference(vision, inside)
-    compare(vision, inside, reference, sorted(nearest), FLAVOURS, decided=0)
+    tolerance = TOLERANCE.get(name, 1e-5)
+    compare(vision, inside, reference, sorted(nearest), FLAVOURS, 0, tolerance)
 
 
 def test_all_tokens_are_the_plain_tower(vision: VisionParts) -> None:
