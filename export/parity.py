@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 
 from edgetok import names
-from edgetok.bundle import kivi, zipcache
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
@@ -26,6 +25,7 @@ from edgetok.export.reference import Reference
 from edgetok.export.reference_kivi import KiviReference
 from edgetok.export.reference_prefill import PrefillReference
 from edgetok.export.reference_zipcache import ZipReference
+from edgetok.export.rings import RINGED
 from edgetok.export.runner import GraphRunner
 from edgetok.export.steps import PARITY_TOKENS, agreement, common_steps
 from edgetok.export.undecided import is_as_open, nudged_features, nudged_pictures, shared
@@ -33,7 +33,6 @@ from edgetok.ladder import Ladder
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
-RINGED = {*kivi.BITS, zipcache.NAME}
 
 
 class Limits(msgspec.Struct, frozen=True):

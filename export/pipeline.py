@@ -11,14 +11,10 @@ from typing import Any
 import msgspec
 
 from edgetok import names
-from edgetok.bundle import kivi as kivi_cache
-from edgetok.bundle import zipcache
-from edgetok.bundle.kivi import KiviShape
-from edgetok.bundle.manifest import Flavour, KvPrecision, Precision, RingShape, Weights
+from edgetok.bundle.manifest import Flavour, KvPrecision, Precision, Weights
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
-from edgetok.bundle.zipcache import ZipShape
 from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
 from edgetok.calibration.samples import draw, load_samples
 from edgetok.errors import UsageError
@@ -33,8 +29,7 @@ from edgetok.export.parity_portable import prove_portable
 from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
-from edgetok.export.reference_kivi import KiviReference
-from edgetok.export.reference_zipcache import ZipReference
+from edgetok.export.rings import RINGED, make_reference, require_ring_alone, shape_ring
 from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
@@ -47,7 +42,6 @@ from edgetok.prefill import Prefill, find_prefill
 
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 KV_BITS = {"int8": 8, "int4": 4}
-RINGED = (*kivi_cache.BITS, zipcache.NAME)  # caches whose last rows wait in a ring
 GOLDEN_CASES = 2  # each holds its image and pixels: 0.5 MB at 192 pixels, 1.5 MB at 336
 
 
@@ -115,7 +109,7 @@ def export_model(
     policy, reduction = find_policy(kv_policy), find_prefill(prefill)
     _require_policy(policy, kv_slots, flavour)
     _require_one_of(reduction, policy, flavour)
-    _require_ring_alone(kv, reduction, policy, flavour)
+    require_ring_alone(kv, reduction, policy, flavour)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -130,8 +124,8 @@ def export_model(
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
         eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
-        grouped = _shape_ring(kv, ladder, parts.text)
-        reference = _make_reference(parts, chosen, eager, grouped)
+        grouped = shape_ring(kv, ladder, parts.text)
+        reference = make_reference(parts, chosen, eager, grouped)
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
@@ -224,54 +218,6 @@ def _require_one_of(reduction: Prefill | None, policy: Policy | None, flavour: s
             f"{reduction.name} takes rows away at prefill and {policy.name} packs what prefill "
             "leaves; edgetok cannot do both in one bundle yet: use --prefill or --kv-policy"
         )
-
-
-def _require_ring_alone(
-    kv: str, reduction: Prefill | None, policy: Policy | None, flavour: str
-) -> None:
-    if kv not in RINGED:
-        return
-    if flavour != "ort":
-        raise UsageError(f"a {kv} cache has no {flavour} form; use --flavour ort or --kv int4")
-    if policy is not None:
-        raise UsageError(
-            f"a {kv} cache packs rows in groups and {policy.name} takes single rows out of them; "
-            "use --kv-policy none or --kv int4"
-        )
-    if reduction is not None:
-        raise UsageError(
-            f"a {kv} cache fills all layers alike and {reduction.name} takes rows away between "
-            "them; leave --prefill out or use --kv int4"
-        )
-
-
-def _shape_ring(kv: str, ladder: Ladder, text: TextParts) -> RingShape | None:
-    if kv not in RINGED:
-        return None
-    slots, bits = ladder.largest.cache_slots, kivi_cache.BITS.get(kv, 2)
-    if slots < kivi_cache.RING_ROWS:
-        raise UsageError(
-            f"a {kv} cache packs groups of {kivi_cache.RING_ROWS} rows and the largest rung needs "
-            f"{slots}; use --kv fp32, or raise --prompt-tokens or --new-tokens"
-        )
-    if text.head_dim * bits % 8:
-        raise UsageError(
-            f"heads of {text.head_dim} channels fill no whole bytes at {bits} bits; use --kv int8"
-        )
-    sizes = len(text.layers), text.kv_heads, text.head_dim, slots
-    if kv == zipcache.NAME:
-        return ZipShape(*sizes, ladder.largest.prefill_tokens)
-    return KiviShape(*sizes, kivi_cache.RING_ROWS, bits)
-
-
-def _make_reference(
-    parts: Parts, method: Method, eager: CacheReference | None, grouped: RingShape | None
-) -> Reference:
-    if isinstance(grouped, ZipShape):
-        return ZipReference(parts, method, grouped)
-    if grouped is not None:
-        return KiviReference(parts, method, grouped)
-    return Reference(parts, method, eager)
 
 
 def _require_decoder(

@@ -1,0 +1,79 @@
+"""KIVI and ZipCache, whose last rows wait in a ring: what an export must know of them."""
+
+from __future__ import annotations
+
+from edgetok.bundle import kivi, zipcache
+from edgetok.bundle.kivi import KiviShape
+from edgetok.bundle.manifest import RingShape
+from edgetok.bundle.zipcache import ZipShape
+from edgetok.errors import UsageError
+from edgetok.export.reference import Reference
+from edgetok.export.reference_cache import CacheReference
+from edgetok.export.reference_kivi import KiviReference
+from edgetok.export.reference_zipcache import ZipReference
+from edgetok.families.parts import Parts, TextParts
+from edgetok.kv import Policy
+from edgetok.ladder import Ladder
+from edgetok.methods import Method
+from edgetok.prefill import Prefill
+
+RINGED = (*kivi.BITS, zipcache.NAME)
+
+
+def require_ring_alone(
+    kv: str, reduction: Prefill | None, policy: Policy | None, flavour: str
+) -> None:
+    """Refuse what a cache with a ring cannot be combined with.
+
+    Raises:
+        UsageError: naming both and the way out.
+    """
+    if kv not in RINGED:
+        return
+    if flavour != "ort":
+        raise UsageError(f"a {kv} cache has no {flavour} form; use --flavour ort or --kv int4")
+    if policy is not None:
+        raise UsageError(
+            f"a {kv} cache packs rows in groups and {policy.name} takes single rows out of them; "
+            "use --kv-policy none or --kv int4"
+        )
+    if reduction is not None:
+        raise UsageError(
+            f"a {kv} cache fills all layers alike and {reduction.name} takes rows away between "
+            "them; leave --prefill out or use --kv int4"
+        )
+
+
+def shape_ring(kv: str, ladder: Ladder, text: TextParts) -> RingShape | None:
+    """Constants of a cache with a ring, as long as the largest rung needs; None for another one.
+
+    Raises:
+        UsageError: if it would be shorter than the ring, or heads fill no whole bytes.
+    """
+    if kv not in RINGED:
+        return None
+    slots, bits = ladder.largest.cache_slots, kivi.BITS.get(kv, 2)
+    if slots < kivi.RING_ROWS:
+        raise UsageError(
+            f"a {kv} cache packs groups of {kivi.RING_ROWS} rows and the largest rung needs "
+            f"{slots}; use --kv fp32, or raise --prompt-tokens or --new-tokens"
+        )
+    if text.head_dim * bits % 8:
+        raise UsageError(
+            f"heads of {text.head_dim} channels fill no whole bytes at {bits} bits; use --kv int8"
+        )
+    sizes = len(text.layers), text.kv_heads, text.head_dim, slots
+    if kv == zipcache.NAME:
+        return ZipShape(*sizes, ladder.largest.prefill_tokens)
+    return KiviShape(*sizes, kivi.RING_ROWS, bits)
+
+
+def make_reference(
+    parts: Parts, method: Method, eager: CacheReference | None, grouped: RingShape | None
+) -> Reference:
+    """PyTorch over a cache that rounds rows as this one does, or over `eager`, or its own."""
+    if isinstance(grouped, ZipShape):
+        return ZipReference(parts, method, grouped)
+    if grouped is not None:
+        return KiviReference(parts, method, grouped)
+    return Reference(parts, method, eager)
