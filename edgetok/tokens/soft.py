@@ -87,7 +87,8 @@ def reconstruct(x: Tensor, means: Tensor, y: Tensor, nearest: int, temperature: 
         y: [m, V], the clusters now.
         nearest: how many clusters make a row.
     """
-    score = -temperature * _distance(means, x).T  # [n, m]
+    centre = x.mean(0, keepdim=True)  # far from it, squares would drown the differences
+    score = -temperature * _distance(means - centre, x - centre).T  # [n, m]
     kept = topk_mask(score, min(nearest, means.shape[0]))
     weight = torch.where(kept, (score - score.amax(1, keepdim=True)).exp(), 0.0)
     return (weight / (weight * weight).sum(1, keepdim=True).sqrt()) @ y
