@@ -5,13 +5,18 @@ r"""Which portable graphs TensorRT for RTX takes, built for a GPU that need not 
     python benchmarks/engines.py --stages decoder --weights fp32 int8 int4 \
         --json docs/results/engines-decoder.json
 
+    python benchmarks/engines.py --stages reducing --kv fp32 int8 int4 \
+        --json docs/results/engines-reducing.json
+
 A tower with every probe and each method's compress graph (`--stages vision`), or embed, decode and
-prefill at each rung with every precision of the cache (`--stages decoder`), are parsed and built
-into an engine. Nothing is run: that needs a GPU.
+prefill at each rung with every precision of the cache (`--stages decoder`), or what each KV policy
+and each method of `--prefill` makes of prefill and decode, and the graph that empties a layer
+(`--stages reducing`), are parsed and built into an engine. Nothing is run: that needs a GPU.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 import time
@@ -29,8 +34,12 @@ from edgetok.export.external import FILE
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
+from edgetok.kv import POLICIES, make_room
 from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, Method
+from edgetok.prefill import PREFILL_METHODS, find_prefill
+
+PROMPT_TOKENS = 160  # of `--stages reducing`
 
 
 class _Silent(trt.ILogger):
@@ -52,7 +61,7 @@ def main() -> None:
         target="SM86",
     )
     parts = open_model(options.model)
-    of_stages = {"vision": _vision, "decoder": _decoder}[options.stages]
+    of_stages = {"vision": _vision, "decoder": _decoder, "reducing": _reducing}[options.stages]
     rows = []
     for weights in options.weights:
         for row in of_stages(parts, weights, options):
@@ -83,6 +92,33 @@ def _decoder(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any
         for stage, budget in jobs if kv == options.kv[0] else jobs[1:]:
             row = {"stage": stage, "tokens": budget, "weights": weights, "kv": kv}
             graph = builder.build_one(stage, budget, "portable")
+            yield row | _build_over(builder, graph, options.target)
+
+
+def _reducing(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]]:
+    """Prefill, decode and compact graphs of every policy, and the prefill graphs of every method.
+
+    A policy has slots for two thirds of a prompt, so that its prefill packs.
+    """
+    k = min(options.tokens, parts.vision.full_tokens)
+    ladder, layers = build_ladder((k,), PROMPT_TOKENS, 16), len(parts.text.layers)
+    rows = k + PROMPT_TOKENS
+    for kv, name in itertools.product(options.kv, (*POLICIES, *PREFILL_METHODS)):
+        policy = POLICIES.get(name)
+        builder = GraphBuilder(
+            *(parts, METHODS["pool"], ladder, weights),
+            None if kv == "fp32" else _level_scales(parts),
+            "portable",
+            prefill=find_prefill(name) if policy is None else None,
+            kv_bits=4 if kv == "int4" else 8,
+            room=None if policy is None else make_room(policy, 2 * rows // 3, layers),
+        )
+        graphs = [builder.build_one("prefill", k, "portable")]
+        if policy is not None:
+            graphs.append(builder.build_one("decode", None, "portable"))
+            graphs.append(builder.build_compact(layers - 1, "portable"))
+        for graph in graphs:
+            row = {"method": name, "stage": graph.stage.stage, "weights": weights, "kv": kv}
             yield row | _build_over(builder, graph, options.target)
 
 

@@ -55,6 +55,8 @@ LOGITS = "logits"  # float32 [1, W], of the last true row
 
 KEPT_KEY = "kept_key"  # [1, G, keep, H], as `past_key` of a layer, the rows that stay
 KEPT_VALUE = "kept_value"  # [1, G, keep, H]
+KEPT_KEY_SCALE = "kept_key_scale"  # float32 [1, G, keep, 1], where each slot has its own
+KEPT_VALUE_SCALE = "kept_value_scale"  # float32 [1, G, keep, 1]
 KEPT_STATE = "kept_state"  # float32 [P, G, keep]
 
 STAGES = ("tower", "compress", "embed", "prefill", "extend", "decode")

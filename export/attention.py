@@ -68,11 +68,14 @@ class DecoderSpelling:
             positions, rotary tables and scales; it gathers the buffers behind in `present`.
         norms: spells the norms of a model as one operator each, for the time of a trace.
         buffers: what a layer's cache consists of.
+        turn: rotary embedding of rows [1, S, heads * H] at positions int64 [S], with tables of cos
+            and sin and the number of heads: -> [1, heads, S, H].
     """
 
     attention: Callable[..., Any]
     norms: Callable[[nn.Module], AbstractContextManager[None]]
     buffers: tuple[CacheBuffer, ...]
+    turn: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
     def past(self, layers: int) -> list[str]:
         """Names of all buffers, layer by layer."""

@@ -19,7 +19,14 @@ from edgetok.bundle.manifest import Tensor as TensorSpec
 from edgetok.export import keeping, prefilling, reducing, ringed, stages, zipped
 from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
-from edgetok.export.flavours import fusion, ort, portable, portable_cache
+from edgetok.export.flavours import (
+    fusion,
+    ort,
+    packing,
+    portable,
+    portable_cache,
+    portable_packing,
+)
 from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
@@ -95,22 +102,29 @@ class GraphBuilder:
         for done, (name, budget, flavour) in enumerate(spelled):
             progress(f"{name} {budget or ''}".strip(), done / len(spelled))
             graphs.append(self.build_one(name, budget, flavour))
-        return graphs + [self.build_compact(layer) for layer in range(layers)]
+        used: list[Flavour] = ["ort", "portable"] if self.flavour == "portable" else ["ort"]
+        return graphs + [self.build_compact(n, each) for each in used for n in range(layers)]
 
-    def build_compact(self, layer: int) -> Graph:
+    def build_compact(self, layer: int, flavour: Flavour = "ort") -> Graph:
         """The graph that empties one layer's cache."""
         title = f"{names.COMPACT}_{layer}"
         assert self.room is not None  # noqa: S101
         bits = None if self.scales is None else self.kv_bits
-        module = keeping.Compact(self.parts.text, self.positions, bits, self.room, layer)
+        in_slots = flavour == "portable" and bits is not None
+        kind = keeping.SlotCompact if in_slots else keeping.Compact
+        module = kind(self.parts.text, self.positions, bits, self.room, layer).eval()
         past = {
             name: value
-            for name, value in self._past(self._spelling("ort")).items()
+            for name, value in self._past(self._spelling(flavour)).items()
             if name.endswith(f"_{layer}")
         }
         with quiet():
-            model = fusion.fuse(trace(module.eval(), past, module.outputs, title))
-        return self._graph(names.COMPACT, None, "ort", title, model, layer)
+            if flavour == "ort":
+                model = fusion.fuse(trace(module, past, module.outputs, title))
+            else:
+                made = trace(module, past, module.outputs, title, portable.OPSET)
+                model = portable.spell(made, names.COMPACT, {})
+        return self._graph(names.COMPACT, None, flavour, title, model, layer)
 
     def build_one(self, name: str, budget: int | None, flavour: Flavour = "ort") -> Graph:
         """One stage, of a rung unless all rungs share it."""
@@ -168,7 +182,7 @@ class GraphBuilder:
             "extend": partial(self._extend, self._spelling(flavour)),
             "decode": partial(self._decode, self._spelling(flavour)),
             "compress": self._compress,
-            "prefill": partial(self._prefill, self._spelling(flavour)),
+            "prefill": partial(self._prefill, flavour),
         }
         module, inputs = build[name](budget or 0)
         return module.eval(), inputs, module.outputs  # type: ignore[return-value]
@@ -207,9 +221,8 @@ class GraphBuilder:
         spell = ort.spelling_of if flavour == "ort" else portable_cache.spelling_of
         return spell(self.kv)
 
-    def _prefill(
-        self, spelling: DecoderSpelling, budget: int
-    ) -> tuple[nn.Module, dict[str, Tensor]]:
+    def _prefill(self, flavour: Flavour, budget: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        spelling = self._spelling(flavour)
         rows = self.ladder.bucket(budget).prefill_tokens
         inputs = {
             names.INPUT_EMBEDS: torch.zeros(1, rows, self.parts.text.hidden),
@@ -218,7 +231,7 @@ class GraphBuilder:
         }
         text, scales = self.parts.text, self.scales
         if self.room is not None:
-            return self._packing_prefill(inputs)
+            return self._packing_prefill(flavour, inputs)
         if self.ringed is not None:
             filling = (
                 ringed.FillingPrefill(text, self.positions, self.ringed)
@@ -231,19 +244,26 @@ class GraphBuilder:
             return prefill, inputs | self._past(spelling)
         inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
         reducing_prefill = prefilling.ReducingPrefill(
-            text, self.positions, scales, self.kv_bits, self.prefill, budget
+            text, self.positions, scales, self.prefill, budget, spelling
         )
         return reducing_prefill, inputs | self._past(spelling)
 
-    def _packing_prefill(self, inputs: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-        stage = keeping.PackingPrefill(*self._keeping(), text_rows=self.prompt_tokens)
+    def _packing_prefill(
+        self, flavour: Flavour, inputs: dict[str, Tensor]
+    ) -> tuple[nn.Module, dict[str, Tensor]]:
+        in_slots = portable_packing.SlotPacking if self.scales else portable_packing.StandardPacking
+        stage = keeping.PackingPrefill(
+            *self._keeping(self._spelling(flavour)),
+            packing=packing.PackingAttention if flavour == "ort" else in_slots,
+            text_rows=self.prompt_tokens,
+        )
         if stage.reads_places:
             inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
         return stage, inputs
 
-    def _keeping(self) -> tuple[Any, ...]:
+    def _keeping(self, spelling: DecoderSpelling) -> tuple[Any, ...]:
         text, scales = self.parts.text, self.scales
-        return text, self.positions, scales, self.kv_bits, self.room, self.seed
+        return text, self.positions, scales, self.kv_bits, self.room, self.seed, spelling
 
     def _extend(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         bucket = self.ladder.largest
@@ -270,7 +290,7 @@ class GraphBuilder:
             return zipped.TierDecode(self.parts.text, self.positions, self.ringed), past
         past = inputs | self._past(spelling)
         if self.room is not None:
-            return keeping.ScoringDecode(*self._keeping()), past
+            return keeping.ScoringDecode(*self._keeping(spelling)), past
         return stages.Decode(self.parts.text, self.positions, self.scales, spelling), past
 
     def _flush(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
-from edgetok.export.flavours.ort import CacheAttention
+from edgetok.export.attention import DecoderSpelling
 from edgetok.export.flavours.packing import PackingAttention
 from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
@@ -17,6 +17,7 @@ from edgetok.kv.policy import TEXT
 from edgetok.kv.saliency import next_planes
 from edgetok.kv.select import choose, rank, take, turn_back
 from edgetok.kv.stored import pack, round_levels, unpack
+from edgetok.kv.stores.slots import dequantize_rows, quantize_rows
 
 DRAWS = 4096  # random numbers of a head; the next row starts over
 
@@ -33,9 +34,10 @@ class KeepingDecoder(Decoder):
         scales: list[tuple[Tensor, Tensor]] | None,
         bits: int,
         room: Room,
-        seed: int = 0,
+        seed: int,
+        spelling: DecoderSpelling,
     ) -> None:
-        super().__init__(text, positions, scales)
+        super().__init__(text, positions, scales, spelling)
         self.room, self.bits = room, bits
         self.register_buffer("draws", draw_numbers(text, seed) if room.policy.drawn else None)
 
@@ -46,18 +48,29 @@ class KeepingDecoder(Decoder):
 
     @property
     def outputs(self) -> list[str]:
-        return [names.LOGITS, *buffer_names(self.room, present=True)]
+        past = [name for layer in range(len(self.room.slots)) for name in self._past_of(layer)]
+        return [names.LOGITS, *map(names.present_of, past)]
+
+    def _past_of(self, layer: int) -> list[str]:
+        """Names of a layer's buffers: the cache's and, where there are planes, the state."""
+        state = [names.past_state(layer)] if self.planes else []
+        return [*(buffer.name(layer) for buffer in self.spelling.buffers), *state]
 
 
 class PackingPrefill(KeepingDecoder):
-    """input embeddings [1, S, D], padded on the right -> logits [1, W] and the packed cache."""
+    """input embeddings [1, S, D], padded on the right -> logits [1, W] and the packed cache.
+
+    Args:
+        packing: spells attention and packing in one flavour.
+        text_rows: rows of text that a prompt has room for.
+    """
 
     back_cos: Tensor
     back_sin: Tensor
 
-    def __init__(self, *args: Any, text_rows: int, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.text_rows = text_rows
+    def __init__(self, *args: Any, packing: type[PackingAttention], text_rows: int) -> None:
+        super().__init__(*args)
+        self.packing, self.text_rows = packing, text_rows
         back_cos, back_sin = turning_tables(self.text, self._rotary()[0][0].shape[0])
         self.register_buffer("back_cos", back_cos)
         self.register_buffer("back_sin", back_sin)
@@ -68,7 +81,7 @@ class PackingPrefill(KeepingDecoder):
         return TEXT in self.room.policy.planes
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *start: Tensor) -> Any:
-        attention = PackingAttention(
+        attention = self.packing(
             self.room,
             lengths,
             *self._rotary()[0],
@@ -88,11 +101,12 @@ class ScoringDecode(KeepingDecoder):
     """One token id [1, 1] -> logits [1, W], and what it gave to the rows it attended to."""
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
-        size = 3 if self.planes else 2
+        held_by_cache = len(self.spelling.buffers)
+        size = held_by_cache + bool(self.planes)
         layers = [past[first : first + size] for first in range(0, len(past), size)]
-        pairs = [(buffers[0], buffers[1]) for buffers in layers]
-        attention = CacheAttention(
-            pairs, lengths, positions, self._rotary(), self._scales(), bits=self.bits
+        attention = self.spelling.attention(
+            [buffers[:held_by_cache] for buffers in layers],
+            *(lengths, positions, self._rotary(), self._scales()),
         )
         attention.weighed = [] if self._reads_attention else None
         rows = self.attend(self.text.embed(token), attention)
@@ -101,27 +115,28 @@ class ScoringDecode(KeepingDecoder):
             held += attention.present[layer]
             if self.planes:
                 given = self._given(layer, attention, positions[layer])
-                held.append(next_planes(self.room.policy, buffers[2], given, lengths[layer]))
+                held.append(next_planes(self.room.policy, buffers[-1], given, lengths[layer]))
         return self.read_logits(rows[0]), *held
 
     @property
     def _reads_attention(self) -> bool:
         return self.room.policy.decay is not None
 
-    def _given(self, layer: int, attention: CacheAttention, position: Tensor) -> Tensor:
+    def _given(self, layer: int, attention: Any, position: Tensor) -> Tensor:
         """What the step adds to the scores of a layer: [G, C]."""
         groups, slots = self.text.kv_heads, self.room.slots[layer]
         if self.draws is not None:
             return self.draws[layer].index_select(1, position % DRAWS).expand(groups, slots)
         if attention.weighed is None:
             return torch.zeros(groups, slots)
-        weights = attention.weighed[layer][0, :, 0]  # [heads, C]
+        weights: Tensor = attention.weighed[layer][0, :, 0]  # [heads, C]
         return weights.reshape(groups, -1, slots).mean(1)
 
 
 class Compact(nn.Module):
     """A full layer, key and value [1, G, C, H] and state [P, G, C], -> the rows that stay."""
 
+    rows_kept: tuple[str, ...] = (names.KEPT_KEY, names.KEPT_VALUE)
     cos: Tensor
     sin: Tensor
 
@@ -137,28 +152,51 @@ class Compact(nn.Module):
     @property
     def outputs(self) -> list[str]:
         state = [names.KEPT_STATE] if self.room.policy.planes else []
-        return [names.KEPT_KEY, names.KEPT_VALUE, *state]
+        return [*self.rows_kept, *state]
 
-    def forward(self, key: Tensor, value: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        policy, keep = self.room.policy, self.room.keep[self.layer]
-        ranks = rank(policy, state[0]) if state else torch.zeros(key.shape[1:3])
-        full = torch.tensor(key.shape[2])
-        chosen = choose(ranks, full, keep, policy.sinks, self.room.recent(self.layer))
-        keys, values = take(key[0], chosen), take(value[0], chosen)
-        if policy.positions == "renumbered":
-            keys = self._renumbered(keys, chosen - torch.arange(keep))
+    def forward(self, *held: Tensor) -> tuple[Tensor, ...]:
+        count = len(self.rows_kept)
+        buffers, state = held[:count], held[count:]
+        chosen = self._choose(buffers[0].shape, state)
+        rows = [take(buffer[0], chosen) for buffer in buffers]
+        if self.room.policy.positions == "renumbered":
+            rows = self._renumbered(rows, chosen - torch.arange(chosen.shape[1]))
         kept = [part.gather(2, chosen.expand(len(part), -1, -1)) for part in state]
-        return keys[None], values[None], *kept
+        return *(part[None] for part in rows), *kept
 
-    def _renumbered(self, keys: Tensor, by: Tensor) -> Tensor:
+    def _choose(self, shape: torch.Size, state: tuple[Tensor, ...]) -> Tensor:
+        """Rows of each head that stay, of a layer [1, G, C, …]: [G, keep]."""
+        policy, keep = self.room.policy, self.room.keep[self.layer]
+        ranks = rank(policy, state[0]) if state else torch.zeros(shape[1:3])
+        full = torch.tensor(shape[2])
+        return choose(ranks, full, keep, policy.sinks, self.room.recent(self.layer))
+
+    def _renumbered(self, rows: list[Tensor], by: Tensor) -> list[Tensor]:
         """Keys at the places they move to.
 
         Both channels of a rotary pair have one scale, so that levels are rotated as they are.
         """
+        keys, *others = rows
         if self.bits is None:
-            return turn_back(keys, by, self.cos, self.sin)
+            return [turn_back(keys, by, self.cos, self.sin), *others]
         turned = turn_back(unpack(keys, self.bits), by, self.cos, self.sin)
-        return pack(round_levels(turned, self.bits), self.bits)
+        return [pack(round_levels(turned, self.bits), self.bits), *others]
+
+
+class SlotCompact(Compact):
+    """As `Compact`, with scales [1, G, C, 1] of keys and of values between values and state.
+
+    Rows are `edgetok.kv.stores.slots`': what turns a row may change its largest channel, so turned
+    keys are given new scales.
+    """
+
+    rows_kept = (names.KEPT_KEY, names.KEPT_VALUE, names.KEPT_KEY_SCALE, names.KEPT_VALUE_SCALE)
+
+    def _renumbered(self, rows: list[Tensor], by: Tensor) -> list[Tensor]:
+        (keys, values, key_scales, value_scales), bits = rows, self.bits or 8
+        turned = turn_back(dequantize_rows(keys, key_scales, bits), by, self.cos, self.sin)
+        keys, key_scales = quantize_rows(turned, bits)
+        return [keys, values, key_scales, value_scales]
 
 
 def turning_tables(text: TextParts, count: int) -> tuple[Tensor, Tensor]:
@@ -176,14 +214,3 @@ def draw_numbers(text: TextParts, seed: int) -> Tensor:
     """Random numbers in (0, 1) for the rows of each layer and head: [L, G, DRAWS]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(len(text.layers), text.kv_heads, DRAWS, generator=generator)
-
-
-def buffer_names(room: Room, *, present: bool) -> list[str]:
-    """Names of all buffers, layer by layer: key, value and, where there are planes, state."""
-    kinds = (
-        (names.present_key, names.present_value, names.present_state)
-        if present
-        else (names.past_key, names.past_value, names.past_state)
-    )
-    used = kinds if room.policy.planes else kinds[:2]
-    return [kind(layer) for layer in range(len(room.slots)) for kind in used]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.reference_cache import CacheReference, Rounding
+from edgetok.export.reference_slots import SlotRounding
 from edgetok.export.runner import Array, GraphRunner
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def prove_cache(
     A long prompt fills the rung: its rows come again until there are as many.
     """
     if runner.scales is not None:  # with a policy, a prompt is rounded once it was attended to
-        reference.rounding = Rounding(runner.scales, runner.bits, prompt=runner.room is None)
+        kind = SlotRounding if runner.in_slots else Rounding
+        reference.rounding = kind(runner.scales, runner.bits, prompt=runner.room is None)
     try:
         _follow(ledger, reference, runner, embeds, visual, budget, long)
     finally:

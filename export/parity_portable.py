@@ -23,12 +23,15 @@ from edgetok.export.parity import (
 )
 from edgetok.export.parity_cache import visual_rows
 from edgetok.export.parity_extend import prove_extend
+from edgetok.export.parity_prefill import prove_prefill
 from edgetok.export.quantized import hold_portable
 from edgetok.export.reference import Reference
+from edgetok.export.reference_prefill import PrefillReference
 from edgetok.export.reference_slots import SlotReference
 from edgetok.export.runner import GraphRunner
 from edgetok.kv.stores.slots import BITS
 from edgetok.ladder import Ladder
+from edgetok.prefill import Prefill
 
 
 def prove_portable(
@@ -38,6 +41,7 @@ def prove_portable(
     cases: Sequence[Case],
     precision: Precision,
     scales: list[tuple[Tensor, Tensor]] | None,
+    prefill: Prefill | None = None,
 ) -> list[Check]:
     """Compare the portable graphs in ONNX Runtime with PyTorch, on the same rounded weights.
 
@@ -49,7 +53,7 @@ def prove_portable(
     rounded = weights == "fp32" and kv != "fp32"
     decoder = Ledger(LIMITS["slots"] if rounded else vision.limits)
     chain = Ledger(limits_of(precision))
-    expected = [[expect(reference, case, k) for k in ladder.budgets] for case in cases]
+    expected = [[expect(reference, case, k, prefill) for k in ladder.budgets] for case in cases]
     in_slots = SlotReference(reference, scales, BITS.get(kv, 8))
     one_tower = reference.method.inside is None
     with hold_portable(reference.parts, weights, scales):
@@ -61,11 +65,18 @@ def prove_portable(
                 prove_compress(vision, reference, runner, want, budget)
                 embeds = embed_case(reference, case, want, budget)
                 visual = visual_rows(len(case.before), budget)
-                prove_decoder(decoder, in_slots, runner, embeds, visual, budget)
-                prove_extend(
-                    *(decoder, in_slots, runner, embeds, visual.start, budget),
-                    by_steps=scales is not None,
-                )
+                if prefill is None:
+                    prove_decoder(decoder, in_slots, runner, embeds, visual, budget)
+                else:
+                    text, store = reference.parts.text, in_slots.store
+                    reduced = PrefillReference(text, prefill, budget, store)
+                    start = visual.start
+                    followed &= prove_prefill(decoder, reduced, runner, embeds, start, budget)
+                if runner.room is None:
+                    prove_extend(
+                        *(decoder, in_slots, runner, embeds, visual.start, budget),
+                        by_steps=scales is not None,
+                    )
                 if followed:
                     prove_chain(chain, reference, runner, case, got | prompt, answer, budget)
     checks = [check for ledger in (vision, decoder, chain) for check in ledger.checks()]

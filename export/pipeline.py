@@ -107,8 +107,8 @@ def export_model(
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
     policy, reduction = find_policy(kv_policy), find_prefill(prefill)
-    _require_policy(policy, kv_slots, flavour)
-    _require_one_of(reduction, policy, flavour)
+    _require_policy(policy, kv_slots)
+    _require_one_of(reduction, policy)
     require_ring_alone(kv, reduction, policy, flavour)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
@@ -170,9 +170,13 @@ def _prove(
     """Both flavours; the portable one first, since the other rounds the reference for good."""
     ladder, checks = builder.ladder, []
     if spelled := _of(graphs, "portable"):
-        plain = Reference(builder.parts, builder.method)
-        portable = GraphRunner(spelled, runner.root)
-        checks = prove_portable(plain, portable, ladder, cases, precision, builder.scales)
+        cache = None if builder.room is None else reference.cache  # it begins anew with a prompt
+        plain = Reference(builder.parts, builder.method, cache)
+        scales, reduction = builder.scales, builder.prefill
+        portable = GraphRunner(spelled, runner.root, reduction, builder.room, scales)
+        checks = prove_portable(plain, portable, ladder, cases, precision, scales, reduction)
+        if cache is not None:
+            cache.agreement.clear()  # what it compared so far is in the checks
     report = prove(
         reference, runner, ladder, cases, precision, synthetic=synthetic, prefill=builder.prefill
     )
@@ -194,25 +198,17 @@ def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> 
         )
 
 
-def _require_policy(policy: Policy | None, slots: int | None, flavour: str) -> None:
+def _require_policy(policy: Policy | None, slots: int | None) -> None:
     if policy is None and slots is not None:
         raise UsageError(
             f"{slots} KV slots need a policy that says which rows stay; choose one (--kv-policy), "
             "or lower --new-tokens for a shorter cache"
         )
-    if policy is not None and flavour != "ort":
-        raise UsageError(
-            f"KV policy {policy.name} has no {flavour} form; use --flavour ort or --kv-policy none"
-        )
     if policy is not None and slots is not None:
         make_room(policy, slots, 1 if policy.capacities is None else 2)  # too few for any model
 
 
-def _require_one_of(reduction: Prefill | None, policy: Policy | None, flavour: str) -> None:
-    if reduction is not None and flavour != "ort":
-        raise UsageError(
-            f"{reduction.name} has no {flavour} form; use --flavour ort or leave --prefill out"
-        )
+def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
     if reduction is not None and policy is not None:
         raise UsageError(
             f"{reduction.name} takes rows away at prefill and {policy.name} packs what prefill "

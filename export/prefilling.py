@@ -16,12 +16,17 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.errors import IncompatibleError
-from edgetok.export.attention import emitting, merge_heads, replaced_forward, rotary_inside
-from edgetok.export.flavours.ort import CacheAttention, attention_extras, fused_norms, rotate
+from edgetok.export.attention import (
+    DecoderSpelling,
+    emitting,
+    merge_heads,
+    replaced_forward,
+    rotary_inside,
+)
+from edgetok.export.flavours.ort import attention_extras
 from edgetok.export.rows import Rows, text_rows, weave
 from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
-from edgetok.kv.stored import store
 from edgetok.prefill import Prefill
 from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Probe, Span
@@ -70,8 +75,7 @@ class ReducingPrefill(Decoder):
 
     Args:
         visual: K, the visual rows that come in.
-        scales: as of `Decoder`.
-        bits: of the cache's numbers, where there are scales.
+        scales, spelling: as of `Decoder`.
     """
 
     def __init__(
@@ -79,12 +83,11 @@ class ReducingPrefill(Decoder):
         text: TextParts,
         positions: int,
         scales: list[tuple[Tensor, Tensor]] | None,
-        bits: int,
         prefill: Prefill,
         visual: int,
+        spelling: DecoderSpelling,
     ) -> None:
-        super().__init__(text, positions, scales)
-        self.bits = bits
+        super().__init__(text, positions, scales, spelling)
         layers = len(text.layers)
         self.prefill, self.method = prefill, prefill.method
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
@@ -95,16 +98,18 @@ class ReducingPrefill(Decoder):
     ) -> Any:
         rows = self._begin(embeds, last, start)
         first = rows
-        pairs = list(zip(past[::2], past[1::2], strict=True))
+        size = len(self.spelling.buffers)
+        buffers = [past[at : at + size] for at in range(0, len(past), size)]
         attention = PromptAttention(
-            pairs, lengths, None, self._rotary(), self._scales(), bits=self.bits
+            self.spelling.attention(buffers, lengths, None, self._rotary(), self._scales()),
+            self.spelling,
         )
         gates: Tensor | None = None
         kept: list[Tensor] = []
         with (
             emitting(self.model, attention),
             rotary_inside(self.text.layers),
-            fused_norms(self.model),
+            self.spelling.norms(self.model),
         ):
             for number, layer in enumerate(self.text.layers):
                 if self.counts[number] < rows.span.visual:
@@ -114,7 +119,7 @@ class ReducingPrefill(Decoder):
                 with recorded_gates(layer, self._reads_gates(number)) as found:
                     rows = replace(rows, x=self._run_layer(number, layer, rows, attention))
                 gates = found()
-        present = [buffer for pair in attention.present for buffer in pair]
+        present = [buffer for held in attention.cache.present for buffer in held]
         row = rows.x[0].index_select(0, rows.span.last)
         return self.read_logits(row), *present, *([torch.cat(kept)] if kept else [])
 
@@ -137,7 +142,7 @@ class ReducingPrefill(Decoder):
         return ahead and "gates" in self.method.reads
 
     def _run_layer(self, number: int, layer: Any, rows: Rows, attention: PromptAttention) -> Tensor:
-        attention.rows_at = None if rows.span.visual == self.visual else rows.positions
+        attention.cache.rows_at = None if rows.span.visual == self.visual else rows.positions
         angles = (torch.zeros(1), torch.zeros(1))  # rotary happens inside the attention operator
         skip = self.skips[number]
         if not skip:
@@ -198,10 +203,11 @@ class ReducingPrefill(Decoder):
         def ask(asking: Tensor) -> Tensor:
             query, _, scaling = look(rows.x.index_select(1, asking))
             at = rows.at().index_select(0, asking)
-            return _turn(merge_heads(query), query.shape[1], at, tables)[0] * scaling
+            return turn(merge_heads(query), at, *tables, query.shape[1])[0] * scaling
 
-        tables, key = self._rotary()[number], look(rows.x)[1]
-        turned = _turn(merge_heads(key), key.shape[1], rows.at(), tables)
+        tables, turn = self._rotary()[number], self.spelling.turn
+        key = look(rows.x)[1]
+        turned = turn(merge_heads(key), rows.at(), *tables, key.shape[1])
         return Probe(ask, turned[0], rows.span)
 
     def _behind(self, number: int, rows: Rows, seen: tuple[Tensor, Tensor, float]) -> Probe:
@@ -212,10 +218,10 @@ class ReducingPrefill(Decoder):
             # Of rows as they were projected: the attention operator reads the same.
             chosen = merge_heads(query).index_select(1, asking)
             at = rows.at().index_select(0, asking)
-            return _turn(chosen, query.shape[1], at, tables)[0] * scaling
+            return turn(chosen, at, *tables, query.shape[1])[0] * scaling
 
-        tables = self._rotary()[number]
-        turned = _turn(merge_heads(key), key.shape[1], rows.at(), tables)
+        tables, turn = self._rotary()[number], self.spelling.turn
+        turned = turn(merge_heads(key), rows.at(), *tables, key.shape[1])
         return Probe(ask, turned[0], rows.span)
 
     def _pick_gates(self, rows: Rows, gates: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,13 +231,17 @@ class ReducingPrefill(Decoder):
 
 
 @dataclass
-class PromptAttention(CacheAttention):
-    """`CacheAttention` of a whole prompt that remembers what its last layer compared.
+class PromptAttention:
+    """Attention of a whole prompt that remembers what its last layer compared.
 
     Args:
+        cache: attends and writes in a flavour: a `CacheAttention` of either.
+        spelling: of the same flavour.
         text_alone: the rows, where only those of text ask; what it returns for others is zero.
     """
 
+    cache: Any
+    spelling: DecoderSpelling
     text_alone: Span | None = None
 
     def __call__(
@@ -239,40 +249,24 @@ class PromptAttention(CacheAttention):
     ) -> Tensor:
         self.seen = (query, key, scaling)
         if self.text_alone is None:
-            return super().__call__(module, query, key, value, scaling)
+            out: Tensor = self.cache(module, query, key, value, scaling)
+            return out
         return self._ask_from_text(self.text_alone, query, key, value, scaling)
 
     def _ask_from_text(
         self, span: Span, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         """Attention of text rows to all, spelled out, since the operator asks from every row."""
-        tables, groups = self.rotary[len(self.present)], key.shape[1]
-        query, key = (
-            _turn(merge_heads(part), part.shape[1], torch.arange(span.rows), tables)
-            for part in (query, key)
-        )
-        self._write(key, value)
+        (cos, sin), groups = self.cache.rotary[len(self.cache.present)], key.shape[1]
+        place, turn = torch.arange(span.rows), self.spelling.turn
+        query, key = (turn(merge_heads(p), place, cos, sin, p.shape[1]) for p in (query, key))
+        query, key, value = self.cache.put(query, key, value)
         text = text_rows(span)
         asking = query[0].index_select(1, text) * scaling
         attended = Probe(lambda _: asking, key[0], span).attend(text)  # [heads, T, S]
         shared = attended.reshape(groups, -1, span.rows) @ value[0]
         found = merge_heads(shared.reshape(1, query.shape[1], len(text), -1))
         return weave(span, found, torch.zeros(1, span.visual, found.shape[2]))
-
-    def _write(self, key: Tensor, value: Tensor) -> None:
-        """Rows [1, G, S, H] to the front of the cache, as the operator would."""
-        layer, pair = len(self.present), []
-        for number, (past, rows) in enumerate(zip(self.past[layer], (key, value), strict=True)):
-            if self.scales:
-                rows = store(rows[0], self.scales[layer][number][0], self.bits).unsqueeze(0)
-            pair.append(torch.cat([rows, past[:, :, rows.shape[2] :]], dim=2))
-        self.present.append((pair[0], pair[1]))
-
-
-def _turn(rows: Tensor, heads: int, positions: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [1, S, heads * H] at positions int64 [S]: -> [1, heads, S, H]."""
-    turned = rotate(rows, positions, *tables, heads)
-    return turned.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
 
 
 class Peek:

@@ -7,7 +7,7 @@ and nothing is padded. tests/prefill holds the cuts themselves against plain loo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,10 +85,20 @@ class State:
 
 
 class PrefillReference:
-    """Runs the layers of a decoder one by one and takes rows away between them."""
+    """Runs the layers of a decoder one by one and takes rows away between them.
 
-    def __init__(self, text: TextParts, prefill: Prefill, visual: int) -> None:
-        self.text = text
+    Args:
+        store: what becomes of the cache behind the prompt, where its rows do not stay as they are.
+    """
+
+    def __init__(
+        self,
+        text: TextParts,
+        prefill: Prefill,
+        visual: int,
+        store: Callable[[DynamicCache], DynamicCache] | None = None,
+    ) -> None:
+        self.text, self.store = text, store
         self.prefill = prefill
         layers = len(text.layers)
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
@@ -110,6 +120,7 @@ class PrefillReference:
         cache, found, logits = DynamicCache(), list[int](), list[Tensor]()
         with eager(self.text.model.config):
             state = self._prefill(embeds[0], start, cache, forced)
+            cache = cache if self.store is None else self.store(cache)
             row, position = state.x[-1], embeds.shape[1]
             while True:
                 logits.append(self.text.head(self.text.norm(row)))

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from edgetok.export.reference import Reference
+from edgetok.export.reference_cache import Rounding
 
 Array = npt.NDArray[np.float32]
 
@@ -47,9 +48,21 @@ class SlotCache(DynamicCache):  # type: ignore[misc]  # transformers is not type
         rounded = np.empty_like(given)
         for group in range(given.shape[1]):
             share = np.maximum(channels[0, group, 0] / channels[0, group, 0].max(), 1e-3)
-            for slot in range(given.shape[2]):
-                rounded[0, group, slot] = _round_row(given[0, group, slot], share, self._bits)
+            rounded[0, group] = _round_rows(given[0, group], share, self._bits)
         return torch.from_numpy(rounded)
+
+
+class SlotRounding(Rounding):
+    """What storing rows with a scale each makes of them, in a cache of constant size."""
+
+    def _round(self, rows: Array, scale: Array) -> Array:
+        share = np.maximum(scale[0] / scale.max(), 1e-3)
+        return _round_rows(rows, share, self.bits)
+
+
+def _round_rows(rows: Array, share: Array, bits: int) -> Array:
+    """Rows [n, H], one by one."""
+    return np.stack([_round_row(row, share, bits) for row in rows])
 
 
 def _round_row(row: Array, share: Array, bits: int) -> Array:
@@ -61,13 +74,25 @@ def _round_row(row: Array, share: Array, bits: int) -> Array:
 
 
 class SlotReference(Reference):
-    """A reference over `SlotCache`, or over Hugging Face's own cache where there are no scales."""
+    """A reference over `SlotCache`, or over Hugging Face's own cache where there are no scales.
+
+    A policy's cache rounds by itself (`SlotRounding`).
+    """
 
     def __init__(
         self, reference: Reference, scales: list[tuple[Tensor, Tensor]] | None, bits: int
     ) -> None:
-        super().__init__(reference.parts, reference.method)
+        super().__init__(reference.parts, reference.method, reference.cache)
         self._scales, self._bits = scales, bits
 
     def begin_cache(self) -> SlotCache | None:
         return None if self._scales is None else SlotCache(self._scales, self._bits)
+
+    def store(self, exact: DynamicCache) -> DynamicCache:
+        """The rows of a prompt as the next ones find them."""
+        held = self.begin_cache()
+        if held is None:
+            return exact
+        for number, layer in enumerate(exact.layers):
+            held.update(layer.keys, layer.values, number)
+        return held

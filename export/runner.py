@@ -183,7 +183,7 @@ class GraphRunner:
             return
         for layer in np.flatnonzero(self._lengths >= np.array(self.room.slots)).tolist():
             out = self.run(names.COMPACT, layer, self._past)
-            for kind in ("key", "value", "state"):
+            for kind in ("key", "value", "key_scale", "value_scale", "state"):
                 if (kept := out.get(f"kept_{kind}")) is not None:
                     self._past[f"past_{kind}_{layer}"][:, :, : kept.shape[2]] = kept
             self._lengths[layer] = self.room.keep[layer]
@@ -215,17 +215,36 @@ class GraphRunner:
     def keys(self, layer: int) -> Array:
         """Keys [G, C, H] of a layer as it is now, float32 whatever the cache is."""
         keys: Array = self._past[names.past_key(layer)][0]
+        if self.in_slots:
+            return self._slot_keys(layer, keys)
         if keys.dtype == np.uint8:  # two channels in a byte, the even one in its low half
             keys = np.stack([keys % 16, keys // 16], -1).reshape(*keys.shape[:2], -1) - 8.0
         if self.scales is None:
             return keys
         return np.asarray(keys * self.scales[layer][0][0].numpy(), np.float32)
 
+    def _slot_keys(self, layer: int, keys: Array) -> Array:
+        """Keys whose slots have scales, with their equaliser taken back."""
+        if self.bits == 4:  # the low half of a byte, plus 8, is a channel of the first half
+            high = keys // 16
+            keys = np.concatenate([keys - high * 16 - 8, high], axis=-1)
+        assert self.scales is not None  # noqa: S101  # or there would be no slots
+        largest = self.scales[layer][0][0].numpy()
+        share = np.maximum(largest / largest.max(-1, keepdims=True), 1e-3)
+        rows = keys * self._past[names.past_key_scale(layer)][0] * share
+        return np.asarray(rows, np.float32)
+
+    @property
+    def in_slots(self) -> bool:
+        """Whether each slot of the cache has a scale of its own."""
+        return names.past_key_scale(0) in self._shapes
+
     @property
     def bits(self) -> int:
         """Of a number in a cache that has scales."""
-        _, dtype = self._shapes[names.past_key(0)]
-        return 4 if dtype == "uint8" else 8
+        shape, _ = self._shapes[names.past_key(0)]
+        assert self.scales is not None  # noqa: S101
+        return 8 * shape[3] // self.scales[0][0].shape[3]
 
     def buffer(self, name: str) -> Array:
         """A buffer of the cache as it is now."""

@@ -10,11 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgetok import names
-from edgetok.bundle.manifest import Manifest, Stage
+from edgetok.bundle.manifest import Flavour, Manifest, Stage
 from edgetok.runtimes.cache import CacheRows
 from edgetok.runtimes.session import BoundGraph, Buffer
 
-_SCRATCH = (names.KEPT_KEY, names.KEPT_VALUE, names.KEPT_STATE)
+_KEPT: dict[str, Callable[[int], str]] = {
+    names.KEPT_KEY: names.past_key,
+    names.KEPT_VALUE: names.past_value,
+    names.KEPT_KEY_SCALE: names.past_key_scale,
+    names.KEPT_VALUE_SCALE: names.past_value_scale,
+    names.KEPT_STATE: names.past_state,
+}
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,8 @@ class Compaction:
     def _empty(self, layer: int) -> None:
         graph = self.graphs[layer]
         graph.run()
-        past = (names.past_key(layer), names.past_value(layer), names.past_state(layer))
-        for source, target in zip(_SCRATCH, past, strict=True):
-            if source in graph.outputs:
-                _copy_rows(graph.outputs[source], graph.inputs[target])
+        for source, kept in graph.outputs.items():
+            _copy_rows(kept, graph.inputs[_KEPT[source](layer)])
 
 
 def _copy_rows(source: Buffer, target: Buffer) -> None:
@@ -51,8 +55,10 @@ def _copy_rows(source: Buffer, target: Buffer) -> None:
     target.push()
 
 
-def load_compaction(manifest: Manifest, bind: Callable[[Stage], BoundGraph]) -> Compaction:
+def load_compaction(
+    manifest: Manifest, flavour: Flavour, bind: Callable[[Stage], BoundGraph]
+) -> Compaction:
     """Bind the graph of every layer, the one with most rows first: see `session.Memory`."""
-    stages = [s for s in manifest.stages if s.stage == names.COMPACT and s.flavour == "ort"]
+    stages = [s for s in manifest.stages if s.stage == names.COMPACT and s.flavour == flavour]
     order = sorted(stages, key=lambda stage: -manifest.kv.keep[stage.layer or 0])
     return Compaction({stage.layer or 0: bind(stage) for stage in order})

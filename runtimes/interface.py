@@ -125,7 +125,7 @@ def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
     for layer, slots in enumerate(manifest.kv.slots):
         row, state = _places(manifest, slots, flavour)
         past |= {names.past_key(layer): row, names.past_value(layer): row}
-        if flavour == "portable" and manifest.precision.kv != "fp32":
+        if _has_slot_scales(manifest, flavour):
             own: _Place = ("float32", [1, manifest.kv.kv_heads, slots, 1])
             past |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
         if manifest.kv.planes:
@@ -133,10 +133,14 @@ def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
     return past, {names.present_of(name): place for name, place in past.items()}
 
 
+def _has_slot_scales(manifest: Manifest, flavour: str) -> bool:
+    return flavour == "portable" and manifest.precision.kv != "fp32"
+
+
 def _packing(manifest: Manifest, stage: Stage) -> tuple[Interface, Interface]:
     if stage.stage == names.FLUSH:
         return _flushing(manifest)
-    return _compaction(manifest, stage.layer or 0)
+    return _compaction(manifest, stage.layer or 0, stage.flavour)
 
 
 def _written(manifest: Manifest, present: Interface) -> Interface:
@@ -159,12 +163,17 @@ def _flushing(manifest: Manifest) -> tuple[Interface, Interface]:
     return inputs, outputs
 
 
-def _compaction(manifest: Manifest, layer: int) -> tuple[Interface, Interface]:
+def _compaction(manifest: Manifest, layer: int, flavour: str) -> tuple[Interface, Interface]:
     kv = manifest.kv
-    row, state = _places(manifest, kv.slots[layer])
-    kept, kept_state = _places(manifest, kv.keep[layer])
+    row, state = _places(manifest, kv.slots[layer], flavour)
+    kept, kept_state = _places(manifest, kv.keep[layer], flavour)
     inputs: Interface = {names.past_key(layer): row, names.past_value(layer): row}
     outputs: Interface = {names.KEPT_KEY: kept, names.KEPT_VALUE: kept}
+    if _has_slot_scales(manifest, flavour):
+        own: _Place = ("float32", [1, kv.kv_heads, kv.slots[layer], 1])
+        own_kept: _Place = ("float32", [1, kv.kv_heads, kv.keep[layer], 1])
+        inputs |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
+        outputs |= {names.KEPT_KEY_SCALE: own_kept, names.KEPT_VALUE_SCALE: own_kept}
     if kv.planes:
         inputs[names.past_state(layer)], outputs[names.KEPT_STATE] = state, kept_state
     return inputs, outputs

@@ -327,7 +327,7 @@ class OrtRuntime:
             require_interface(bundle.manifest, stage, bucket, tower)
             return self._bound(bundle, stage, provider)
 
-        return load_compaction(bundle.manifest, bind)
+        return load_compaction(bundle.manifest, self.flavour, bind)
 
     def _bound(self, bundle: Bundle, stage: Stage, provider: str) -> BoundGraph:
         graph = bundle.graph(stage)

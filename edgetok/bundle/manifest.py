@@ -229,7 +229,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield from _tensor_problems(stage)
     for stage_name in shared_stages(manifest):
         yield from _serving_problems(manifest, "ort", stage_name)
-    for stage_name in sorted({s.stage for s in manifest.stages if s.flavour == "portable"}):
+    spelled = {s.stage for s in manifest.stages if s.flavour == "portable"} - {names.COMPACT}
+    for stage_name in sorted(spelled):
         yield from _serving_problems(manifest, "portable", stage_name)
 
 

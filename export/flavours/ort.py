@@ -21,6 +21,7 @@ from edgetok.export.attention import (
     replaced_forward,
 )
 from edgetok.export.flavours.names import CONTRIB
+from edgetok.kv.stored import store
 
 AFTER_SOFTMAX = 2  # what GroupQueryAttention shall return of its attention
 
@@ -136,6 +137,19 @@ class CacheAttention:
             self.weighed.append(present[2])
         return rows
 
+    def put(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Let rotated rows [1, G, S, H] begin the next layer's cache, as the operator would.
+
+        Returns queries, keys and values as its attention reads them.
+        """
+        layer, pair = len(self.present), []
+        for number, (past, rows) in enumerate(zip(self.past[layer], (key, value), strict=True)):
+            if self.scales:
+                rows = store(rows[0], self.scales[layer][number][0], self.bits).unsqueeze(0)
+            pair.append(torch.cat([rows, past[:, :, rows.shape[2] :]], dim=2))
+        self.present.append((pair[0], pair[1]))
+        return query, key, value
+
 
 def rotate(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """Rotary embedding of rows [1, S, heads * H] at positions int64 [S], as one operator."""
@@ -147,6 +161,12 @@ def rotate(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int
         shape=rows.shape,
         version=1,
     )
+
+
+def turn_merged(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """`rotate`, with the heads apart: -> [1, heads, S, H]."""
+    turned = rotate(rows, positions, cos, sin, heads)
+    return turned.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
 
 
 def attention_extras(module: Any) -> dict[str, Any]:
@@ -189,7 +209,7 @@ def spelling_of(kv: str) -> DecoderSpelling:
     dtype = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}[kv]
     kinds = (names.past_key, names.past_value)
     buffers = tuple(CacheBuffer(name, dtype, _half if kv == "int4" else int) for name in kinds)
-    return DecoderSpelling(attention, fused_norms, buffers)
+    return DecoderSpelling(attention, fused_norms, buffers, turn_merged)
 
 
 def _half(head_dim: int) -> int:

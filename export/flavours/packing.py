@@ -54,13 +54,20 @@ class PackingAttention:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         layer = len(self.present)
-        rows, keys, values = self._attend(layer, query, key, value, scaling)
+        query, key, value = self.equalise(layer, query, key, value)
+        rows, keys, values = self.attend(layer, query, key, value, scaling)
         count = self._lengths[layer][0].long() + 1
         planes = self._planes(layer, query[0], keys, count, scaling)
         self.present.append(self._pack(layer, keys, values, planes, count))
         return rows
 
-    def _attend(
+    def equalise(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows as the store wants them; the products of queries and keys stay what they are."""
+        return query, key, value
+
+    def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [1, S, heads * H], rotated keys and values [G, S, H]."""
@@ -108,8 +115,12 @@ class PackingAttention:
                 by = (places - torch.arange(slots)).clamp(min=0)
                 keys = turn_back(keys, by, *self.back)
             state = [] if planes is None else [planes.gather(2, places.expand(len(planes), -1, -1))]
+        return *self.hold(layer, keys, values), *state
+
+    def hold(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """Rows [G, C, H] as the buffers of a layer have them, each [1, G, C, …]."""
         scales = self.scales[layer] if self.scales else None
-        return *keys_and_values(keys, values, scales, self.bits), *state
+        return keys_and_values(keys, values, scales, self.bits)
 
     def _places(
         self, layer: int, planes: Tensor | None, count: Tensor, shape: torch.Size

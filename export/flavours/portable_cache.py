@@ -38,11 +38,12 @@ def spelling_of(kv: str) -> DecoderSpelling:
     )
     if kv == "fp32":
         buffers = tuple(CacheBuffer(name, torch.float32, int) for name in rows)
-        return DecoderSpelling(CacheAttention, standard_norms, buffers)
+        return DecoderSpelling(CacheAttention, standard_norms, buffers, turn_merged)
     width = partial(width_of, bits=BITS[kv])
     buffers = tuple(CacheBuffer(name, torch.int8, width) for name in rows)
     buffers += tuple(CacheBuffer(name, torch.float32, lambda _: 1) for name in scales)
-    return DecoderSpelling(partial(SlotAttention, bits=BITS[kv]), standard_norms, buffers)
+    attention = partial(SlotAttention, bits=BITS[kv])
+    return DecoderSpelling(attention, standard_norms, buffers, turn_merged)
 
 
 @dataclass
@@ -60,6 +61,8 @@ class CacheAttention:
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
         scales: per layer what is measured of key and value channels, [1, G, 1, H], or None.
         bits: of a buffer's numbers, where there are scales.
+        weighed: collects attention of the added row, per layer [1, heads, 1, C], if it is a list.
+        rows_at: int64 [S], rotary positions of rows that begin a cache, where those are not 0, 1, …
     """
 
     past: list[tuple[Tensor, ...]]
@@ -69,6 +72,8 @@ class CacheAttention:
     scales: list[tuple[Tensor, Tensor]] | None
     bits: int = 8
     present: list[tuple[Tensor, ...]] = field(default_factory=list)
+    weighed: list[Tensor] | None = None
+    rows_at: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._last = torch.split(self.lengths.to(torch.int64), 1)
@@ -89,7 +94,22 @@ class CacheAttention:
             key, value = self.read(self.present[layer])
             places = places + start
         seen = torch.arange(key.shape[2])[None] <= places[:, None]  # [S, C]
-        return (_attend if count == 1 else _attend_spelled)(query, key, value, scaling, seen)
+        if count == 1 and self.weighed is None:
+            return _attend(query, key, value, scaling, seen)
+        rows, weights = attend_spelled(query, key, value, scaling, seen)
+        if self.weighed is not None:  # a second output of `Attention` is more than engines take
+            self.weighed.append(weights)
+        return merge_heads(rows)
+
+    def put(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Let rotated rows [1, G, S, H] begin the next layer's cache.
+
+        Returns queries, keys and values as its attention reads them.
+        """
+        layer, start = len(self.present), torch.zeros(1, dtype=torch.int64)
+        query, key, value = self.equalise(layer, query, key, value)
+        self.present.append(self.write(self.past[layer], key, value, start))
+        return query, key, value
 
     def equalise(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor
@@ -108,14 +128,11 @@ class CacheAttention:
         return present[0], present[1]
 
     def _rotate(self, rows: Tensor, layer: int) -> Tensor:
-        places = self._positions[layer] if self._positions else torch.arange(rows.shape[2])[None]
-        return torch.onnx.ops.symbolic(
-            "RotaryEmbedding",
-            (rows, *self.rotary[layer], places),
-            dtype=rows.dtype,
-            shape=rows.shape,
-            version=OPSET,
-        )
+        if self._positions:
+            places = self._positions[layer][0]
+        else:
+            places = torch.arange(rows.shape[2]) if self.rows_at is None else self.rows_at
+        return turn_heads(rows, places, *self.rotary[layer])
 
 
 class SlotAttention(CacheAttention):
@@ -124,10 +141,7 @@ class SlotAttention(CacheAttention):
     def equalise(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        of_keys, of_values = (build_equaliser(scale) for scale in (self.scales or [])[layer])
-        heads_per_group = query.shape[1] // key.shape[1]
-        query = query * of_keys.repeat_interleave(heads_per_group, dim=1)
-        return query, key * (1 / of_keys), value * (1 / of_values)
+        return equalise_rows((self.scales or [])[layer], query, key, value)
 
     def write(
         self, past: tuple[Tensor, ...], key: Tensor, value: Tensor, start: Tensor
@@ -150,6 +164,38 @@ class SlotAttention(CacheAttention):
         )
 
 
+def turn_heads(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of rows [1, heads, S, H] at positions int64 [S], as one operator."""
+    return torch.onnx.ops.symbolic(
+        "RotaryEmbedding",
+        (rows, cos, sin, positions[None]),
+        dtype=rows.dtype,
+        shape=rows.shape,
+        version=OPSET,
+    )
+
+
+def turn_merged(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """The same of rows [1, S, heads * H]: -> [1, heads, S, H]."""
+    split = rows.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
+    return turn_heads(split, positions, cos, sin)
+
+
+def equalise_rows(
+    scales: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Channels made alike by constants; the products of queries and keys stay what they are.
+
+    Args:
+        scales: what is measured of key and value channels, [1, G, 1, H].
+        query: [1, heads, S, H]; key, value: [1, G, S, H].
+    """
+    of_keys, of_values = (build_equaliser(scale) for scale in scales)
+    heads_per_group = query.shape[1] // key.shape[1]
+    query = query * of_keys.repeat_interleave(heads_per_group, dim=1)
+    return query, key * (1 / of_keys), value * (1 / of_values)
+
+
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor) -> Tensor:
     """Attention where `seen` [S, C] is true, as one operator."""
     rows = torch.onnx.ops.symbolic(
@@ -163,10 +209,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Ten
     return merge_heads(rows)
 
 
-def _attend_spelled(
+def attend_spelled(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor
-) -> Tensor:
-    """The same, spelled out.
+) -> tuple[Tensor, Tensor]:
+    """The same, spelled out: rows [1, heads, S, H] and attention [1, heads, S, C].
 
     TensorRT for RTX 1.7 builds no float32 engine of a decoder's `Attention` with many rows.
     """
@@ -174,8 +220,9 @@ def _attend_spelled(
     query = (query * scaling).reshape(groups, heads // groups, count, head_dim)
     scores = query @ key[0].transpose(1, 2).unsqueeze(1)  # [G, heads / G, S, C]
     scores = torch.where(seen, scores, FORBIDDEN)
-    rows = torch.softmax(scores, dim=-1) @ value[0].unsqueeze(1)
-    return merge_heads(rows.reshape(1, heads, count, head_dim))
+    weights = torch.softmax(scores, dim=-1)
+    rows = weights @ value[0].unsqueeze(1)
+    return rows.reshape(1, heads, count, head_dim), weights.reshape(1, heads, count, -1)
 
 
 def _scatter(buffer: Tensor, rows: Tensor, start: Tensor) -> Tensor:

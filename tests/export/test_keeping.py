@@ -263,7 +263,6 @@ def test_a_prompt_over_its_limit_is_refused(kept: Kept) -> None:
             {"kv_policy": "h2o", "kv_slots": 300, "budgets": "full"},
             "300 KV slots are more than the 256 positions",
         ),
-        ({"kv_policy": "h2o", "flavour": "portable"}, "h2o has no portable form"),
         ({"kv": "int4"}, "an int4 KV cache needs images"),
         ({"kv": "int2"}, "kv precision 'int2' is unknown; choose fp32, int8, int4"),
     ],

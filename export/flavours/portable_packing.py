@@ -1,0 +1,49 @@
+"""Attention over a prompt that leaves packed rows, in standard operators.
+
+The `portable` form of `edgetok.export.flavours.packing`: attention is spelled out, as everywhere in
+this flavour where many rows ask, and rows become bytes with a scale per slot once they are packed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgetok.export.attention import merge_heads
+from edgetok.export.flavours.packing import PackingAttention
+from edgetok.export.flavours.portable_cache import attend_spelled, equalise_rows, turn_heads
+from edgetok.kv.stores.slots import quantize_rows
+
+
+@dataclass
+class StandardPacking(PackingAttention):
+    """Packs float32 rows."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [1, S, heads * H], rotated keys and values [G, S, H]."""
+        place = torch.arange(query.shape[2])
+        query, key = (turn_heads(part, place, self.cos, self.sin) for part in (query, key))
+        seen = place[None] <= place[:, None]
+        rows, _ = attend_spelled(query, key, value, scaling, seen)
+        return merge_heads(rows), key[0], value[0]
+
+
+@dataclass
+class SlotPacking(StandardPacking):
+    """Packs rows into bytes with a scale per slot and head (`edgetok.kv.stores.slots`).
+
+    Both channels of a rotary pair have one equaliser, so that rows are turned after it as before.
+    """
+
+    def equalise(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return equalise_rows((self.scales or [])[layer], query, key, value)
+
+    def hold(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        pairs = [quantize_rows(rows[None], self.bits) for rows in (keys, values)]
+        return *(levels for levels, _ in pairs), *(scales for _, scales in pairs)
