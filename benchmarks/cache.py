@@ -7,6 +7,7 @@ Each policy answers single questions, whose prompt is packed once, and conversat
 turns about one image, in which the cache is emptied again and again; later turns are decoded token
 by token, with the model's own answers between them. Beside FILE, `FILE-bits.json` compares caches
 of fewer bits with float32: KL divergence of the logits along the float32 answer, and whole answers.
+With `--questions 0` that is all.
 """
 
 from __future__ import annotations
@@ -97,8 +98,17 @@ def main() -> None:
         policies=tuple(POLICIES),
         slots=(384, 192, 96),
         kv="fp32",
+        bits=("int8", "int4", "kivi4", "kivi", "zipcache"),
         threads=0,
     )
+    if options.questions:
+        _report_policies(options)
+    beside = options.json and options.json.with_name(f"{options.json.stem}-bits.json")
+    title = f"caches of fewer bits on {options.prompts} prompts"
+    common.report(title, list(_bits_rows(options)), beside)
+
+
+def _report_policies(options: Any) -> None:
     singles = [(s.image, [Turn(s.prompt, s.answer or "")]) for s in _questions(options.questions)]
     talks = list(_conversations(options.conversations))
     rows = []
@@ -109,9 +119,6 @@ def main() -> None:
         print(rows[-1], file=sys.stderr, flush=True)
     title = f"{options.tokens} visual tokens, {options.kv} cache: right answers in percent"
     common.report(title, rows, options.json)
-    beside = options.json and options.json.with_name(f"{options.json.stem}-bits.json")
-    title = f"caches of fewer bits on {options.prompts} prompts"
-    common.report(title, list(_bits_rows(options)), beside)
 
 
 def _load(options: Any, policy: str, slots: int, kv: str) -> Model:
@@ -147,13 +154,13 @@ def _policy_row(
 
 
 def _bits_rows(options: Any) -> Iterator[dict[str, Any]]:
-    """int8 and int4 against float32, without a policy."""
+    """Caches of fewer bits against float32, without a policy."""
     exact = _load(options, NONE, 0, "fp32")
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
     samples = _questions(options.prompts)
     wanted = [_follow(Talk(exact, tokenizer), s.image, s.prompt, None) for s in samples]
     yield {"kv": "fp32", "cache KiB": round(cache_bytes(exact.manifest) / KIB)}
-    for kv in ("int8", "int4"):
+    for kv in options.bits:
         coarse = _load(options, NONE, 0, kv)
         divergences, same = [], 0
         for sample, (logits, ids) in zip(samples, wanted, strict=True):

@@ -27,6 +27,12 @@ def main() -> None:
         ("memory", "What a rung costs", _table),
         ("speed", "Speed beside Hugging Face", _table),
         ("tower", "Towers that reduce inside, beside the plain one", _table),
+        ("prefill", "Prefill that takes visual tokens away, beside the plain one", _table),
+        ("cache", "Policies of the KV cache", _table),
+        ("cache-bits", "Caches of fewer bits", _table),
+        ("reuse", "Second questions and chunks behind a prompt", _table),
+        ("flavours", "Portable graphs beside those of ort", _table),
+        ("engines-decoder", "TensorRT engines of the decoder", _table),
     )
     parts = ["# Results\n", _HEAD]
     for name, title, render in sections:
@@ -46,9 +52,7 @@ def main() -> None:
 _HEAD = """Every figure here was printed by a script of `benchmarks/`; the JSON files in `results/`
 hold them with the facts of the machine. They are about the demo model (`examples/demo_vlm`), on its
 evaluation questions, which no method was tuned on. They say how methods compare on this small
-model, and nothing about large ones. The tables on parity, agreement,
-rounding, memory and speed were measured with an earlier checkpoint of the same shapes, the others
-with the present one.
+model, and nothing about large ones.
 """
 
 

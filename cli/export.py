@@ -43,8 +43,11 @@ def export_command(
         Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
     ] = "fp32",
     kv: Annotated[
-        Literal["fp32", "int8", "int4"],
-        typer.Option(help="Precision of the KV cache; int8 and int4 need --samples."),
+        Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"],
+        typer.Option(
+            help="Precision of the KV cache; int8 and int4 need --samples, kivi (2 bits), "
+            "kivi4 and zipcache (2 and 4 bits) measure as they go."
+        ),
     ] = "fp32",
     kv_policy: Annotated[
         str,
@@ -92,7 +95,7 @@ def export_command(
 
     Example: edgetok export llava-dir -o out.bundle --budgets 64,128,full --weights int4
     """
-    if kv != "fp32" and samples is None:
+    if kv in ("int8", "int4") and samples is None:
         raise UsageError(
             f"--kv {kv} measures its scales on your data; add --samples samples.jsonl, "
             "or a folder of images"

@@ -12,7 +12,7 @@ from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.manifest import Manifest, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
-from edgetok.names import COMPACT, STAGES
+from edgetok.names import COMPACT, FLUSH, STAGES
 
 _MIB = 1 << 20
 
@@ -108,7 +108,7 @@ def _show_ladder(manifest: Manifest) -> Table:
 
 def _show_stages(manifest: Manifest) -> Table:
     shown = table("Stages", "stage", ">rung", "flavour", ">KiB", "inputs", "outputs")
-    places = {name: place for place, name in enumerate([*STAGES, COMPACT])}
+    places = {name: place for place, name in enumerate([*STAGES, FLUSH, COMPACT])}
     order = sorted(manifest.stages, key=lambda s: (places[s.stage], s.bucket or 0, s.layer or 0))
     for stage in order:
         size = f"{manifest.files[stage.file].bytes / 1024:.0f}"

@@ -66,7 +66,8 @@ def disarm(text: str) -> str:
 
 def table(title: str, *columns: str) -> Table:
     """A plain table; a column whose name starts with > holds figures and leans right."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    made.title_style = made.header_style = "bold"  # no colour
     for column in columns:
         figures = column[:1] == ">"
         made.add_column(column.removeprefix(">"), justify="right" if figures else "left")

@@ -61,6 +61,7 @@ KEPT_STATE = "kept_state"  # float32 [P, G, keep]
 
 STAGES = ("tower", "compress", "embed", "prefill", "extend", "decode")
 EXTEND = "extend"  # only where every row stays: a policy looks at each row as it comes
+FLUSH = "flush"  # only where rows of a KIVI cache wait to be packed
 COMPACT = "compact"  # one for each layer where a policy empties the cache; none elsewhere
 
 
@@ -107,3 +108,8 @@ def past_state(layer: int) -> str:
 def present_state(layer: int) -> str:
     """float32 [P, G, C]."""
     return f"present_state_{layer}"
+
+
+def part(side: str, kind: str, layer: int) -> str:
+    """A buffer of a KIVI cache: `side` is past, present or flushed; see `bundle.kivi`."""
+    return f"{side}_{kind}_{layer}"

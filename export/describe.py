@@ -11,6 +11,7 @@ from edgetok.bundle.manifest import (
     Manifest,
     Precision,
     Prefill,
+    RingShape,
     Rung,
     Stage,
     Text,
@@ -33,6 +34,7 @@ def describe(
     stages: list[Stage],
     prefill: Reduction | None = None,
     room: Room | None = None,
+    ringed: RingShape | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
     text, vision = parts.text, parts.vision
@@ -67,6 +69,7 @@ def describe(
             positions=_positions(prefill, room),
             keep=[] if room is None else list(room.keep),
             planes=[] if room is None else list(room.policy.planes),
+            ring=0 if ringed is None else ringed.ring,
         ),
         text=Text(
             hidden=text.hidden,

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, KvPrecision, Stage, Weights
+from edgetok.bundle.kivi import KiviShape
+from edgetok.bundle.manifest import Flavour, KvPrecision, RingShape, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import keeping, prefilling, reducing, stages
+from edgetok.export import keeping, prefilling, reducing, ringed, stages, zipped
 from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import (
@@ -61,6 +62,7 @@ class GraphBuilder:
         kv_bits: of a cache that has scales.
         room: what each layer holds under a policy; None where every row stays.
         seed: of a policy that draws.
+        ringed: constants of a KIVI cache or ZipCache; None where there is another one.
     """
 
     parts: Parts
@@ -73,6 +75,7 @@ class GraphBuilder:
     kv_bits: int = 8
     room: Room | None = None
     seed: int = 0
+    ringed: RingShape | None = None
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -87,8 +90,9 @@ class GraphBuilder:
         budgets = self.ladder.budgets
         towers = [None] if self.method.inside is None else budgets
         jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
-        extend = [(names.EXTEND, None)] if self.room is None else []
-        jobs += [("embed", None), *extend, ("decode", None)]
+        extend = [(names.EXTEND, None)] if self.room is None and self.ringed is None else []
+        flush = [] if self.ringed is None else [(names.FLUSH, None)]
+        jobs += [("embed", None), *extend, ("decode", None), *flush]
         jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
         layers = 0 if self.room is None else self.layers
         spelled: list[tuple[str, int | None, Flavour]] = [(*job, "ort") for job in jobs]
@@ -174,6 +178,7 @@ class GraphBuilder:
         build: dict[str, Callable[[int], tuple[nn.Module, dict[str, Tensor]]]] = {
             "tower": self._tower,
             "embed": self._embed,
+            "flush": self._flush,
             "extend": partial(self._extend, self._spelling(flavour)),
             "decode": partial(self._decode, self._spelling(flavour)),
             "compress": self._compress,
@@ -227,6 +232,13 @@ class GraphBuilder:
         text, scales = self.parts.text, self.scales
         if self.room is not None:
             return self._packing_prefill(flavour, inputs)
+        if self.ringed is not None:
+            filling = (
+                ringed.FillingPrefill(text, self.positions, self.ringed)
+                if isinstance(self.ringed, KiviShape)
+                else zipped.TieringPrefill(text, self.positions, self.ringed)
+            )
+            return filling, inputs
         if self.prefill is None:
             prefill = stages.Prefill(text, self.positions, scales, spelling)
             return prefill, inputs | self._past(spelling)
@@ -271,10 +283,22 @@ class GraphBuilder:
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.POSITIONS: torch.zeros(self.layers, 1, dtype=torch.int64),
         }
+        if self.ringed is not None:
+            past = inputs | ringed.past_parts(self.ringed, self.ringed.buffers)
+            if isinstance(self.ringed, KiviShape):
+                return ringed.RingDecode(self.parts.text, self.positions, self.ringed), past
+            return zipped.TierDecode(self.parts.text, self.positions, self.ringed), past
         past = inputs | self._past(spelling)
         if self.room is not None:
             return keeping.ScoringDecode(*self._keeping(spelling)), past
         return stages.Decode(self.parts.text, self.positions, self.scales, spelling), past
+
+    def _flush(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        assert self.ringed is not None  # noqa: S101
+        rings = ringed.past_parts(self.ringed, self.ringed.waiting)
+        if isinstance(self.ringed, KiviShape):
+            return ringed.Flush(self.ringed), rings
+        return zipped.TierFlush(self.ringed), rings
 
     @property
     def prompt_tokens(self) -> int:

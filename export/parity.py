@@ -12,16 +12,20 @@ import numpy.typing as npt
 import torch
 
 from edgetok import names
+from edgetok.bundle import kivi, zipcache
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
 from edgetok.export.parity_cache import prove_cache, visual_rows
 from edgetok.export.parity_extend import prove_extend
 from edgetok.export.parity_inside import prove_reduced
+from edgetok.export.parity_kivi import prove_kivi
 from edgetok.export.parity_prefill import prove_prefill
 from edgetok.export.quantized import hold_quantized
 from edgetok.export.reference import Reference
+from edgetok.export.reference_kivi import KiviReference
 from edgetok.export.reference_prefill import PrefillReference
+from edgetok.export.reference_zipcache import ZipReference
 from edgetok.export.runner import GraphRunner
 from edgetok.export.steps import PARITY_TOKENS, agreement, common_steps
 from edgetok.export.undecided import is_as_open, nudged_features, nudged_pictures, shared
@@ -29,6 +33,7 @@ from edgetok.ladder import Ladder
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
+RINGED = {*kivi.BITS, zipcache.NAME}
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -155,7 +160,7 @@ def prove(
             else:
                 reduced = PrefillReference(reference.parts.text, prefill, budget)
                 followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
-            if runner.room is None:
+            if runner.extends:
                 by_steps = reference.cache is not None  # its rows are coarse
                 start = visual.start
                 prove_extend(ledger, reference, runner, embeds, start, budget, by_steps=by_steps)
@@ -166,7 +171,8 @@ def prove(
 
 def limits_of(precision: Precision) -> Limits:
     exact = precision == Precision(weights="fp32", kv="fp32")
-    return LIMITS["fp32" if exact else "quantized"]
+    grouped = precision.weights == "fp32" and precision.kv in RINGED
+    return LIMITS["fp32" if exact else "slots" if grouped else "quantized"]
 
 
 def prove_vision(
@@ -239,6 +245,9 @@ def prove_decoder(
     if reference.cache is not None:
         for long in (False, True)[: 1 if runner.room is None else 2]:
             prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)
+        return
+    if isinstance(reference, KiviReference | ZipReference):
+        prove_kivi(ledger, reference, runner, embeds, budget)
         return
     want = reference.answer(embeds, PARITY_TOKENS)
     stop_ids = reference.parts.text.stop_ids

@@ -11,10 +11,14 @@ from typing import Any
 import msgspec
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, KvPrecision, Precision, Weights
+from edgetok.bundle import kivi as kivi_cache
+from edgetok.bundle import zipcache
+from edgetok.bundle.kivi import KiviShape
+from edgetok.bundle.manifest import Flavour, KvPrecision, Precision, RingShape, Weights
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
+from edgetok.bundle.zipcache import ZipShape
 from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
 from edgetok.calibration.samples import draw, load_samples
 from edgetok.errors import UsageError
@@ -29,6 +33,8 @@ from edgetok.export.parity_portable import prove_portable
 from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
+from edgetok.export.reference_kivi import KiviReference
+from edgetok.export.reference_zipcache import ZipReference
 from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
@@ -41,6 +47,7 @@ from edgetok.prefill import Prefill, find_prefill
 
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 KV_BITS = {"int8": 8, "int4": 4}
+RINGED = (*kivi_cache.BITS, zipcache.NAME)  # caches whose last rows wait in a ring
 GOLDEN_CASES = 2  # each holds its image and pixels: 0.5 MB at 192 pixels, 1.5 MB at 336
 
 
@@ -108,6 +115,7 @@ def export_model(
     policy, reduction = find_policy(kv_policy), find_prefill(prefill)
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
+    _require_ring_alone(kv, reduction, policy, flavour)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -122,11 +130,13 @@ def export_model(
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
         eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
-        reference = Reference(parts, chosen, eager)
+        grouped = _shape_ring(kv, ladder, parts.text)
+        reference = _make_reference(parts, chosen, eager, grouped)
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
-            *(parts, chosen, ladder, weights, scales, flavour, reduction, bits or 8, room, seed)
+            *(parts, chosen, ladder, weights, scales, flavour, reduction, bits or 8, room, seed),
+            ringed=grouped,
         )
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
@@ -140,7 +150,9 @@ def export_model(
         write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
-        manifest = describe(parts, chosen, ladder, precision, seed, stages, reduction, room)
+        manifest = describe(
+            parts, chosen, ladder, precision, seed, stages, reduction, room, grouped
+        )
         digest = writer.publish(manifest)
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
@@ -180,7 +192,7 @@ def _prove(
 def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> None:
     for what, value, known in (
         ("weights precision", weights, ("fp32", "int8", "int4")),
-        ("kv precision", kv, ("fp32", *KV_BITS)),
+        ("kv precision", kv, ("fp32", *KV_BITS, *RINGED)),
         ("flavour", flavour, ("ort", "portable")),
     ):
         if value not in known:
@@ -210,6 +222,54 @@ def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
         )
 
 
+def _require_ring_alone(
+    kv: str, reduction: Prefill | None, policy: Policy | None, flavour: str
+) -> None:
+    if kv not in RINGED:
+        return
+    if flavour != "ort":
+        raise UsageError(f"a {kv} cache has no {flavour} form; use --flavour ort or --kv int4")
+    if policy is not None:
+        raise UsageError(
+            f"a {kv} cache packs rows in groups and {policy.name} takes single rows out of them; "
+            "use --kv-policy none or --kv int4"
+        )
+    if reduction is not None:
+        raise UsageError(
+            f"a {kv} cache fills all layers alike and {reduction.name} takes rows away between "
+            "them; leave --prefill out or use --kv int4"
+        )
+
+
+def _shape_ring(kv: str, ladder: Ladder, text: TextParts) -> RingShape | None:
+    if kv not in RINGED:
+        return None
+    slots, bits = ladder.largest.cache_slots, kivi_cache.BITS.get(kv, 2)
+    if slots < kivi_cache.RING_ROWS:
+        raise UsageError(
+            f"a {kv} cache packs groups of {kivi_cache.RING_ROWS} rows and the largest rung needs "
+            f"{slots}; use --kv fp32, or raise --prompt-tokens or --new-tokens"
+        )
+    if text.head_dim * bits % 8:
+        raise UsageError(
+            f"heads of {text.head_dim} channels fill no whole bytes at {bits} bits; use --kv int8"
+        )
+    sizes = len(text.layers), text.kv_heads, text.head_dim, slots
+    if kv == zipcache.NAME:
+        return ZipShape(*sizes, ladder.largest.prefill_tokens)
+    return KiviShape(*sizes, kivi_cache.RING_ROWS, bits)
+
+
+def _make_reference(
+    parts: Parts, method: Method, eager: CacheReference | None, grouped: RingShape | None
+) -> Reference:
+    if isinstance(grouped, ZipShape):
+        return ZipReference(parts, method, grouped)
+    if grouped is not None:
+        return KiviReference(parts, method, grouped)
+    return Reference(parts, method, eager)
+
+
 def _require_decoder(
     text: TextParts, reduction: Prefill | None, policy: Policy | None, kv: str, flavour: str
 ) -> None:
@@ -219,6 +279,8 @@ def _require_decoder(
         require_plain_attention(text, "reduction at prefill", "leave --prefill out")
     if policy is not None:
         require_plain_attention(text, "a KV policy", "use --kv-policy none")
+    if kv in RINGED:
+        require_plain_attention(text, f"a {kv} cache", "use --kv int8")
     if kv == "int4":
         require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
     if flavour != "ort":

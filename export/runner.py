@@ -133,7 +133,7 @@ class GraphRunner:
             names.POSITIONS: places.astype(np.int64)[:, None],
         }
         out = self.run("decode", None, feeds)
-        self._past, self._position = _as_past(out), self._position + 1
+        self._past, self._position = self._past | _as_past(out), self._position + 1
         self._lengths = self._lengths + 1
         logits: Array = out[names.LOGITS][0]
         return logits
@@ -176,7 +176,9 @@ class GraphRunner:
         return self._prefill is not None and self._prefill.method.positions == "renumbered"
 
     def compact(self) -> None:
-        """Empty the layers that are full, as a policy has it; nothing where there is none."""
+        """Empty the layers that are full, as a policy has it; pack a ring that is full."""
+        if self.ring:
+            self._flush()
         if self.room is None:
             return
         for layer in np.flatnonzero(self._lengths >= np.array(self.room.slots)).tolist():
@@ -185,6 +187,30 @@ class GraphRunner:
                 if (kept := out.get(f"kept_{kind}")) is not None:
                     self._past[f"past_{kind}_{layer}"][:, :, : kept.shape[2]] = kept
             self._lengths[layer] = self.room.keep[layer]
+
+    def _flush(self) -> None:
+        filled = self._past.get(names.part("past", "filled", 0))
+        if filled is not None:
+            self._flush_tiers(filled.copy())
+            return
+        groups, waiting = divmod(int(self._lengths[0]), self.ring)
+        if waiting:
+            return
+        for name, packed in self.run(names.FLUSH, None, self._past).items():
+            held, size = self._past[name.replace("flushed_", "past_")], packed.shape[2]
+            held[:, :, (groups - 1) * size : groups * size] = packed
+
+    def _flush_tiers(self, filled: Array) -> None:
+        if int(self._lengths[0]) - int(filled.sum()) < self.ring:
+            return
+        added = np.zeros(2, np.int32)
+        for name, packed in self.run(names.FLUSH, None, self._past).items():
+            tier, size = int(name.startswith("flushed_low")), packed.shape[2]
+            held, start = self._past[name.replace("flushed_", "past_")], int(filled[tier])
+            held[:, :, start : start + size] = packed
+            added[tier] = size
+        for layer in range(self._layers):
+            self._past[names.part("past", "filled", layer)] = filled + added
 
     def keys(self, layer: int) -> Array:
         """Keys [G, C, H] of a layer as it is now, float32 whatever the cache is."""
@@ -219,6 +245,26 @@ class GraphRunner:
         shape, _ = self._shapes[names.past_key(0)]
         assert self.scales is not None  # noqa: S101
         return 8 * shape[3] // self.scales[0][0].shape[3]
+
+    def buffer(self, name: str) -> Array:
+        """A buffer of the cache as it is now."""
+        return self._past[name]
+
+    @property
+    def ring(self) -> int:
+        """Rows that wait in the ring of a KIVI cache; 0 where there is another one."""
+        name = names.part("past", "ring_key", 0)
+        return self._shapes[name][0][2] if name in self._shapes else 0
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a row that waits there."""
+        return self._shapes[names.part("past", "ring_key", 0)][0][3]
+
+    @property
+    def extends(self) -> bool:
+        """Whether there is a graph for chunks."""
+        return (names.EXTEND, None) in self._sessions
 
     def prompt_rows(self, budget: int) -> int:
         """Rows that a rung's prompt has room for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgetok import names
-from edgetok.bundle.manifest import Manifest, Stage, Tensor
+from edgetok.bundle.manifest import Manifest, Stage, Tensor, ring_shape
 from edgetok.errors import BundleError
 from edgetok.ladder import Bucket
 
@@ -86,10 +86,9 @@ def _expected(
             told = any(t.name == names.VISUAL_START for t in stage.inputs)
             if reduces_at_prefill(manifest) or (manifest.kv.keep and told):
                 prompt[names.VISUAL_START] = ("int64", [1])
-            if not manifest.kv.keep:
-                return prompt | past, logits | present
-            # A policy's prefill begins with an empty cache, and writes what the policy keeps.
-            return prompt, logits | present
+            # A policy's prefill, or that of a KIVI cache, begins with an empty one, and writes all.
+            afresh = bool(manifest.kv.keep or manifest.kv.ring)
+            return prompt | ({} if afresh else past), logits | present
         case "extend":
             rows = _chunk_rows(manifest, stage)
             return {
@@ -104,9 +103,9 @@ def _expected(
                 names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
                 names.POSITIONS: ("int64", [manifest.kv.layers, 1]),
                 **past,
-            }, logits | present
-        case "compact":
-            return _compaction(manifest, stage.layer or 0, stage.flavour)
+            }, logits | _written(manifest, present)
+        case "flush" | "compact":
+            return _packing(manifest, stage)
 
 
 def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
@@ -119,6 +118,10 @@ def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
 def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
     """The buffers of all layers, before a graph and behind it."""
     past = Interface()
+    if (ringed := ring_shape(manifest)) is not None:
+        for layer in range(ringed.layers):
+            past |= {names.part("past", kind, layer): p for kind, p in ringed.buffers.items()}
+        return past, {names.present_of(name): place for name, place in past.items()}
     for layer, slots in enumerate(manifest.kv.slots):
         row, state = _places(manifest, slots, flavour)
         past |= {names.past_key(layer): row, names.past_value(layer): row}
@@ -132,6 +135,32 @@ def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
 
 def _has_slot_scales(manifest: Manifest, flavour: str) -> bool:
     return flavour == "portable" and manifest.precision.kv != "fp32"
+
+
+def _packing(manifest: Manifest, stage: Stage) -> tuple[Interface, Interface]:
+    if stage.stage == names.FLUSH:
+        return _flushing(manifest)
+    return _compaction(manifest, stage.layer or 0, stage.flavour)
+
+
+def _written(manifest: Manifest, present: Interface) -> Interface:
+    """What a step writes of the buffers: of a KIVI cache the rings alone."""
+    if (ringed := ring_shape(manifest)) is None:
+        return present
+    kinds = [(kind, layer) for layer in range(ringed.layers) for kind in ringed.written]
+    written = [names.part("present", kind, layer) for kind, layer in kinds]
+    return {name: present[name] for name in written}
+
+
+def _flushing(manifest: Manifest) -> tuple[Interface, Interface]:
+    inputs, outputs = Interface(), Interface()
+    if (ringed := ring_shape(manifest)) is None:
+        return inputs, outputs
+    for layer in range(ringed.layers):
+        for kind in ringed.waiting:
+            inputs[names.part("past", kind, layer)] = ringed.buffers[kind]
+        outputs |= {names.part("flushed", kind, layer): p for kind, p in ringed.group.items()}
+    return inputs, outputs
 
 
 def _compaction(manifest: Manifest, layer: int, flavour: str) -> tuple[Interface, Interface]:

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, shared_stages
+from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, ring_shape, shared_stages
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.cache import CacheRows, HeldRows, list_chunks
 from edgetok.runtimes.compaction import Compaction, load_compaction
+from edgetok.runtimes.flushing import Flushing
 from edgetok.runtimes.interface import (
     SIGNAL_PREFIX,
     has_tower_per_rung,
@@ -73,9 +74,9 @@ class OrtRuntime:
         self._held = HeldRows()
         self._memory = Memory(device)
         self._graphs = self._load(bundle, provider)
-        self._compaction = self._load_compaction(bundle, provider)
         self._extend = self._graphs.get((names.EXTEND, self.ladder.smallest.budget))
         self._decode = self._graph("decode", self.ladder.smallest)
+        self._room = self._load_room(bundle, provider)
 
     def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
         """Run the tower on pixels [1, 3, h, w]; that of `bucket` where each rung has its own.
@@ -230,7 +231,7 @@ class OrtRuntime:
             InputError: if the cache is full.
         """
         self._require_left(1)
-        self._compaction.make_room(self._rows)
+        self._room.make_room(self._rows)
         inputs = self._decode.inputs
         inputs[names.TOKEN_ID].write(np.array([[token_id]], np.int64))
         inputs[names.PAST_LENGTHS].write(self._rows.lengths)
@@ -268,9 +269,10 @@ class OrtRuntime:
         """Whether rows stand where they were written and nothing but them decides about answers.
 
         A prefill that treats visual rows apart makes other rows of them than a chunk would, even
-        where it takes none away.
+        where it takes none away; a group that is packed does not go back into its ring.
         """
-        plain = self.manifest.kv.policy == "none" and not reduces_at_prefill(self.manifest)
+        kv = self.manifest.kv
+        plain = kv.policy == "none" and not kv.ring and not reduces_at_prefill(self.manifest)
         return plain and self._rows.are_whole
 
     def _require_left(self, rows: int) -> None:
@@ -314,9 +316,12 @@ class OrtRuntime:
             bundle.path_of(path)
         return graphs
 
-    def _load_compaction(self, bundle: Bundle, provider: str) -> Compaction:
+    def _load_room(self, bundle: Bundle, provider: str) -> Compaction | Flushing:
+        """What makes room for a row where there is none."""
         bucket = self.ladder.largest
         tower = bundle.stage("tower", bucket.budget)
+        if (shape := ring_shape(bundle.manifest)) is not None:
+            return Flushing(shape, self._graph(names.FLUSH, bucket), self._decode.inputs)
 
         def bind(stage: Stage) -> BoundGraph:
             require_interface(bundle.manifest, stage, bucket, tower)

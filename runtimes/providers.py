@@ -46,6 +46,7 @@ STAGE_OPTIONS = {
     "compress": StageOptions(False, False, False, "once per image and small beside the tower"),
     "embed": StageOptions(False, False, False, "a gather: nothing to pack"),
     "prefill": StageOptions(False, False, False, "as the tower, and there is one per rung"),
+    "flush": StageOptions(False, False, False, "some roundings, once in many steps"),
     "compact": StageOptions(False, False, False, "a gather, once in many steps"),
     "extend": StageOptions(False, False, False, "as prefill: packing would copy all its weights"),
     "decode": StageOptions(

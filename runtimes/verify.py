@@ -44,7 +44,14 @@ EXACT = Tolerances(logits=1e-3, logits_cosine=0.99999)
 INT8_CACHE = Tolerances(logits=0.05, logits_cosine=0.999)
 # The same with 16 levels.
 INT4_CACHE = Tolerances(logits=0.5, logits_cosine=0.98)
-CACHES = {"fp32": EXACT, "int8": INT8_CACHE, "int4": INT4_CACHE}
+CACHES = {
+    "fp32": EXACT,
+    "int8": INT8_CACHE,
+    "int4": INT4_CACHE,
+    "kivi": INT4_CACHE,  # golden logits are of the prompt's last row, which sees it unrounded
+    "kivi4": INT4_CACHE,
+    "zipcache": INT4_CACHE,
+}
 # Kernels of quantized weights round the activations to 8 bits, or do not: it depends on the
 # processor, and on whether weights are packed. A wrong graph is off by whole deviations.
 QUANTIZED_WEIGHTS = Tolerances(logits=0.3, logits_cosine=0.99, kept=0.1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgetok.bundle.manifest import Manifest
+from edgetok.bundle.manifest import Manifest, ring_shape
 
 _BITS = {"fp32": 32, "int8": 8, "int4": 4}
 _PLANE_BYTES = 4  # float32
@@ -15,6 +15,8 @@ def cache_bytes(manifest: Manifest) -> int:
     rows of the layer that keeps most.
     """
     kv = manifest.kv
+    if (ringed := ring_shape(manifest)) is not None:
+        return ringed.bytes
     return _row_bytes(manifest) * (sum(kv.slots) + max(kv.keep, default=0))
 
 

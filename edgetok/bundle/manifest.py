@@ -14,6 +14,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from edgetok import limits, names
+from edgetok.bundle import kivi, zipcache
+from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.paths import require_safe_path
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import (
@@ -24,6 +26,7 @@ from edgetok.bundle.strict import (
     require_plain_json,
     shorten,
 )
+from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import BundleError
 
 FORMAT_VERSION: Final = 1
@@ -34,7 +37,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
-KvPrecision = Literal["fp32", "int8", "int4"]
+KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"]
 Flavour = Literal["ort", "portable"]
 
 
@@ -52,7 +55,7 @@ class Stage(Struct, frozen=True):
     `layer` is the decoder layer whose cache a `compact` graph empties, and null elsewhere.
     """
 
-    stage: Literal["tower", "compress", "embed", "prefill", "extend", "decode", "compact"]
+    stage: Literal["tower", "compress", "embed", "prefill", "extend", "decode", "flush", "compact"]
     bucket: Positive | None
     flavour: Flavour
     file: Path
@@ -91,6 +94,9 @@ class KvCache(Struct, frozen=True):
     With a policy, a layer that is full keeps `keep` rows, a prompt that is longer than its slots
     too, and the rest is free again; `planes` names what a buffer [planes, kv_heads, slots] beside
     each pair remembers of a row. Without one, both lists are empty.
+
+    Of a KIVI cache or ZipCache, the last `ring` rows of `slots` are float32, and each full ring is
+    packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere.
     """
 
     layers: Positive
@@ -103,6 +109,7 @@ class KvCache(Struct, frozen=True):
         default_factory=list
     )
     planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=list)
+    ring: Count = 0
 
 
 class Text(Struct, frozen=True):
@@ -189,9 +196,26 @@ def _decode(data: bytes) -> Manifest:
 
 def shared_stages(manifest: Manifest) -> tuple[str, ...]:
     """The stages of which every rung finds a graph."""
-    if manifest.kv.keep:  # a policy looks at each row as it comes
-        return tuple(name for name in names.STAGES if name != names.EXTEND)
-    return names.STAGES
+    if not manifest.kv.keep and not manifest.kv.ring:
+        return names.STAGES
+    # A policy looks at each row as it comes, and a ring takes one at a time.
+    stages = tuple(name for name in names.STAGES if name != names.EXTEND)
+    return (*stages, names.FLUSH) if manifest.kv.ring else stages
+
+
+RingShape = KiviShape | ZipShape
+
+
+def ring_shape(manifest: Manifest) -> RingShape | None:
+    """The constants of a KIVI cache or a ZipCache; None where there is another one."""
+    kv = manifest.kv
+    if not kv.ring:
+        return None
+    sizes = kv.layers, kv.kv_heads, kv.head_dim, max(kv.slots)
+    if manifest.precision.kv == zipcache.NAME:
+        prompt = max(rung.budget + rung.prompt_tokens for rung in manifest.ladder)
+        return ZipShape(*sizes, prompt, kv.ring)
+    return KiviShape(*sizes, kv.ring, kivi.BITS[manifest.precision.kv])
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:
@@ -200,6 +224,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _model_problems(manifest)
     yield from _file_problems(manifest)
     yield from _compaction_problems(manifest)
+    yield from _ring_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
     for stage_name in shared_stages(manifest):
@@ -268,6 +293,21 @@ def _compaction_problems(manifest: Manifest) -> Iterator[str]:
             yield f"$.stages: {flavour} graphs of compact empty layers {layers}, not each one once"
     if any(s.layer is not None for s in manifest.stages if s.stage != names.COMPACT):
         yield "$.stages: a graph that is not of compact has a layer"
+
+
+def _ring_problems(manifest: Manifest) -> Iterator[str]:
+    """Rows wait in a ring where a KIVI cache is, and there alone; all layers hold as many."""
+    kv = manifest.kv
+    bits = (kivi.BITS | {zipcache.NAME: 2}).get(manifest.precision.kv)
+    if bool(kv.ring) != (bits is not None):
+        yield f"$.kv.ring {kv.ring} does not go with a cache of {manifest.precision.kv}"
+    elif bits is not None:
+        if kv.keep or len(set(kv.slots)) > 1:
+            yield f"$.kv.slots {kv.slots} and .keep {kv.keep}: a ring takes all rows alike"
+        if kv.ring > max(kv.slots):
+            yield f"$.kv.ring {kv.ring} exceeds $.kv.slots {max(kv.slots)}"
+        if kv.head_dim * bits % 8:
+            yield f"$.kv.head_dim {kv.head_dim} fills no whole bytes at {bits} bits"
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:

@@ -71,21 +71,8 @@ class PackingAttention:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [1, S, heads * H], rotated keys and values [G, S, H]."""
-        inputs = [merge_heads(part) for part in (query, key, value)]
-        seen = torch.tensor([query.shape[2]], dtype=torch.int32)
-        rows, keys, values = torch.onnx.ops.symbolic_multi_out(
-            f"{CONTRIB}::GroupQueryAttention",
-            [*inputs, None, None, self._lengths[layer], seen, self.cos, self.sin],
-            attrs={
-                "num_heads": query.shape[1],
-                "kv_num_heads": key.shape[1],
-                "scale": float(scaling),
-                "do_rotary": 1,
-            },
-            dtypes=[query.dtype] * 3,
-            shapes=[inputs[0].shape, key.shape, value.shape],
-            version=1,
-        )
+        last = self._lengths[layer]
+        rows, keys, values = attend_prompt(query, key, value, scaling, last, self.cos, self.sin)
         return rows, keys[0], values[0]
 
     def _planes(
@@ -154,3 +141,40 @@ def keys_and_values(
         return keys[None], values[None]
     key_scale, value_scale = scales
     return store(keys, key_scale[0], bits)[None], store(values, value_scale[0], bits)[None]
+
+
+def attend_prompt(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    last: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention of a prompt without a cache, as one operator.
+
+    Args:
+        query, key, value: [1, heads or G, S, H], not rotated yet.
+        last: int32 [1], true rows minus one.
+        cos, sin: rotary tables [positions, H / 2].
+
+    Returns:
+        Rows [1, S, heads * H], rotated keys and values [1, G, S, H].
+    """
+    inputs = [merge_heads(part) for part in (query, key, value)]
+    seen = torch.tensor([query.shape[2]], dtype=torch.int32)
+    rows, keys, values = torch.onnx.ops.symbolic_multi_out(
+        f"{CONTRIB}::GroupQueryAttention",
+        [*inputs, None, None, last, seen, cos, sin],
+        attrs={
+            "num_heads": query.shape[1],
+            "kv_num_heads": key.shape[1],
+            "scale": float(scaling),
+            "do_rotary": 1,
+        },
+        dtypes=[query.dtype] * 3,
+        shapes=[inputs[0].shape, key.shape, value.shape],
+        version=1,
+    )
+    return rows, keys, values

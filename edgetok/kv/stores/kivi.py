@@ -35,6 +35,11 @@ class Region:
     value_least: Tensor
     value_step: Tensor
 
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors, in the order above."""
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
 
 @dataclass(frozen=True)
 class Ring:
@@ -63,23 +68,36 @@ def stage(ring: Ring, key: Tensor, value: Tensor, count: Tensor) -> Ring:
     return Ring(torch.where(here, key, ring.keys), torch.where(here, value, ring.values))
 
 
+def pack(keys: Tensor, values: Tensor, waiting: int, bits: int) -> Region:
+    """Rows [1, G, n, H] as n / R full groups of R = `waiting` rows; a region without free slots."""
+    (one, heads, count, head_dim) = keys.shape
+    groups = keys.reshape(one, heads, count // waiting, waiting, head_dim)
+    least, step = find_range(groups, 3, bits)  # of each channel over a group
+    value_least, value_step = find_range(values, 3, bits)  # of each token
+    return Region(
+        to_levels(groups, least, step, bits).flatten(2, 3),
+        to_levels(values, value_least, value_step, bits),
+        least.squeeze(3),
+        step.squeeze(3),
+        value_least,
+        value_step,
+    )
+
+
 def flush(region: Region, ring: Ring, block: Tensor, bits: int) -> Region:
     """The region with a full ring as its group number `block`, int64 [1]."""
     import torch
 
     waiting = ring.keys.shape[2]
-    least, step = find_range(ring.keys, 2, bits)  # of each channel over the group
-    value_least, value_step = find_range(ring.values, 3, bits)  # of each token
-    keys = to_levels(ring.keys, least, step, bits)
-    values = to_levels(ring.values, value_least, value_step, bits)
+    group = pack(ring.keys, ring.values, waiting, bits)
     slots = block * waiting + torch.arange(waiting)
     return Region(
-        region.keys.index_copy(2, slots, keys),
-        region.values.index_copy(2, slots, values),
-        region.key_least.index_copy(2, block, least),
-        region.key_step.index_copy(2, block, step),
-        region.value_least.index_copy(2, slots, value_least),
-        region.value_step.index_copy(2, slots, value_step),
+        region.keys.index_copy(2, slots, group.keys),
+        region.values.index_copy(2, slots, group.values),
+        region.key_least.index_copy(2, block, group.key_least),
+        region.key_step.index_copy(2, block, group.key_step),
+        region.value_least.index_copy(2, slots, group.value_least),
+        region.value_step.index_copy(2, slots, group.value_step),
     )
 
 

@@ -90,17 +90,26 @@ def append(tier: Tier, keys: Tensor, values: Tensor, start: Tensor, bits: int) -
     """The tier with rows [1, G, n, H] from slot `start`, int64 [1], on."""
     import torch
 
-    even = values / tier.divisor
-    least, step = find_range(even, 3, bits)
+    ranges = tier.key_least, tier.key_step, tier.divisor
+    packed, (least, step) = pack_rows(keys, values, *ranges, bits)
     slots = start + torch.arange(keys.shape[2])
-    levels = to_levels(keys, tier.key_least, tier.key_step, bits)
     return Tier(
-        tier.keys.index_copy(2, slots, levels),
-        tier.values.index_copy(2, slots, to_levels(even, least, step, bits)),
-        *(tier.key_least, tier.key_step, tier.divisor),
+        tier.keys.index_copy(2, slots, packed[0]),
+        tier.values.index_copy(2, slots, packed[1]),
+        *ranges,
         tier.value_least.index_copy(2, slots, least),
         tier.value_step.index_copy(2, slots, step),
     )
+
+
+def pack_rows(
+    keys: Tensor, values: Tensor, key_least: Tensor, key_step: Tensor, divisor: Tensor, bits: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Rows [1, G, n, H] in the ranges of a tier: levels of both, and ranges of the values."""
+    even = values / divisor
+    least, step = find_range(even, 3, bits)
+    levels = to_levels(keys, key_least, key_step, bits), to_levels(even, least, step, bits)
+    return levels, (least, step)
 
 
 def repack(

@@ -1,0 +1,198 @@
+"""KIVI caches and ZipCaches in the shipped runtime, step by step against rounded rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+import edgetok
+from edgetok import names
+from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.kivi import RING_ROWS
+from edgetok.bundle.manifest import encode_manifest, parse_manifest, ring_shape
+from edgetok.bundle.reader import Bundle
+from edgetok.bundle.zipcache import ZipShape, count_salient
+from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
+from edgetok.export.pipeline import export_model
+from edgetok.export.reference import Reference
+from edgetok.export.reference_kivi import KiviReference
+from edgetok.export.reference_zipcache import ZipReference
+from edgetok.families import open_model
+from edgetok.methods import find_method
+from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.verify import verify
+
+PROMPT, VISUAL, NEW = 48, 16, 70
+KINDS = ["kivi", "zipcache", pytest.param("kivi4", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def export(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Bundles by precision of the cache, each exported, and so proved, once; without samples."""
+    made: dict[str, Path] = {}
+
+    def make(kv: str) -> Path:
+        if kv not in made:
+            made[kv] = tmp_path_factory.mktemp("ringed") / "x.bundle"
+            sizes = {"budgets": "full", "prompt_tokens": PROMPT, "new_tokens": NEW}
+            export_model(model_dir, made[kv], parity_images=1, kv=kv, **sizes)
+        return made[kv]
+
+    return make
+
+
+def embed(reference: Reference, rows: int) -> torch.Tensor:
+    ids = torch.arange(rows) * 7919 % reference.parts.text.vocabulary
+    return reference.parts.text.embed(ids).detach()[None]
+
+
+@pytest.mark.parametrize("kv", KINDS)
+def test_every_step_over_two_flushes_is_the_reference_s(kv: str, export, model_dir: Path) -> None:
+    runtime = OrtRuntime(Bundle.open(export(kv)), threads=1)
+    shape = ring_shape(runtime.manifest)
+    kind = ZipReference if kv == "zipcache" else KiviReference
+    reference = kind(open_model(model_dir), find_method("visionzip"), shape)
+    ids = [5 + 3 * step for step in range(NEW)]
+    for rows in (20, RING_ROWS, RING_ROWS + 1, PROMPT + VISUAL):  # the ring: part, full, one, full
+        want = reference.follow_steps(embed(reference, rows), ids)
+        want = want if kv == "zipcache" else want[0]
+        got = [runtime.prefill(runtime.ladder.largest, embed(reference, rows)[0].numpy()).copy()]
+        got += [runtime.step(token).copy() for token in ids]
+        np.testing.assert_allclose(np.stack(got), want.numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize("kv", ["kivi", "zipcache"])
+def test_rounding_is_what_makes_the_difference(kv: str, export, bundle: Path, model_dir) -> None:
+    """A prompt answers as without rounding; what follows does not, so that rounding was seen."""
+    dense, ringed = (OrtRuntime(Bundle.open(path), threads=1) for path in (bundle, export(kv)))
+    reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
+    rows = embed(reference, 60)[0].numpy()
+    first = [r.prefill(r.ladder.largest, rows).copy() for r in (dense, ringed)]
+    np.testing.assert_allclose(*first, atol=1e-4)
+    second = [r.step(7).copy() for r in (dense, ringed)]
+    assert np.abs(second[0] - second[1]).max() > 1e-2
+
+
+@pytest.mark.parametrize("kv", KINDS)
+def test_memory_is_what_the_manifest_says(kv: str, export) -> None:
+    runtime = OrtRuntime(Bundle.open(export(kv)), threads=1)
+    held = sum(
+        storage.nbytes
+        for (name, _), storage in runtime._memory._storage.items()
+        if name.startswith(("past_", "flushed_")) and name != names.PAST_LENGTHS
+    )
+    assert held == cache_bytes(runtime.manifest)
+    if kv == "zipcache":
+        return
+    slots, head = PROMPT + VISUAL + NEW, 16  # a region of 4 groups, and a ring
+    region, bits = (slots - 1) // RING_ROWS * RING_ROWS, {"kivi": 2, "kivi4": 4}[kv]
+    rows = 2 * (region + RING_ROWS) * head * bits // 8  # with the group on its way
+    ranges = 4 * (2 * head * (region // RING_ROWS + 1) + 2 * (region + RING_ROWS))
+    ring = 4 * 2 * RING_ROWS * head
+    assert held == 2 * 2 * (rows + ranges + ring)  # layers and heads
+
+
+@pytest.mark.parametrize("kv", ["kivi", "zipcache"])
+def test_an_answer_goes_on_beyond_the_ring(kv: str, export) -> None:
+    model = edgetok.load(export(kv), threads=1)
+    image = np.zeros((20, 20, 3), np.uint8)
+    sampled = {"max_new_tokens": 60, "temperature": 2.0}
+    answers = [model.generate(image, "What is it?", seed=s, **sampled) for s in range(4)]
+    assert max(len(answer.token_ids) for answer in answers) > RING_ROWS
+    again = model.generate(image, "What is it?", seed=3, **sampled)
+    assert again.token_ids == answers[3].token_ids  # nothing of an answer stays behind
+    assert not verify(Bundle.open(export(kv)), model).failures
+
+
+@pytest.mark.parametrize("kv", ["kivi", "zipcache"])
+def test_a_full_cache_says_so(kv: str, export, model_dir: Path) -> None:
+    runtime = OrtRuntime(Bundle.open(export(kv)), threads=1)
+    reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
+    runtime.prefill(runtime.ladder.largest, embed(reference, PROMPT + VISUAL)[0].numpy())
+    assert runtime.rows_left == NEW
+    for _ in range(NEW):
+        assert np.isfinite(runtime.step(5)).all()
+    with pytest.raises(InputError, match="full with 134 rows"):
+        runtime.step(5)
+
+
+def test_a_prompt_that_grew_goes_on_behind_and_another_begins_afresh(export, model_dir) -> None:
+    runtime = OrtRuntime(Bundle.open(export("kivi")), threads=1)
+    reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
+    rows, keys = embed(reference, 45)[0].numpy(), [i * 7919 % 300 for i in range(45)]
+    runtime.prefill(runtime.ladder.largest, rows[:30], keys[:30])
+    want = [runtime.step(key).copy() for key in keys[30:]][-1]
+    runtime.prefill(runtime.ladder.largest, rows[:30], keys[:30])
+    assert runtime.count_held(keys) == 30
+    np.testing.assert_array_equal(runtime.extend(rows, 30, keys), want)
+    assert runtime.count_held(keys[:40]) == 0  # the first group is packed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"flavour": "portable"}, "a kivi cache has no portable form"),
+        ({"kv_policy": "h2o"}, "h2o takes single rows out of them"),
+        ({"kv_policy": "h2o", "kv": "kivi4"}, "a kivi4 cache packs rows in groups"),
+        ({"flavour": "portable", "kv": "zipcache"}, "a zipcache cache has no portable form"),
+        ({"kv_slots": 50}, "50 KV slots need a policy"),
+        ({"prefill": "fastv"}, "fastv takes rows away between them; leave --prefill out"),
+        ({"kv": "kivi3"}, "kv precision 'kivi3' is unknown; choose fp32, int8, int4, kivi, kivi4"),
+        (
+            {"budgets": "4", "prompt_tokens": 20, "new_tokens": 4},
+            "packs groups of 32 rows and the largest rung needs 28",
+        ),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(options, words, model_dir: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match=words):
+        export_model(model_dir, tmp_path / "x.bundle", **{"kv": "kivi"} | options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_decoder_with_a_window_is_refused(tiny_llava, tmp_path: Path) -> None:
+    model = tiny_llava.write_tiny_llava(tmp_path / "model", decoder="mistral")
+    with pytest.raises(IncompatibleError, match="a kivi cache knows plain attention only"):
+        export_model(model, tmp_path / "x.bundle", budgets="full", kv="kivi")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ring": 0}, r"\$\.kv\.ring 0 does not go with a cache of kivi"),
+        ({"ring": 1000}, r"\$\.kv\.ring 1000 exceeds \$\.kv\.slots 134"),
+        ({"slots": [134, 135]}, "a ring takes all rows alike"),
+        ({"head_dim": 17}, r"\$\.kv\.head_dim 17 fills no whole bytes at 2 bits"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(change, words, export) -> None:
+    manifest = Bundle.open(export("kivi")).manifest
+    wrong = msgspec.structs.replace(manifest, kv=msgspec.structs.replace(manifest.kv, **change))
+    with pytest.raises(BundleError, match=words):
+        parse_manifest(encode_manifest(wrong))
+
+
+def test_another_ring_than_the_graphs_is_refused(export) -> None:
+    opened = Bundle.open(export("kivi"))
+    kv = msgspec.structs.replace(opened.manifest.kv, ring=16)
+    object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
+    with pytest.raises(BundleError, match="export again"):
+        OrtRuntime(opened, threads=1)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 19, 64])
+def test_tiers_have_room_for_every_prompt(rows: int) -> None:
+    """Whatever the prompt's length, rounding never sends more rows to a tier than it holds."""
+    shape = ZipShape(layers=1, kv_heads=1, head_dim=16, slots=134, prompt=64)
+    high = count_salient(rows)
+    held = {"high": high, "low": rows - high}
+    for _ in range((134 - rows - 1) // shape.ring):
+        held["high"] += count_salient(shape.ring)
+        held["low"] += shape.ring - count_salient(shape.ring)
+    assert all(held[tier] <= slots for tier, slots in shape.tiers.items())
+    assert sum(shape.tiers.values()) < 134 + 4  # no tier is roomy
