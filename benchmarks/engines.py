@@ -16,6 +16,7 @@ and each method of `--prefill` makes of prefill and decode, and the graph that e
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from edgetok.export.external import FILE
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
-from edgetok.kv import POLICIES, make_room
+from edgetok.kv import POLICIES, Policy, Room, make_room
 from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, Method
 from edgetok.prefill import PREFILL_METHODS, find_prefill
@@ -98,7 +99,7 @@ def _decoder(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any
 def _reducing(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]]:
     """Prefill, decode and compact graphs of every policy, and the prefill graphs of every method.
 
-    A policy has slots for two thirds of a prompt, so that its prefill packs.
+    A policy has slots for two thirds of a prompt, or what it needs, so that its prefill packs.
     """
     k = min(options.tokens, parts.vision.full_tokens)
     ladder, layers = build_ladder((k,), PROMPT_TOKENS, 16), len(parts.text.layers)
@@ -111,7 +112,7 @@ def _reducing(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, An
             "portable",
             prefill=find_prefill(name) if policy is None else None,
             kv_bits=4 if kv == "int4" else 8,
-            room=None if policy is None else make_room(policy, 2 * rows // 3, layers),
+            room=None if policy is None else _make_room(policy, rows, layers),
         )
         graphs = [builder.build_one("prefill", k, "portable")]
         if policy is not None:
@@ -120,6 +121,14 @@ def _reducing(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, An
         for graph in graphs:
             row = {"method": name, "stage": graph.stage.stage, "weights": weights, "kv": kv}
             yield row | _build_over(builder, graph, options.target)
+
+
+def _make_room(policy: Policy, rows: int, layers: int) -> Room:
+    """Slots for two thirds of a prompt, or as many more as the policy needs."""
+    for slots in range(2 * rows // 3, rows):
+        with contextlib.suppress(UsageError):
+            return make_room(policy, slots, layers)
+    return make_room(policy, rows, layers)
 
 
 def _level_scales(parts: Parts) -> Scales:

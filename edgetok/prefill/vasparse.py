@@ -24,7 +24,8 @@ WEIGHT = 0.1
 def cut(look: Look, keep: int) -> tokens.Plan:
     asked = look.before.from_last().mean(0)
     looks = look.before.from_visual().mean(0).sum(1)
-    scores = asked**2 + WEIGHT * looks.softmax(0)
+    shares = looks[None].softmax(1)[0]  # TensorRT takes no Softmax of one dimension
+    scores = asked**2 + WEIGHT * shares
     return tokens.Plan.gather(tokens.topk(scores, keep), look.count)
 
 
