@@ -1,7 +1,7 @@
 r"""What a smaller KV cache costs: policies by their bytes, on questions and long conversations.
 
-    python benchmarks/cache.py --questions 500 --conversations 50 --prompts 500 \
-        --json docs/results/cache.json
+    python benchmarks/cache.py --questions 200 --conversations 20 --slots 192 --prompts 500 \
+        --threads 1 --json docs/results/cache.json
 
 Each policy answers single questions, whose prompt is packed once, and conversations of up to 20
 turns about one image, in which the cache is emptied again and again; later turns are decoded token

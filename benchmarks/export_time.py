@@ -1,7 +1,7 @@
 r"""Seconds that one more rung costs to export, for every method, and the nodes of its graph.
 
     python benchmarks/export_time.py --methods vispruner divprune --budgets 32 192 \
-        --json docs/results/export-time.json
+        --json docs/results/export_time.json
 
 A rung is its compress and its prefill graph, and for methods inside the tower its tower as well;
 the prefill graph is the same for all methods. CPU seconds tell what an idle machine would take,
