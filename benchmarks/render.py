@@ -27,6 +27,7 @@ def main() -> None:
         ("memory", "What a rung costs", _table),
         ("speed", "Speed beside Hugging Face", _table),
         ("tower", "Towers that reduce inside, beside the plain one", _table),
+        ("export_time", "What one more rung costs to export", _table),
         ("prefill", "Prefill that takes visual tokens away, beside the plain one", _table),
         ("cache", "Policies of the KV cache", _table),
         ("cache-bits", "Caches of fewer bits", _table),
