@@ -53,8 +53,7 @@ def main() -> None:
 _HEAD = """Every figure here was printed by a script of `benchmarks/`; the JSON files in `results/`
 hold them with the facts of the machine. They are about the demo model (`examples/demo_vlm`), on its
 evaluation questions, which no method was tuned on. They say how methods compare on this small
-model, and nothing about large ones. The table on parity was measured with an earlier checkpoint of
-the same shapes, the others with the present one.
+model, and nothing about large ones.
 """
 
 
