@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,62 +75,104 @@ class FillingAttention:
 
 
 @dataclass
-class RingAttention:
-    """One row that waits in the ring and attends to all, spelled in standard operators.
+class RowAttention:
+    """The attention of a step whose row waits in a ring, spelled in standard operators.
 
     Args:
-        past: per layer its buffers, in the order of `KiviShape.buffers`.
         lengths: int32 [L], rows that each layer holds before this one.
         positions: int64 [L, 1], rotary position of the row.
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
     """
 
-    shape: KiviShape
-    past: list[tuple[Tensor, ...]]
     lengths: Tensor
     positions: Tensor
     rotary: list[tuple[Tensor, Tensor]]
-    present: list[tuple[Tensor, ...]] = field(default_factory=list)
+    present: list[tuple[Tensor, ...]] = field(default_factory=list, kw_only=True)
 
     def __post_init__(self) -> None:
-        self._counts = torch.split(self.lengths.to(torch.int64), 1)
+        self.counts = torch.split(self.lengths.to(torch.int64), 1)
         self._positions = torch.split(self.positions, 1)
 
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
-        layer = len(self.present)
-        query, key = self._rotate(query, layer), self._rotate(key, layer)
-        past, count, bits = self.past[layer], self._counts[layer], self.shape.bits
-        ring = kivi.stage(kivi.Ring(*past[6:]), key, value, count)
-        self.present.append((ring.keys, ring.values))
-        keys, values, true = kivi.read(kivi.Region(*past[:6]), ring, count + 1, bits)
-        return _attend(query * scaling, keys[0], values[0], true)
-
-    def _rotate(self, rows: Tensor, layer: int) -> Tensor:
+    def rotate(self, rows: Tensor, layer: int) -> Tensor:
+        """Rotary embedding of the row [1, heads, 1, H] at its position."""
         at = self._positions[layer][0]
         turned = rotate(merge_heads(rows), at, *self.rotary[layer], rows.shape[1])
         return turned.reshape(rows.shape)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, true: Tensor) -> Tensor:
-    """query [1, heads, 1, H] over rows [G, n, H] where `true` [n] -> [1, 1, heads * H]."""
+@dataclass
+class RingAttention(RowAttention):
+    """Over a region of groups and the ring behind it.
+
+    Args:
+        past: per layer its buffers, in the order of `KiviShape.buffers`.
+    """
+
+    shape: KiviShape
+    past: list[tuple[Tensor, ...]]
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        layer = len(self.present)
+        query, key = self.rotate(query, layer), self.rotate(key, layer)
+        past, count, bits = self.past[layer], self.counts[layer], self.shape.bits
+        ring = kivi.stage(kivi.Ring(*past[6:]), key, value, count)
+        self.present.append((ring.keys, ring.values))
+        keys, values, true = kivi.read(kivi.Region(*past[:6]), ring, count + 1, bits)
+        return attend_row(query * scaling, keys[0], values[0], true)[0]
+
+
+def attend_row(query: Tensor, keys: Tensor, values: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """query [1, heads, 1, H] over rows [G, n, H] where `true` [n].
+
+    Returns:
+        [1, 1, heads * H], and the weights [G, heads / G, n].
+    """
     (_, heads, _, head_dim), groups = query.shape, keys.shape[0]
     scores = query.reshape(groups, heads // groups, head_dim) @ keys.transpose(1, 2)
     weights = torch.softmax(torch.where(true, scores, FORBIDDEN), dim=-1)
-    return (weights @ values).reshape(1, 1, heads * head_dim)
+    return (weights @ values).reshape(1, 1, heads * head_dim), weights
 
 
-class FillingPrefill(Decoder):
-    """input embeddings [1, S, D], padded on the right -> logits [1, W] and all buffers."""
+class RingedDecoder(Decoder):
+    """A decoder over a cache with a ring.
 
-    def __init__(self, text: TextParts, positions: int, shape: KiviShape) -> None:
+    Args:
+        kinds: the parts of a layer that the stage writes, by name.
+    """
+
+    def __init__(
+        self, text: TextParts, positions: int, shape: RingShape, kinds: Iterable[str]
+    ) -> None:
         super().__init__(text, positions, None)
+        self.shape = shape
+        self._kinds = tuple(kinds)
+
+    @property
+    def outputs(self) -> list[str]:
+        return [names.LOGITS, *part_names("present", self.shape, self._kinds)]
+
+
+class RingedFlush(nn.Module):
+    """The full rings of all layers -> what is to be filed of each."""
+
+    def __init__(self, shape: RingShape) -> None:
+        super().__init__()
         self.shape = shape
 
     @property
     def outputs(self) -> list[str]:
-        return [names.LOGITS, *part_names("present", self.shape, self.shape.buffers)]
+        return part_names("flushed", self.shape, self.shape.group)
+
+
+class FillingPrefill(RingedDecoder):
+    """input embeddings [1, S, D], padded on the right -> logits [1, W] and all buffers."""
+
+    shape: KiviShape
+
+    def __init__(self, text: TextParts, positions: int, shape: KiviShape) -> None:
+        super().__init__(text, positions, shape, shape.buffers)
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
         attention = FillingAttention(self.shape, lengths, self._rotary())
@@ -138,36 +181,27 @@ class FillingPrefill(Decoder):
         return self.read_logits(rows[0].index_select(0, last)), *held
 
 
-class RingDecode(Decoder):
+class RingDecode(RingedDecoder):
     """One token id [1, 1] -> logits [1, W] and the rings; the region stays as it is."""
 
-    def __init__(self, text: TextParts, positions: int, shape: KiviShape) -> None:
-        super().__init__(text, positions, None)
-        self.shape = shape
+    shape: KiviShape
 
-    @property
-    def outputs(self) -> list[str]:
-        return [names.LOGITS, *part_names("present", self.shape, self.shape.written)]
+    def __init__(self, text: TextParts, positions: int, shape: KiviShape) -> None:
+        super().__init__(text, positions, shape, shape.written)
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         size = len(self.shape.buffers)
         layers = [past[first : first + size] for first in range(0, len(past), size)]
-        attention = RingAttention(self.shape, layers, lengths, positions, self._rotary())
+        attention = RingAttention(lengths, positions, self._rotary(), self.shape, layers)
         rows = self.attend(self.text.embed(token), attention)
         held = [ring for rings in attention.present for ring in rings]
         return self.read_logits(rows[0]), *held
 
 
-class Flush(nn.Module):
+class Flush(RingedFlush):
     """The full rings of all layers -> what they are as a group of the region."""
 
-    def __init__(self, shape: KiviShape) -> None:
-        super().__init__()
-        self.shape = shape
-
-    @property
-    def outputs(self) -> list[str]:
-        return part_names("flushed", self.shape, self.shape.group)
+    shape: KiviShape
 
     def forward(self, *rings: Tensor) -> tuple[Tensor, ...]:
         ring, bits = self.shape.ring, self.shape.bits

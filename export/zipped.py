@@ -9,14 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgetok import names
 from edgetok.bundle.zipcache import BITS, OF, SALIENT, ZipShape, count_salient
 from edgetok.export.attention import merge_heads
 from edgetok.export.flavours.ort import rotate
 from edgetok.export.flavours.packing import attend_prompt
-from edgetok.export.flavours.portable_cache import FORBIDDEN
-from edgetok.export.ringed import part_names
-from edgetok.export.stages import Decoder
+from edgetok.export.ringed import RingedDecoder, RingedFlush, RowAttention, attend_row
 from edgetok.families.parts import TextParts
 from edgetok.kv.policies.zipcache import ask
 from edgetok.kv.saliency import received, visible
@@ -113,40 +110,29 @@ def _pack_prompt(key: Tensor, value: Tensor, places: Tensor, bits: int) -> dict[
 
 
 @dataclass
-class TierAttention:
-    """One row that waits in the ring and attends to all, and gives what waits its attention.
+class TierAttention(RowAttention):
+    """Over two tiers and the ring, giving what waits there its attention.
 
     Args:
         past: per layer its buffers, in the order of `ZipShape.buffers`.
-        lengths: int32 [L], rows that each layer holds before this one.
-        positions: int64 [L, 1], rotary position of the row.
-        rotary: of each layer the tables of cos and sin, [positions, H / 2].
     """
 
     shape: ZipShape
     past: list[dict[str, Tensor]]
-    lengths: Tensor
-    positions: Tensor
-    rotary: Rotary
-    present: list[tuple[Tensor, ...]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._counts = torch.split(self.lengths.to(torch.int64), 1)
-        self._positions = torch.split(self.positions, 1)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         layer, past = len(self.present), self.past[len(self.present)]
-        query, key = self._rotate(query, layer), self._rotate(key, layer)
+        query, key = self.rotate(query, layer), self.rotate(key, layer)
         filled = past["filled"].to(torch.int64)
-        count = self._counts[layer] - filled.sum()
+        count = self.counts[layer] - filled.sum()
         new = torch.arange(self.shape.ring) == count
         ring_key = torch.where(new[:, None], key, past["ring_key"])
         ring_value = torch.where(new[:, None], value, past["ring_value"])
         high, low = (zipcache.read(tier_of(past, tier), BITS[tier]) for tier in BITS)
         true = [torch.arange(n) < filled[i] for i, n in enumerate(self.shape.tiers.values())]
-        rows, weights = _attend(
+        rows, weights = attend_row(
             query * scaling,
             torch.cat([high[0], low[0], ring_key], 2)[0],
             torch.cat([high[1], low[1], ring_value], 2)[0],
@@ -157,30 +143,14 @@ class TierAttention:
         self.present.append((ring_key, ring_value, score))
         return rows
 
-    def _rotate(self, rows: Tensor, layer: int) -> Tensor:
-        at = self._positions[layer][0]
-        turned = rotate(merge_heads(rows), at, *self.rotary[layer], rows.shape[1])
-        return turned.reshape(rows.shape)
 
-
-def _attend(query: Tensor, keys: Tensor, values: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """query [1, heads, 1, H] over rows [G, n, H] -> [1, 1, heads * H], weights [G, heads / G, n]"""
-    (_, heads, _, head_dim), groups = query.shape, keys.shape[0]
-    scores = query.reshape(groups, heads // groups, head_dim) @ keys.transpose(1, 2)
-    weights = torch.softmax(torch.where(true, scores, FORBIDDEN), dim=-1)
-    return (weights @ values).reshape(1, 1, heads * head_dim), weights
-
-
-class TieringPrefill(Decoder):
+class TieringPrefill(RingedDecoder):
     """input embeddings [1, S, D], padded on the right -> logits [1, W] and all buffers."""
 
-    def __init__(self, text: TextParts, positions: int, shape: ZipShape) -> None:
-        super().__init__(text, positions, None)
-        self.shape = shape
+    shape: ZipShape
 
-    @property
-    def outputs(self) -> list[str]:
-        return [names.LOGITS, *part_names("present", self.shape, self.shape.buffers)]
+    def __init__(self, text: TextParts, positions: int, shape: ZipShape) -> None:
+        super().__init__(text, positions, shape, shape.buffers)
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
         attention = TieringAttention(self.shape, lengths, self._rotary())
@@ -189,16 +159,13 @@ class TieringPrefill(Decoder):
         return self.read_logits(rows[0].index_select(0, last)), *held
 
 
-class TierDecode(Decoder):
+class TierDecode(RingedDecoder):
     """One token id [1, 1] -> logits [1, W] and the rings; the tiers stay as they are."""
 
-    def __init__(self, text: TextParts, positions: int, shape: ZipShape) -> None:
-        super().__init__(text, positions, None)
-        self.shape = shape
+    shape: ZipShape
 
-    @property
-    def outputs(self) -> list[str]:
-        return [names.LOGITS, *part_names("present", self.shape, self.shape.written)]
+    def __init__(self, text: TextParts, positions: int, shape: ZipShape) -> None:
+        super().__init__(text, positions, shape, shape.written)
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         kinds = list(self.shape.buffers)
@@ -206,22 +173,16 @@ class TierDecode(Decoder):
             dict(zip(kinds, past[first : first + len(kinds)], strict=True))
             for first in range(0, len(past), len(kinds))
         ]
-        attention = TierAttention(self.shape, layers, lengths, positions, self._rotary())
+        attention = TierAttention(lengths, positions, self._rotary(), self.shape, layers)
         rows = self.attend(self.text.embed(token), attention)
         held = [ring for rings in attention.present for ring in rings]
         return self.read_logits(rows[0]), *held
 
 
-class TierFlush(nn.Module):
+class TierFlush(RingedFlush):
     """The full rings of all layers -> their rows as each tier holds them."""
 
-    def __init__(self, shape: ZipShape) -> None:
-        super().__init__()
-        self.shape = shape
-
-    @property
-    def outputs(self) -> list[str]:
-        return part_names("flushed", self.shape, self.shape.group)
+    shape: ZipShape
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         size, made = len(self.shape.waiting), []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,8 +15,7 @@ from edgetok.export.attention import (
     DecoderSpelling,
     TowerEmitter,
     merge_heads,
-    norm_constants,
-    replaced_forward,
+    spelled_norms,
 )
 from edgetok.export.flavours.names import CONTRIB
 from edgetok.kv.stored import store
@@ -179,28 +176,7 @@ def attention_extras(module: Any) -> dict[str, Any]:
     return extras if window is None else extras | {"local_window_size": int(window)}
 
 
-@contextmanager
-def fused_norms(model: nn.Module) -> Iterator[None]:
-    """Spell every RMSNorm of `model` as one operator instead of six."""
-    norms = (m for m in model.modules() if type(m).__name__.endswith("RMSNorm"))
-    with replaced_forward(norms, _rms_norm):
-        yield
-
-
-def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    weight, epsilon = norm_constants(norm)
-
-    def forward(rows: Tensor) -> Tensor:
-        return torch.onnx.ops.symbolic(
-            "SimplifiedLayerNormalization",
-            (rows, weight),
-            attrs={"axis": -1, "epsilon": epsilon, "stash_type": 1},
-            dtype=rows.dtype,
-            shape=rows.shape,
-            version=1,
-        )
-
-    return forward
+fused_norms = partial(spelled_norms, operator="SimplifiedLayerNormalization", version=1)
 
 
 def spelling_of(kv: str) -> DecoderSpelling:

@@ -7,7 +7,7 @@ reads the rows that a mask of booleans admits. Past and present may be bound to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +21,7 @@ from edgetok.export.attention import (
     CacheBuffer,
     DecoderSpelling,
     merge_heads,
-    norm_constants,
-    replaced_forward,
+    spelled_norms,
 )
 from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows, width_of
 
@@ -251,28 +250,7 @@ def _scatter_bytes(buffer: Tensor, rows: Tensor, start: Tensor) -> Tensor:
     )
 
 
-@contextmanager
-def standard_norms(model: nn.Module) -> Iterator[None]:
-    """Spell every RMSNorm of `model` as one operator instead of six."""
-    norms = (m for m in model.modules() if type(m).__name__.endswith("RMSNorm"))
-    with replaced_forward(norms, _rms_norm):
-        yield
-
-
-def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    weight, epsilon = norm_constants(norm)
-
-    def forward(rows: Tensor) -> Tensor:
-        return torch.onnx.ops.symbolic(
-            "RMSNormalization",
-            (rows, weight),
-            attrs={"axis": -1, "epsilon": epsilon, "stash_type": 1},
-            dtype=rows.dtype,
-            shape=rows.shape,
-            version=OPSET,
-        )
-
-    return forward
+standard_norms = partial(spelled_norms, operator="RMSNormalization", version=OPSET)
 
 
 # --- the values' equaliser, in the weights that read them ----------------------------------------
