@@ -10,7 +10,7 @@ import typer
 from edgetok.cli.options import Json, Seed
 from edgetok.cli.output import emit, working
 from edgetok.errors import UsageError
-from edgetok.kv import NONE, POLICIES
+from edgetok.kv import NONE, POLICIES, READINGS
 
 _MIB = 1 << 20
 
@@ -52,12 +52,17 @@ def export_command(
     kv_policy: Annotated[
         str,
         typer.Option(
-            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}.",
+            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}; or what steps read "
+            f"of one that keeps all: {', '.join(READINGS)}.",
         ),
     ] = "none",
     kv_slots: Annotated[
         int | None,
         typer.Option(min=1, help="Rows per layer of a policy's cache; as many as without one."),
+    ] = None,
+    kv_reads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows that a step of tidaldecode reads; a quarter of all."),
     ] = None,
     flavour: Annotated[
         Literal["ort", "portable"],
@@ -114,6 +119,7 @@ def export_command(
             kv=kv,
             kv_policy=kv_policy,
             kv_slots=kv_slots,
+            kv_reads=kv_reads,
             flavour=flavour,
             prefill=prefill,
             samples=samples,

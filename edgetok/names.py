@@ -51,6 +51,7 @@ CHUNK_POSITIONS = "chunk_positions"  # int64 [L, R], of each layer: rotary posit
 POSITIONS = "positions"  # int64 [L, 1], of each layer: rotary position of the token to decode
 TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
 PREFILL_KEPT = "prefill_kept"  # int64 [sum], visual rows kept at each cut, one cut after another
+DECODE_READ = "decode_read"  # int64 [choices, G, k], rows a step read beside the newest; or -1
 LOGITS = "logits"  # float32 [1, W], of the last true row
 
 KEPT_KEY = "kept_key"  # [1, G, keep, H], as `past_key` of a layer, the rows that stay

@@ -19,7 +19,7 @@ from edgetok.bundle.manifest import (
 )
 from edgetok.export.graphs import cache_slots, removed_rows
 from edgetok.families.parts import Parts
-from edgetok.kv import NONE, Room
+from edgetok.kv import NONE, Reads, Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill as Reduction
@@ -35,6 +35,7 @@ def describe(
     prefill: Reduction | None = None,
     room: Room | None = None,
     ringed: RingShape | None = None,
+    reads: Reads | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
     text, vision = parts.text, parts.vision
@@ -65,11 +66,13 @@ def describe(
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
             slots=cache_slots(ladder, prefill, layers) if room is None else list(room.slots),
-            policy=NONE if room is None else room.policy.name,
+            policy=_policy(room, reads),
             positions=_positions(prefill, room),
             keep=[] if room is None else list(room.keep),
             planes=[] if room is None else list(room.policy.planes),
             ring=0 if ringed is None else ringed.ring,
+            reads=0 if reads is None else reads.count,
+            selects=[] if reads is None else list(reads.selects),
         ),
         text=Text(
             hidden=text.hidden,
@@ -87,6 +90,12 @@ def describe(
         stages=stages,
         files={},
     )
+
+
+def _policy(room: Room | None, reads: Reads | None) -> str:
+    if reads is not None:
+        return reads.reading.name
+    return NONE if room is None else room.policy.name
 
 
 def _positions(prefill: Reduction | None, room: Room | None) -> Literal["kept", "renumbered"]:

@@ -16,7 +16,7 @@ from edgetok import names
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, KvPrecision, RingShape, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import keeping, prefilling, reducing, ringed, stages, zipped
+from edgetok.export import keeping, prefilling, reading, reducing, ringed, stages, zipped
 from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import (
@@ -30,7 +30,7 @@ from edgetok.export.flavours import (
 from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
-from edgetok.kv import Room
+from edgetok.kv import Reads, Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
@@ -63,6 +63,7 @@ class GraphBuilder:
         room: what each layer holds under a policy; None where every row stays.
         seed: of a policy that draws.
         ringed: constants of a KIVI cache or ZipCache; None where there is another one.
+        reads: what a decode step reads of the cache; None for all.
     """
 
     parts: Parts
@@ -76,6 +77,7 @@ class GraphBuilder:
     room: Room | None = None
     seed: int = 0
     ringed: RingShape | None = None
+    reads: Reads | None = None
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -291,7 +293,10 @@ class GraphBuilder:
         past = inputs | self._past(spelling)
         if self.room is not None:
             return keeping.ScoringDecode(*self._keeping(spelling)), past
-        return stages.Decode(self.parts.text, self.positions, self.scales, spelling), past
+        plain = self.parts.text, self.positions, self.scales, spelling
+        if self.reads is not None:
+            return reading.ReadingDecode(*plain, self.reads), past
+        return stages.Decode(*plain), past
 
     def _flush(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         assert self.ringed is not None  # noqa: S101

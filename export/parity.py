@@ -20,10 +20,12 @@ from edgetok.export.parity_extend import prove_extend
 from edgetok.export.parity_inside import prove_reduced
 from edgetok.export.parity_kivi import prove_kivi
 from edgetok.export.parity_prefill import prove_prefill
+from edgetok.export.parity_reads import prove_reads
 from edgetok.export.quantized import hold_quantized
 from edgetok.export.reference import Reference
 from edgetok.export.reference_kivi import KiviReference
 from edgetok.export.reference_prefill import PrefillReference
+from edgetok.export.reference_reads import ReadingReference
 from edgetok.export.reference_zipcache import ZipReference
 from edgetok.export.rings import RINGED
 from edgetok.export.runner import GraphRunner
@@ -241,6 +243,9 @@ def prove_decoder(
     budget: int,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
+    if isinstance(reference.cache, ReadingReference):
+        prove_reads(ledger, reference.cache, runner, embeds, visual.start, budget)
+        return
     if reference.cache is not None:
         for long in (False, True)[: 1 if runner.room is None else 2]:
             prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)

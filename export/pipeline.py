@@ -27,6 +27,13 @@ from edgetok.export.keeping import draw_numbers
 from edgetok.export.parity import ParityReport, prove, require_parity
 from edgetok.export.parity_portable import prove_portable
 from edgetok.export.prefilling import require_plain_attention
+from edgetok.export.reads import (
+    eager_reads,
+    find_reading,
+    require_readable,
+    require_reading_alone,
+    shape_reads,
+)
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
 from edgetok.export.rings import RINGED, make_reference, require_ring_alone, shape_ring
@@ -35,7 +42,7 @@ from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts, TextParts
-from edgetok.kv import NONE, Policy, Room, find_policy, keep_all, make_room
+from edgetok.kv import NONE, Policy, Reading, Room, find_policy, keep_all, make_room
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill, find_prefill
@@ -66,8 +73,9 @@ def export_model(
     scorer: str | Path | None = None,
     weights: Weights = "fp32",
     kv: KvPrecision = "fp32",
-    kv_policy: str | Policy = NONE,
+    kv_policy: str | Policy | Reading = NONE,
     kv_slots: int | None = None,
+    kv_reads: int | None = None,
     flavour: Flavour = "ort",
     prefill: str | Prefill | None = None,
     samples: str | Path | None = None,
@@ -91,6 +99,8 @@ def export_model(
             keeps every row, and an answer ends where the cache does.
         kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
             one when None.
+        kv_reads: rows that a decode step reads behind layers that choose, where the policy is
+            `tidaldecode`; a quarter of the slots when None.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         flavour: `portable` adds the same graphs in standard operators.
         prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
@@ -106,7 +116,9 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
-    policy, reduction = find_policy(kv_policy), find_prefill(prefill)
+    reading, reduction = find_reading(kv_policy), find_prefill(prefill)
+    policy = None if isinstance(kv_policy, Reading) or reading else find_policy(kv_policy)
+    require_reading_alone(reading, kv_reads, kv_slots, kv, reduction)
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
     require_ring_alone(kv, reduction, policy, flavour)
@@ -119,11 +131,14 @@ def export_model(
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         _require_decoder(parts.text, reduction, policy, kv, flavour)
+        require_readable(parts.text, reading)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         room = _make_room(policy, kv_slots, ladder, parts.text)
+        reads = shape_reads(reading, kv_reads, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
         eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
+        eager = eager if reads is None else eager_reads(parts.text, reads, ladder)
         grouped = shape_ring(kv, ladder, parts.text)
         reference = make_reference(parts, chosen, eager, grouped)
         bits = KV_BITS.get(kv)
@@ -131,6 +146,7 @@ def export_model(
         builder = GraphBuilder(
             *(parts, chosen, ladder, weights, scales, flavour, reduction, bits or 8, room, seed),
             ringed=grouped,
+            reads=reads,
         )
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
@@ -145,7 +161,8 @@ def export_model(
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
         manifest = describe(
-            parts, chosen, ladder, precision, seed, stages, reduction, room, grouped
+            *(parts, chosen, ladder, precision, seed, stages, reduction, room, grouped),
+            reads=reads,
         )
         digest = writer.publish(manifest)
         total_bytes = sum(file.bytes for file in writer.files.values())
@@ -170,7 +187,8 @@ def _prove(
     """Both flavours; the portable one first, since the other rounds the reference for good."""
     ladder, checks = builder.ladder, []
     if spelled := _of(graphs, "portable"):
-        cache = None if builder.room is None else reference.cache  # it begins anew with a prompt
+        kept = builder.room is not None or builder.reads is not None
+        cache = reference.cache if kept else None  # it begins anew with a prompt
         plain = Reference(builder.parts, builder.method, cache)
         scales, reduction = builder.scales, builder.prefill
         portable = GraphRunner(spelled, runner.root, reduction, builder.room, scales)

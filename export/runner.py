@@ -42,6 +42,7 @@ class GraphRunner:
     ) -> None:
         self._prefill, self.room, self.scales = prefill, room, scales
         self.root = root
+        self.read: Array = np.zeros((0, 0, 0), np.int64)  # rows that the last step read
         self._past: dict[str, Array] = {}
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
@@ -133,6 +134,7 @@ class GraphRunner:
             names.POSITIONS: places.astype(np.int64)[:, None],
         }
         out = self.run("decode", None, feeds)
+        self.read = out.get(names.DECODE_READ, self.read)
         self._past, self._position = self._past | _as_past(out), self._position + 1
         self._lengths = self._lengths + 1
         logits: Array = out[names.LOGITS][0]

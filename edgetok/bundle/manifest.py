@@ -97,6 +97,10 @@ class KvCache(Struct, frozen=True):
 
     Of a KIVI cache or ZipCache, the last `ring` rows of `slots` are float32, and each full ring is
     packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere.
+
+    With `tidaldecode` no row goes: of a decode step, layers in `selects` and those in front of them
+    attend to all rows, the others to the newest and the `reads` rows per head that the last layer
+    in `selects` attended to most. `reads` is 0 elsewhere.
     """
 
     layers: Positive
@@ -110,6 +114,10 @@ class KvCache(Struct, frozen=True):
     )
     planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=list)
     ring: Count = 0
+    reads: Count = 0
+    selects: Annotated[list[Count], msgspec.Meta(max_length=1024)] = msgspec.field(
+        default_factory=list
+    )
 
 
 class Text(Struct, frozen=True):
@@ -225,6 +233,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _file_problems(manifest)
     yield from _compaction_problems(manifest)
     yield from _ring_problems(manifest)
+    yield from _reading_problems(manifest.kv)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
     for stage_name in shared_stages(manifest):
@@ -282,7 +291,8 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
 def _compaction_problems(manifest: Manifest) -> Iterator[str]:
     """A layer that is full keeps fewer rows than it has slots, and exactly one graph says which."""
     kv = manifest.kv
-    if bool(kv.keep) != (kv.policy != "none") or len(kv.keep) not in (0, kv.layers):
+    empties = kv.policy != "none" and not kv.reads
+    if bool(kv.keep) != empties or len(kv.keep) not in (0, kv.layers):
         yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers and policy {kv.policy}"
     elif any(keep >= slots for keep, slots in zip(kv.keep, kv.slots, strict=False)):
         yield f"$.kv.keep {kv.keep} frees no row of $.kv.slots {kv.slots}"
@@ -308,6 +318,22 @@ def _ring_problems(manifest: Manifest) -> Iterator[str]:
             yield f"$.kv.ring {kv.ring} exceeds $.kv.slots {max(kv.slots)}"
         if kv.head_dim * bits % 8:
             yield f"$.kv.head_dim {kv.head_dim} fills no whole bytes at {bits} bits"
+
+
+def _reading_problems(kv: KvCache) -> Iterator[str]:
+    """A step reads fewer rows in layers that lie behind one that chooses, of a plain cache."""
+    if not kv.reads and not kv.selects:
+        return
+    if not kv.reads or not kv.selects or kv.policy == "none":
+        yield f"$.kv.reads {kv.reads}, .selects {kv.selects} and policy {kv.policy} do not agree"
+    if any(low >= high for low, high in pairwise(kv.selects)) or max(kv.selects, default=0) >= (
+        kv.layers - 1
+    ):
+        yield f"$.kv.selects {kv.selects} does not rise in front of the last of {kv.layers} layers"
+    if kv.reads > min(kv.slots):
+        yield f"$.kv.reads {kv.reads} exceeds $.kv.slots {min(kv.slots)}"
+    if kv.ring or len(set(kv.slots)) > 1:
+        yield f"$.kv.slots {kv.slots} and .ring {kv.ring}: layers that share rows hold the same"
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:

@@ -14,12 +14,25 @@ from edgetok.kv.policies import (
     random,
     snapkv,
     streaming,
+    tidaldecode,
     visual,
     zipcache,
 )
 from edgetok.kv.policy import Policy, Room, keep_all, make_room
+from edgetok.kv.reading import Reading, Reads, make_reads
 
-__all__ = ["POLICIES", "Policy", "Room", "find_policy", "keep_all", "make_room"]
+__all__ = [
+    "POLICIES",
+    "READINGS",
+    "Policy",
+    "Reading",
+    "Reads",
+    "Room",
+    "find_policy",
+    "keep_all",
+    "make_reads",
+    "make_room",
+]
 
 NONE = "none"  # no policy: every row stays, and the cache is as long as the longest answer
 
@@ -38,6 +51,9 @@ POLICIES: dict[str, Policy] = {
     )
 }
 
+# Asked for by the same option: these take no row away, but read a part of them.
+READINGS: dict[str, Reading] = {tidaldecode.READING.name: tidaldecode.READING}
+
 
 def find_policy(name: str | Policy) -> Policy | None:
     """The policy of that name, one that is given as itself, or None for `none`.
@@ -50,7 +66,6 @@ def find_policy(name: str | Policy) -> Policy | None:
     if name == NONE:
         return None
     if name not in POLICIES:
-        raise UsageError(
-            f"KV policy {name!r} is unknown; choose {', '.join([NONE, *POLICIES])} (--kv-policy)"
-        )
+        known = ", ".join([NONE, *POLICIES, *READINGS])
+        raise UsageError(f"KV policy {name!r} is unknown; choose {known} (--kv-policy)")
     return POLICIES[name]

@@ -62,9 +62,10 @@ def _think(query: Tensor, keys: Tensor, asked: Tensor, recent: Tensor) -> Any:
 
 
 def _tidal(query: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Any:
-    true = torch.arange(C) < count
-    rows = tidaldecode.choose_rows(query, keys, true, 5)
-    return (tidaldecode.attend(query, keys, values, rows, true),)
+    weights = torch.softmax(query.reshape(G, -1, H) @ keys[0].transpose(1, 2), -1)
+    places, true = tidaldecode.with_newest(tidaldecode.choose_rows(weights, count, 5), count)
+    picked = [tidaldecode.gather_rows(buffer, places) for buffer in (keys, values)]
+    return (tidaldecode.attend(query, *picked, true),)
 
 
 def _inputs() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:

@@ -191,33 +191,44 @@ def test_think_with_all_channels_is_dense() -> None:
     torch.testing.assert_close(got[..., :9], dense)
 
 
+def weigh(query: torch.Tensor, keys: torch.Tensor, held: int) -> torch.Tensor:
+    """Attention of one query per head to rows up to and with `held`: [G, heads / G, C]."""
+    scores = query.reshape(G, HEADS // G, H) @ keys[0].transpose(1, 2)
+    scores[..., held + 1 :] = -torch.inf
+    return torch.softmax(scores, -1)
+
+
 def test_tidaldecode_reads_what_a_selection_layer_chose() -> None:
     slots, held, k = 40, 25, 7
     keys, values = draw(1, G, slots, H), draw(1, G, slots, H, seed=1)
-    true = torch.arange(slots) < held
     asked, query = draw(1, HEADS, 1, H, seed=2), draw(1, HEADS, 1, H, seed=3)
-    rows = tidaldecode.choose_rows(asked, keys, true, k)
-    got = tidaldecode.attend(query, keys, values, rows, true)
+    rows = tidaldecode.choose_rows(weigh(asked, keys, held), at(held), k)
+    places, true = tidaldecode.with_newest(rows, at(held))
+    picked = [tidaldecode.gather_rows(buffer, places) for buffer in (keys, values)]
+    got = tidaldecode.attend(query, *picked, true)
     for group in range(G):
         paid = [0.0] * held
         for head in (2 * group, 2 * group + 1):
-            grown = [math.exp(float(asked[0, head, 0] @ keys[0, group, i])) for i in range(held)]
-            paid = [p + g / sum(grown) for p, g in zip(paid, grown, strict=True)]
+            grown = [math.exp(float(asked[0, head, 0] @ keys[0, group, i])) for i in range(40)]
+            paid = [p + g / sum(grown[: held + 1]) for p, g in zip(paid, grown, strict=False)]
         chosen = sorted(range(held), key=lambda i: -paid[i])[:k]
-        assert sorted(rows[0, group].tolist()) == sorted(chosen)
+        assert sorted(rows[group].tolist()) == sorted(chosen)
+        read = [*chosen, held]
         for head in (2 * group, 2 * group + 1):
-            grown = [math.exp(float(query[0, head, 0] @ keys[0, group, i])) for i in chosen]
+            grown = [math.exp(float(query[0, head, 0] @ keys[0, group, i])) for i in read]
             want = sum(
-                g / sum(grown) * values[0, group, i] for g, i in zip(grown, chosen, strict=True)
+                g / sum(grown) * values[0, group, i] for g, i in zip(grown, read, strict=True)
             )
             torch.testing.assert_close(got[0, head, 0], want, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("held", [3, 7])
+@pytest.mark.parametrize("held", [0, 3, 7])
 def test_tidaldecode_with_room_for_all_is_dense(held: int) -> None:
     keys, values, query = draw(1, G, 9, H), draw(1, G, 9, H, seed=1), draw(1, HEADS, 1, H, seed=2)
-    true = torch.arange(9) < held
-    rows = tidaldecode.choose_rows(query, keys, true, 7)
-    got = tidaldecode.attend(query, keys, values, rows, true)
-    dense = torch.softmax(query @ keys[:, :, :held].repeat_interleave(2, 1).transpose(2, 3), -1)
-    torch.testing.assert_close(got, dense @ values[:, :, :held].repeat_interleave(2, 1))
+    rows = tidaldecode.choose_rows(weigh(query, keys, held), at(held), 7)
+    assert ((rows >= 0).sum(1) == held).all()
+    places, true = tidaldecode.with_newest(rows, at(held))
+    picked = [tidaldecode.gather_rows(buffer, places) for buffer in (keys, values)]
+    got = tidaldecode.attend(query, *picked, true)
+    dense = weigh(query, keys, held) @ values[0]
+    torch.testing.assert_close(got, dense.reshape(1, HEADS, 1, H))
