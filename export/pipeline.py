@@ -121,7 +121,7 @@ def export_model(
     require_reading_alone(reading, kv_reads, kv_slots, kv, reduction)
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
-    require_ring_alone(kv, reduction, policy, flavour)
+    require_ring_alone(kv, reduction, policy)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -189,7 +189,7 @@ def _prove(
     if spelled := _of(graphs, "portable"):
         kept = builder.room is not None or builder.reads is not None
         cache = reference.cache if kept else None  # it begins anew with a prompt
-        plain = Reference(builder.parts, builder.method, cache)
+        plain = make_reference(builder.parts, builder.method, cache, builder.ringed)
         scales, reduction = builder.scales, builder.prefill
         portable = GraphRunner(spelled, runner.root, reduction, builder.room, scales)
         checks = prove_portable(plain, portable, ladder, cases, precision, scales, reduction)
