@@ -43,12 +43,16 @@ def export_command(
         Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
     ] = "fp32",
     kv: Annotated[
-        Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"],
+        Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache", "think"],
         typer.Option(
             help="Precision of the KV cache; int8 and int4 need --samples, kivi (2 bits), "
-            "kivi4 and zipcache (2 and 4 bits) measure as they go."
+            "kivi4 and zipcache (2 and 4 bits) measure as they go, think prunes channels of keys."
         ),
     ] = "fp32",
+    kv_channels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Channels that keys of a think cache keep; three of five."),
+    ] = None,
     kv_policy: Annotated[
         str,
         typer.Option(
@@ -117,6 +121,7 @@ def export_command(
             scorer=scorer,
             weights=weights,
             kv=kv,
+            kv_channels=kv_channels,
             kv_policy=kv_policy,
             kv_slots=kv_slots,
             kv_reads=kv_reads,

@@ -9,7 +9,7 @@ import msgspec
 from rich.table import Table
 
 from edgetok.bundle.cache_size import cache_bytes
-from edgetok.bundle.manifest import Manifest, Tensor
+from edgetok.bundle.manifest import KvCache, Manifest, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
 from edgetok.names import COMPACT, FLUSH, STAGES
@@ -62,6 +62,7 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
         "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
         "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
+        f"{_show_channels(kv)}"
         f"{cache_bytes(manifest) / _MIB:.1f} MiB",
         "KV policy": _show_policy(manifest),
         "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
@@ -69,6 +70,11 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
         "digest": digest,
     }
     return "\n".join(f"{fact:<12}{value}" for fact, value in facts.items())
+
+
+def _show_channels(kv: KvCache) -> str:
+    """How keys that are not among the last are pruned, if so."""
+    return f"{kv.key_channels} of a key but the last {kv.ring}, " if kv.key_channels else ""
 
 
 def _show_prefill(manifest: Manifest) -> str:

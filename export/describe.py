@@ -17,6 +17,7 @@ from edgetok.bundle.manifest import (
     Text,
     Vision,
 )
+from edgetok.bundle.think import ThinkShape
 from edgetok.export.graphs import cache_slots, removed_rows
 from edgetok.families.parts import Parts
 from edgetok.kv import NONE, Reads, Room
@@ -71,6 +72,7 @@ def describe(
             keep=[] if room is None else list(room.keep),
             planes=[] if room is None else list(room.policy.planes),
             ring=0 if ringed is None else ringed.ring,
+            key_channels=ringed.channels if isinstance(ringed, ThinkShape) else 0,
             reads=0 if reads is None else reads.count,
             selects=[] if reads is None else list(reads.selects),
         ),

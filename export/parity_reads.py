@@ -59,6 +59,7 @@ def _follow(
     _take_steps(ledger, reference, runner, int(got.argmax()), min(STEPS, left - steps), budget)
     for share in reference.agreement:
         ledger.record("decode", budget, names.DECODE_READ, "kept", share, min)
+    reference.agreement.clear()
 
 
 def _take_steps(

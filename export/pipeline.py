@@ -36,7 +36,13 @@ from edgetok.export.reads import (
 )
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
-from edgetok.export.rings import RINGED, make_reference, require_ring_alone, shape_ring
+from edgetok.export.rings import (
+    RINGED,
+    make_reference,
+    require_pruning,
+    require_ring_alone,
+    shape_ring,
+)
 from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
 from edgetok.families import open_model
@@ -73,6 +79,7 @@ def export_model(
     scorer: str | Path | None = None,
     weights: Weights = "fp32",
     kv: KvPrecision = "fp32",
+    kv_channels: int | None = None,
     kv_policy: str | Policy | Reading = NONE,
     kv_slots: int | None = None,
     kv_reads: int | None = None,
@@ -95,6 +102,8 @@ def export_model(
         mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
             method with "+masked-sinks".
         scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
+        kv_channels: channels that keys keep where `kv` is `think`, but for the last ones; three of
+            five when None.
         kv_policy: what a full KV cache keeps, by name or as a policy of one's own; with `none` it
             keeps every row, and an answer ends where the cache does.
         kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
@@ -122,6 +131,7 @@ def export_model(
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
     require_ring_alone(kv, reduction, policy)
+    require_pruning(kv, kv_channels)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -139,7 +149,7 @@ def export_model(
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
         eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
         eager = eager if reads is None else eager_reads(parts.text, reads, ladder)
-        grouped = shape_ring(kv, ladder, parts.text)
+        grouped = shape_ring(kv, ladder, parts.text, kv_channels)
         reference = make_reference(parts, chosen, eager, grouped)
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None

@@ -158,7 +158,7 @@ class CacheReference:
         if self.rounding is not None and not (first and not self.rounding.prompt):
             key, value = self._rounded(layer, head, key, value)
         rows += [self._born(layer, head, place, key, value) for place in range(new)]
-        keys = torch.from_numpy(np.stack([row.key for row in rows]))
+        keys = torch.from_numpy(self._read(layer, head, query, rows))
         values = torch.from_numpy(np.stack([row.value for row in rows]))
         logits = query @ keys.T * scaling  # [heads, n, rows]
         unread = self._unread(layer, head, new, len(rows))
@@ -171,6 +171,10 @@ class CacheReference:
             else [self._asked(row, p) for row, p in zip(rows, received[0], strict=True)]
         )
         return attention @ values
+
+    def _read(self, layer: int, head: int, query: Tensor, rows: Sequence[Row]) -> Array:
+        """Keys [rows, H] as queries [heads, n, H] of a group read them."""
+        return np.stack([row.key for row in rows])
 
     def _unread(self, layer: int, head: int, new: int, count: int) -> Tensor:
         """Which of all rows the new ones, the last, do not attend to: bool [new, count]."""

@@ -179,7 +179,7 @@ class GraphRunner:
 
     def compact(self) -> None:
         """Empty the layers that are full, as a policy has it; pack a ring that is full."""
-        if self.ring:
+        if (names.FLUSH, None) in self._sessions:
             self._flush()
         if self.room is None:
             return

@@ -191,6 +191,30 @@ def test_think_with_all_channels_is_dense() -> None:
     torch.testing.assert_close(got[..., :9], dense)
 
 
+def test_think_prunes_a_key_when_it_leaves_the_ring() -> None:
+    waiting, slots, keep = 4, 15, 5
+    region, ring = torch.zeros(1, G, slots - waiting, keep), torch.zeros(1, G, waiting, H)
+    channels = torch.stack([torch.randperm(H)[:keep].sort().values for _ in range(G)])[None]
+    keys: list[torch.Tensor] = []  # the loop's own memory: all of them, whole
+    for count in range(slots):
+        key, query = draw(1, G, 1, H, seed=count), draw(1, HEADS, 1, H, seed=100 + count)
+        region, ring = think.put_row(region, ring, channels, key, at(count))
+        keys.append(key[0, :, 0])
+        scores = think.score(query, region, channels, ring)
+        got = think.order_scores(scores, waiting, at(count), slots)
+        for head in range(HEADS):
+            q, group = query[0, head, 0].tolist(), head // 2
+            want = [
+                sum(
+                    q[d] * float(k[group, d])
+                    for d in range(H)
+                    if row > count - waiting or d in channels[0, group]
+                )
+                for row, k in enumerate(keys)
+            ]
+            assert got[0, head, 0, : count + 1].tolist() == pytest.approx(want, abs=1e-4)
+
+
 def weigh(query: torch.Tensor, keys: torch.Tensor, held: int) -> torch.Tensor:
     """Attention of one query per head to rows up to and with `held`: [G, heads / G, C]."""
     scores = query.reshape(G, HEADS // G, H) @ keys[0].transpose(1, 2)
