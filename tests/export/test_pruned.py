@@ -6,12 +6,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
 
 import edgetok
 from edgetok import names
 from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, encode_manifest, parse_manifest, ring_shape
 from edgetok.bundle.reader import Bundle
 from edgetok.bundle.think import RING_ROWS, ThinkShape, count_channels
@@ -24,6 +26,8 @@ from edgetok.export.reference_think import PrunedReference
 from edgetok.export.runner import GraphRunner
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
+from edgetok.kv import Reads
+from edgetok.kv.policies.tidaldecode import READING
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
 from edgetok.runtimes.ort import OrtRuntime
@@ -217,3 +221,29 @@ def test_other_buffers_than_the_graphs_are_refused(change, bundle: Path) -> None
     object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
     with pytest.raises(BundleError, match="export again"):
         OrtRuntime(opened, threads=1)
+
+
+@pytest.mark.parametrize("kind", ["think", pytest.param("kivi", marks=pytest.mark.slow), "reads"])
+def test_a_step_multiplies_by_the_prompt_s_weights(kind: str, parts: Parts) -> None:
+    """Where attention is spelled out too: no projection is stored a second time."""
+    sizes = len(parts.text.layers), parts.text.kv_heads, HEAD, PROMPT + VISUAL + NEW
+    given = {
+        "think": {"ringed": ThinkShape(*sizes, KEPT)},
+        "kivi": {"ringed": KiviShape(*sizes, RING_ROWS, 2)},
+        "reads": {"reads": Reads(READING, 8, (0,))},
+    }
+    ladder = build_ladder([VISUAL], PROMPT, NEW)
+    builder = GraphBuilder(parts, find_method("visionzip"), ladder, "fp32", None, **given[kind])
+    steps, prompts = (
+        _multipliers(builder.build_one(*job).data) for job in (("decode", None), ("prefill", 16))
+    )
+    assert len(steps) == 2 * 5  # of each layer: q, k and v in one, o, gate, up and down
+    assert steps == prompts
+
+
+def _multipliers(graph: bytes) -> set[str]:
+    """Where in the weights file the constants of all products lie."""
+    found = onnx.load_model_from_string(graph).graph
+    places = {t.name: {e.key: e.value for e in t.external_data} for t in found.initializer}
+    factors = [node.input[1] for node in found.node if node.op_type == "MatMul"]
+    return {places[name]["offset"] for name in factors if places.get(name)}
