@@ -167,10 +167,13 @@ def test_keys_that_move_get_new_scales(bits: int, model_dir: Path) -> None:
 
 def test_a_breach_is_seen(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys that are packed without their angles."""
-    right = portable_packing.turn_heads
-    monkeypatch.setattr(
-        portable_packing, "turn_heads", lambda rows, at, *tables: right(rows, 0 * at, *tables)
-    )
+    right = portable_packing.attend_prompt
+
+    def unturned(*given: Any) -> Any:
+        *rows, cos, sin = given
+        return right(*rows, torch.ones_like(cos), torch.zeros_like(sin))
+
+    monkeypatch.setattr(portable_packing, "attend_prompt", unturned)
     with pytest.raises(VerificationError, match=r"portable (prefill|decode|compact)"):
         export_model(
             *(model_dir, tmp_path / "x.bundle"),
