@@ -42,8 +42,9 @@ def prove_kivi(
             _take_over(ledger, runner, rows, layer, budget)
         got, want = runner.step(token), rows.step(token)
         ledger.compare("decode", budget, names.LOGITS, got, want.numpy())
-    for layer in layers if isinstance(rows, KiviRows) else ():
-        _compare_rows(ledger, runner, rows.cache, layer, budget)
+    if isinstance(rows, KiviRows):
+        for layer in layers:
+            _compare_rows(ledger, runner, rows.cache, layer, budget)
 
 
 def _take_over(

@@ -109,7 +109,7 @@ class KiviRows:
     @property
     def is_full(self) -> bool:
         """Whether the next row has a whole group rounded."""
-        return self.cache.get_seq_length() % self._ring == 0
+        return bool(self.cache.get_seq_length() % self._ring == 0)
 
     def waiting(self, layer: int) -> dict[str, Array]:
         """The rows of a full ring, by the part of it that they are: [G, ring, H] each."""

@@ -86,7 +86,7 @@ class ZipRows:
     @property
     def is_full(self) -> bool:
         """Whether the next row has the ring packed."""
-        return self._scores[0].shape[1] == self._ring
+        return bool(self._scores[0].shape[1] == self._ring)
 
     def waiting(self, layer: int) -> dict[str, Array]:
         """The rows of a full ring [G, ring, H] and their scores [G, ring], by part."""
