@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -36,6 +38,7 @@ from edgetok.runtimes.verify import verify
 PROMPT, VISUAL, NEW, HEAD = 48, 16, 100, 16
 SIZES = {"budgets": "full", "prompt_tokens": PROMPT, "new_tokens": NEW}
 KEPT = count_channels(HEAD)
+TWO_LAYERS = replace(READING, selects=lambda _: (0,))
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +132,9 @@ def test_fewer_channels_are_not(bundle: Path, parts: Parts) -> None:
     assert np.abs(runtime.step(want.ids[0]) - want.logits[1].numpy()).max() > 1e-2
 
 
-def test_memory_is_what_the_manifest_says(bundle: Path) -> None:
+def test_memory_is_what_the_manifest_says(bundle: Path, held_bytes) -> None:
     runtime = OrtRuntime(Bundle.open(bundle), threads=1)
-    held = sum(
-        storage.nbytes
-        for (name, _), storage in runtime._memory._storage.items()
-        if name.startswith("past_") and name != names.PAST_LENGTHS
-    )
+    held = held_bytes(runtime)
     slots = PROMPT + VISUAL + NEW
     keys = (slots - RING_ROWS) * KEPT + RING_ROWS * HEAD + KEPT  # and which channels they are
     assert held == cache_bytes(runtime.manifest) == 2 * 2 * 4 * (keys + slots * HEAD)
@@ -223,17 +222,26 @@ def test_other_buffers_than_the_graphs_are_refused(change, bundle: Path) -> None
         OrtRuntime(opened, threads=1)
 
 
+def make_builder(kind: str, parts: Parts, flavour: Flavour, bits: int | None = None) -> Any:
+    """A builder of caches whose steps spell attention out; with scales if there are bits."""
+    sizes = len(parts.text.layers), parts.text.kv_heads, HEAD, PROMPT + VISUAL + NEW
+    given: dict[str, Any] = {
+        "think": {"ringed": ThinkShape(*sizes, KEPT)},
+        "kivi": {"ringed": KiviShape(*sizes, RING_ROWS, 2)},
+        "reads": {"reads": Reads(READING, 8, (0,)), "kv_bits": bits or 8},
+    }[kind]
+    one = torch.ones(1, parts.text.kv_heads, 1, HEAD)
+    scales = None if bits is None else [(one, one)] * len(parts.text.layers)
+    ladder = build_ladder([VISUAL], PROMPT, NEW)
+    return GraphBuilder(
+        *(parts, find_method("visionzip"), ladder, "fp32", scales, flavour), **given
+    )
+
+
 @pytest.mark.parametrize("kind", ["think", pytest.param("kivi", marks=pytest.mark.slow), "reads"])
 def test_a_step_multiplies_by_the_prompt_s_weights(kind: str, parts: Parts) -> None:
     """Where attention is spelled out too: no projection is stored a second time."""
-    sizes = len(parts.text.layers), parts.text.kv_heads, HEAD, PROMPT + VISUAL + NEW
-    given = {
-        "think": {"ringed": ThinkShape(*sizes, KEPT)},
-        "kivi": {"ringed": KiviShape(*sizes, RING_ROWS, 2)},
-        "reads": {"reads": Reads(READING, 8, (0,))},
-    }
-    ladder = build_ladder([VISUAL], PROMPT, NEW)
-    builder = GraphBuilder(parts, find_method("visionzip"), ladder, "fp32", None, **given[kind])
+    builder = make_builder(kind, parts, "ort")
     steps, prompts = (
         _multipliers(builder.build_one(*job).data) for job in (("decode", None), ("prefill", 16))
     )
@@ -247,3 +255,38 @@ def _multipliers(graph: bytes) -> set[str]:
     places = {t.name: {e.key: e.value for e in t.external_data} for t in found.initializer}
     factors = [node.input[1] for node in found.node if node.op_type == "MatMul"]
     return {places[name]["offset"] for name in factors if places.get(name)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("think", None), ("reads", None), ("reads", 8), ("reads", 4)]
+)
+def test_engines_build_without_a_gpu(kind: str, bits, parts: Parts, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    builder = make_builder(kind, parts, "portable", bits)
+    graphs = [builder.build_one(*job, "portable") for job in (("prefill", 16), ("decode", None))]
+    (tmp_path / external.FILE).parent.mkdir()
+    (tmp_path / external.FILE).write_bytes(b"".join(builder.store.chunks()))
+    for graph in graphs:
+        path = tmp_path / "graph.onnx"  # beside weights/, which it names
+        path.write_bytes(graph.data)
+        logger = trt.Logger(trt.Logger.ERROR)
+        maker = trt.Builder(logger)
+        network = maker.create_network(0)
+        parser = trt.OnnxParser(network, logger)
+        assert parser.parse_from_file(str(path)), parser.get_error(0).desc()
+        config = maker.create_builder_config()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+        assert maker.build_serialized_network(network, config) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_rounded_weights_pass_the_gate(weights, model_dir: Path, tmp_path: Path) -> None:
+    for number, kind in enumerate(({"kv": "think"}, {"kv_policy": TWO_LAYERS, "kv_reads": 12})):
+        out = tmp_path / str(number)
+        report = export_model(
+            model_dir, out, parity_images=1, weights=weights, flavour="portable", **SIZES | kind
+        )
+        assert all(check["passed"] for check in report.parity["checks"])

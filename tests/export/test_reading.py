@@ -170,15 +170,10 @@ def test_the_runtime_reads_the_reference_s_rows(bundle: Path, parts: Parts) -> N
     assert runtime.rows_left == PROMPT + VISUAL - 28
 
 
-def test_memory_is_what_the_manifest_says(bundle: Path) -> None:
+def test_memory_is_what_the_manifest_says(bundle: Path, held_bytes) -> None:
     runtime = OrtRuntime(Bundle.open(bundle), threads=1)
-    held = sum(
-        storage.nbytes
-        for (name, _), storage in runtime._memory._storage.items()
-        if name.startswith("past_") and name != names.PAST_LENGTHS
-    )
     slots = PROMPT + VISUAL + NEW
-    assert held == cache_bytes(runtime.manifest) == LAYERS * 2 * 2 * slots * 16 * 4
+    assert held_bytes(runtime) == cache_bytes(runtime.manifest) == LAYERS * 2 * 2 * slots * 16 * 4
 
 
 def test_an_answer_is_given_again_and_a_full_cache_says_so(bundle: Path, parts: Parts) -> None:
