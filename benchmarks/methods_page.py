@@ -82,7 +82,8 @@ IN_CACHE = """
 
 `edgetok export --kv-policy NAME --kv-slots ROWS` gives each layer a cache of constant size. When a
 layer is full, the policy says which rows stay. Made from `edgetok/kv/policies/`; what they cost is
-in [results.md](results.md). With `renumbered` positions a conversation has no end.
+in [results.md](results.md). With `renumbered` positions a conversation has no end. `tidaldecode`
+takes nothing away and has no slots: `--kv-reads ROWS` says how many rows a step reads instead.
 
 """
 
