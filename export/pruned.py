@@ -97,8 +97,8 @@ class PrunedAttention(RowAttention):
         region, ring = think.put_row(region, ring, channels, key, count)
         values = values.scatter(2, count.reshape(1, 1, 1, 1).expand(value.shape), value)
         self.present.append((region, values, ring))
-        scores = think.score(query * scaling, region, channels, ring)
-        scores = think.order_scores(scores, self.shape.ring, count, self.shape.slots)
+        products = think.score(query * scaling, region, channels, ring)
+        scores = think.order_scores(*products, count, self.shape.slots)
         return _attend(scores, values[0], count)
 
 

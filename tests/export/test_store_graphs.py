@@ -58,14 +58,14 @@ def _read(*x: Tensor) -> Any:
 
 def _think(query: Tensor, keys: Tensor, asked: Tensor, recent: Tensor) -> Any:
     channels = think.choose_channels(asked, keys, 10)
-    return (think.score(query, think.prune(keys, channels), channels, recent),)
+    return think.score(query, think.prune(keys, channels), channels, recent)
 
 
 def _think_step(*x: Tensor) -> Any:
     region, ring, channels, key, query, count = x
     region, ring = think.put_row(region, ring, channels, key, count)
-    scores = think.score(query, region, channels, ring)
-    return region, ring, think.order_scores(scores, R, count, C)
+    products = think.score(query, region, channels, ring)
+    return region, ring, think.order_scores(*products, count, C)
 
 
 def _tidal(query: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Any:

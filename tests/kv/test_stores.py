@@ -166,7 +166,7 @@ def test_think_keeps_the_channels_that_questions_use() -> None:
     keep = 10
     channels = think.choose_channels(queries, keys, keep)
     query = draw(1, HEADS, 1, H, seed=3)
-    got = think.score(query, think.prune(keys, channels), channels, recent)
+    got = torch.cat(think.score(query, think.prune(keys, channels), channels, recent), -1)
     for group in range(G):
         asked = queries[0, 2 * group : 2 * group + 2].reshape(-1, H)
         importance = [
@@ -186,9 +186,9 @@ def test_think_keeps_the_channels_that_questions_use() -> None:
 def test_think_with_all_channels_is_dense() -> None:
     keys, query = draw(1, G, 9, H), draw(1, HEADS, 1, H, seed=1)
     channels = think.choose_channels(draw(1, HEADS, 4, H, seed=2), keys, H)
-    got = think.score(query, think.prune(keys, channels), channels, keys[:, :, :2])
+    got, _ = think.score(query, think.prune(keys, channels), channels, keys[:, :, :2])
     dense = query @ keys.repeat_interleave(2, 1).transpose(2, 3)
-    torch.testing.assert_close(got[..., :9], dense)
+    torch.testing.assert_close(got, dense)
 
 
 def test_think_prunes_a_key_when_it_leaves_the_ring() -> None:
@@ -200,8 +200,8 @@ def test_think_prunes_a_key_when_it_leaves_the_ring() -> None:
         key, query = draw(1, G, 1, H, seed=count), draw(1, HEADS, 1, H, seed=100 + count)
         region, ring = think.put_row(region, ring, channels, key, at(count))
         keys.append(key[0, :, 0])
-        scores = think.score(query, region, channels, ring)
-        got = think.order_scores(scores, waiting, at(count), slots)
+        products = think.score(query, region, channels, ring)
+        got = think.order_scores(*products, at(count), slots)
         for head in range(HEADS):
             q, group = query[0, head, 0].tolist(), head // 2
             want = [

@@ -36,8 +36,8 @@ def prune(keys: Tensor, channels: Tensor) -> Tensor:
     return keys.gather(3, channels.unsqueeze(2).expand(-1, -1, rows, -1))
 
 
-def score(query: Tensor, pruned: Tensor, channels: Tensor, recent: Tensor) -> Tensor:
-    """Products of one query per head with pruned and recent keys.
+def score(query: Tensor, pruned: Tensor, channels: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+    """Products of one query per head with pruned keys, and with recent ones.
 
     Args:
         query: float32 [1, heads, 1, H], scaled.
@@ -46,15 +46,16 @@ def score(query: Tensor, pruned: Tensor, channels: Tensor, recent: Tensor) -> Te
         recent: [1, G, R, H], with all channels.
 
     Returns:
-        float32 [1, heads, 1, S + R].
+        float32 [1, heads, 1, S] and [1, heads, 1, R].
     """
-    import torch
-
     heads, groups = query.shape[1], pruned.shape[1]
     rows = query.reshape(1, groups, heads // groups, -1)
     picked = rows.gather(3, channels.unsqueeze(2).expand(-1, -1, heads // groups, -1))
-    parts = [picked @ pruned.transpose(2, 3), rows @ recent.transpose(2, 3)]
-    return torch.cat(parts, dim=-1).reshape(1, heads, 1, -1)
+    pairs = ((picked, pruned), (rows, recent))
+    of_pruned, of_recent = (
+        (asking @ keys.transpose(2, 3)).reshape(1, heads, 1, -1) for asking, keys in pairs
+    )
+    return of_pruned, of_recent
 
 
 def put_row(
@@ -81,15 +82,17 @@ def put_row(
     return region, joined.index_select(2, torch.where(order == slot, rows, order))
 
 
-def order_scores(scores: Tensor, ring: int, count: Tensor, slots: int) -> Tensor:
-    """Products [..., S + R] of `score` in the order of the rows, [..., slots].
+def order_scores(pruned: Tensor, recent: Tensor, count: Tensor, slots: int) -> Tensor:
+    """Products of `score` in the order of the rows: [1, heads, 1, slots].
 
     Args:
+        pruned: [1, heads, 1, S], S at most `slots`.
+        recent: [1, heads, 1, R], row n in slot n mod R.
         count: int64 [1], the last row's number; what stands behind it is no row's.
     """
     import torch
 
-    row = torch.arange(slots)
-    region = scores.shape[-1] - ring
-    pruned = row <= count - ring
-    return scores.index_select(-1, torch.where(pruned, row, region + row % ring))
+    ring = recent.shape[-1]
+    padded = torch.nn.functional.pad(pruned, (0, slots - pruned.shape[-1]))
+    again = recent.repeat(1, 1, 1, -(-slots // ring))[..., :slots]
+    return torch.where(torch.arange(slots) <= count - ring, padded, again)
