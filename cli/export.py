@@ -59,6 +59,10 @@ def export_command(
         int | None,
         typer.Option(min=1, help="Rows per layer of a policy's cache; as many as without one."),
     ] = None,
+    kv_weights: Annotated[
+        Path | None,
+        typer.Option(help="Learned weights of a KV policy (safetensors), for `lococo`."),
+    ] = None,
     flavour: Annotated[
         Literal["ort", "portable"],
         typer.Option(
@@ -114,6 +118,7 @@ def export_command(
             kv=kv,
             kv_policy=kv_policy,
             kv_slots=kv_slots,
+            kv_weights=kv_weights,
             flavour=flavour,
             prefill=prefill,
             samples=samples,

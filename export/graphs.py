@@ -112,7 +112,8 @@ class GraphBuilder:
         bits = None if self.scales is None else self.kv_bits
         in_slots = flavour == "portable" and bits is not None
         kind = keeping.SlotCompact if in_slots else keeping.Compact
-        module = kind(self.parts.text, self.positions, bits, self.room, layer).eval()
+        scales = None if self.scales is None else self.scales[layer]
+        module = kind(self.parts.text, self.positions, bits, self.room, layer, scales).eval()
         past = {
             name: value
             for name, value in self._past(self._spelling(flavour)).items()

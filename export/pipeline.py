@@ -31,11 +31,12 @@ from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
 from edgetok.export.rings import RINGED, make_reference, require_ring_alone, shape_ring
 from edgetok.export.runner import GraphRunner
-from edgetok.export.scorer import with_scorer
+from edgetok.export.scorer import with_kv_weights, with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts, TextParts
 from edgetok.kv import NONE, Policy, Room, find_policy, keep_all, make_room
+from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill, find_prefill
@@ -68,6 +69,7 @@ def export_model(
     kv: KvPrecision = "fp32",
     kv_policy: str | Policy = NONE,
     kv_slots: int | None = None,
+    kv_weights: str | Path | None = None,
     flavour: Flavour = "ort",
     prefill: str | Prefill | None = None,
     samples: str | Path | None = None,
@@ -91,6 +93,7 @@ def export_model(
             keeps every row, and an answer ends where the cache does.
         kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
             one when None.
+        kv_weights: safetensors with the learned weights of a policy that has a slot for them.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         flavour: `portable` adds the same graphs in standard operators.
         prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
@@ -107,6 +110,7 @@ def export_model(
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
     policy, reduction = find_policy(kv_policy), find_prefill(prefill)
+    policy = with_kv_weights(policy, None if kv_weights is None else Path(kv_weights))
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
     require_ring_alone(kv, reduction, policy, flavour)
@@ -239,7 +243,10 @@ def _make_room(
     if policy is None:
         return None
     wanted = ladder.largest.cache_slots if slots is None else slots
-    return make_room(policy, wanted, len(text.layers), text.max_positions)
+    room = make_room(policy, wanted, len(text.layers), text.max_positions)
+    if policy.mixers:
+        require_mixers_fit(policy.mixers, room.keep, policy.recent or 0, text.head_dim)
+    return room
 
 
 def _eager_cache(
