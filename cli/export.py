@@ -52,7 +52,8 @@ def export_command(
     kv_policy: Annotated[
         str,
         typer.Option(
-            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}.",
+            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}; "
+            "`mustdrop` goes with --prefill mustdrop.",
         ),
     ] = "none",
     kv_slots: Annotated[

@@ -35,7 +35,7 @@ from edgetok.export.scorer import with_kv_weights, with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts, TextParts
-from edgetok.kv import NONE, Policy, Room, find_policy, keep_all, make_room
+from edgetok.kv import AT_PREFILL, NONE, Policy, Room, find_policy, keep_all, make_room
 from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
@@ -90,7 +90,8 @@ def export_model(
             method with "+masked-sinks".
         scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
         kv_policy: what a full KV cache keeps, by name or as a policy of one's own; with `none` it
-            keeps every row, and an answer ends where the cache does.
+            keeps every row, and an answer ends where the cache does. `mustdrop` goes with the
+            prefill method of that name and has its cache hold final survivors alone.
         kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
             one when None.
         kv_weights: safetensors with the learned weights of a policy that has a slot for them.
@@ -109,7 +110,7 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
-    policy, reduction = find_policy(kv_policy), find_prefill(prefill)
+    policy, reduction = _find_cache(kv_policy, kv_slots, find_prefill(prefill))
     policy = with_kv_weights(policy, None if kv_weights is None else Path(kv_weights))
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
@@ -200,6 +201,19 @@ def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> 
             f"an {kv} KV cache needs images and prompts to measure its scales on; "
             "give samples (--samples FILE.jsonl or a folder), or use kv fp32 (--kv fp32)"
         )
+
+
+def _find_cache(
+    name: str | Policy, slots: int | None, reduction: Prefill | None
+) -> tuple[Policy | None, Prefill | None]:
+    """What the cache keeps, and what prefill takes away: of some methods both are one thing."""
+    if isinstance(name, Policy) or name not in AT_PREFILL:
+        return find_policy(name), reduction
+    if reduction is None:
+        raise UsageError(f"--kv-policy {name} keeps what --prefill {name} leaves; give both")
+    if slots is not None:
+        raise UsageError(f"a {name} cache is as long as --prefill leaves it; drop --kv-slots")
+    return None, reduction.with_cache(name)
 
 
 def _require_policy(policy: Policy | None, slots: int | None) -> None:

@@ -78,6 +78,7 @@ class State:
     start: int
     left: list[int]
     cuts: list[list[int]] = field(default_factory=list)
+    seen: list[list[int]] = field(default_factory=list)  # by layer, the visual tokens it saw
 
     @property
     def visual(self) -> slice:
@@ -102,6 +103,7 @@ class PrefillReference:
         self.prefill = prefill
         layers = len(text.layers)
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
+        self.held = prefill.held.counts(self.counts)
         self.renumbered = prefill.method.positions == "renumbered"
 
     @torch.no_grad()
@@ -120,6 +122,7 @@ class PrefillReference:
         cache, found, logits = DynamicCache(), list[int](), list[Tensor]()
         with eager(self.text.model.config):
             state = self._prefill(embeds[0], start, cache, forced)
+            self._drop_rows(state, cache)
             cache = cache if self.store is None else self.store(cache)
             row, position = state.x[-1], embeds.shape[1]
             while True:
@@ -139,8 +142,19 @@ class PrefillReference:
             if keep < len(state.left):
                 choice = None if forced is None or not keep else forced[len(state.cuts)]
                 self._cut(state, first, number, keep, seen, gates, choice)
+            state.seen.append(state.left)
             seen, gates = self._run_layer(state, number, cache)
         return state
+
+    def _drop_rows(self, state: State, cache: Any) -> None:
+        """Leave the last survivors alone where the cache holds less than its layer saw."""
+        for layer, tokens, count in zip(cache.layers, state.seen, self.held, strict=True):
+            if count == len(tokens):
+                continue
+            survivors = [state.start + tokens.index(token) for token in state.left]
+            behind = range(state.start + len(tokens), layer.keys.shape[2])
+            places = [*range(state.start), *survivors, *behind]
+            layer.keys, layer.values = layer.keys[:, :, places], layer.values[:, :, places]
 
     def _run_layer(self, state: State, number: int, cache: Any) -> tuple[Any, Tensor]:
         """One layer over all rows; its attention map and rotated keys, and its MLP's gates."""

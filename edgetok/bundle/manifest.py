@@ -40,6 +40,8 @@ Weights = Literal["fp32", "int8", "int4"]
 KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"]
 Flavour = Literal["ort", "portable"]
 
+AT_PREFILL = ("mustdrop",)  # policies that choose behind the prompt alone: no layer is emptied
+
 
 class Tensor(Struct, frozen=True):
     """One graph input or output; every dimension is a constant."""
@@ -70,7 +72,7 @@ class Rung(Struct, frozen=True):
     budget: Positive
     prompt_tokens: Positive
     cache_slots: Positive
-    removed: list[Count]  # per layer: prompt rows that prefill took away before its attention
+    removed: list[Count]  # per layer: rows of a prompt that its cache does not hold
 
 
 class Prefill(Struct, frozen=True):
@@ -93,7 +95,8 @@ class KvCache(Struct, frozen=True):
 
     With a policy, a layer that is full keeps `keep` rows, a prompt that is longer than its slots
     too, and the rest is free again; `planes` names what a buffer [planes, kv_heads, slots] beside
-    each pair remembers of a row. Without one, both lists are empty.
+    each pair remembers of a row. Without one, both lists are empty, and so they are with a policy
+    of `AT_PREFILL`, which has the prefill graph give rows up behind the prompt.
 
     Of a KIVI cache or ZipCache, the last `ring` rows of `slots` are float32, and each full ring is
     packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere.
@@ -282,7 +285,10 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
 def _compaction_problems(manifest: Manifest) -> Iterator[str]:
     """A layer that is full keeps fewer rows than it has slots, and exactly one graph says which."""
     kv = manifest.kv
-    if bool(kv.keep) != (kv.policy != "none") or len(kv.keep) not in (0, kv.layers):
+    if kv.policy in AT_PREFILL and manifest.prefill.method == "none":
+        yield f"$.kv.policy {kv.policy} goes with a prefill that takes rows away, and none does"
+    empties = kv.policy not in ("none", *AT_PREFILL)
+    if bool(kv.keep) != empties or len(kv.keep) not in (0, kv.layers):
         yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers and policy {kv.policy}"
     elif any(keep >= slots for keep, slots in zip(kv.keep, kv.slots, strict=False)):
         yield f"$.kv.keep {kv.keep} frees no row of $.kv.slots {kv.slots}"

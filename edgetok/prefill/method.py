@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +28,23 @@ def no_skips(layers: int, ratio: float) -> tuple[Skip, ...]:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What the cache holds of the visual tokens that layers saw.
+
+    Args:
+        name: as `KvCache.policy` of a manifest.
+        counts: of what each layer sees, what its cache holds behind the prompt: as many, or as
+            many as a later layer sees.
+    """
+
+    name: str
+    counts: Callable[[Counts], Counts]
+
+
+AS_SEEN = Held("none", lambda counts: counts)
+
+
+@dataclass(frozen=True)
 class PrefillMethod:
     """A rule that takes visual tokens away between layers, by the name its paper gives it.
 
@@ -45,6 +62,7 @@ class PrefillMethod:
             rows that are still there.
         skips: layers and ratio -> what each layer leaves out for visual rows: "mlp", or "layer",
             in which they are keys and values but neither queries nor fed forward.
+        held: the paper's own decode cache, if it has one.
     """
 
     name: str
@@ -58,14 +76,16 @@ class PrefillMethod:
     counts: Callable[[int, int, float], Counts]
     cut: Callable[[Look, int], tokens.Plan] | None = None
     skips: Callable[[int, float], tuple[Skip, ...]] = no_skips
+    held: Held = AS_SEEN
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """A method with the ratio that a user chose."""
+    """A method with the ratio that a user chose, and what the cache holds behind it."""
 
     method: PrefillMethod
     ratio: float
+    held: Held = AS_SEEN
 
     @property
     def name(self) -> str:
@@ -95,8 +115,21 @@ class Prefill:
         return no_skips(layers, 1.0) if self.ratio == 1.0 else self.method.skips(layers, self.ratio)
 
     def removed(self, layers: int, visual: int) -> list[int]:
-        """Rows that are gone before each layer."""
-        return [visual - count for count in self.counts(layers, visual)]
+        """Rows of a prompt that each layer's cache does not hold."""
+        return [visual - count for count in self.held.counts(self.counts(layers, visual))]
+
+    def with_cache(self, name: str) -> Prefill:
+        """The same with the decode cache of its paper, asked for by name.
+
+        Raises:
+            UsageError: if the method has no such cache.
+        """
+        if self.method.held.name != name:
+            raise UsageError(
+                f"--kv-policy {name} is the cache behind --prefill {name}, not {self.name}; "
+                "use both, or --kv-policy none"
+            )
+        return replace(self, held=self.method.held)
 
     def check_depth(self, layers: int) -> None:
         """Refuse a decoder that has no place to cut.

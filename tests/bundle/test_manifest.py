@@ -74,6 +74,17 @@ CONTRADICTIONS = {
         lambda m: [stage.update(flavour="portable") for stage in m["stages"]],
         "rung 2 has 0 ort graphs of tower",
     ),
+    "policy of a prefill that is not there": (
+        lambda m: m["kv"].update(policy="mustdrop"),
+        "kv.policy mustdrop goes with a prefill that takes rows away, and none does",
+    ),
+    "policy at prefill that empties layers": (
+        lambda m: (
+            m["kv"].update(policy="mustdrop", keep=[1] * m["kv"]["layers"]),
+            m["prefill"].update(method="mustdrop", ratio=0.75),
+        ),
+        r"kv.keep has \d+ entries for \d+ layers and policy mustdrop",
+    ),
     "tensor twice": (
         lambda m: m["stages"][0]["inputs"].append(m["stages"][0]["inputs"][0]),
         "pixels is listed twice",
