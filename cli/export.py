@@ -79,6 +79,10 @@ def export_command(
             "Or a plan file (*.json) with a share per layer.",
         ),
     ] = "none",
+    exit_weights: Annotated[
+        Path | None,
+        typer.Option(help="Trained routers (safetensors), for --prefill dyvte-signal."),
+    ] = None,
     samples: Annotated[
         Path | None,
         typer.Option(help="JSONL file or folder of images that scales are measured on."),
@@ -122,6 +126,7 @@ def export_command(
             kv_weights=kv_weights,
             flavour=flavour,
             prefill=prefill,
+            exit_weights=exit_weights,
             samples=samples,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,

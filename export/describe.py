@@ -59,6 +59,7 @@ def describe(
         prefill=Prefill(
             method="none" if prefill is None else prefill.name,
             ratio=1.0 if prefill is None else prefill.ratio,
+            exits=[] if prefill is None else list(prefill.exits(layers)),
         ),
         kv=KvCache(
             layers=layers,

@@ -17,7 +17,7 @@ from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
 from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
 from edgetok.calibration.samples import draw, load_samples
-from edgetok.errors import UsageError
+from edgetok.errors import InputError, UsageError
 from edgetok.export import external
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
@@ -31,7 +31,7 @@ from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
 from edgetok.export.rings import RINGED, make_reference, require_ring_alone, shape_ring
 from edgetok.export.runner import GraphRunner
-from edgetok.export.scorer import with_kv_weights, with_scorer
+from edgetok.export.scorer import with_exit_weights, with_kv_weights, with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts, TextParts
@@ -72,6 +72,7 @@ def export_model(
     kv_weights: str | Path | None = None,
     flavour: Flavour = "ort",
     prefill: str | Prefill | None = None,
+    exit_weights: str | Path | None = None,
     samples: str | Path | None = None,
     prompt_tokens: int = 96,
     new_tokens: int = 128,
@@ -99,6 +100,7 @@ def export_model(
         flavour: `portable` adds the same graphs in standard operators.
         prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
             NAME:RATIO; see `edgetok.prefill`.
+        exit_weights: safetensors with the routers of a prefill method that has a slot for them.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
@@ -112,6 +114,7 @@ def export_model(
     _require_precision(weights, kv, flavour, samples)
     policy, reduction = _find_cache(kv_policy, kv_slots, find_prefill(prefill))
     policy = with_kv_weights(policy, None if kv_weights is None else Path(kv_weights))
+    reduction = with_exit_weights(reduction, None if exit_weights is None else Path(exit_weights))
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
     require_ring_alone(kv, reduction, policy, flavour)
@@ -240,6 +243,12 @@ def _require_decoder(
     """Refuse a decoder whose attention is more than what is asked for can spell."""
     if reduction is not None:
         reduction.counts(len(text.layers), 1)  # says what is wrong with its depth
+        reduction.exits(len(text.layers))
+        if reduction.method.width not in (0, text.hidden):
+            raise InputError(
+                f"the exit weights are for rows of {reduction.method.width} numbers, and this "
+                f"decoder has {text.hidden}; they belong to another model"
+            )
         require_plain_attention(text, "reduction at prefill", "leave --prefill out")
     if policy is not None:
         require_plain_attention(text, "a KV policy", "use --kv-policy none")

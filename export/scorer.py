@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from edgetok import limits
 from edgetok.errors import InputError, UsageError
 from edgetok.kv import NONE, POLICIES, Policy
 from edgetok.methods import METHODS, Method
+from edgetok.prefill import PREFILL_METHODS, Prefill
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +45,22 @@ def with_kv_weights(policy: Policy | None, path: Path | None) -> Policy | None:
         name = NONE if policy is None else policy.name
         raise UsageError(f"KV policy {name} has no weights; --kv-weights is for {able}")
     return policy.learn(read_weights("KV weights", path))
+
+
+def with_exit_weights(prefill: Prefill | None, path: Path | None) -> Prefill | None:
+    """The prefill method with the weights of a safetensors file; itself without one.
+
+    Raises:
+        UsageError: if the method has no slot for weights.
+        InputError: if the file cannot be read, is too large, or does not fit.
+    """
+    if path is None:
+        return prefill
+    if prefill is None or prefill.method.learn is None:
+        able = ", ".join(name for name, known in PREFILL_METHODS.items() if known.learn)
+        name = NONE if prefill is None else prefill.name
+        raise UsageError(f"--prefill {name} has no weights; --exit-weights is for {able}")
+    return replace(prefill, method=prefill.method.learn(read_weights("exit weights", path)))
 
 
 def read_weights(what: str, path: Path) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from edgetok.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from edgetok import tokens
     from edgetok.prefill.look import Look
 
@@ -19,6 +21,11 @@ Read = Literal["previous attention", "next attention", "gates"]
 Skip = Literal["", "mlp", "layer"]
 
 Counts = tuple[int, ...]  # visual tokens that each layer sees; never rises
+
+
+def no_exits(layers: int) -> tuple[int, ...]:
+    """Visual tokens leave at constant layers, if at all."""
+    return ()
 
 
 def no_skips(layers: int, ratio: float) -> tuple[Skip, ...]:
@@ -63,6 +70,11 @@ class PrefillMethod:
         skips: layers and ratio -> what each layer leaves out for visual rows: "mlp", or "layer",
             in which they are keys and values but neither queries nor fed forward.
         held: the paper's own decode cache, if it has one.
+        exits: layers of the decoder -> those before which a signal may have all visual tokens
+            leave, ascending, none of them the first.
+        signal: what is seen before such a layer, and the ratio -> float32 [1], above 0 to leave.
+        learn: for a method with learned weights, those by name -> the method.
+        width: D of the decoder that those are for; 0 for any.
     """
 
     name: str
@@ -77,6 +89,10 @@ class PrefillMethod:
     cut: Callable[[Look, int], tokens.Plan] | None = None
     skips: Callable[[int, float], tuple[Skip, ...]] = no_skips
     held: Held = AS_SEEN
+    exits: Callable[[int], tuple[int, ...]] = no_exits
+    signal: Callable[[Look, float], Tensor] | None = None
+    learn: Callable[[Mapping[str, Tensor]], PrefillMethod] | None = None
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,15 @@ class Prefill:
     def removed(self, layers: int, visual: int) -> list[int]:
         """Rows of a prompt that each layer's cache does not hold."""
         return [visual - count for count in self.held.counts(self.counts(layers, visual))]
+
+    def exits(self, layers: int) -> tuple[int, ...]:
+        """Layers before which a signal may have all visual tokens leave.
+
+        Raises:
+            UsageError: if the decoder has too few layers, or the candidates are of another one.
+        """
+        self.check_depth(layers)
+        return self.method.exits(layers)
 
     def with_cache(self, name: str) -> Prefill:
         """The same with the decode cache of its paper, asked for by name.

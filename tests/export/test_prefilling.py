@@ -67,6 +67,7 @@ def freeze(parts: Parts, prefill: Prefill | None, folder: Path, room: int = ROOM
     ladder = build_ladder((budget,), room, STEPS + 2)
     builder = GraphBuilder(parts, METHODS["pool"], ladder, "fp32", None, "ort", prefill)
     graphs = [builder.build_one("prefill", budget), builder.build_one("decode", None)]
+    graphs += builder.build_segments()
     for graph in graphs:
         require_static(onnx.load_from_string(graph.data))
     (folder / "weights").mkdir(parents=True)
