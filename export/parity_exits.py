@@ -39,7 +39,8 @@ def prove_exits(
     want = reference.answer(embeds, start, 1)
     runner.begin(budget, rows, start)
     for layer in runner.signals.keys() & want.signals.keys():
-        distance = abs(runner.signals[layer] - want.signals[layer])
+        size = max(1.0, abs(want.signals[layer]) / 10)  # as `Ledger.compare` counts
+        distance = abs(runner.signals[layer] - want.signals[layer]) / size
         ledger.record("prefill", budget, names.EXIT_SIGNAL, "max_abs", distance, max)
     same = runner.left == want.left
     exact = ledger.limits.kept is not None
