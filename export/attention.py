@@ -68,6 +68,9 @@ class DecoderSpelling:
             positions, rotary tables and scales; it gathers the buffers behind in `present`.
         norms: spells the norms of a model as one operator each, for the time of a trace.
         buffers: what a layer's cache consists of.
+        scratch: for a prompt whose rows will be chosen from, a layer's own buffers, which may be
+            too short for it, and its number of rows -> what attention gets in their place, so that
+            all rows stand in `present` as they are stored.
         turn: rotary embedding of rows [1, S, heads * H] at positions int64 [S], with tables of cos
             and sin and the number of heads: -> [1, heads, S, H].
     """
@@ -76,6 +79,7 @@ class DecoderSpelling:
     norms: Callable[[nn.Module], AbstractContextManager[None]]
     buffers: tuple[CacheBuffer, ...]
     turn: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+    scratch: Callable[[tuple[Tensor, ...], int], tuple[Tensor, ...]]
 
     def past(self, layers: int) -> list[str]:
         """Names of all buffers, layer by layer."""

@@ -91,7 +91,7 @@ class ReducingPrefill(Decoder):
         buffers = [past[at : at + size] for at in range(0, len(past), size)]
         attention = PromptAttention(
             self.spelling.attention(
-                [self._stretched(number, held, rows) for number, held in enumerate(buffers)],
+                [self._past_of(number, held, rows) for number, held in enumerate(buffers)],
                 self._seen_lengths(lengths),
                 *(None, self._rotary(), self._scales()),
             ),
@@ -114,11 +114,11 @@ class ReducingPrefill(Decoder):
                 with recorded_gates(layer, self._reads_gates(number)) as found:
                     rows = replace(rows, x=self._run_layer(number, layer, rows, attention))
                 gates = found()
-        present = [
-            self._left(number, buffer, past[number * size + at], seen_rows[number], rows)
-            for number, held in enumerate(attention.cache.present)
-            for at, buffer in enumerate(held)
+        settled = [
+            self._settle(number, held, attention.cache, seen_rows[number], rows)
+            for number, held in enumerate(buffers)
         ]
+        present = [buffer for held in settled for buffer in held]
         row = rows.x[0].index_select(0, rows.span.last)
         return self.read_logits(row), *present, *([torch.cat(kept)] if kept else [])
 
@@ -145,21 +145,23 @@ class ReducingPrefill(Decoder):
         gone = [seen - kept for seen, kept in zip(self.counts, self.held, strict=True)]
         return lengths + torch.tensor(gone, dtype=torch.int32)
 
-    def _stretched(self, number: int, past: tuple[Tensor, ...], first: Rows) -> tuple[Tensor, ...]:
-        """Buffers of a layer with room for all rows that it sees, the first ones again behind."""
-        rows = first.span.rows - (self.visual - self.counts[number])
+    def _past_of(self, number: int, past: tuple[Tensor, ...], first: Rows) -> tuple[Tensor, ...]:
+        """What a layer's attention begins with: its buffers, or room for rows to choose from."""
         if self.held[number] == self.counts[number]:
             return past
-        times = -(-rows // past[0].shape[2])
-        return tuple(torch.cat([b] * times, 2) if times > 1 else b for b in past)
+        return self.spelling.scratch(past, first.span.rows - (self.visual - self.counts[number]))
 
-    def _left(self, number: int, held: Tensor, past: Tensor, seen: Rows, last: Rows) -> Tensor:
-        """A buffer of a layer [1, G, n, …] with the rows that are left at the end: [1, G, C, …]."""
+    def _settle(
+        self, number: int, past: tuple[Tensor, ...], cache: Any, seen: Rows, last: Rows
+    ) -> tuple[Tensor, ...]:
+        """The buffers of a layer behind the graph, with the rows alone that are left at the end."""
+        found: tuple[Tensor, ...] = cache.present[number]
         if self.held[number] == self.counts[number]:
-            return held
-        order = surviving_rows(seen, last)
-        behind = torch.zeros(past.shape[2] - order.shape[0], dtype=torch.int64)
-        return held.index_select(2, torch.cat([order, behind]))
+            return found
+        order, start = surviving_rows(seen, last), torch.zeros(1, dtype=torch.int64)
+        rows = tuple(buffer.index_select(2, order) for buffer in found)
+        filed: tuple[Tensor, ...] = cache.file(past, rows, start)
+        return filed
 
     def _reads_gates(self, number: int) -> bool:
         ahead = number + 1 < len(self.counts) and self.counts[number + 1] < self.counts[number]
