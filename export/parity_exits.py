@@ -34,7 +34,7 @@ def prove_exits(
         want = reference.answer(embeds, start, PARITY_TOKENS, leave=leave)
         logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, start, leave)
         for step in range(common_steps(ids, want.ids)):
-            stage = "decode" if step else f"prefill leaving at {leave}"
+            stage = f"{'decode' if step else 'prefill'} leaving at {leave}"
             ledger.compare(stage, budget, names.LOGITS, logits[step], want.logits[step].numpy())
     want = reference.answer(embeds, start, 1)
     runner.begin(budget, rows, start)

@@ -112,7 +112,7 @@ def test_a_bundle_leaves_where_its_graphs_say(bundle: Path) -> None:
     assert manifest.kv.slots == [16 + 64 + 32] * LAYERS
     checks = json.loads((bundle / "reports/parity.json").read_text())["checks"]
     proved = {c["stage"] for c in checks if "leaving" in c["stage"]}
-    kinds = ("prefill", "portable prefill")
+    kinds = ("prefill", "decode", "portable prefill", "portable decode")
     assert proved == {f"{kind} leaving at {layer}" for kind in kinds for layer in (1, 2, 3, 4)}
     found: dict[str, list[Any]] = {"ort": [], "portable": []}
     for flavour, answers in found.items():
@@ -147,20 +147,28 @@ def test_an_answer_says_where_tokens_left(bundle: Path) -> None:
 
 
 @slow
-@pytest.mark.parametrize("kv", ["int8"])
-@pytest.mark.parametrize("weights", ["fp32", "int8"])
-def test_quantized_bundles_leave_too(
-    weights: str, kv: str, deep_dir: Path, samples: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_holds_its_routers(deep_dir: Path, tmp_path: Path) -> None:
     save_file(make_routers(), str(tmp_path / "w"))
     routers = {"prefill": "dyvte-signal", "exit_weights": tmp_path / "w", "method": "pool"}
-    options = {**SMALL, "samples": samples, "weights": weights, "kv": kv}
-    export_model(deep_dir, tmp_path / "x.bundle", budgets="full", **routers, **options)
+    export_model(deep_dir, tmp_path / "x.bundle", budgets="full", **routers, **SMALL)
     manifest = Bundle.open(tmp_path / "x.bundle").manifest
     assert (manifest.prefill.method, manifest.prefill.exits) == ("dyvte-signal+learned", [1, 3])
     image = np.zeros((20, 20, 3), np.uint8)
     answer = edgetok.load(tmp_path / "x.bundle").generate(image, "What?", max_new_tokens=4)
     assert answer.exit_layer in (1, 3, 4)
+
+
+@slow
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_quantized_bundles_leave_too(
+    weights: str, model_dir: Path, samples: Path, tmp_path: Path
+) -> None:
+    options = {**SMALL, "samples": samples, "weights": weights, "kv": "int8", "method": "pool"}
+    export_model(model_dir, tmp_path / "x", budgets="full", prefill="dyvte-signal:0.3", **options)
+    assert Bundle.open(tmp_path / "x").manifest.prefill.exits == [1]
+    image = np.zeros((20, 20, 3), np.uint8)
+    answer = edgetok.load(tmp_path / "x").generate(image, "What?", max_new_tokens=4)
+    assert answer.exit_layer in (1, 2)
 
 
 @slow
