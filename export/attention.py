@@ -68,17 +68,21 @@ class DecoderSpelling:
             positions, rotary tables and scales; it gathers the buffers behind in `present`.
         norms: spells the norms of a model as one operator each, for the time of a trace.
         buffers: what a layer's cache consists of.
+        turn: rotary embedding of rows [1, S, heads * H] at positions int64 [S], with tables of cos
+            and sin and the number of heads: -> [1, heads, S, H].
+        prompt: causal attention of rows without a cache: query [1, heads, S, H], key and value
+            [1, G, S, H], not rotated yet, a scale, true rows minus one as int32 [1], and tables of
+            cos and sin -> rows [1, S, heads * H], rotated keys, and values.
         scratch: for a prompt whose rows will be chosen from, a layer's own buffers, which may be
             too short for it, and its number of rows -> what attention gets in their place, so that
             all rows stand in `present` as they are stored.
-        turn: rotary embedding of rows [1, S, heads * H] at positions int64 [S], with tables of cos
-            and sin and the number of heads: -> [1, heads, S, H].
     """
 
     attention: Callable[..., Any]
     norms: Callable[[nn.Module], AbstractContextManager[None]]
     buffers: tuple[CacheBuffer, ...]
     turn: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+    prompt: Callable[..., tuple[Tensor, Tensor, Tensor]]
     scratch: Callable[[tuple[Tensor, ...], int], tuple[Tensor, ...]]
 
     def past(self, layers: int) -> list[str]:
