@@ -96,7 +96,7 @@ class Prefill(Struct, frozen=True):
 
     method: Name
     ratio: Annotated[float, msgspec.Meta(gt=0, le=1)]
-    exits: Annotated[list[Positive], msgspec.Meta(max_length=64)] = msgspec.field(
+    exits: Annotated[list[Positive], msgspec.Meta(max_length=1024)] = msgspec.field(
         default_factory=list
     )
 
