@@ -56,8 +56,9 @@ def export_command(
     kv_policy: Annotated[
         str,
         typer.Option(
-            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}; or what steps read "
-            f"of one that keeps all: {', '.join(READINGS)}.",
+            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}; "
+            "`mustdrop` goes with --prefill mustdrop. Or what steps read of a cache that keeps "
+            f"all: {', '.join(READINGS)}.",
         ),
     ] = "none",
     kv_slots: Annotated[
@@ -67,6 +68,10 @@ def export_command(
     kv_reads: Annotated[
         int | None,
         typer.Option(min=1, help="Rows that a step of tidaldecode reads; a quarter of all."),
+    ] = None,
+    kv_weights: Annotated[
+        Path | None,
+        typer.Option(help="Learned weights of a KV policy (safetensors), for `lococo`."),
     ] = None,
     flavour: Annotated[
         Literal["ort", "portable"],
@@ -83,6 +88,10 @@ def export_command(
             "Or a plan file (*.json) with a share per layer.",
         ),
     ] = "none",
+    exit_weights: Annotated[
+        Path | None,
+        typer.Option(help="Trained routers (safetensors), for --prefill dyvte-signal."),
+    ] = None,
     samples: Annotated[
         Path | None,
         typer.Option(help="JSONL file or folder of images that scales are measured on."),
@@ -125,8 +134,10 @@ def export_command(
             kv_policy=kv_policy,
             kv_slots=kv_slots,
             kv_reads=kv_reads,
+            kv_weights=kv_weights,
             flavour=flavour,
             prefill=prefill,
+            exit_weights=exit_weights,
             samples=samples,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,

@@ -61,13 +61,14 @@ def describe(
         prefill=Prefill(
             method="none" if prefill is None else prefill.name,
             ratio=1.0 if prefill is None else prefill.ratio,
+            exits=[] if prefill is None else list(prefill.exits(layers)),
         ),
         kv=KvCache(
             layers=layers,
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
             slots=cache_slots(ladder, prefill, layers) if room is None else list(room.slots),
-            policy=_policy(room, reads),
+            policy=_policy(prefill, room, reads),
             positions=_positions(prefill, room),
             keep=[] if room is None else list(room.keep),
             planes=[] if room is None else list(room.policy.planes),
@@ -94,10 +95,12 @@ def describe(
     )
 
 
-def _policy(room: Room | None, reads: Reads | None) -> str:
+def _policy(prefill: Reduction | None, room: Room | None, reads: Reads | None) -> str:
     if reads is not None:
         return reads.reading.name
-    return NONE if room is None else room.policy.name
+    if room is not None:
+        return room.policy.name
+    return NONE if prefill is None else prefill.held.name
 
 
 def _positions(prefill: Reduction | None, room: Room | None) -> Literal["kept", "renumbered"]:

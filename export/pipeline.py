@@ -17,7 +17,7 @@ from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
 from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
 from edgetok.calibration.samples import draw, load_samples
-from edgetok.errors import UsageError
+from edgetok.errors import InputError, UsageError
 from edgetok.export import external
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
@@ -28,27 +28,36 @@ from edgetok.export.parity import ParityReport, prove, require_parity
 from edgetok.export.parity_portable import prove_portable
 from edgetok.export.prefilling import require_plain_attention
 from edgetok.export.reads import (
-    eager_reads,
     find_reading,
-    require_readable,
     require_reading_alone,
     shape_reads,
 )
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
+from edgetok.export.reference_reads import ReadingReference
 from edgetok.export.rings import (
     RINGED,
     make_reference,
-    require_pruning,
     require_ring_alone,
     shape_ring,
 )
 from edgetok.export.runner import GraphRunner
-from edgetok.export.scorer import with_scorer
+from edgetok.export.scorer import with_exit_weights, with_kv_weights, with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts, TextParts
-from edgetok.kv import NONE, Policy, Reading, Room, find_policy, keep_all, make_room
+from edgetok.kv import (
+    AT_PREFILL,
+    NONE,
+    Policy,
+    Reading,
+    Reads,
+    Room,
+    find_policy,
+    keep_all,
+    make_room,
+)
+from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill, find_prefill
@@ -83,8 +92,10 @@ def export_model(
     kv_policy: str | Policy | Reading = NONE,
     kv_slots: int | None = None,
     kv_reads: int | None = None,
+    kv_weights: str | Path | None = None,
     flavour: Flavour = "ort",
     prefill: str | Prefill | None = None,
+    exit_weights: str | Path | None = None,
     samples: str | Path | None = None,
     prompt_tokens: int = 96,
     new_tokens: int = 128,
@@ -105,15 +116,18 @@ def export_model(
         kv_channels: channels that keys keep where `kv` is `think`, but for the last ones; three of
             five when None.
         kv_policy: what a full KV cache keeps, by name or as a policy of one's own; with `none` it
-            keeps every row, and an answer ends where the cache does.
+            keeps every row, and an answer ends where the cache does. `mustdrop` goes with the
+            prefill method of that name and has its cache hold final survivors alone.
         kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
             one when None.
         kv_reads: rows that a decode step reads behind layers that choose, where the policy is
             `tidaldecode`; a quarter of the slots when None.
+        kv_weights: safetensors with the learned weights of a policy that has a slot for them.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         flavour: `portable` adds the same graphs in standard operators.
         prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
             NAME:RATIO; see `edgetok.prefill`.
+        exit_weights: safetensors with the routers of a prefill method that has a slot for them.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
@@ -126,12 +140,14 @@ def export_model(
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
     reading, reduction = find_reading(kv_policy), find_prefill(prefill)
-    policy = None if isinstance(kv_policy, Reading) or reading else find_policy(kv_policy)
+    kept = NONE if reading is not None or isinstance(kv_policy, Reading) else kv_policy
+    policy, reduction = _find_cache(kept, kv_slots, reduction)
     require_reading_alone(reading, kv_reads, kv_slots, kv, reduction)
+    policy = with_kv_weights(policy, None if kv_weights is None else Path(kv_weights))
+    reduction = with_exit_weights(reduction, None if exit_weights is None else Path(exit_weights))
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
-    require_ring_alone(kv, reduction, policy)
-    require_pruning(kv, kv_channels)
+    require_ring_alone(kv, reduction, policy, kv_channels)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -141,14 +157,14 @@ def export_model(
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         _require_decoder(parts.text, reduction, policy, kv, flavour)
-        require_readable(parts.text, reading)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         room = _make_room(policy, kv_slots, ladder, parts.text)
         reads = shape_reads(reading, kv_reads, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
-        eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
-        eager = eager if reads is None else eager_reads(parts.text, reads, ladder)
+        eager = (
+            None if reduction is not None else _eager_cache(parts, room, reads, seed, kv, ladder)
+        )
         grouped = shape_ring(kv, ladder, parts.text, kv_channels)
         reference = make_reference(parts, chosen, eager, grouped)
         bits = KV_BITS.get(kv)
@@ -226,6 +242,19 @@ def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> 
         )
 
 
+def _find_cache(
+    name: str | Policy, slots: int | None, reduction: Prefill | None
+) -> tuple[Policy | None, Prefill | None]:
+    """What the cache keeps, and what prefill takes away: of some methods both are one thing."""
+    if isinstance(name, Policy) or name not in AT_PREFILL:
+        return find_policy(name), reduction
+    if reduction is None:
+        raise UsageError(f"--kv-policy {name} keeps what --prefill {name} leaves; give both")
+    if slots is not None:
+        raise UsageError(f"a {name} cache is as long as --prefill leaves it; drop --kv-slots")
+    return None, reduction.with_cache(name)
+
+
 def _require_policy(policy: Policy | None, slots: int | None) -> None:
     if policy is None and slots is not None:
         raise UsageError(
@@ -250,6 +279,12 @@ def _require_decoder(
     """Refuse a decoder whose attention is more than what is asked for can spell."""
     if reduction is not None:
         reduction.counts(len(text.layers), 1)  # says what is wrong with its depth
+        reduction.exits(len(text.layers))
+        if reduction.method.width not in (0, text.hidden):
+            raise InputError(
+                f"the exit weights are for rows of {reduction.method.width} numbers, and this "
+                f"decoder has {text.hidden}; they belong to another model"
+            )
         require_plain_attention(text, "reduction at prefill", "leave --prefill out")
     if policy is not None:
         require_plain_attention(text, "a KV policy", "use --kv-policy none")
@@ -267,13 +302,20 @@ def _make_room(
     if policy is None:
         return None
     wanted = ladder.largest.cache_slots if slots is None else slots
-    return make_room(policy, wanted, len(text.layers), text.max_positions)
+    room = make_room(policy, wanted, len(text.layers), text.max_positions)
+    if policy.mixers:
+        require_mixers_fit(policy.mixers, room.keep, policy.recent or 0, text.head_dim)
+    return room
 
 
 def _eager_cache(
-    parts: Parts, room: Room | None, seed: int, kv: str, ladder: Ladder
+    parts: Parts, room: Room | None, reads: Reads | None, seed: int, kv: str, ladder: Ladder
 ) -> CacheReference | None:
-    """The reference of caches that Hugging Face's own is too far from: emptied or coarse ones."""
+    """The reference of caches that Hugging Face's own is too far from: emptied or coarse ones,
+    and those that are read in part.
+    """
+    if reads is not None:
+        return ReadingReference(parts.text, reads, ladder.largest.cache_slots)
     if room is not None:
         draws = draw_numbers(parts.text, seed) if room.policy.drawn else None
         return CacheReference(parts.text, room, draws)

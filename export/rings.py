@@ -22,12 +22,15 @@ from edgetok.prefill import Prefill
 RINGED = (*kivi.BITS, zipcache.NAME, think.NAME)
 
 
-def require_ring_alone(kv: str, reduction: Prefill | None, policy: Policy | None) -> None:
-    """Refuse what a cache with a ring cannot be combined with.
+def require_ring_alone(
+    kv: str, reduction: Prefill | None, policy: Policy | None, channels: int | None = None
+) -> None:
+    """Refuse what a cache with a ring cannot be combined with, and channels that none prunes.
 
     Raises:
         UsageError: naming both and the way out.
     """
+    _require_pruning(kv, channels)
     if kv not in RINGED:
         return
     if policy is not None:
@@ -43,7 +46,7 @@ def require_ring_alone(kv: str, reduction: Prefill | None, policy: Policy | None
         )
 
 
-def require_pruning(kv: str, channels: int | None) -> None:
+def _require_pruning(kv: str, channels: int | None) -> None:
     """Refuse a number of channels where no keys are pruned.
 
     Raises:

@@ -10,6 +10,7 @@ from edgetok.kv.policies import (
     a2sf,
     h2o,
     lococo,
+    mustdrop,
     pyramidkv,
     random,
     snapkv,
@@ -22,6 +23,7 @@ from edgetok.kv.policy import Policy, Room, keep_all, make_room
 from edgetok.kv.reading import Reading, Reads, make_reads
 
 __all__ = [
+    "AT_PREFILL",
     "POLICIES",
     "READINGS",
     "Policy",
@@ -51,6 +53,9 @@ POLICIES: dict[str, Policy] = {
     )
 }
 
+# Of a method of the same name, which alone decides what the cache holds: `edgetok.prefill`.
+AT_PREFILL: dict[str, Policy] = {mustdrop.POLICY.name: mustdrop.POLICY}
+
 # Asked for by the same option: these take no row away, but read a part of them.
 READINGS: dict[str, Reading] = {tidaldecode.READING.name: tidaldecode.READING}
 
@@ -66,6 +71,6 @@ def find_policy(name: str | Policy) -> Policy | None:
     if name == NONE:
         return None
     if name not in POLICIES:
-        known = ", ".join([NONE, *POLICIES, *READINGS])
+        known = ", ".join([NONE, *POLICIES, *AT_PREFILL, *READINGS])
         raise UsageError(f"KV policy {name!r} is unknown; choose {known} (--kv-policy)")
     return POLICIES[name]
