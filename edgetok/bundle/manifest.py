@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from edgetok import limits, names
-from edgetok.bundle import kivi, zipcache
+from edgetok.bundle import kivi, think, zipcache
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.paths import require_safe_path
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
@@ -26,6 +26,7 @@ from edgetok.bundle.strict import (
     require_plain_json,
     shorten,
 )
+from edgetok.bundle.think import ThinkShape
 from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import BundleError
 
@@ -37,7 +38,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
-KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"]
+KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache", "think"]
 Flavour = Literal["ort", "portable"]
 
 AT_PREFILL = ("mustdrop",)  # policies that choose behind the prompt alone: no layer is emptied
@@ -118,7 +119,13 @@ class KvCache(Struct, frozen=True):
     of `AT_PREFILL`, which has the prefill graph give rows up behind the prompt.
 
     Of a KIVI cache or ZipCache, the last `ring` rows of `slots` are float32, and each full ring is
-    packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere.
+    packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere. Of a ThinK cache
+    the keys of the last `ring` rows are whole, those of the others have `key_channels` of their
+    channels (`bundle.think`), which is 0 elsewhere.
+
+    With `tidaldecode` no row goes: of a decode step, layers in `selects` and those in front of them
+    attend to all rows, the others to the newest and the `reads` rows per head that the last layer
+    in `selects` attended to most. `reads` is 0 elsewhere.
     """
 
     layers: Positive
@@ -132,6 +139,11 @@ class KvCache(Struct, frozen=True):
     )
     planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=list)
     ring: Count = 0
+    key_channels: Count = 0
+    reads: Count = 0
+    selects: Annotated[list[Count], msgspec.Meta(max_length=1024)] = msgspec.field(
+        default_factory=list
+    )
 
 
 class Text(Struct, frozen=True):
@@ -222,14 +234,15 @@ def shared_stages(manifest: Manifest) -> tuple[str, ...]:
         return names.STAGES
     # A policy looks at each row as it comes, and a ring takes one at a time.
     stages = tuple(name for name in names.STAGES if name != names.EXTEND)
-    return (*stages, names.FLUSH) if manifest.kv.ring else stages
+    return (*stages, names.FLUSH) if manifest.precision.kv in PACKED else stages
 
 
-RingShape = KiviShape | ZipShape
+RingShape = KiviShape | ZipShape | ThinkShape
+PACKED = (*kivi.BITS, zipcache.NAME)  # whose full rings a graph packs
 
 
 def ring_shape(manifest: Manifest) -> RingShape | None:
-    """The constants of a KIVI cache or a ZipCache; None where there is another one."""
+    """The constants of a KIVI cache, ZipCache or ThinK cache; None where there is another one."""
     kv = manifest.kv
     if not kv.ring:
         return None
@@ -237,6 +250,8 @@ def ring_shape(manifest: Manifest) -> RingShape | None:
     if manifest.precision.kv == zipcache.NAME:
         prompt = max(rung.budget + rung.prompt_tokens for rung in manifest.ladder)
         return ZipShape(*sizes, prompt, kv.ring)
+    if manifest.precision.kv == think.NAME:
+        return ThinkShape(*sizes, kv.key_channels, kv.ring)
     return KiviShape(*sizes, kv.ring, kivi.BITS[manifest.precision.kv])
 
 
@@ -248,6 +263,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _compaction_problems(manifest)
     yield from _ring_problems(manifest)
     yield from _exit_problems(manifest)
+    yield from _reading_problems(manifest.kv)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
     for stage_name in shared_stages(manifest):
@@ -308,7 +324,7 @@ def _compaction_problems(manifest: Manifest) -> Iterator[str]:
     kv = manifest.kv
     if kv.policy in AT_PREFILL and manifest.prefill.method == "none":
         yield f"$.kv.policy {kv.policy} goes with a prefill that takes rows away, and none does"
-    empties = kv.policy not in ("none", *AT_PREFILL)
+    empties = kv.policy not in ("none", *AT_PREFILL) and not kv.reads
     if bool(kv.keep) != empties or len(kv.keep) not in (0, kv.layers):
         yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers and policy {kv.policy}"
     elif any(keep >= slots for keep, slots in zip(kv.keep, kv.slots, strict=False)):
@@ -346,9 +362,14 @@ def _exit_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _ring_problems(manifest: Manifest) -> Iterator[str]:
-    """Rows wait in a ring where a KIVI cache is, and there alone; all layers hold as many."""
+    """The last rows are in a ring where the cache has one; all layers hold as many."""
     kv = manifest.kv
-    bits = (kivi.BITS | {zipcache.NAME: 2}).get(manifest.precision.kv)
+    bits = (kivi.BITS | {zipcache.NAME: 2, think.NAME: 32}).get(manifest.precision.kv)
+    if (manifest.precision.kv == think.NAME) != (1 <= kv.key_channels <= kv.head_dim):
+        yield (
+            f"$.kv.key_channels {kv.key_channels} of {kv.head_dim} does not go with a cache of "
+            f"{manifest.precision.kv}"
+        )
     if bool(kv.ring) != (bits is not None):
         yield f"$.kv.ring {kv.ring} does not go with a cache of {manifest.precision.kv}"
     elif bits is not None:
@@ -358,6 +379,22 @@ def _ring_problems(manifest: Manifest) -> Iterator[str]:
             yield f"$.kv.ring {kv.ring} exceeds $.kv.slots {max(kv.slots)}"
         if kv.head_dim * bits % 8:
             yield f"$.kv.head_dim {kv.head_dim} fills no whole bytes at {bits} bits"
+
+
+def _reading_problems(kv: KvCache) -> Iterator[str]:
+    """A step reads fewer rows in layers that lie behind one that chooses, of a plain cache."""
+    if not kv.reads and not kv.selects:
+        return
+    if not kv.reads or not kv.selects or kv.policy == "none":
+        yield f"$.kv.reads {kv.reads}, .selects {kv.selects} and policy {kv.policy} do not agree"
+    if any(low >= high for low, high in pairwise(kv.selects)) or max(kv.selects, default=0) >= (
+        kv.layers - 1
+    ):
+        yield f"$.kv.selects {kv.selects} does not rise in front of the last of {kv.layers} layers"
+    if kv.reads > min(kv.slots):
+        yield f"$.kv.reads {kv.reads} exceeds $.kv.slots {min(kv.slots)}"
+    if kv.ring or len(set(kv.slots)) > 1:
+        yield f"$.kv.slots {kv.slots} and .ring {kv.ring}: layers that share rows hold the same"
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:
