@@ -37,7 +37,7 @@ def write_golden(
                 name=f"case{number}",
                 image=image,
                 prompt=case.prompt,
-                pixels=case.pixels[0].numpy(),
+                pixels=case.pixels.flatten(0, 1).numpy(),
                 text_ids=_int64(ids),
                 rungs=rungs,
             )

@@ -17,6 +17,7 @@ from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, KvPrecision, RingShape, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
 from edgetok.export import keeping, prefilling, reducing, ringed, stages, zipped
+from edgetok.export.ahead import AheadPrefill
 from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import (
@@ -193,7 +194,8 @@ class GraphBuilder:
             if self.method.inside is None
             else reducing.ReducingTower(self.parts.vision, self.method.inside, budget)
         )
-        return tower, {names.PIXELS: torch.zeros(1, 3, *self.parts.vision.image_px)}
+        vision = self.parts.vision
+        return tower, {names.PIXELS: torch.zeros(vision.n_parts, 3, *vision.image_px)}
 
     def _embed(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         ids = torch.zeros(self.prompt_tokens, dtype=torch.int64)
@@ -211,7 +213,7 @@ class GraphBuilder:
             names.TEXT_EMBEDS: (self.prompt_tokens, self.parts.text.hidden),
             names.TEXT_MASK: (self.prompt_tokens,),
         }
-        inputs = {names.FEATURES: torch.rand(n, width)}
+        inputs = {names.FEATURES: torch.rand(n, vision.feature_width or width)}
         compress = stages.Compress(self.parts, self.method, budget)
         return compress, inputs | {
             name: torch.rand(*shapes.get(name, (n,))) for name in compress.needs
@@ -239,6 +241,11 @@ class GraphBuilder:
                 else zipped.TieringPrefill(text, self.positions, self.ringed)
             )
             return filling, inputs
+        if text.sees_ahead != "nothing":
+            if text.sees_ahead == "image":
+                inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+            stage = AheadPrefill(text, self.positions, scales, spelling, budget)
+            return stage, inputs | self._past(spelling)
         if self.prefill is None:
             prefill = stages.Prefill(text, self.positions, scales, spelling)
             return prefill, inputs | self._past(spelling)

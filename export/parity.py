@@ -248,9 +248,9 @@ def prove_decoder(
     if isinstance(reference, KiviReference | ZipReference):
         prove_kivi(ledger, reference, runner, embeds, budget)
         return
-    want = reference.answer(embeds, PARITY_TOKENS)
-    stop_ids = reference.parts.text.stop_ids
-    logits, ids = runner.answer(budget, embeds[0].numpy(), PARITY_TOKENS, stop_ids)
+    want = reference.answer(embeds, PARITY_TOKENS, visual)
+    stop_ids, rows = reference.parts.text.stop_ids, embeds[0].numpy()
+    logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, visual.start)
     steps = common_steps(ids, want.ids)  # later rows follow different tokens
     for step in range(steps):
         stage = "decode" if step else "prefill"

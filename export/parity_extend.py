@@ -40,7 +40,8 @@ def prove_extend(
         runner.begin(budget, embeds[0].numpy(), start)
     else:
         chunk = reference.parts.text.embed(ids)[None]
-        answer = reference.answer(torch.cat([embeds, chunk], dim=1), new_tokens=2)
+        rows, visual = torch.cat([embeds, chunk], dim=1), range(start, start + budget)
+        answer = reference.answer(rows, 2, visual, prompt_rows=embeds.shape[1])
         want = [row.numpy() for row in answer.logits]
     got = runner.put(reference.parts.text.embed(ids).detach().numpy())
     ledger.compare(names.EXTEND, None, names.LOGITS, got, want[0])

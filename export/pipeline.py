@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from edgetok.export.reference_cache import CacheReference
 from edgetok.export.rings import RINGED, make_reference, require_ring_alone, shape_ring
 from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
+from edgetok.export.stages import require_tower
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
-from edgetok.families.parts import Parts, TextParts
+from edgetok.families.parts import Grid, Parts, TextParts
 from edgetok.kv import NONE, Policy, Room, find_policy, keep_all, make_room
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
@@ -76,6 +77,7 @@ def export_model(
     seed: int = 0,
     force: bool = False,
     parity_images: int = 4,
+    tiles: Grid | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> ExportReport:
     """Freeze a Hugging Face model with a compressor into a bundle, proved against PyTorch.
@@ -99,6 +101,8 @@ def export_model(
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
         parity_images: images that every graph is proved on.
+        tiles: rows and columns of the tiles into which pictures are cut, for families that do so;
+            the tower then looks at a thumbnail and at each tile. None for pictures in one part.
 
     Raises:
         EdgetokError: one of its subclasses; nothing is published then.
@@ -115,7 +119,8 @@ def export_model(
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
-        parts = open_model(Path(model_dir))
+        parts = open_model(Path(model_dir), tiles)
+        require_tower(parts.vision, chosen)
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         _require_decoder(parts.text, reduction, policy, kv, flavour)
@@ -230,7 +235,8 @@ def _require_decoder(
     if kv == "int4":
         require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
     if flavour != "ort":
-        require_plain_attention(text, f"the {flavour} flavour", "use --flavour ort")
+        plain = replace(text, sees_ahead="nothing")  # which both flavours spell out
+        require_plain_attention(plain, f"the {flavour} flavour", "use --flavour ort")
 
 
 def _make_room(
@@ -262,8 +268,8 @@ def _make_ladder(
     new_tokens: int,
 ) -> Ladder:
     vision, positions = parts.vision, parts.text.max_positions
-    parsed = parse_budgets(budgets, vision.full_tokens)
-    for budget in parsed:
+    parsed = parse_budgets(budgets, parts.full_tokens)
+    for budget in parsed if parts.layout is None else set(parsed) - {parts.full_tokens}:
         method.check_budget(vision.full_tokens, vision.grid, budget)
     ladder = build_ladder(parsed, prompt_tokens, new_tokens)
     if ladder.largest.cache_slots > positions:
@@ -297,7 +303,7 @@ def _require_prompts_fit(cases: Sequence[Case], prompt_tokens: int) -> None:
 
 
 def _measure_scales(reference: Reference, cases: Sequence[Case], bits: int) -> Scales:
-    full = reference.parts.vision.full_tokens
+    full = reference.parts.full_tokens
 
     def rows() -> Iterable[Any]:
         for case in cases:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
+from edgetok.errors import UsageError
 from edgetok.export.attention import (
     DecoderSpelling,
     Emitter,
@@ -28,7 +29,7 @@ from edgetok.export.attention import (
 )
 from edgetok.export.flavours.ort import TowerAttention, spelling_of
 from edgetok.export.flow import probe_flow
-from edgetok.families.parts import Parts, TextParts, VisionParts
+from edgetok.families.parts import Layout, Parts, TextParts, VisionParts
 from edgetok.methods import Method
 from edgetok.tokens import Features, elbow_tokens
 
@@ -40,8 +41,26 @@ _OF_NEXT_BLOCK = {
 }
 
 
+def require_tower(vision: VisionParts, method: Method) -> None:
+    """Refuse a method that takes a tower apart in a way that this one does not allow.
+
+    Raises:
+        UsageError: naming another kind of method.
+    """
+    if method.inside is not None and not vision.is_plain:
+        raise UsageError(
+            f"{method.name} reduces inside the tower, and this family merges or cuts what its "
+            "tower makes; choose a method behind the tower (`edgetok methods` lists them)"
+        )
+    if names.CLS_FEATURE in method.needs and (vision.feature_width or vision.width) != vision.width:
+        raise UsageError(
+            f"{method.name} puts the CLS row beside the visual tokens, and this family's tokens "
+            "are wider than it; `edgetok methods` lists what each method needs"
+        )
+
+
 class Tower(nn.Module):
-    """pixels [1, 3, h, w] -> features [N, V], the probes in `needs`, and signals.
+    """pixels [P, 3, h, w] -> features [N, V], the probes in `needs`, and signals.
 
     `attention` spells the blocks' attention in one flavour.
     """
@@ -64,22 +83,24 @@ class Tower(nn.Module):
         return [names.FEATURES, *self.needs, *signals]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        prefix = self.vision.prefix_tokens
+        vision, prefix = self.vision, self.vision.prefix_tokens
         attention = self.attention()
-        rows = self.vision.embed(pixels)  # [1, prefix + N, V]
-        with emitting(self.vision.model, attention):
-            for block in self.vision.blocks:
-                rows = block(rows, attention_mask=None)
-            if self.vision.next_block is not None and set(self.needs) & _OF_NEXT_BLOCK:
+        rows = vision.embed(pixels)  # [P, prefix + n, V]
+        with emitting(vision.model, attention):
+            for block in vision.blocks:
+                rows = vision.run(block, rows)
+            if vision.next_block is not None and set(self.needs) & _OF_NEXT_BLOCK:
                 # Only its queries and keys are read: the rest does not reach the graph.
-                self.vision.next_block(rows, attention_mask=None)
-        features, cls = rows[0, prefix:], rows[0, :prefix]
-        found = {names.FEATURES: features, names.CLS_FEATURE: cls}
+                vision.run(vision.next_block, rows)
+        patches, cls = rows[:, prefix:], rows[0, :prefix]
+        found = {names.FEATURES: vision.finish(patches).flatten(0, 1), names.CLS_FEATURE: cls}
+        parts = attention.parts(vision.n_parts)
         for name in self.needs:
             if name not in found:
-                found[name] = self._probe(name, attention)
+                probes = [mean_of_cells(self._probe(name, part), vision) for part in parts]
+                found[name] = torch.cat(probes) if len(probes) > 1 else probes[0]
         if prefix:
-            found[names.SIGNAL_ELBOW] = elbow_tokens(features, cls)
+            found[names.SIGNAL_ELBOW] = elbow_tokens(mean_of_cells(patches[0], vision), cls)
         return tuple(found[name] for name in self.outputs)
 
     def _probe(self, name: str, attention: TowerEmitter) -> Tensor:
@@ -130,10 +151,13 @@ class Compress(nn.Module):
         self.grid = parts.vision.grid
         self.tiles = parts.vision.tiles
         self.budget = budget
+        self.layout = parts.layout if budget == parts.full_tokens else None
         self.needs = method.needs_at(parts.vision.full_tokens, budget)
 
     def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         given = dict(zip(self.needs, probes, strict=True))
+        if self.layout is not None:
+            return lay_out(self.projector(features), self.layout)
         if self.method.space == "projected" and self.budget < features.shape[0]:
             projected = self.projector(features)
             rows = Features(projected, self.grid, given, vision=features, tiles=self.tiles)
@@ -143,6 +167,26 @@ class Compress(nn.Module):
         plan = self.method.compress(rows, self.budget)
         tokens = self.projector(plan.apply(rows.rows()))  # gather first: K rows projected, not N
         return tokens, plan.indices, plan.sizes
+
+
+def lay_out(projected: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """All tokens [N, D] among their separators: rows [K, D], kept [K] and sizes [K].
+
+    A separator is no token, so it is kept as -1.
+    """
+    order = torch.tensor(layout.order)
+    rows = torch.cat([projected, layout.separators]).index_select(0, order)
+    kept = torch.where(order < projected.shape[0], order, -1)
+    return rows, kept, torch.ones(len(layout.order))
+
+
+def mean_of_cells(rows: Tensor, vision: VisionParts) -> Tensor:
+    """Patches in raster order -> means over the cell of each token: [n, ...] -> [N / P, ...]."""
+    if vision.cell == 1:
+        return rows
+    (down, across), side, inner = vision.grid, vision.cell, rows.shape[1:]
+    cells = rows.reshape(down, side, across, side, *inner)
+    return cells.mean((1, 3)).reshape(down * across, *inner)
 
 
 class Embed(nn.Module):

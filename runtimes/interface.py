@@ -56,7 +56,7 @@ def _expected(
     logits: Interface = {names.LOGITS: ("float32", [1, text.vocabulary])}
     match stage.stage:
         case "tower":
-            pixels = [1, 3, vision.height_px, vision.width_px]
+            pixels = [vision.parts, 3, vision.height_px, vision.width_px]
             signals: Interface = {
                 t.name: ("float32", [1]) for t in stage.outputs if t.name.startswith(SIGNAL_PREFIX)
             }
@@ -84,7 +84,8 @@ def _expected(
                 names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
             }
             told = any(t.name == names.VISUAL_START for t in stage.inputs)
-            if reduces_at_prefill(manifest) or (manifest.kv.keep and told):
+            sees_image = text.sees_ahead == "image"
+            if reduces_at_prefill(manifest) or sees_image or (manifest.kv.keep and told):
                 prompt[names.VISUAL_START] = ("int64", [1])
             # A policy's prefill, or that of a KIVI cache, begins with an empty one, and writes all.
             afresh = bool(manifest.kv.keep or manifest.kv.ring)

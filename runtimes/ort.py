@@ -178,6 +178,8 @@ class OrtRuntime:
 
     def count_held(self, keys: Sequence[Key]) -> int:
         """How many of a prompt's first rows need not be computed again; fewer than all of them."""
+        if self.manifest.text.sees_ahead == "prompt":
+            return 0  # what comes behind a prompt changes all of its rows
         shared = min(self._held.count_shared(keys), len(keys) - 1)
         text_follows = all(isinstance(key, int) for key in keys[shared:])
         if self._may_rewind:
@@ -273,6 +275,7 @@ class OrtRuntime:
         """
         kv = self.manifest.kv
         plain = kv.policy == "none" and not kv.ring and not reduces_at_prefill(self.manifest)
+        plain = plain and self.manifest.text.sees_ahead == "nothing"
         return plain and self._rows.are_whole
 
     def _require_left(self, rows: int) -> None:

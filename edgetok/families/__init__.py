@@ -1,7 +1,7 @@
 """Model families: one small file each, which says where a checkpoint keeps its parts.
 
-Supporting a new family means one file with `open_parts(checkpoint) -> Parts` and one line in
-`FAMILIES`. Nothing here runs code from a checkpoint.
+Supporting a new family means one file with `open_parts(checkpoint, tiles) -> Parts` and one line in
+`FAMILIES`; docs/adding-a-family.md goes through it. Nothing here runs code from a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,11 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgetok.errors import InputError
-from edgetok.families import llava
+from edgetok.families import gemma, internvl, llava, llava_next, smolvlm
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
-from edgetok.families.parts import Parts, TextParts, VisionParts
+from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 
-FAMILIES = {"llava": llava.open_parts}
+FAMILIES = {  # by `model_type` in config.json
+    "llava": llava.open_parts,
+    "llava_next": llava_next.open_next,
+    "llava_onevision": llava_next.open_onevision,
+    "internvl": internvl.open_parts,
+    "smolvlm": smolvlm.open_smolvlm,
+    "idefics3": smolvlm.open_idefics3,
+    "gemma3": gemma.open_gemma3,
+    "paligemma": gemma.open_paligemma,
+}
 
 
 def find_family(checkpoint: Checkpoint) -> str:
@@ -25,19 +34,24 @@ def find_family(checkpoint: Checkpoint) -> str:
     if checkpoint.model_type not in FAMILIES:
         raise InputError(
             f"{checkpoint.path}: model_type {checkpoint.model_type!r} is not supported; "
-            f"edgetok knows {', '.join(sorted(FAMILIES))}"
+            f"edgetok knows {', '.join(sorted(FAMILIES))}. docs/adding-a-family.md says what a "
+            "file for another one must provide"
         )
     return checkpoint.model_type
 
 
-def open_model(model_dir: Path) -> Parts:
+def open_model(model_dir: Path, tiles: Grid | None = None) -> Parts:
     """Open a Hugging Face model directory as its parts, weights in float32 on the CPU.
+
+    Args:
+        tiles: rows and columns into which pictures are cut; None for pictures in one part.
 
     Raises:
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.
+        UsageError: if the family does not cut pictures.
     """
     checkpoint = read_checkpoint(model_dir)
-    return FAMILIES[find_family(checkpoint)](checkpoint)
+    return FAMILIES[find_family(checkpoint)](checkpoint, tiles)
 
 
 __all__ = [
