@@ -30,7 +30,13 @@ class ZipReference(Reference):
         self.shape = shape
 
     @torch.no_grad()
-    def answer(self, embeds: Tensor, new_tokens: int, visual: range = range(0)) -> Answer:
+    def answer(
+        self,
+        embeds: Tensor,
+        new_tokens: int,
+        visual: range = range(0),
+        prompt_rows: int | None = None,
+    ) -> Answer:
         """Greedy decoding until a stop token."""
         rows = ZipRows(self)
         logits = [rows.begin(embeds)]

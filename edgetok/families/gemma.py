@@ -116,7 +116,7 @@ def _norm_and_project(projector: Any) -> nn.Module:
     from torch import nn
 
     weight = projector.mm_input_projection_weight
-    linear = nn.Linear(*weight.shape, bias=False)
+    linear = nn.Linear(weight.shape[0], weight.shape[1], bias=False)
     linear.weight = nn.Parameter(weight.detach().T.contiguous(), requires_grad=False)
     return nn.Sequential(projector.mm_soft_emb_norm, linear).eval()
 
