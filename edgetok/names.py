@@ -45,6 +45,7 @@ OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower e
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
 LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS
 VISUAL_START = "visual_start"  # int64 [1], the first visual row of INPUT_EMBEDS
+VISUAL_KEPT = "visual_kept"  # int64 [K], KEPT of the visual rows, where positions have three axes
 PAST_LENGTHS = "past_lengths"  # int32 [L], of each layer: true rows after this call, minus one
 CHUNK_EMBEDS = "chunk_embeds"  # float32 [1, R, D], rows to put behind those of the cache
 CHUNK_POSITIONS = "chunk_positions"  # int64 [L, R], of each layer: rotary positions of the chunk

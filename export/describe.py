@@ -52,6 +52,7 @@ def describe(
                 prompt_tokens=b.prompt_tokens,
                 cache_slots=b.cache_slots,
                 removed=removed[b.budget],
+                shift=parts.shift(b.budget),
             )
             for b in ladder
         ],
@@ -78,6 +79,7 @@ def describe(
             stop_ids=list(text.stop_ids),
             pad_id=text.pad_id,
             sees_ahead=text.sees_ahead,
+            axes=3 if text.axes else 1,
         ),
         vision=Vision(
             height_px=vision.image_px[0],

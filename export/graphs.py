@@ -29,6 +29,7 @@ from edgetok.export.flavours import (
     portable_packing,
 )
 from edgetok.export.trace import quiet, trace
+from edgetok.export.turning import GridPrefill
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
 from edgetok.kv import Room
@@ -246,6 +247,12 @@ class GraphBuilder:
                 inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
             stage = AheadPrefill(text, self.positions, scales, spelling, budget)
             return stage, inputs | self._past(spelling)
+        if text.axes:
+            inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+            inputs[names.VISUAL_KEPT] = torch.zeros(budget, dtype=torch.int64)
+            grid = self.parts.vision.grid
+            turning = GridPrefill(text, self.positions, scales, spelling, grid, budget)
+            return turning, inputs | self._past(spelling)
         if self.prefill is None:
             prefill = stages.Prefill(text, self.positions, scales, spelling)
             return prefill, inputs | self._past(spelling)
@@ -319,7 +326,8 @@ class GraphBuilder:
     def positions(self) -> int:
         """Rotary positions that the tables hold: all, where a cache that is full goes on."""
         if self.room is None:
-            return self.ladder.largest.cache_slots
+            shifts = [self.parts.shift(budget) for budget in self.ladder.budgets]
+            return self.ladder.largest.cache_slots + max(0, *shifts)
         return self.parts.text.max_positions
 
     @property

@@ -154,15 +154,17 @@ def prove(
             prove_compress(ledger, reference, runner, want, budget)
             embeds = embed_case(reference, case, want, budget)
             visual = visual_rows(len(case.before), budget)
+            kept = kept_case(reference, want, budget)
             if prefill is None:
-                prove_decoder(ledger, reference, runner, embeds, visual, budget)
+                prove_decoder(ledger, reference, runner, embeds, visual, budget, kept)
             else:
                 reduced = PrefillReference(reference.parts.text, prefill, budget)
                 followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
             if runner.extends:
                 by_steps = reference.cache is not None  # its rows are coarse
                 start = visual.start
-                prove_extend(ledger, reference, runner, embeds, start, budget, by_steps=by_steps)
+                placed = start, budget, kept
+                prove_extend(ledger, reference, runner, embeds, *placed, by_steps=by_steps)
             if followed:
                 prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
     return ParityReport(precision, len(cases), synthetic, ledger.checks())
@@ -199,7 +201,8 @@ def expect(
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
     kept, visual = out[names.KEPT].numpy(), visual_rows(len(case.before), budget)
     if prefill is None:
-        return Expected(kept, reference.answer(embeds, PARITY_TOKENS, visual).ids)
+        answer = reference.answer(embeds, PARITY_TOKENS, visual, kept=out[names.KEPT])
+        return Expected(kept, answer.ids)
     reduced = PrefillReference(reference.parts.text, prefill, budget)
     return Expected(kept, reduced.answer(embeds, len(case.before), PARITY_TOKENS).ids)
 
@@ -232,6 +235,15 @@ def embed_case(
     return reference.embed(case.before, tokens, case.after)
 
 
+def kept_case(
+    reference: Reference, seen: dict[str, torch.Tensor], budget: int
+) -> torch.Tensor | None:
+    """Which tokens [K] the visual rows are, where the decoder asks."""
+    if not reference.parts.text.axes:
+        return None
+    return reference.compress(seen, budget)[names.KEPT]
+
+
 def prove_decoder(
     ledger: Ledger,
     reference: Reference,
@@ -239,6 +251,7 @@ def prove_decoder(
     embeds: torch.Tensor,
     visual: range,
     budget: int,
+    kept: torch.Tensor | None = None,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
     if reference.cache is not None:
@@ -248,9 +261,10 @@ def prove_decoder(
     if isinstance(reference, KiviReference | ZipReference):
         prove_kivi(ledger, reference, runner, embeds, budget)
         return
-    want = reference.answer(embeds, PARITY_TOKENS, visual)
+    want = reference.answer(embeds, PARITY_TOKENS, visual, kept=kept)
     stop_ids, rows = reference.parts.text.stop_ids, embeds[0].numpy()
-    logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, visual.start)
+    placed = visual.start, None if kept is None else kept.numpy()
+    logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, *placed)
     steps = common_steps(ids, want.ids)  # later rows follow different tokens
     for step in range(steps):
         stage = "decode" if step else "prefill"
@@ -278,7 +292,8 @@ def prove_chain(
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
     stop_ids, start = reference.parts.text.stop_ids, len(case.before)
-    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start)
+    kept = out[names.KEPT]
+    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, kept)
     ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
 
 

@@ -22,6 +22,7 @@ def prove_extend(
     embeds: Tensor,
     start: int,
     budget: int,
+    kept: Tensor | None = None,
     *,
     by_steps: bool = False,
 ) -> None:
@@ -34,14 +35,15 @@ def prove_extend(
     # A prompt that leaves no room for the chunk and one token more gives up its end.
     embeds = embeds[:, : runner.room_for(budget) - runner.chunk_rows - 1]
     ids = _some_ids(reference, runner.chunk_rows)
-    runner.begin(budget, embeds[0].numpy(), start)
+    tokens = None if kept is None else kept.numpy()
+    runner.begin(budget, embeds[0].numpy(), start, tokens)
     if runner.reduces or by_steps:
         want = [runner.step(int(token)) for token in ids][-1:]
-        runner.begin(budget, embeds[0].numpy(), start)
+        runner.begin(budget, embeds[0].numpy(), start, tokens)
     else:
         chunk = reference.parts.text.embed(ids)[None]
         rows, visual = torch.cat([embeds, chunk], dim=1), range(start, start + budget)
-        answer = reference.answer(rows, 2, visual, prompt_rows=embeds.shape[1])
+        answer = reference.answer(rows, 2, visual, prompt_rows=embeds.shape[1], kept=kept)
         want = [row.numpy() for row in answer.logits]
     got = runner.put(reference.parts.text.embed(ids).detach().numpy())
     ledger.compare(names.EXTEND, None, names.LOGITS, got, want[0])

@@ -15,6 +15,7 @@ from edgetok.export.parity import (
     Ledger,
     embed_case,
     expect,
+    kept_case,
     limits_of,
     prove_chain,
     prove_compress,
@@ -65,8 +66,9 @@ def prove_portable(
                 prove_compress(vision, reference, runner, want, budget)
                 embeds = embed_case(reference, case, want, budget)
                 visual = visual_rows(len(case.before), budget)
+                kept = kept_case(reference, want, budget)
                 if prefill is None:
-                    prove_decoder(decoder, in_slots, runner, embeds, visual, budget)
+                    prove_decoder(decoder, in_slots, runner, embeds, visual, budget, kept)
                 else:
                     text, store = reference.parts.text, in_slots.store
                     reduced = PrefillReference(text, prefill, budget, store)
@@ -74,7 +76,7 @@ def prove_portable(
                     followed &= prove_prefill(decoder, reduced, runner, embeds, start, budget)
                 if runner.room is None:
                     prove_extend(
-                        *(decoder, in_slots, runner, embeds, visual.start, budget),
+                        *(decoder, in_slots, runner, embeds, visual.start, budget, kept),
                         by_steps=scales is not None,
                     )
                 if followed:

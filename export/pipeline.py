@@ -78,6 +78,7 @@ def export_model(
     force: bool = False,
     parity_images: int = 4,
     tiles: Grid | None = None,
+    size_px: Grid | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> ExportReport:
     """Freeze a Hugging Face model with a compressor into a bundle, proved against PyTorch.
@@ -103,6 +104,7 @@ def export_model(
         parity_images: images that every graph is proved on.
         tiles: rows and columns of the tiles into which pictures are cut, for families that do so;
             the tower then looks at a thumbnail and at each tile. None for pictures in one part.
+        size_px: height and width to which pictures are stretched, for families that take any size.
 
     Raises:
         EdgetokError: one of its subclasses; nothing is published then.
@@ -119,10 +121,10 @@ def export_model(
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
-        parts = open_model(Path(model_dir), tiles)
-        require_tower(parts.vision, chosen)
+        parts = open_model(Path(model_dir), tiles, size_px)
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
+        require_tower(parts.vision, chosen)
         _require_decoder(parts.text, reduction, policy, kv, flavour)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         room = _make_room(policy, kv_slots, ladder, parts.text)
@@ -141,7 +143,8 @@ def export_model(
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
         precision = Precision(weights=weights, kv=kv)
-        runner = GraphRunner(_of(graphs, "ort"), writer.path_of(""), reduction, room, scales)
+        root, ort_graphs = writer.path_of(""), _of(graphs, "ort")
+        runner = GraphRunner(ort_graphs, root, reduction, room, scales, parts.shift)
         report = _prove(builder, graphs, reference, runner, cases, precision, samples is None)
         require_parity(report)
         say("write", 0.95)
@@ -178,7 +181,9 @@ def _prove(
         cache = None if builder.room is None else reference.cache  # it begins anew with a prompt
         plain = Reference(builder.parts, builder.method, cache)
         scales, reduction = builder.scales, builder.prefill
-        portable = GraphRunner(spelled, runner.root, reduction, builder.room, scales)
+        portable = GraphRunner(
+            *(spelled, runner.root, reduction, builder.room, scales, builder.parts.shift)
+        )
         checks = prove_portable(plain, portable, ladder, cases, precision, scales, reduction)
         if cache is not None:
             cache.agreement.clear()  # what it compared so far is in the checks
@@ -235,7 +240,7 @@ def _require_decoder(
     if kv == "int4":
         require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
     if flavour != "ort":
-        plain = replace(text, sees_ahead="nothing")  # which both flavours spell out
+        plain = replace(text, sees_ahead="nothing", axes=())  # which both flavours spell out
         require_plain_attention(plain, f"the {flavour} flavour", "use --flavour ort")
 
 

@@ -17,6 +17,7 @@ from edgetok.export.cases import Case
 from edgetok.export.reference_cache import CacheReference
 from edgetok.export.reference_flow import Values
 from edgetok.export.reference_inside import ReducingReference
+from edgetok.export.reference_packed import look_packed
 from edgetok.export.reference_probes import Projections, other_probe
 from edgetok.families.parts import Layout, Parts, TextParts, VisionParts, attention_of
 from edgetok.methods import Method
@@ -60,6 +61,8 @@ class Reference:
 
     def _encode_part(self, pixels: Tensor) -> dict[str, Tensor]:
         vision = self.parts.vision
+        if vision.pool is not None:
+            return look_packed(vision, pixels)
         layer, prefix = len(vision.blocks), vision.prefix_tokens
         block = vision.next_block or vision.blocks[-1]
         with (
@@ -130,10 +133,12 @@ class Reference:
         new_tokens: int,
         visual: range = range(0),
         prompt_rows: int | None = None,
+        kept: Tensor | None = None,
     ) -> Answer:
         """Greedy decoding until a stop token.
 
         Args:
+            kept: [K], the tokens that the visual rows are, for positions on three axes.
             visual: rows of the picture, for policies and decoders that ask.
             prompt_rows: how many rows the prompt has, if more follow it here.
         """
@@ -144,17 +149,40 @@ class Reference:
         logits: list[Tensor] = []
         cache = self.begin_cache()
         rows, mask = embeds, look_ahead(text, embeds, visual, prompt_rows)
+        places = self._place(embeds.shape[1], visual, kept)
         while len(ids) < new_tokens:
             out = text.model(
-                inputs_embeds=rows, past_key_values=cache, use_cache=True, attention_mask=mask
+                inputs_embeds=rows,
+                past_key_values=cache,
+                use_cache=True,
+                attention_mask=mask,
+                **({} if places is None else {"position_ids": places}),
             )
             cache, mask = out.past_key_values, None
+            places = None if places is None else places[:, :, -1:] + 1
             logits.append(text.head(out.last_hidden_state[0, -1]))
             ids.append(int(logits[-1].argmax()))
             if ids[-1] in text.stop_ids:
                 break
             rows = text.embed(torch.tensor([[ids[-1]]]))
         return Answer(torch.stack(logits), ids)
+
+    def _place(self, count: int, visual: range, kept: Tensor | None) -> Tensor | None:
+        """Positions [3, 1, n] of a prompt, row by row; None where they are numbers in a row."""
+        if not self.parts.text.axes:
+            return None
+        lines, columns = self.parts.vision.grid
+        tokens = range(len(visual)) if kept is None else kept.tolist()
+        places, following = [], 0
+        for row in range(count):
+            if row in visual:
+                line, column = divmod(max(tokens[row - visual.start], 0), columns)
+                places.append([visual.start, visual.start + line, visual.start + column])
+                following = visual.start + max(lines, columns)
+            else:
+                places.append([following] * 3)
+                following += 1
+        return torch.tensor(places).T[:, None]
 
     def begin_cache(self) -> Any:
         """An empty cache as Hugging Face knows them; None for its own choice."""

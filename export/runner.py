@@ -6,7 +6,7 @@ shared with `edgetok.runtimes`, so that a fault there cannot hide a fault here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class GraphRunner:
         prefill: what the prefill graphs take away.
         room: of the policy of the cache, if there is one.
         scales: per layer key and value scales [1, G, 1, H] of a cache in whole numbers.
+        shift: of a rung, from the number of a row behind the picture to its rotary position.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class GraphRunner:
         prefill: Prefill | None = None,
         room: Room | None = None,
         scales: Scales | None = None,
+        shift: Callable[[int], int] = lambda _: 0,
     ) -> None:
         self._prefill, self.room, self.scales = prefill, room, scales
         self.root = root
+        self._shift = shift
         self._past: dict[str, Array] = {}
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
@@ -100,22 +103,24 @@ class GraphRunner:
         new_tokens: int,
         stop_ids: tuple[int, ...],
         start: int = 0,
+        kept: Array | None = None,
     ) -> Any:
         """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids.
 
-        `start` is the first visual row, where those are treated apart.
+        `start` is the first visual row and `kept` the tokens that those rows are, where they are
+        treated apart.
         """
-        logits = [self.begin(budget, embeds, start)]
+        logits = [self.begin(budget, embeds, start, kept)]
         ids = [int(logits[-1].argmax())]
         while len(ids) < new_tokens and ids[-1] not in stop_ids:
             logits.append(self.step(ids[-1]))
             ids.append(int(logits[-1].argmax()))
         return np.stack(logits), ids
 
-    def begin(self, budget: int, embeds: Array, start: int = 0) -> Array:
+    def begin(self, budget: int, embeds: Array, start: int = 0, kept: Array | None = None) -> Array:
         """Prefill of true rows [n, D] -> logits [W]."""
-        out, count = self.prefill(budget, embeds, start), embeds.shape[0]
-        self._past, self._position = _as_past(out), count
+        out, count = self.prefill(budget, embeds, start, kept), embeds.shape[0]
+        self._past, self._position = _as_past(out), count + self._shift(budget)
         self._lengths = (count - self._removed(budget)).astype(np.int32)
         if self.room is not None:
             packed = self._lengths > np.array(self.room.slots)
@@ -271,7 +276,9 @@ class GraphRunner:
         rows: int = self._prompt_shape(budget)[1]
         return rows
 
-    def prefill(self, budget: int, embeds: Array, start: int = 0) -> dict[str, Array]:
+    def prefill(
+        self, budget: int, embeds: Array, start: int = 0, kept: Array | None = None
+    ) -> dict[str, Array]:
         """True rows [n, D] through the prefill graph of a rung: all its outputs, by name."""
         last = embeds.shape[0] - 1 - self._removed(budget)
         feeds = {
@@ -279,6 +286,7 @@ class GraphRunner:
             names.LAST_ROW: last[-1:].astype(np.int64),
             names.VISUAL_START: np.array([start], np.int64),
             names.PAST_LENGTHS: last.astype(np.int32),
+            names.VISUAL_KEPT: np.zeros(budget, np.int64) if kept is None else kept,
         }
         return self.run("prefill", budget, feeds | self._empty_cache())
 

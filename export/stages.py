@@ -52,6 +52,12 @@ def require_tower(vision: VisionParts, method: Method) -> None:
             f"{method.name} reduces inside the tower, and this family merges or cuts what its "
             "tower makes; choose a method behind the tower (`edgetok methods` lists them)"
         )
+    of_last = {names.KEYS, names.RECEIVED_ATTENTION, *names.OF_PROMPT}
+    if vision.pool is not None and not of_last.issuperset(method.needs):
+        raise UsageError(
+            f"{method.name} reads attention of several blocks, and this tower attends within "
+            "windows; `edgetok methods` lists what each method needs"
+        )
     if names.CLS_FEATURE in method.needs and (vision.feature_width or vision.width) != vision.width:
         raise UsageError(
             f"{method.name} puts the CLS row beside the visual tokens, and this family's tokens "
@@ -182,6 +188,8 @@ def lay_out(projected: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
 
 def mean_of_cells(rows: Tensor, vision: VisionParts) -> Tensor:
     """Patches in raster order -> means over the cell of each token: [n, ...] -> [N / P, ...]."""
+    if vision.pool is not None:
+        return vision.pool(rows)
     if vision.cell == 1:
         return rows
     (down, across), side, inner = vision.grid, vision.cell, rows.shape[1:]

@@ -84,7 +84,9 @@ def _expected(
                 names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
             }
             told = any(t.name == names.VISUAL_START for t in stage.inputs)
-            sees_image = text.sees_ahead == "image"
+            sees_image = text.sees_ahead == "image" or text.axes == 3
+            if text.axes == 3:
+                prompt[names.VISUAL_KEPT] = ("int64", [bucket.budget])
             if reduces_at_prefill(manifest) or sees_image or (manifest.kv.keep and told):
                 prompt[names.VISUAL_START] = ("int64", [1])
             # A policy's prefill, or that of a KIVI cache, begins with an empty one, and writes all.

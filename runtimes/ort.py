@@ -20,12 +20,13 @@ from edgetok.runtimes.interface import (
     reduces_at_prefill,
     require_interface,
 )
-from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
+from edgetok.runtimes.protocol import FloatArray, IdArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
 from edgetok.runtimes.requirements import (
     WEIGHTS_PREFIX,
     loaded_ladder,
     require_flavour,
+    require_kept,
     require_memory,
     require_pixels,
     require_rows,
@@ -143,12 +144,14 @@ class OrtRuntime:
         keys: Sequence[Key] = (),
         *,
         visual_start: int | None = None,
+        visual_kept: IdArray | None = None,
     ) -> FloatArray:
         """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
 
         Args:
             keys: what the rows are, see `protocol.Runtime`.
             visual_start: the first visual row, for bundles that treat those apart.
+            visual_kept: the tokens that the visual rows are, where positions have three axes.
 
         Raises:
             InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
@@ -162,15 +165,18 @@ class OrtRuntime:
         if names.VISUAL_START in graph.inputs:
             start = require_visual(visual_start, bucket.budget, count)
             graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
+        if names.VISUAL_KEPT in graph.inputs:
+            graph.inputs[names.VISUAL_KEPT].write(require_kept(visual_kept, bucket.budget))
         rows.host[0, :count] = embeds
         rows.host[0, count:] = 0  # never read, but must be finite
         rows.push()
-        removed = _rung_of(self.manifest, bucket).removed
+        rung = _rung_of(self.manifest, bucket)
+        removed = rung.removed
         lengths = count - np.array(removed, np.int32)
         self._held.forget()
         graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
         graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
-        self._rows.begin(count, removed)
+        self._rows.begin(count, removed, rung.shift)
         graph.run()
         self._held.begin(keys)
         logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
@@ -275,7 +281,8 @@ class OrtRuntime:
         """
         kv = self.manifest.kv
         plain = kv.policy == "none" and not kv.ring and not reduces_at_prefill(self.manifest)
-        plain = plain and self.manifest.text.sees_ahead == "nothing"
+        text = self.manifest.text
+        plain = plain and text.sees_ahead == "nothing" and text.axes == 1
         return plain and self._rows.are_whole
 
     def _require_left(self, rows: int) -> None:

@@ -126,6 +126,7 @@ class Runtime(Protocol):
         keys: Sequence[Key] = (),
         *,
         visual_start: int | None = None,
+        visual_kept: IdArray | None = None,
     ) -> FloatArray:
         """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
 
@@ -133,6 +134,8 @@ class Runtime(Protocol):
             keys: what the rows are, so that they can be found again; nothing if that is not known.
             visual_start: the first of the rung's visual rows, which lie together in the prompt;
                 needed where the bundle treats those apart, and ignored elsewhere.
+            visual_kept: the tokens [K] that these rows are; needed where positions have three
+                axes, and ignored elsewhere.
 
         Returns:
             Logits [W] of the last row.

@@ -71,6 +71,7 @@ class Rung(Struct, frozen=True):
     prompt_tokens: Positive
     cache_slots: Positive
     removed: list[Count]  # per layer: prompt rows that prefill took away before its attention
+    shift: int = 0  # from a row's number behind the picture to its rotary position
 
 
 class Prefill(Struct, frozen=True):
@@ -119,7 +120,8 @@ class Text(Struct, frozen=True):
     """What generation needs to know of the language model.
 
     `sees_ahead` says which rows of a prompt see later ones: none, those of the picture, or all of
-    the prompt. Such rows come of `prefill` alone.
+    the prompt. `axes` are those of rotary positions: with three, visual rows have the place of
+    their token in the picture. Such rows come of `prefill` alone.
     """
 
     hidden: Positive
@@ -128,6 +130,7 @@ class Text(Struct, frozen=True):
     stop_ids: list[Count]
     pad_id: Count
     sees_ahead: SeesAhead = "nothing"
+    axes: Literal[1, 3] = 1
 
 
 class Vision(Struct, frozen=True):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgetok.errors import InputError
-from edgetok.families import gemma, internvl, llava, llava_next, smolvlm
+from edgetok.errors import InputError, UsageError
+from edgetok.families import gemma, internvl, llava, llava_next, qwen_vl, smolvlm
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 
@@ -22,7 +22,10 @@ FAMILIES = {  # by `model_type` in config.json
     "idefics3": smolvlm.open_idefics3,
     "gemma3": gemma.open_gemma3,
     "paligemma": gemma.open_paligemma,
+    "qwen2_vl": qwen_vl.open_qwen2,
+    "qwen2_5_vl": qwen_vl.open_qwen2_5,
 }
+OF_ANY_SIZE = {"qwen2_vl": qwen_vl.open_qwen2, "qwen2_5_vl": qwen_vl.open_qwen2_5}
 
 
 def find_family(checkpoint: Checkpoint) -> str:
@@ -40,18 +43,26 @@ def find_family(checkpoint: Checkpoint) -> str:
     return checkpoint.model_type
 
 
-def open_model(model_dir: Path, tiles: Grid | None = None) -> Parts:
+def open_model(model_dir: Path, tiles: Grid | None = None, size_px: Grid | None = None) -> Parts:
     """Open a Hugging Face model directory as its parts, weights in float32 on the CPU.
 
     Args:
         tiles: rows and columns into which pictures are cut; None for pictures in one part.
+        size_px: height and width of all pictures, for families that take any size.
 
     Raises:
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.
-        UsageError: if the family does not cut pictures.
+        UsageError: if the family does not cut pictures, or takes them in one size.
     """
     checkpoint = read_checkpoint(model_dir)
-    return FAMILIES[find_family(checkpoint)](checkpoint, tiles)
+    family = find_family(checkpoint)
+    if size_px is None:
+        return FAMILIES[family](checkpoint, tiles)
+    if family not in OF_ANY_SIZE:
+        raise UsageError(
+            f"models of type {family!r} take pictures in one size; leave --image-size out"
+        )
+    return OF_ANY_SIZE[family](checkpoint, tiles, size_px)
 
 
 __all__ = [

@@ -9,7 +9,12 @@ from edgetok.families.parts import TextParts
 
 
 def find_text(
-    decoder: Any, head: Any, model: Any, *, sees_ahead: SeesAhead = "nothing"
+    decoder: Any,
+    head: Any,
+    model: Any,
+    *,
+    sees_ahead: SeesAhead = "nothing",
+    axes: tuple[int, ...] = (),
 ) -> TextParts:
     """The parts of a Llama-like decoder: `layers`, `norm`, `embed_tokens`, `rotary_emb`."""
     from optimum.utils import NormalizedTextConfig
@@ -40,6 +45,7 @@ def find_text(
         pad_id=pad if pad is not None else 0,
         rotary_kinds=_rotary_kinds(decoder),
         sees_ahead=sees_ahead,
+        axes=axes,
     )
 
 

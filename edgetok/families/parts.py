@@ -89,6 +89,8 @@ class VisionParts:
         run: a block over rows.
         finish: rows of the feature layer [P, n, V], the prefix cut off -> features
             [P, N / P, feature width], raster order in each part.
+        pool: what belongs to rows [n, ...] -> means over cells [N, ...], where rows do not lie in
+            raster order; None where they do.
     """
 
     model: nn.Module
@@ -105,6 +107,7 @@ class VisionParts:
     feature_width: int | None = None
     run: Callable[[Any, Tensor], Tensor] = run_block
     finish: Callable[[Tensor], Tensor] = keep_rows
+    pool: Callable[[Tensor], Tensor] | None = None
 
     @property
     def n_parts(self) -> int:
@@ -142,6 +145,8 @@ class TextParts:
             where all layers share one.
         sees_ahead: which rows of a prompt see later ones of their kind: those of the picture
             (Gemma 3), or all (PaliGemma).
+        axes: of each pair of rotary channels the axis that turns it, time, line or column of a
+            token in the picture (Qwen-VL); empty where positions are numbers in a row.
     """
 
     model: nn.Module
@@ -160,6 +165,7 @@ class TextParts:
     pad_id: int
     rotary_kinds: tuple[str, ...] = ()
     sees_ahead: SeesAhead = "nothing"
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +202,10 @@ class Parts:
     prompt: PromptPlan
     layout: Layout | None = None
     process: Callable[[Any, Any], Tensor] = process
+
+    def shift(self, budget: int) -> int:
+        """How far the rotary position of a row behind the picture is from its number."""
+        return max(self.vision.grid) - budget if self.text.axes else 0
 
     @property
     def full_tokens(self) -> int:

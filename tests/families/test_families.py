@@ -22,8 +22,16 @@ from edgetok.export.pipeline import ExportReport, export_model
 from edgetok.families import open_model
 from edgetok.runtimes.preprocess import preprocess
 
-QUICK = ("llava_next 1x2", "llava_onevision", "internvl", "smolvlm 2x1", "gemma3", "paligemma")
-ROWS = (*QUICK, "llava_onevision 2x2", "smolvlm", "idefics3 1x2", "paligemma 2")
+QUICK = (
+    "llava_next 1x2",
+    "llava_onevision",
+    "internvl",
+    "smolvlm 2x1",
+    "gemma3",
+    "paligemma",
+    "qwen2_5_vl",
+)
+ROWS = (*QUICK, "llava_onevision 2x2", "smolvlm", "idefics3 1x2", "paligemma 2", "qwen2_vl")
 WINDOWED = ("gemma3", "paligemma 2")  # the portable flavour has no windows
 SHAPES = ("groups of 3, head 64", "groups of 7, head 80", "head 256")
 
@@ -40,6 +48,7 @@ def export(tiny: ModuleType, path: Path, name: str, **options: object) -> Export
         path / "model",
         path / "out.bundle",
         tiles=family.tiles,
+        size_px=family.size_px,
         force=True,
         **settings | {"budgets": "3,full", "parity_images": 1} | options,
     )
@@ -49,7 +58,7 @@ def compare_golden(tiny: ModuleType, path: Path, name: str) -> float:
     """The full budget's golden case: the same tokens as `generate`, and how far its logits are."""
     bundle = Bundle.open(path / "out.bundle")
     full = bundle.manifest.vision.full_tokens
-    parts = open_model(path / "model", tiny.FAMILIES[name].tiles)
+    parts = open_model(path / "model", tiny.FAMILIES[name].tiles, tiny.FAMILIES[name].size_px)
     processor = AutoImageProcessor.from_pretrained(path / "model")
     (case,) = load_golden(bundle)
     picture = Image.open(io.BytesIO(bundle.read(case.image))).convert("RGB")
@@ -61,7 +70,7 @@ def compare_golden(tiny: ModuleType, path: Path, name: str) -> float:
 
 def compare_pixels(tiny: ModuleType, path: Path, name: str) -> float:
     """How far our image processor is from the family's, over pictures of several shapes."""
-    parts = open_model(path / "model", tiny.FAMILIES[name].tiles)
+    parts = open_model(path / "model", tiny.FAMILIES[name].tiles, tiny.FAMILIES[name].size_px)
     processor = AutoImageProcessor.from_pretrained(path / "model")
     found = []
     for picture in tiny.pictures(6):
@@ -79,7 +88,7 @@ def test_family_answers_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "shape"), zip(ROWS, cycle(SHAPES), strict=False))
+@pytest.mark.parametrize(("name", "shape"), list(zip(ROWS, cycle(SHAPES), strict=False)))
 def test_twenty_prompts_at_an_odd_shape(
     tiny: ModuleType, tmp_path: Path, name: str, shape: str
 ) -> None:
@@ -90,7 +99,8 @@ def test_twenty_prompts_at_an_odd_shape(
     family = tiny.FAMILIES[name]
     tiny.write_tiny(tmp_path / "model", name, shape)
     flavours = ["ort"] if name in WINDOWED else ["ort", "portable"]
-    export(tiny, tmp_path, name, method=family.methods[1], budgets="3,4")
+    for method in family.methods[1:]:
+        export(tiny, tmp_path, name, method=method, budgets="3,4")
     export(tiny, tmp_path, name, budgets="3,4,full", flavour=flavours[-1])
     logits, pixels = compare_golden(tiny, tmp_path, name), compare_pixels(tiny, tmp_path, name)
     assert logits < 1e-3 and pixels < 1e-6
@@ -102,7 +112,7 @@ def test_twenty_prompts_at_an_odd_shape(
 
 def count_equal(tiny: ModuleType, path: Path, name: str, flavour: str) -> int:
     """Of twenty prompts with a picture each, those that are answered as `generate` does."""
-    parts = open_model(path / "model", tiny.FAMILIES[name].tiles)
+    parts = open_model(path / "model", tiny.FAMILIES[name].tiles, tiny.FAMILIES[name].size_px)
     processor = AutoImageProcessor.from_pretrained(path / "model")
     reference = tiny.HuggingFace(path / "model", name)
     model, full, equal = edgetok.load(path / "out.bundle", flavour=flavour), parts.full_tokens, 0

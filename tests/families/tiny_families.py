@@ -71,7 +71,8 @@ class Family:
     inputs: Callable[[Tensor], dict[str, Any]]
     tokens: tuple[str, ...]
     tiles: tuple[int, int] | None = None
-    methods: tuple[str, str] = ("visionzip", "divprune")
+    size_px: tuple[int, int] | None = None
+    methods: tuple[str, ...] = ("visionzip", "divprune")
     template: str = TEMPLATE
 
 
@@ -110,7 +111,7 @@ def _vision(kind: str, **extras: Any) -> Any:
 def _llava_next(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
     return transformers.LlavaNextConfig(
         vision_config=_vision("CLIPVisionConfig"),
-        text_config=_text("MistralConfig", shape, vocabulary),
+        text_config=_text("MistralConfig", shape, vocabulary, sliding_window=None),
         image_token_id=vocabulary["<image>"],
         image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
     )
@@ -181,6 +182,66 @@ def _paligemma(kind: str, shape: dict[str, int], vocabulary: dict[str, int]) -> 
         image_token_index=vocabulary["<image>"],
         projection_dim=text.hidden_size,
     )
+
+
+_QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+
+
+def _qwen_text(kind: str, shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    """Heads as wide as hidden size over heads: the family knows no others."""
+    heads = shape.get("num_attention_heads", 4)
+    width = heads * shape.get("head_dim", 16)
+    pair = shape.get("head_dim", 16) // 2
+    rope = _QWEN_ROPE | {"mrope_section": [pair // 4, pair // 4, pair - 2 * (pair // 4)]}
+    own = {k: v for k, v in shape.items() if k != "head_dim"} | {"hidden_size": width}
+    text = _text(kind, own, vocabulary, rope_parameters=rope)
+    del text.head_dim
+    return text
+
+
+def _qwen2_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    text = _qwen_text("Qwen2VLTextConfig", shape, vocabulary)
+    vision = {"depth": 3, "embed_dim": 64, "num_heads": 4, "patch_size": 4, "mlp_ratio": 2}
+    return transformers.Qwen2VLConfig(
+        text_config=text.to_dict(),
+        vision_config=vision | {"hidden_size": text.hidden_size},
+        image_token_id=vocabulary["<|image_pad|>"],
+        video_token_id=vocabulary["<|video_pad|>"],
+        vision_start_token_id=vocabulary["<|vision_start|>"],
+        vision_end_token_id=vocabulary["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+
+
+def _qwen2_5_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    text = _qwen_text("Qwen2_5_VLTextConfig", shape, vocabulary)
+    vision = {
+        "depth": 3,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_heads": 4,
+        "patch_size": 4,
+        "window_size": 16,
+        "fullatt_block_indexes": [2],
+    }
+    return transformers.Qwen2_5_VLConfig(
+        text_config=text.to_dict(),
+        vision_config=vision | {"out_hidden_size": text.hidden_size},
+        image_token_id=vocabulary["<|image_pad|>"],
+        video_token_id=vocabulary["<|video_pad|>"],
+        vision_start_token_id=vocabulary["<|vision_start|>"],
+        vision_end_token_id=vocabulary["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+
+
+def _patches(pixels: Tensor) -> dict[str, Any]:
+    """Groups of 2 x 2 patches of 4 pixels, each patch as two frames."""
+    lines, columns = pixels.shape[2] // 4, pixels.shape[3] // 4
+    cut = pixels[0].reshape(3, lines // 2, 2, 4, columns // 2, 2, 4)
+    cut = cut.permute(1, 4, 2, 5, 0, 3, 6).unsqueeze(5).expand(-1, -1, -1, -1, -1, 2, -1, -1)
+    grid = torch.tensor([[1, lines, columns]])
+    return {"pixel_values": cut.reshape(lines * columns, -1), "image_grid_thw": grid}
 
 
 def _spell_parts(tiles: tuple[int, int] | None, n: int) -> str:
@@ -259,6 +320,19 @@ _SMOLVLM: dict[str, Any] = {
     "inputs": _thumbnail_last,
     "tokens": _SMOL_TOKENS,
 }
+_QWEN: dict[str, Any] = {
+    "image": "<|vision_start|><|image_pad|><|vision_end|>",
+    "processor": _sized(
+        "Qwen2VLImageProcessor",
+        size={"shortest_edge": 256, "longest_edge": 1 << 20},
+        patch_size=4,
+        merge_size=2,
+        temporal_patch_size=2,
+    ),
+    "spell": lambda n: "<|vision_start|>" + "<|image_pad|>" * n + "<|vision_end|>",
+    "inputs": _patches,
+    "tokens": ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
+}
 FAMILIES: dict[str, Family] = {
     "llava_next 1x2": Family(
         "LlavaNextForConditionalGeneration",
@@ -282,7 +356,7 @@ FAMILIES: dict[str, Family] = {
         processor=_ONEVISION_PROCESSOR,
         inputs=_of_tiles(2, 2),
         tiles=(2, 2),
-        methods=("globalcom2", "globalcom2+masked-sinks"),
+        methods=("globalcom2",),
         **_LLAVA_IMAGE | {"tokens": ("<image>", "<video>")},
     ),
     "internvl": Family(
@@ -320,6 +394,12 @@ FAMILIES: dict[str, Family] = {
         template=PALIGEMMA,
         **_LLAVA_IMAGE,
     ),
+    "qwen2_vl": Family(
+        "Qwen2VLForConditionalGeneration", config=_qwen2_vl, size_px=(24, 32), **_QWEN
+    ),
+    "qwen2_5_vl": Family(
+        "Qwen2_5_VLForConditionalGeneration", config=_qwen2_5_vl, size_px=(32, 48), **_QWEN
+    ),
     "smolvlm": Family(
         "SmolVLMForConditionalGeneration",
         config=_smolvlm,
@@ -331,7 +411,7 @@ FAMILIES: dict[str, Family] = {
         config=_smolvlm,
         spell=partial(_spell_parts, (2, 1)),
         tiles=(2, 1),
-        methods=("globalcom2", "globalcom2+masked-sinks"),
+        methods=("globalcom2",),
         **_SMOLVLM,
     ),
     "idefics3 1x2": Family(
@@ -339,7 +419,7 @@ FAMILIES: dict[str, Family] = {
         config=_idefics3,
         spell=partial(_spell_parts, (1, 2)),
         tiles=(1, 2),
-        methods=("globalcom2", "globalcom2+masked-sinks"),
+        methods=("globalcom2",),
         **_SMOLVLM | {"processor": _SMOL_PROCESSOR | {"image_processor_type": IDEFICS}},
     ),
 }
@@ -392,6 +472,8 @@ def _marks(ids: Tensor, image: int, kind: str) -> dict[str, Tensor]:
         return {"token_type_ids": (ids == image).long()}
     if kind == "PaliGemmaForConditionalGeneration":
         return {"token_type_ids": torch.zeros_like(ids)}
+    if kind.startswith("Qwen"):
+        return {"mm_token_type_ids": (ids == image).int()}
     return {}
 
 
