@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgetok.cli.options import Json, Seed
+from edgetok.cli.options import ImageSize, Json, Seed, Tiles, parse_pair
 from edgetok.cli.output import emit, working
 from edgetok.errors import UsageError
 from edgetok.kv import NONE, POLICIES
@@ -80,6 +80,8 @@ def export_command(
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Room for the prompt.")] = 96,
     new_tokens: Annotated[int, typer.Option(help="Room for the answer.")] = 128,
+    tiles: Tiles = None,
+    image_size: ImageSize = None,
     seed: Seed = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that is already there.")
@@ -100,6 +102,7 @@ def export_command(
             f"--kv {kv} measures its scales on your data; add --samples samples.jsonl, "
             "or a folder of images"
         )
+    grid, size_px = parse_pair(tiles, "--tiles"), parse_pair(image_size, "--image-size")
     with working(as_json) as progress:
         from edgetok.export.pipeline import export_model
 
@@ -122,6 +125,8 @@ def export_command(
             seed=seed,
             force=force,
             parity_images=parity_images,
+            tiles=grid,
+            size_px=size_px,
             progress=progress,
         )
     fields = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgetok import limits
 from edgetok.errors import InputError, UsageError
 from edgetok.families import gemma, internvl, llava, llava_next, qwen_vl, smolvlm
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
@@ -54,6 +55,7 @@ def open_model(model_dir: Path, tiles: Grid | None = None, size_px: Grid | None 
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.
         UsageError: if the family does not cut pictures, or takes them in one size.
     """
+    _require_within(tiles, size_px)
     checkpoint = read_checkpoint(model_dir)
     family = find_family(checkpoint)
     if size_px is None:
@@ -63,6 +65,16 @@ def open_model(model_dir: Path, tiles: Grid | None = None, size_px: Grid | None 
             f"models of type {family!r} take pictures in one size; leave --image-size out"
         )
     return OF_ANY_SIZE[family](checkpoint, tiles, size_px)
+
+
+def _require_within(tiles: Grid | None, size_px: Grid | None) -> None:
+    if tiles is not None and not (min(tiles) > 0 and tiles[0] * tiles[1] <= limits.TILES):
+        raise UsageError(f"{tiles[0]} x {tiles[1]} tiles; 1 to {limits.TILES} are possible")
+    if size_px is not None and not 0 < min(size_px) <= max(size_px) <= limits.TOWER_SIDE_PIXELS:
+        raise UsageError(
+            f"pictures of {size_px[0]} x {size_px[1]} pixels; a side may have 1 to "
+            f"{limits.TOWER_SIDE_PIXELS}"
+        )
 
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -18,8 +19,9 @@ from transformers import AutoImageProcessor
 import edgetok
 from edgetok.bundle.golden import load_golden
 from edgetok.bundle.reader import Bundle
+from edgetok.errors import UsageError
 from edgetok.export.pipeline import ExportReport, export_model
-from edgetok.families import open_model
+from edgetok.families import FAMILIES, open_model
 from edgetok.runtimes.preprocess import preprocess
 
 QUICK = (
@@ -144,3 +146,58 @@ def test_tokens_of_a_cell_are_those_of_the_pixel_shuffle() -> None:
             patches = [(2 * down + y) * 4 + 2 * across + x for y in (0, 1) for x in (0, 1)]
             want = torch.cat([rows[part, patch] for patch in patches])
             assert torch.equal(merged[part, token], want)
+
+
+def test_the_page_lists_every_family_and_what_was_measured() -> None:
+    page = load_page()
+    results = json.loads(page.RESULTS.read_text())
+    assert set(page.FAMILIES) == set(FAMILIES)
+    assert set(results) == set(ROWS), "run the slow tests with EDGETOK_RESULTS"
+    written = page.PAGE.read_text(encoding="utf-8")
+    assert written == page.render(results), "docs/families.md is out of date: run `make docs`"
+
+
+def load_page() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks/families_page.py"
+    spec = importlib.util.spec_from_file_location("families_page", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("gemma3", {"tiles": (2, 2)}, "pictures in one part; leave --tiles out"),
+        ("gemma3", {"size_px": (32, 32)}, "in one size; leave --image-size out"),
+        ("smolvlm", {"tiles": (1, 1)}, "one tile is the whole picture"),
+        ("smolvlm", {"tiles": (9, 9)}, "1 to 64 are possible"),
+        ("qwen2_5_vl", {"size_px": (32, 40)}, "multiples of 16"),
+        ("qwen2_vl", {"size_px": (8, 9000)}, "1 to 4096"),
+    ],
+)
+def test_views_that_a_family_does_not_take_are_refused(
+    tiny: ModuleType, tmp_path: Path, name: str, options: dict[str, object], message: str
+) -> None:
+    tiny.write_tiny(tmp_path, name)
+    with pytest.raises(UsageError, match=message):
+        open_model(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "message"),
+    [
+        ("internvl", "visionzip", "tokens are wider"),
+        ("internvl", "tome", "behind the tower"),
+        ("qwen2_5_vl", "hiprune", "within windows"),
+        ("smolvlm 2x1", "divprune", "2 x 1 tiles; hired and globalcom2"),
+    ],
+)
+def test_methods_that_a_family_does_not_allow_are_refused(
+    tiny: ModuleType, tmp_path: Path, name: str, method: str, message: str
+) -> None:
+    tiny.write_tiny(tmp_path / "model", name)
+    with pytest.raises(UsageError, match=message):
+        export(tiny, tmp_path, name, method=method)
+    assert not (tmp_path / "out.bundle").exists()
