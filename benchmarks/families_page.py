@@ -26,6 +26,7 @@ FAMILIES = {
     "paligemma": ("PaliGemma 1 and 2", "patches", "one part"),
     "qwen2_vl": ("Qwen2-VL", "2 x 2 groups", "`--image-size`, 448x448 if none is given"),
     "qwen2_5_vl": ("Qwen2.5-VL", "2 x 2 groups", "`--image-size`, 448x448 if none is given"),
+    "qwen3_vl": ("Qwen3-VL", "2 x 2 groups", "`--image-size`, 448x448 if none is given"),
 }
 HEAD = """# Families
 

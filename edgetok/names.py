@@ -9,6 +9,7 @@ from __future__ import annotations
 
 PIXELS = "pixels"  # float32 [1, 3, height, width], normalised
 FEATURES = "features"  # float32 [N, V], what the projector reads, CLS removed
+DEEP_FEATURES = "deep_features"  # float32 [N, layers * V], rows of earlier blocks beside FEATURES
 CLS_ATTENTION = "cls_attention"  # float32 [N], mean over heads of the CLS row, feature layer
 KEYS = "keys"  # float32 [N, H], mean over heads of the feature layer's keys
 CLS_FEATURE = "cls_feature"  # float32 [1, V], the CLS row beside FEATURES
@@ -36,6 +37,8 @@ SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-sim
 VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected
 KEPT = "kept"  # int64 [K], source index of each token; -1 for the CLS token or a mixture of all
 SIZES = "sizes"  # float32 [K], how many source tokens each stands for
+
+VISUAL_DEEP = "visual_deep"  # float32 [K, layers * D], added behind the first decoder layers
 
 TOKEN_IDS = "token_ids"  # int64 [T]
 TEXT_EMBEDS = "text_embeds"  # float32 [T, D], padded behind the prompt

@@ -80,6 +80,7 @@ def describe(
             pad_id=text.pad_id,
             sees_ahead=text.sees_ahead,
             axes=3 if text.axes else 1,
+            deep=len(parts.deep_projectors),
         ),
         vision=Vision(
             height_px=vision.image_px[0],

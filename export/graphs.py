@@ -211,6 +211,7 @@ class GraphBuilder:
             names.KEYS: (n, head),
             names.CLS_FEATURE: (1, width),
             names.NEXT_KEYS: (n, width),
+            names.DEEP_FEATURES: (n, len(vision.deep) * (vision.feature_width or width)),
             names.TEXT_EMBEDS: (self.prompt_tokens, self.parts.text.hidden),
             names.TEXT_MASK: (self.prompt_tokens,),
         }
@@ -250,8 +251,13 @@ class GraphBuilder:
         if text.axes:
             inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
             inputs[names.VISUAL_KEPT] = torch.zeros(budget, dtype=torch.int64)
+            if deep := len(self.parts.deep_projectors):
+                inputs[names.VISUAL_DEEP] = torch.zeros(budget, deep * text.hidden)
             grid = self.parts.vision.grid
-            turning = GridPrefill(text, self.positions, scales, spelling, grid, budget)
+            turning = GridPrefill(
+                *(text, self.positions, scales, spelling, grid, budget),
+                deep=len(self.parts.deep_projectors),
+            )
             return turning, inputs | self._past(spelling)
         if self.prefill is None:
             prefill = stages.Prefill(text, self.positions, scales, spelling)

@@ -26,7 +26,7 @@ from edgetok.export.reference_kivi import KiviReference
 from edgetok.export.reference_prefill import PrefillReference
 from edgetok.export.reference_zipcache import ZipReference
 from edgetok.export.rings import RINGED
-from edgetok.export.runner import GraphRunner
+from edgetok.export.runner import GraphRunner, as_arrays
 from edgetok.export.steps import PARITY_TOKENS, agreement, common_steps
 from edgetok.export.undecided import is_as_open, nudged_features, nudged_pictures, shared
 from edgetok.ladder import Ladder
@@ -154,16 +154,16 @@ def prove(
             prove_compress(ledger, reference, runner, want, budget)
             embeds = embed_case(reference, case, want, budget)
             visual = visual_rows(len(case.before), budget)
-            kept = kept_case(reference, want, budget)
+            made = made_case(reference, want, budget)
             if prefill is None:
-                prove_decoder(ledger, reference, runner, embeds, visual, budget, kept)
+                prove_decoder(ledger, reference, runner, embeds, visual, budget, made)
             else:
                 reduced = PrefillReference(reference.parts.text, prefill, budget)
                 followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
             if runner.extends:
                 by_steps = reference.cache is not None  # its rows are coarse
                 start = visual.start
-                placed = start, budget, kept
+                placed = start, budget, made
                 prove_extend(ledger, reference, runner, embeds, *placed, by_steps=by_steps)
             if followed:
                 prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
@@ -201,7 +201,7 @@ def expect(
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
     kept, visual = out[names.KEPT].numpy(), visual_rows(len(case.before), budget)
     if prefill is None:
-        answer = reference.answer(embeds, PARITY_TOKENS, visual, kept=out[names.KEPT])
+        answer = reference.answer(embeds, PARITY_TOKENS, visual, made=out)
         return Expected(kept, answer.ids)
     reduced = PrefillReference(reference.parts.text, prefill, budget)
     return Expected(kept, reduced.answer(embeds, len(case.before), PARITY_TOKENS).ids)
@@ -224,7 +224,7 @@ def prove_compress(
         return
     ledger.record("compress", budget, names.KEPT, "cosine", float(same), min)
     if same:  # rows can only be compared where the same tokens were kept
-        for name in (names.VISUAL_TOKENS, names.SIZES):
+        for name in [name for name in got if name != names.KEPT]:
             ledger.compare("compress", budget, name, got[name], want[name].numpy())
 
 
@@ -235,13 +235,11 @@ def embed_case(
     return reference.embed(case.before, tokens, case.after)
 
 
-def kept_case(
+def made_case(
     reference: Reference, seen: dict[str, torch.Tensor], budget: int
-) -> torch.Tensor | None:
-    """Which tokens [K] the visual rows are, where the decoder asks."""
-    if not reference.parts.text.axes:
-        return None
-    return reference.compress(seen, budget)[names.KEPT]
+) -> dict[str, torch.Tensor] | None:
+    """What compress makes, where the decoder reads more of tokens than their rows."""
+    return reference.compress(seen, budget) if reference.parts.text.axes else None
 
 
 def prove_decoder(
@@ -251,7 +249,7 @@ def prove_decoder(
     embeds: torch.Tensor,
     visual: range,
     budget: int,
-    kept: torch.Tensor | None = None,
+    made: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
     if reference.cache is not None:
@@ -261,9 +259,9 @@ def prove_decoder(
     if isinstance(reference, KiviReference | ZipReference):
         prove_kivi(ledger, reference, runner, embeds, budget)
         return
-    want = reference.answer(embeds, PARITY_TOKENS, visual, kept=kept)
+    want = reference.answer(embeds, PARITY_TOKENS, visual, made=made)
     stop_ids, rows = reference.parts.text.stop_ids, embeds[0].numpy()
-    placed = visual.start, None if kept is None else kept.numpy()
+    placed = visual.start, as_arrays(made)
     logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, *placed)
     steps = common_steps(ids, want.ids)  # later rows follow different tokens
     for step in range(steps):
@@ -292,8 +290,7 @@ def prove_chain(
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
     stop_ids, start = reference.parts.text.stop_ids, len(case.before)
-    kept = out[names.KEPT]
-    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, kept)
+    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, out)
     ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.reference import Reference
-from edgetok.export.runner import GraphRunner
+from edgetok.export.runner import GraphRunner, as_arrays
 
 if TYPE_CHECKING:
     from edgetok.export.parity import Ledger
@@ -22,7 +22,7 @@ def prove_extend(
     embeds: Tensor,
     start: int,
     budget: int,
-    kept: Tensor | None = None,
+    made: dict[str, Tensor] | None = None,
     *,
     by_steps: bool = False,
 ) -> None:
@@ -35,7 +35,7 @@ def prove_extend(
     # A prompt that leaves no room for the chunk and one token more gives up its end.
     embeds = embeds[:, : runner.room_for(budget) - runner.chunk_rows - 1]
     ids = _some_ids(reference, runner.chunk_rows)
-    tokens = None if kept is None else kept.numpy()
+    tokens = as_arrays(made)
     runner.begin(budget, embeds[0].numpy(), start, tokens)
     if runner.reduces or by_steps:
         want = [runner.step(int(token)) for token in ids][-1:]
@@ -43,7 +43,7 @@ def prove_extend(
     else:
         chunk = reference.parts.text.embed(ids)[None]
         rows, visual = torch.cat([embeds, chunk], dim=1), range(start, start + budget)
-        answer = reference.answer(rows, 2, visual, prompt_rows=embeds.shape[1], kept=kept)
+        answer = reference.answer(rows, 2, visual, prompt_rows=embeds.shape[1], made=made)
         want = [row.numpy() for row in answer.logits]
     got = runner.put(reference.parts.text.embed(ids).detach().numpy())
     ledger.compare(names.EXTEND, None, names.LOGITS, got, want[0])

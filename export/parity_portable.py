@@ -15,8 +15,8 @@ from edgetok.export.parity import (
     Ledger,
     embed_case,
     expect,
-    kept_case,
     limits_of,
+    made_case,
     prove_chain,
     prove_compress,
     prove_decoder,
@@ -66,9 +66,9 @@ def prove_portable(
                 prove_compress(vision, reference, runner, want, budget)
                 embeds = embed_case(reference, case, want, budget)
                 visual = visual_rows(len(case.before), budget)
-                kept = kept_case(reference, want, budget)
+                made = made_case(reference, want, budget)
                 if prefill is None:
-                    prove_decoder(decoder, in_slots, runner, embeds, visual, budget, kept)
+                    prove_decoder(decoder, in_slots, runner, embeds, visual, budget, made)
                 else:
                     text, store = reference.parts.text, in_slots.store
                     reduced = PrefillReference(text, prefill, budget, store)
@@ -76,7 +76,7 @@ def prove_portable(
                     followed &= prove_prefill(decoder, reduced, runner, embeds, start, budget)
                 if runner.room is None:
                     prove_extend(
-                        *(decoder, in_slots, runner, embeds, visual.start, budget, kept),
+                        *(decoder, in_slots, runner, embeds, visual.start, budget, made),
                         by_steps=scales is not None,
                     )
                 if followed:

@@ -117,7 +117,15 @@ class Reference:
         plan = self.method.compress(features, budget)
         tokens = plan.apply(features.rows())
         tokens = self.parts.projector(tokens) if in_vision else tokens
-        return {names.VISUAL_TOKENS: tokens, names.KEPT: plan.indices, names.SIZES: plan.sizes}
+        made = {names.VISUAL_TOKENS: tokens, names.KEPT: plan.indices, names.SIZES: plan.sizes}
+        if self.parts.deep_projectors:
+            width = vision.shape[1]
+            chosen = [
+                plan.apply(part) for part in torch.split(seen[names.DEEP_FEATURES], width, dim=1)
+            ]
+            pairs = zip(self.parts.deep_projectors, chosen, strict=True)
+            made[names.VISUAL_DEEP] = torch.cat([each(part) for each, part in pairs], dim=1)
+        return made
 
     @torch.no_grad()
     def embed(self, before: list[int], tokens: Tensor, after: list[int]) -> Tensor:
@@ -133,12 +141,12 @@ class Reference:
         new_tokens: int,
         visual: range = range(0),
         prompt_rows: int | None = None,
-        kept: Tensor | None = None,
+        made: dict[str, Tensor] | None = None,
     ) -> Answer:
         """Greedy decoding until a stop token.
 
         Args:
-            kept: [K], the tokens that the visual rows are, for positions on three axes.
+            made: the outputs of compress, for decoders that read more of tokens than their rows.
             visual: rows of the picture, for policies and decoders that ask.
             prompt_rows: how many rows the prompt has, if more follow it here.
         """
@@ -149,7 +157,8 @@ class Reference:
         logits: list[Tensor] = []
         cache = self.begin_cache()
         rows, mask = embeds, look_ahead(text, embeds, visual, prompt_rows)
-        places = self._place(embeds.shape[1], visual, kept)
+        places = self._place(embeds.shape[1], visual, made)
+        deep = self._deepen(embeds.shape[1], visual, made)
         while len(ids) < new_tokens:
             out = text.model(
                 inputs_embeds=rows,
@@ -157,7 +166,9 @@ class Reference:
                 use_cache=True,
                 attention_mask=mask,
                 **({} if places is None else {"position_ids": places}),
+                **deep,
             )
+            deep = {}
             cache, mask = out.past_key_values, None
             places = None if places is None else places[:, :, -1:] + 1
             logits.append(text.head(out.last_hidden_state[0, -1]))
@@ -167,12 +178,21 @@ class Reference:
             rows = text.embed(torch.tensor([[ids[-1]]]))
         return Answer(torch.stack(logits), ids)
 
-    def _place(self, count: int, visual: range, kept: Tensor | None) -> Tensor | None:
+    def _deepen(self, count: int, visual: range, made: dict[str, Tensor] | None) -> dict[str, Any]:
+        """What Hugging Face's decoder adds to visual rows behind its first layers."""
+        layers = len(self.parts.deep_projectors)
+        if not layers or made is None:
+            return {}
+        mask = torch.tensor([[row in visual for row in range(count)]])
+        parts = list(made[names.VISUAL_DEEP].chunk(layers, dim=1))
+        return {"visual_pos_masks": mask, "deepstack_visual_embeds": parts}
+
+    def _place(self, count: int, visual: range, made: dict[str, Tensor] | None) -> Tensor | None:
         """Positions [3, 1, n] of a prompt, row by row; None where they are numbers in a row."""
         if not self.parts.text.axes:
             return None
         lines, columns = self.parts.vision.grid
-        tokens = range(len(visual)) if kept is None else kept.tolist()
+        tokens = range(len(visual)) if made is None else made[names.KEPT].tolist()
         places, following = [], 0
         for row in range(count):
             if row in visual:

@@ -24,8 +24,14 @@ def look_packed(vision: VisionParts, pixels: Tensor) -> dict[str, Tensor]:
     def record_attention(_module: Any, args: Any, kwargs: Any) -> None:
         seen["rows"], seen["turns"] = args[0], kwargs["position_embeddings"]
 
+    first = tower.merger.mlp if hasattr(tower.merger, "mlp") else tower.merger.linear_fc1
+    deep: list[Tensor] = []
     hooks = [
-        tower.merger.mlp.register_forward_pre_hook(lambda _m, args: seen.update(groups=args[0])),
+        first.register_forward_pre_hook(lambda _m, args: seen.update(groups=args[0])),
+        *(
+            merger.register_forward_pre_hook(lambda _m, args: deep.append(args[0]))
+            for merger in getattr(tower, "deepstack_merger_list", ())
+        ),
         last.register_forward_pre_hook(record_attention, with_kwargs=True),
     ]
     lines, columns = (side * vision.cell for side in vision.grid)
@@ -40,7 +46,9 @@ def look_packed(vision: VisionParts, pixels: Tensor) -> dict[str, Tensor]:
     query, key = turn(rows[:, 0], rows[:, 1], *seen["turns"])
     scores = torch.einsum("qhd,khd->hqk", query, key) * last.scaling
     received = scores.softmax(-1).mean((0, 1))
+    wide = [rows.reshape(len(order), -1)[order] for rows in deep]
     return {
+        **({names.DEEP_FEATURES: torch.cat(wide, dim=1)} if wide else {}),
         names.FEATURES: seen["groups"][order],
         names.KEYS: _mean_of_groups(key.mean(1), vision.cell, order),
         names.RECEIVED_ATTENTION: _mean_of_groups(received[:, None], vision.cell, order)[:, 0],

@@ -36,7 +36,7 @@ class ZipReference(Reference):
         new_tokens: int,
         visual: range = range(0),
         prompt_rows: int | None = None,
-        kept: Tensor | None = None,
+        made: dict[str, Tensor] | None = None,
     ) -> Answer:
         """Greedy decoding until a stop token."""
         rows = ZipRows(self)

@@ -6,7 +6,7 @@ shared with `edgetok.runtimes`, so that a fault there cannot hide a fault here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from edgetok.kv import Room
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
+Made = Mapping[str, Array]  # the outputs of a compress graph, by name
 
 
 class GraphRunner:
@@ -103,23 +104,23 @@ class GraphRunner:
         new_tokens: int,
         stop_ids: tuple[int, ...],
         start: int = 0,
-        kept: Array | None = None,
+        made: Made | None = None,
     ) -> Any:
         """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids.
 
-        `start` is the first visual row and `kept` the tokens that those rows are, where they are
+        `start` is the first visual row and `made` what compress gave, where visual rows are
         treated apart.
         """
-        logits = [self.begin(budget, embeds, start, kept)]
+        logits = [self.begin(budget, embeds, start, made)]
         ids = [int(logits[-1].argmax())]
         while len(ids) < new_tokens and ids[-1] not in stop_ids:
             logits.append(self.step(ids[-1]))
             ids.append(int(logits[-1].argmax()))
         return np.stack(logits), ids
 
-    def begin(self, budget: int, embeds: Array, start: int = 0, kept: Array | None = None) -> Array:
+    def begin(self, budget: int, embeds: Array, start: int = 0, made: Made | None = None) -> Array:
         """Prefill of true rows [n, D] -> logits [W]."""
-        out, count = self.prefill(budget, embeds, start, kept), embeds.shape[0]
+        out, count = self.prefill(budget, embeds, start, made), embeds.shape[0]
         self._past, self._position = _as_past(out), count + self._shift(budget)
         self._lengths = (count - self._removed(budget)).astype(np.int32)
         if self.room is not None:
@@ -277,7 +278,7 @@ class GraphRunner:
         return rows
 
     def prefill(
-        self, budget: int, embeds: Array, start: int = 0, kept: Array | None = None
+        self, budget: int, embeds: Array, start: int = 0, made: Made | None = None
     ) -> dict[str, Array]:
         """True rows [n, D] through the prefill graph of a rung: all its outputs, by name."""
         last = embeds.shape[0] - 1 - self._removed(budget)
@@ -286,8 +287,10 @@ class GraphRunner:
             names.LAST_ROW: last[-1:].astype(np.int64),
             names.VISUAL_START: np.array([start], np.int64),
             names.PAST_LENGTHS: last.astype(np.int32),
-            names.VISUAL_KEPT: np.zeros(budget, np.int64) if kept is None else kept,
         }
+        if made is not None:
+            feeds |= {names.VISUAL_KEPT: made[names.KEPT]}
+            feeds |= {name: made[name] for name in (names.VISUAL_DEEP,) if name in made}
         return self.run("prefill", budget, feeds | self._empty_cache())
 
     def _removed(self, budget: int) -> Array:
@@ -316,6 +319,11 @@ class GraphRunner:
             for name, (shape, dtype) in self._shapes.items()
             if name.startswith("past_") and name != names.PAST_LENGTHS
         }
+
+
+def as_arrays(made: Mapping[str, Any] | None) -> Made | None:
+    """PyTorch's outputs of compress as a graph gives them."""
+    return None if made is None else {name: value.numpy() for name, value in made.items()}
 
 
 def _as_past(outputs: dict[str, Array]) -> dict[str, Array]:

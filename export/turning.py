@@ -24,6 +24,7 @@ class GridPrefill(Decoder):
     Args:
         grid: lines and columns of the picture's tokens.
         visual: K, the rows of the picture.
+        deep: layers behind which something is added to those rows.
     """
 
     def __init__(
@@ -34,13 +35,16 @@ class GridPrefill(Decoder):
         spelling: DecoderSpelling,
         grid: Grid,
         visual: int,
+        deep: int = 0,
     ) -> None:
         super().__init__(text, positions, scales, spelling)
-        self.grid, self.visual = grid, visual
+        self.grid, self.visual, self.deep = grid, visual, deep
 
     def forward(
-        self, embeds: Tensor, last: Tensor, lengths: Tensor, start: Tensor, kept: Tensor, *past: Any
+        self, embeds: Tensor, last: Tensor, lengths: Tensor, start: Tensor, kept: Tensor, *rest: Any
     ) -> Any:
+        """`rest` begins with what is added behind the first layers, where there is something."""
+        past = rest[1:] if self.deep else rest
         places = self._places(embeds.shape[1], start, kept)
         turned = [self._turn(table, places) for table in self._rotary()[0]]
         size = len(self.spelling.buffers)
@@ -53,7 +57,12 @@ class GridPrefill(Decoder):
             self._scales(),
             rows_at=torch.arange(embeds.shape[1]),  # the tables are those of the rows
         )
-        rows = self.attend(embeds, attention)
+        added = self._spread(rest[0], embeds.shape[1], start) if self.deep else []
+
+        def behind(number: int, rows: Tensor) -> Tensor:
+            return rows + added[number] if number < len(added) else rows
+
+        rows = self.attend(embeds, attention, behind)
         held = [buffer for buffers in attention.present for buffer in buffers]
         return self.read_logits(rows[0].index_select(0, last)), *held
 
@@ -66,6 +75,13 @@ class GridPrefill(Decoder):
         text = torch.where(place < 0, row, row + max(down, across) - self.visual)
         offsets = (torch.zeros_like(token), token // across, token % across)
         return [torch.where(inside, start + offset, text) for offset in offsets]
+
+    def _spread(self, deep: Tensor, count: int, start: Tensor) -> list[Tensor]:
+        """[K, layers * D] -> for each layer [1, S, D], zero where there is no picture."""
+        place = torch.arange(count) - start
+        inside = ((place >= 0) & (place < self.visual)).unsqueeze(1)
+        rows = deep.index_select(0, place.clamp(0, self.visual - 1))
+        return [part[None] for part in torch.where(inside, rows, 0.0).chunk(self.deep, dim=1)]
 
     def _turn(self, table: Tensor, places: list[Tensor]) -> Tensor:
         """[positions, H / 2] -> [S, H / 2], each channel by its axis."""

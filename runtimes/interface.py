@@ -68,11 +68,12 @@ def _expected(
             offered[names.TEXT_EMBEDS] = ("float32", [bucket.prompt_tokens, text.hidden])
             offered[names.TEXT_MASK] = ("float32", [bucket.prompt_tokens])
             wanted = {t.name: offered[t.name] for t in stage.inputs if t.name in offered}
-            return wanted, {
+            made: Interface = {
                 names.VISUAL_TOKENS: ("float32", [bucket.budget, text.hidden]),
                 names.KEPT: ("int64", [bucket.budget]),
                 names.SIZES: ("float32", [bucket.budget]),
             }
+            return wanted, made | _deep(manifest, bucket)
         case "embed":
             rows = bucket.prompt_tokens
             embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, text.hidden])}
@@ -86,7 +87,7 @@ def _expected(
             told = any(t.name == names.VISUAL_START for t in stage.inputs)
             sees_image = text.sees_ahead == "image" or text.axes == 3
             if text.axes == 3:
-                prompt[names.VISUAL_KEPT] = ("int64", [bucket.budget])
+                prompt |= {names.VISUAL_KEPT: ("int64", [bucket.budget])} | _deep(manifest, bucket)
             if reduces_at_prefill(manifest) or sees_image or (manifest.kv.keep and told):
                 prompt[names.VISUAL_START] = ("int64", [1])
             # A policy's prefill, or that of a KIVI cache, begins with an empty one, and writes all.
@@ -109,6 +110,13 @@ def _expected(
             }, logits | _written(manifest, present)
         case "flush" | "compact":
             return _packing(manifest, stage)
+
+
+def _deep(manifest: Manifest, bucket: Bucket) -> Interface:
+    """What is added to visual rows behind the first layers, if anything."""
+    text = manifest.text
+    place: _Place = ("float32", [bucket.budget, text.deep * text.hidden])
+    return {names.VISUAL_DEEP: place} if text.deep else {}
 
 
 def _chunk_rows(manifest: Manifest, stage: Stage) -> int:

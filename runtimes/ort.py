@@ -20,17 +20,17 @@ from edgetok.runtimes.interface import (
     reduces_at_prefill,
     require_interface,
 )
-from edgetok.runtimes.protocol import FloatArray, IdArray, Key, TextRows, TowerOutput, VisualTokens
+from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
 from edgetok.runtimes.requirements import (
     WEIGHTS_PREFIX,
     loaded_ladder,
     require_flavour,
-    require_kept,
     require_memory,
     require_pixels,
     require_rows,
     require_threads,
+    require_tokens,
     require_visual,
 )
 from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
@@ -119,7 +119,8 @@ class OrtRuntime:
             graph.outputs[name].pull().copy()
             for name in (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
         )
-        return VisualTokens(rows, kept, sizes)
+        deep = graph.outputs.get(names.VISUAL_DEEP)
+        return VisualTokens(rows, kept, sizes, None if deep is None else deep.pull().copy())
 
     def embed(self, ids: list[int]) -> FloatArray:
         """Embeddings [len(ids), D], a view.
@@ -144,14 +145,14 @@ class OrtRuntime:
         keys: Sequence[Key] = (),
         *,
         visual_start: int | None = None,
-        visual_kept: IdArray | None = None,
+        visual: VisualTokens | None = None,
     ) -> FloatArray:
         """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
 
         Args:
             keys: what the rows are, see `protocol.Runtime`.
             visual_start: the first visual row, for bundles that treat those apart.
-            visual_kept: the tokens that the visual rows are, where positions have three axes.
+            visual: the tokens that the visual rows are, where positions have three axes.
 
         Raises:
             InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
@@ -166,7 +167,10 @@ class OrtRuntime:
             start = require_visual(visual_start, bucket.budget, count)
             graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
         if names.VISUAL_KEPT in graph.inputs:
-            graph.inputs[names.VISUAL_KEPT].write(require_kept(visual_kept, bucket.budget))
+            tokens = require_tokens(visual, bucket.budget)
+            graph.inputs[names.VISUAL_KEPT].write(tokens.kept)
+            if tokens.deep is not None:
+                graph.inputs[names.VISUAL_DEEP].write(tokens.deep)
         rows.host[0, :count] = embeds
         rows.host[0, count:] = 0  # never read, but must be finite
         rows.push()

@@ -79,7 +79,7 @@ def fill(
         embeds[:opening],
         keys[:opening],
         visual_start=len(rows.before),
-        visual_kept=rows.visual.kept,
+        visual=rows.visual,
     )
     if len(rows) > opening:
         logits = runtime.extend(embeds, opening, keys)

@@ -121,7 +121,8 @@ class Text(Struct, frozen=True):
 
     `sees_ahead` says which rows of a prompt see later ones: none, those of the picture, or all of
     the prompt. `axes` are those of rotary positions: with three, visual rows have the place of
-    their token in the picture. Such rows come of `prefill` alone.
+    their token in the picture. `deep` are the layers behind which something is added to visual
+    rows. Such rows come of `prefill` alone.
     """
 
     hidden: Positive
@@ -131,6 +132,7 @@ class Text(Struct, frozen=True):
     pad_id: Count
     sees_ahead: SeesAhead = "nothing"
     axes: Literal[1, 3] = 1
+    deep: Count = 0
 
 
 class Vision(Struct, frozen=True):

@@ -25,8 +25,13 @@ FAMILIES = {  # by `model_type` in config.json
     "paligemma": gemma.open_paligemma,
     "qwen2_vl": qwen_vl.open_qwen2,
     "qwen2_5_vl": qwen_vl.open_qwen2_5,
+    "qwen3_vl": qwen_vl.open_qwen3,
 }
-OF_ANY_SIZE = {"qwen2_vl": qwen_vl.open_qwen2, "qwen2_5_vl": qwen_vl.open_qwen2_5}
+OF_ANY_SIZE = {
+    "qwen2_vl": qwen_vl.open_qwen2,
+    "qwen2_5_vl": qwen_vl.open_qwen2_5,
+    "qwen3_vl": qwen_vl.open_qwen3,
+}
 
 
 def find_family(checkpoint: Checkpoint) -> str:

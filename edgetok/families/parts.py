@@ -91,6 +91,8 @@ class VisionParts:
             [P, N / P, feature width], raster order in each part.
         pool: what belongs to rows [n, ...] -> means over cells [N, ...], where rows do not lie in
             raster order; None where they do.
+        deep: numbers of earlier blocks whose rows go to the language model too.
+        group: rows of those blocks [1, n, V] -> [N, what a deep projector reads].
     """
 
     model: nn.Module
@@ -108,6 +110,8 @@ class VisionParts:
     run: Callable[[Any, Tensor], Tensor] = run_block
     finish: Callable[[Tensor], Tensor] = keep_rows
     pool: Callable[[Tensor], Tensor] | None = None
+    deep: tuple[int, ...] = ()
+    group: Callable[[Tensor], Tensor] = keep_rows
 
     @property
     def n_parts(self) -> int:
@@ -190,6 +194,8 @@ class Parts:
             have no separators.
         process: the family's own image processor and a Pillow picture -> pixels [P, 3, h, w], the
             thumbnail first: what the image plan is held against.
+        deep_projectors: for each of `vision.deep`, from its groups to what is added to the rows of
+            the picture behind one of the decoder's first layers.
     """
 
     family: str
@@ -202,6 +208,7 @@ class Parts:
     prompt: PromptPlan
     layout: Layout | None = None
     process: Callable[[Any, Any], Tensor] = process
+    deep_projectors: tuple[nn.Module, ...] = ()
 
     def shift(self, budget: int) -> int:
         """How far the rotary position of a row behind the picture is from its number."""

@@ -1,10 +1,12 @@
-"""Qwen2-VL (arXiv 2409.12191) and Qwen2.5-VL (arXiv 2502.13923) at one size of pictures.
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL (arXiv 2409.12191, 2502.13923, 2511.21631) at one size.
 
-Hugging Face: `Qwen2VLForConditionalGeneration`, `Qwen2_5_VLForConditionalGeneration`. Pictures are
-stretched to a size that is chosen at export, where Hugging Face's processor takes one near the
-picture's own. A visual token is a group of 2 x 2 patches, whose rows lie side by side in the tower;
-in Qwen2.5-VL groups lie window by window, and most blocks attend within a window. In the decoder
-rotary positions have three axes: time, line and column of a group.
+Hugging Face: `Qwen2VLForConditionalGeneration`, `Qwen2_5_VLForConditionalGeneration`,
+`Qwen3VLForConditionalGeneration`. Pictures are stretched to a size that is chosen at export, where
+Hugging Face's processor takes one near the picture's own. A visual token is a group of 2 x 2
+patches, whose rows lie side by side in the tower; in Qwen2.5-VL groups lie window by window, and
+most blocks attend within a window. In the decoder rotary positions have three axes: time, line and
+column of a group. Qwen3-VL also adds rows of earlier blocks to the picture's rows behind the
+decoder's first layers.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from edgetok.families.parts import Grid, Parts, VisionParts, refuse_tiles
 from edgetok.families.prompt_plan import read_prompt_plan
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from edgetok.families.checkpoint import Checkpoint
 
@@ -55,6 +57,19 @@ def open_qwen2_5(
     return _open(checkpoint, Qwen2_5_VLForConditionalGeneration, tiles, size_px)
 
 
+def open_qwen3(
+    checkpoint: Checkpoint, tiles: Grid | None = None, size_px: Grid | None = None
+) -> Parts:
+    """Load a Qwen3-VL and point at its parts.
+
+    Raises:
+        UsageError: if pictures of this size have no whole groups.
+    """
+    from transformers import Qwen3VLForConditionalGeneration
+
+    return _open(checkpoint, Qwen3VLForConditionalGeneration, tiles, size_px)
+
+
 def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, size_px: Grid | None) -> Parts:
     refuse_tiles(checkpoint, tiles)
     size_px = size_px or SIZE_PX
@@ -73,11 +88,12 @@ def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, size_px: Grid |
         path=checkpoint.path,
         model=model,
         vision=_find_vision(model.model.visual, size_px),
-        projector=model.model.visual.merger.mlp,
+        projector=_find_projector(model.model.visual.merger),
         text=find_text(decoder, model.lm_head, model, axes=_find_axes(decoder)),
         image=plan,
         prompt=read_prompt_plan(checkpoint, config.image_token_id),
         process=partial(_process, size_px, config.vision_config),
+        deep_projectors=_find_deep(model.model.visual),
     )
 
 
@@ -143,6 +159,44 @@ class Packed:
         return out
 
 
+def _find_projector(merger: Any) -> nn.Module:
+    """What of a merger comes behind its norm."""
+    from torch import nn
+
+    if hasattr(merger, "mlp"):
+        projector: nn.Module = merger.mlp
+        return projector
+    return nn.Sequential(merger.linear_fc1, merger.act_fn, merger.linear_fc2).eval()
+
+
+def _find_deep(tower: Any) -> tuple[nn.Module, ...]:
+    """The mergers of earlier blocks, whose norms read whole groups."""
+    from torch import nn
+
+    mergers = getattr(tower, "deepstack_merger_list", ())
+    chains = ((m.norm, m.linear_fc1, m.act_fn, m.linear_fc2) for m in mergers)
+    return tuple(nn.Sequential(*chain).eval() for chain in chains)
+
+
+def _find_places(tower: Any, patches: Grid) -> Tensor | float:
+    """Rows [n, V] that are added to patches for their places; 0 where rotation says it all."""
+    import torch
+
+    if not hasattr(tower, "pos_embed"):
+        return 0.0
+    from transformers.vision_utils import get_vision_interpolation_indices_and_weights
+
+    index, weights = get_vision_interpolation_indices_and_weights(
+        torch.tensor([[1, *patches]]),
+        num_grid_per_side=tower.num_grid_per_side,
+        mode=tower.interpolation_mode,
+        align_corners=tower.interpolation_align_corners,
+        spatial_merge_size=tower.spatial_merge_size,
+    )
+    rows: Tensor = (tower.pos_embed(index) * weights[:, :, None]).sum(1).detach()
+    return rows
+
+
 def _find_vision(tower: Any, size_px: Grid) -> VisionParts:
     import torch
 
@@ -152,15 +206,19 @@ def _find_vision(tower: Any, size_px: Grid) -> VisionParts:
     grid = (patches[0] // merge, patches[1] // merge)
     packed = _pack(tower, patches, grid)
     # The tower reads two equal frames, so the weights of both may be added beforehand.
-    kernel = tower.patch_embed.proj.weight.detach().sum(2)
+    kernel, bias = tower.patch_embed.proj.weight.detach().sum(2), tower.patch_embed.proj.bias
+    places, norm = _find_places(tower, patches), getattr(tower.merger, "ln_q", None)
+    norm = norm or tower.merger.norm
 
     def embed(pixels: Tensor) -> Tensor:
-        found = torch.nn.functional.conv2d(pixels, kernel, stride=config.patch_size)
-        return packed.pack(found)
+        found = torch.nn.functional.conv2d(pixels, kernel, bias, stride=config.patch_size)
+        return packed.pack(found) + places
+
+    def group(rows: Tensor) -> Tensor:
+        return packed.unpack(rows.reshape(-1, merge * merge * width))
 
     def finish(rows: Tensor) -> Tensor:
-        groups = tower.merger.ln_q(rows).reshape(-1, merge * merge * width)
-        return packed.unpack(groups)[None]
+        return group(norm(rows))[None]
 
     return VisionParts(
         model=tower,
@@ -176,6 +234,8 @@ def _find_vision(tower: Any, size_px: Grid) -> VisionParts:
         run=packed.run,
         finish=finish,
         pool=packed.pool,
+        deep=tuple(getattr(tower, "deepstack_visual_indexes", ())),
+        group=group,
     )
 
 

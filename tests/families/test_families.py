@@ -32,6 +32,7 @@ QUICK = (
     "gemma3",
     "paligemma",
     "qwen2_5_vl",
+    "qwen3_vl",
 )
 ROWS = (*QUICK, "llava_onevision 2x2", "smolvlm", "idefics3 1x2", "paligemma 2", "qwen2_vl")
 WINDOWED = ("gemma3", "paligemma 2")  # the portable flavour has no windows

@@ -235,6 +235,31 @@ def _qwen2_5_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
     )
 
 
+def _qwen3_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    pair = shape.get("head_dim", 16) // 2
+    section = [pair - 2 * (pair // 4), pair // 4, pair // 4]
+    rope = _QWEN_ROPE | {"mrope_section": section, "mrope_interleaved": True}
+    text = _text("Qwen3VLTextConfig", shape, vocabulary, rope_parameters=rope)
+    vision = {
+        "depth": 3,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_heads": 4,
+        "patch_size": 4,
+        "num_position_embeddings": 36,
+        "deepstack_visual_indexes": [0],
+    }
+    return transformers.Qwen3VLConfig(
+        text_config=text.to_dict(),
+        vision_config=vision | {"out_hidden_size": text.hidden_size},
+        image_token_id=vocabulary["<|image_pad|>"],
+        video_token_id=vocabulary["<|video_pad|>"],
+        vision_start_token_id=vocabulary["<|vision_start|>"],
+        vision_end_token_id=vocabulary["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+
+
 def _patches(pixels: Tensor) -> dict[str, Any]:
     """Groups of 2 x 2 patches of 4 pixels, each patch as two frames."""
     lines, columns = pixels.shape[2] // 4, pixels.shape[3] // 4
@@ -396,6 +421,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2_vl": Family(
         "Qwen2VLForConditionalGeneration", config=_qwen2_vl, size_px=(24, 32), **_QWEN
+    ),
+    "qwen3_vl": Family(
+        "Qwen3VLForConditionalGeneration", config=_qwen3_vl, size_px=(24, 32), **_QWEN
     ),
     "qwen2_5_vl": Family(
         "Qwen2_5_VLForConditionalGeneration", config=_qwen2_5_vl, size_px=(32, 48), **_QWEN
