@@ -26,6 +26,7 @@ def main() -> None:
         ("agreement-blame", "Which parts rounding hurts", _table),
         ("memory", "What a rung costs", _table),
         ("speed", "Speed beside Hugging Face", _table),
+        ("rungs", "Rungs beside the full one and beside the machine's bounds", _table),
         ("tower", "Towers that reduce inside, beside the plain one", _table),
         ("export_time", "What one more rung costs to export", _table),
         ("prefill", "Prefill that takes visual tokens away, beside the plain one", _table),

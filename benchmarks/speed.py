@@ -12,18 +12,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import common
-import numpy as np
-import onnx
 import torch
+from bounds import bandwidth_gb_s, decode_bytes
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import edgetok
-from edgetok.bundle.reader import Bundle
 
 NEW_TOKENS = 32
 FULL = 576
@@ -32,7 +29,7 @@ FULL = 576
 def main() -> None:
     options = common.arguments(__doc__, rounds=9, method="visionzip")
     sample = common.demo_samples("evaluate", 4)[0]
-    bandwidth = _bandwidth_gb_s()
+    bandwidth = bandwidth_gb_s()
     bounds: dict[str, float] = {}
     runs: dict[str, Callable[[], tuple[float, float]]] = {
         "Hugging Face eager": _hugging_face(options.model, sample, "eager"),
@@ -47,7 +44,7 @@ def main() -> None:
         for budget in budgets:
             name = f"edgetok {weights}/{kv} at {budget}"
             runs[name] = _edgetok(model, sample, budget)
-            bounds[name] = 1e3 * _decode_bytes(bundle) / (1e9 * bandwidth)
+            bounds[name] = 1e3 * decode_bytes(bundle) / (1e9 * bandwidth)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(options.rounds + 1):
         for name, run in runs.items():
@@ -108,26 +105,6 @@ def _hugging_face(path: Any, sample: Any, attention: str) -> Callable[[], tuple[
         return 1e3 * (first - started), 1e3 * (done - first) / (NEW_TOKENS - 1)
 
     return run
-
-
-def _decode_bytes(bundle: Path) -> int:
-    """Weight bytes that one decode step reads; the embedding table is read in one row only."""
-    opened = Bundle.open(bundle)
-    graph = onnx.load_from_string(opened.graph(opened.stage("decode", None))).graph
-    read = {name for node in graph.node if node.op_type != "Gather" for name in node.input}
-    found = [t for t in graph.initializer if t.external_data and t.name in read]
-    return sum(int(e.value) for t in found for e in t.external_data if e.key == "length")
-
-
-def _bandwidth_gb_s() -> float:
-    source = np.ones(32 << 20, np.float64)
-    target = np.empty_like(source)
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        np.copyto(target, source)
-        times.append(time.perf_counter() - started)
-    return 2 * source.nbytes / min(times) / 1e9  # read and written
 
 
 if __name__ == "__main__":
