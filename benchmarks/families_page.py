@@ -46,10 +46,10 @@ tiles). Methods inside the tower know CLIP and SigLIP towers of LLaVA alone; `hi
 ## What was measured
 
 Tiny models of each family with random weights: real layer types, small widths, and the shape of
-the decoder that is named. Greedy answers of up to 12 tokens to prompts with a picture each, at the
-full budget in float32, beside `generate`; the largest difference of logits in the golden case; the
-largest difference of pixels from the family's own image processor (Pillow's resampling). Methods
-are those whose reduced rungs passed the export's gate.
+the decoder that is named. Greedy answers of up to 12 tokens to questions about random pictures,
+at the full budget in float32, beside `generate`; the largest difference of logits in the golden
+case; the largest difference of pixels from the family's own image processor (Pillow's resampling).
+Methods are those whose reduced rungs passed the export's gate.
 
 | model | decoder's shape | equal answers | logits | pixels | flavours | methods |
 |---|---|---|---|---|---|---|

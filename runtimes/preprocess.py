@@ -47,7 +47,9 @@ def preprocess(image: ImageInput, plan: ImagePlan) -> NDArray[np.float32]:
     """
     picture = open_image(image)
     if plan.square_rgb is not None:
-        picture = _pad(picture, (max(picture.size),) * 2, plan.square_rgb)
+        side = max(picture.size)
+        _require_size(side, side, "the image, made square,")
+        picture = _pad(picture, (side, side), plan.square_rgb)
     if plan.resize_longest_px is not None:
         picture = _resize(picture, longest_size(picture, plan.resize_longest_px), plan)
     if plan.tiles is not None:
@@ -94,11 +96,12 @@ def resized_size(height: int, width: int, plan: ImagePlan) -> tuple[int, int]:
 def longest_size(picture: Image.Image, longest_px: int) -> tuple[int, int]:
     """Height and width with the longer side of `longest_px`, the other truncated and made even."""
     height, width = picture.height, picture.width
-    if width >= height:
-        short = int(longest_px / (width / height))
-        return max(short + short % 2, 1), longest_px
-    short = int(longest_px * (width / height))
-    return longest_px, max(short + short % 2, 1)
+    wide = width >= height
+    short = int(longest_px / (width / height) if wide else longest_px * (width / height))
+    short = max(short + short % 2, 1)
+    resized = (short, longest_px) if wide else (longest_px, short)
+    _require_size(*resized, "the resized image")
+    return resized
 
 
 def padded_size(picture: Image.Image, canvas: tuple[int, int]) -> tuple[int, int]:

@@ -94,6 +94,10 @@ def parse_image_plan(data: bytes) -> ImagePlan:
             raise BundleError(f"{IMAGE_FILE}: tiles without resize_px have no size")
         sides = [n * px for n, px in zip(plan.tiles.grid, plan.resize_px, strict=True)]
         _require_sides("the canvas of tiles", sides)
+        if math.prod(sides) > limits.IMAGE_PIXELS:
+            raise BundleError(
+                f"{IMAGE_FILE}: a canvas of {sides} has more than {limits.IMAGE_PIXELS} pixels"
+            )
     return plan
 
 
