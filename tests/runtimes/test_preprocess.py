@@ -9,6 +9,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -92,7 +93,6 @@ def test_equals_hugging_face_in_every_mode(mode: str) -> None:
     ],
 )
 def test_equals_hugging_face_at_every_size(width: int, height: int, changes: dict) -> None:
-    import msgspec
 
     plan = msgspec.structs.replace(PLAN, **changes)
     image = picture("RGB", width, height)
