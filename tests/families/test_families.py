@@ -9,6 +9,7 @@ import os
 from itertools import cycle
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,14 @@ import edgetok
 from edgetok.bundle.golden import load_golden
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import UsageError
+from edgetok.export import external
 from edgetok.export.cases import split_prompt
+from edgetok.export.graphs import GraphBuilder
 from edgetok.export.pipeline import ExportReport, export_model
 from edgetok.export.reference import Reference
+from edgetok.export.runner import GraphRunner
 from edgetok.families import FAMILIES, open_model
+from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
 from edgetok.runtimes.preprocess import preprocess
 
@@ -33,8 +38,6 @@ ROWS = (
     *("smolvlm", "smolvlm 2x1", "idefics3 1x2", "gemma3", "paligemma", "paligemma 2"),
     *("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
 )
-# One of each kind: tiles and cells, prompts that see ahead, positions on three axes.
-EXPORTED = ("smolvlm 2x1", "gemma3", "qwen3_vl")
 QUESTION = "What is in the picture?"
 WINDOWED = ("gemma3", "paligemma 2")  # the portable flavour has no windows
 SHAPES = ("groups of 3, head 64", "groups of 7, head 80", "head 256")
@@ -104,7 +107,41 @@ def test_parts_answer_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, nam
     assert compare_pixels(tiny, tmp_path, name) < 1e-6
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+def make_runner(tiny: ModuleType, path: Path, name: str, stage: str) -> tuple[Any, GraphRunner]:
+    """The reference of a family, and one of its graphs with a rung of three tokens."""
+    family = tiny.FAMILIES[name]
+    parts = open_model(tiny.write_tiny(path / "model", name), family.tiles, family.size_px)
+    method = find_method(family.methods[-1]).for_tiles(parts.vision.tiles)
+    method = method.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
+    builder = GraphBuilder(parts, method, build_ladder((3,), 48, 8), "fp32", None)
+    graph = builder.build_one(stage, 3 if stage == "prefill" else None)
+    (path / external.FILE).parent.mkdir()
+    (path / external.FILE).write_bytes(b"".join(builder.store.chunks()))
+    return Reference(parts, method), GraphRunner([graph], path)
+
+
+@pytest.mark.parametrize("name", ["smolvlm 2x1", "llava_next 1x2"])
+def test_a_tower_looks_at_all_tiles(tiny: ModuleType, tmp_path: Path, name: str) -> None:
+    reference, runner = make_runner(tiny, tmp_path, name, "tower")
+    pixels = torch.randn(reference.parts.vision.n_parts, 3, 32, 32)
+    want = reference.encode(pixels)
+    for output, value in runner.run("tower", None, {"pixels": pixels.numpy()}).items():
+        np.testing.assert_allclose(value, want[output], atol=1e-4, err_msg=output)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "paligemma 2", "qwen2_5_vl"])
+def test_a_prompt_of_its_own_kind(tiny: ModuleType, tmp_path: Path, name: str) -> None:
+    """Rows that see ahead, and rows with the places of tokens 5, 2 and a mixture."""
+    reference, runner = make_runner(tiny, tmp_path, name, "prefill")
+    embeds = torch.randn(1, 20, 64)
+    made = {"kept": torch.tensor([5, 2, -1])}
+    want = reference.answer(embeds, 1, range(4, 7), made=made).logits[0]
+    told = {"kept": made["kept"].numpy()}
+    got = runner.prefill(3, embeds[0].numpy(), 4, told)["logits"][0]
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl"])
 def test_bundle_answers_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, name: str) -> None:
     tiny.write_tiny(tmp_path / "model", name)
     export(tiny, tmp_path, name)
