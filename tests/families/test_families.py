@@ -161,8 +161,8 @@ def test_twenty_prompts_at_an_odd_shape(
     tiny.write_tiny(tmp_path / "model", name, shape)
     flavours = ["ort"] if name in WINDOWED else ["ort", "portable"]
     for method in family.methods[1:]:
-        export(tiny, tmp_path, name, method=method, budgets="3,4")
-    export(tiny, tmp_path, name, budgets="3,4,full", flavour=flavours[-1])
+        export(tiny, tmp_path, name, method=method, budgets=family.budgets)
+    export(tiny, tmp_path, name, budgets=f"{family.budgets},full", flavour=flavours[-1])
     logits, pixels = compare_golden(tiny, tmp_path, name), compare_pixels(tiny, tmp_path, name)
     assert logits < 1e-3 and pixels < 1e-6
     for flavour in flavours:

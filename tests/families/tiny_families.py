@@ -74,6 +74,7 @@ class Family:
     size_px: tuple[int, int] | None = None
     methods: tuple[str, ...] = ("visionzip", "divprune")
     template: str = TEMPLATE
+    budgets: str = "3,5"
 
 
 def _text(kind: str, shape: dict[str, int], vocabulary: dict[str, int], **extras: Any) -> Any:
@@ -381,6 +382,7 @@ FAMILIES: dict[str, Family] = {
         processor=_ONEVISION_PROCESSOR,
         inputs=_of_tiles(2, 2),
         tiles=(2, 2),
+        budgets="6,9",
         methods=("globalcom2",),
         **_LLAVA_IMAGE | {"tokens": ("<image>", "<video>")},
     ),
@@ -393,6 +395,7 @@ FAMILIES: dict[str, Family] = {
         inputs=_plain,
         tokens=("<IMG_CONTEXT>", "<img>", "</img>"),
         methods=("fastervlm", "divprune"),
+        budgets="2,3",
     ),
     "gemma3": Family(
         "Gemma3ForConditionalGeneration",
@@ -402,6 +405,7 @@ FAMILIES: dict[str, Family] = {
         spell=lambda n: "\n\n<start_of_image>" + "<image_soft_token>" * n + "<end_of_image>\n\n",
         inputs=_plain,
         tokens=("<start_of_image>", "<image_soft_token>", "<end_of_image>"),
+        budgets="2,3",
     ),
     "paligemma": Family(
         "PaliGemmaForConditionalGeneration",
@@ -432,6 +436,7 @@ FAMILIES: dict[str, Family] = {
         "SmolVLMForConditionalGeneration",
         config=_smolvlm,
         spell=partial(_spell_parts, None),
+        budgets="2,3",
         **_SMOLVLM,
     ),
     "smolvlm 2x1": Family(
