@@ -55,7 +55,7 @@ def _golden_rung(
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
     stop_ids, start = reference.parts.text.stop_ids, len(case.before)
-    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, out)
+    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, made=out)
     return golden.GoldenRung(kept=out[names.KEPT], logits=logits[0], answer_ids=_int64(ids))
 
 

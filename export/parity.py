@@ -261,8 +261,8 @@ def prove_decoder(
         return
     want = reference.answer(embeds, PARITY_TOKENS, visual, made=made)
     stop_ids, rows = reference.parts.text.stop_ids, embeds[0].numpy()
-    placed = visual.start, as_arrays(made)
-    logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, *placed)
+    told = as_arrays(made)
+    logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, visual.start, made=told)
     steps = common_steps(ids, want.ids)  # later rows follow different tokens
     for step in range(steps):
         stage = "decode" if step else "prefill"
@@ -290,7 +290,7 @@ def prove_chain(
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
     stop_ids, start = reference.parts.text.stop_ids, len(case.before)
-    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, out)
+    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, made=out)
     ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
 
 

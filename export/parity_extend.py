@@ -36,10 +36,10 @@ def prove_extend(
     embeds = embeds[:, : runner.room_for(budget) - runner.chunk_rows - 1]
     ids = _some_ids(reference, runner.chunk_rows)
     tokens = as_arrays(made)
-    runner.begin(budget, embeds[0].numpy(), start, tokens)
+    runner.begin(budget, embeds[0].numpy(), start, made=tokens)
     if runner.reduces or by_steps:
         want = [runner.step(int(token)) for token in ids][-1:]
-        runner.begin(budget, embeds[0].numpy(), start, tokens)
+        runner.begin(budget, embeds[0].numpy(), start, made=tokens)
     else:
         chunk = reference.parts.text.embed(ids)[None]
         rows, visual = torch.cat([embeds, chunk], dim=1), range(start, start + budget)

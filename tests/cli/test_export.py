@@ -152,6 +152,7 @@ def test_a_policy_and_its_bytes_are_shown(edgetok: Run, model_dir: Path, tmp_pat
     assert (shown["kv"]["policy"], shown["kv"]["keep"]) == ("streaming", [35, 35])
     # Two layers of 40 rows and a scratch of 35: keys and values of 2 heads of 16 float32.
     assert shown["cache_bytes"] == (2 * 40 + 35) * 2 * 2 * 16 * 4
+    assert shown["cache_bytes_by_flavour"] == {"ort": shown["cache_bytes"]}
     text = edgetok("inspect", out).out
     assert "streaming: a full layer keeps 35 rows, without end" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,26 @@ def test_an_answer_goes_on_beyond_the_ring(kv: str, flavour: Flavour, export) ->
     again = model.generate(image, "What is it?", seed=3, **sampled)
     assert again.token_ids == answers[3].token_ids  # nothing of an answer stays behind
     assert not verify(Bundle.open(export(kv)), model).failures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kv", "weights"), [("kivi", "int4"), ("zipcache", "int8")])
+def test_rounded_weights_go_with_it(kv: str, weights: str, model_dir: Path, tmp_path: Path) -> None:
+    """The export proves both flavours past a flush; here they answer, and repeat their proof."""
+    out, sizes = tmp_path / "x.bundle", {"prompt_tokens": PROMPT, "new_tokens": NEW}
+    options = {"kv": kv, "weights": weights, "flavour": "portable", "parity_images": 1}
+    report = export_model(model_dir, out, budgets="4,full", **options, **sizes)
+    assert report.parity["precision"] == {"weights": weights, "kv": kv}
+    proved = {(c["stage"], c["bucket"]) for c in report.parity["checks"]}
+    wanted = itertools.product(("flush", "portable flush"), (4, VISUAL))
+    assert set(wanted) <= proved
+    for flavour in FLAVOURS:
+        model = edgetok.load(out, threads=1, flavour=flavour)
+        assert not verify(Bundle.open(out), model).failures
+        sampled = {"max_new_tokens": 60, "temperature": 2.0}
+        image = np.zeros((20, 20, 3), np.uint8)
+        answers = [model.generate(image, "What is it?", seed=s, **sampled) for s in range(4)]
+        assert max(len(answer.token_ids) for answer in answers) > RING_ROWS
 
 
 @pytest.mark.parametrize("kv", ["kivi", "zipcache"])

@@ -137,7 +137,7 @@ def test_a_prompt_of_its_own_kind(tiny: ModuleType, tmp_path: Path, name: str) -
     made = {"kept": torch.tensor([5, 2, -1])}
     want = reference.answer(embeds, 1, range(4, 7), made=made).logits[0]
     told = {"kept": made["kept"].numpy()}
-    got = runner.prefill(3, embeds[0].numpy(), 4, told)["logits"][0]
+    got = runner.prefill(3, embeds[0].numpy(), 4, made=told)["logits"][0]
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
