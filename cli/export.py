@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgetok.cli.options import Json, Seed
+from edgetok.cli.options import ImageSize, Json, Seed, Tiles, parse_pair
 from edgetok.cli.output import emit, working
 from edgetok.errors import UsageError
 from edgetok.kv import NONE, POLICIES, READINGS
@@ -98,6 +98,8 @@ def export_command(
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Room for the prompt.")] = 96,
     new_tokens: Annotated[int, typer.Option(help="Room for the answer.")] = 128,
+    tiles: Tiles = None,
+    image_size: ImageSize = None,
     seed: Seed = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that is already there.")
@@ -118,6 +120,7 @@ def export_command(
             f"--kv {kv} measures its scales on your data; add --samples samples.jsonl, "
             "or a folder of images"
         )
+    grid, size_px = parse_pair(tiles, "--tiles"), parse_pair(image_size, "--image-size")
     with working(as_json) as progress:
         from edgetok.export.pipeline import export_model
 
@@ -144,6 +147,8 @@ def export_command(
             seed=seed,
             force=force,
             parity_images=parity_images,
+            tiles=grid,
+            size_px=size_px,
             progress=progress,
         )
     fields = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgetok.bundle.manifest import KvPrecision
@@ -53,7 +53,8 @@ class CacheChoice:
         if self.kv == "int4":
             require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
         if flavour != "ort":
-            require_plain_attention(text, f"the {flavour} flavour", "use --flavour ort")
+            plain = replace(text, sees_ahead="nothing", axes=())  # which both flavours spell out
+            require_plain_attention(plain, f"the {flavour} flavour", "use --flavour ort")
 
 
 def choose_cache(

@@ -33,9 +33,10 @@ from edgetok.export.reference_cache import CacheReference
 from edgetok.export.rings import RINGED, make_reference, shape_ring
 from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
+from edgetok.export.stages import require_tower
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
-from edgetok.families.parts import Parts, TextParts
+from edgetok.families.parts import Grid, Parts, TextParts
 from edgetok.kv import NONE, Policy, Reading, Room, keep_all, make_room
 from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
@@ -82,6 +83,8 @@ def export_model(
     seed: int = 0,
     force: bool = False,
     parity_images: int = 4,
+    tiles: Grid | None = None,
+    size_px: Grid | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> ExportReport:
     """Freeze a Hugging Face model with a compressor into a bundle, proved against PyTorch.
@@ -112,6 +115,9 @@ def export_model(
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
         parity_images: images that every graph is proved on.
+        tiles: rows and columns of the tiles into which pictures are cut, for families that do so;
+            the tower then looks at a thumbnail and at each tile. None for pictures in one part.
+        size_px: height and width to which pictures are stretched, for families that take any size.
 
     Raises:
         EdgetokError: one of its subclasses; nothing is published then.
@@ -135,9 +141,10 @@ def export_model(
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
-        parts = open_model(Path(model_dir))
+        parts = open_model(Path(model_dir), tiles, size_px)
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
+        require_tower(parts.vision, chosen)
         cache.require_decoder(parts.text, flavour)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         room = _make_room(cache.policy, cache.slots, ladder, parts.text)
@@ -159,7 +166,8 @@ def export_model(
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
         precision = Precision(weights=weights, kv=kv)
-        runner = GraphRunner(_of(graphs, "ort"), writer.path_of(""), reduction, room, scales)
+        root, ort_graphs = writer.path_of(""), _of(graphs, "ort")
+        runner = GraphRunner(ort_graphs, root, reduction, room, scales, parts.shift)
         report = _prove(builder, graphs, reference, runner, cases, precision, samples is None)
         require_parity(report)
         say("write", 0.95)
@@ -198,7 +206,9 @@ def _prove(
         cache = reference.cache if kept else None  # it begins anew with a prompt
         plain = make_reference(builder.parts, builder.method, cache, builder.ringed)
         scales, reduction = builder.scales, builder.prefill
-        portable = GraphRunner(spelled, runner.root, reduction, builder.room, scales)
+        portable = GraphRunner(
+            *(spelled, runner.root, reduction, builder.room, scales, builder.parts.shift)
+        )
         checks = prove_portable(plain, portable, ladder, cases, precision, scales, reduction)
         if cache is not None:
             cache.agreement.clear()  # what it compared so far is in the checks
@@ -255,8 +265,8 @@ def _make_ladder(
     new_tokens: int,
 ) -> Ladder:
     vision, positions = parts.vision, parts.text.max_positions
-    parsed = parse_budgets(budgets, vision.full_tokens)
-    for budget in parsed:
+    parsed = parse_budgets(budgets, parts.full_tokens)
+    for budget in parsed if parts.layout is None else set(parsed) - {parts.full_tokens}:
         method.check_budget(vision.full_tokens, vision.grid, budget)
     ladder = build_ladder(parsed, prompt_tokens, new_tokens)
     if ladder.largest.cache_slots > positions:
@@ -290,7 +300,7 @@ def _require_prompts_fit(cases: Sequence[Case], prompt_tokens: int) -> None:
 
 
 def _measure_scales(reference: Reference, cases: Sequence[Case], bits: int) -> Scales:
-    full = reference.parts.vision.full_tokens
+    full = reference.parts.full_tokens
 
     def rows() -> Iterable[Any]:
         for case in cases:

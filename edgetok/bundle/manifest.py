@@ -86,6 +86,7 @@ class Rung(Struct, frozen=True):
     prompt_tokens: Positive
     cache_slots: Positive
     removed: list[Count]  # per layer: rows of a prompt that its cache does not hold
+    shift: int = 0  # from a row's number behind the picture to its rotary position
 
 
 class Prefill(Struct, frozen=True):
@@ -146,23 +147,41 @@ class KvCache(Struct, frozen=True):
     )
 
 
+SeesAhead = Literal["nothing", "image", "prompt"]
+
+
 class Text(Struct, frozen=True):
-    """What generation needs to know of the language model."""
+    """What generation needs to know of the language model.
+
+    `sees_ahead` says which rows of a prompt see later ones: none, those of the picture, or all of
+    the prompt. `axes` are those of rotary positions: with three, visual rows have the place of
+    their token in the picture. `deep` are the layers behind which something is added to visual
+    rows. Such rows come of `prefill` alone.
+    """
 
     hidden: Positive
     vocabulary: Positive
     max_positions: Positive
     stop_ids: list[Count]
     pad_id: Count
+    sees_ahead: SeesAhead = "nothing"
+    axes: Literal[1, 3] = 1
+    deep: Count = 0
 
 
 class Vision(Struct, frozen=True):
-    """What preprocessing and compression need to know of the tower."""
+    """What preprocessing and compression need to know of the tower.
+
+    `parts` are the pictures that the tower looks at, each of `grid` tokens: one, or a thumbnail
+    and its tiles. `separators` are the rows that stand between tokens at the full budget.
+    """
 
     height_px: Positive
     width_px: Positive
     grid: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)]
     full_tokens: Positive
+    parts: Positive = 1
+    separators: Count = 0
 
 
 class File(Struct, frozen=True):
@@ -305,9 +324,9 @@ def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
 
 
 def _model_problems(manifest: Manifest) -> Iterator[str]:
-    rows, columns = manifest.vision.grid
-    if rows * columns != manifest.vision.full_tokens:
-        yield f"$.vision.grid {rows} x {columns} is not full_tokens {manifest.vision.full_tokens}"
+    vision, (rows, columns) = manifest.vision, manifest.vision.grid
+    if rows * columns * vision.parts + vision.separators != vision.full_tokens:
+        yield f"$.vision.grid {rows} x {columns} is not full_tokens {vision.full_tokens}"
     if len(manifest.kv.slots) != manifest.kv.layers:
         yield f"$.kv.slots has {len(manifest.kv.slots)} entries for {manifest.kv.layers} layers"
     if max(manifest.kv.slots) > limits.CACHE_SLOTS:
