@@ -37,11 +37,11 @@ def test_an_alarm_is_not_taken_back_by_the_same_audit() -> None:
 
 @pytest.mark.parametrize("loss", [-0.1, 1.1, math.nan])
 def test_losses_outside_their_range_are_refused(loss: float) -> None:
-    with pytest.raises(UsageError, match="outside 0..1"):
+    with pytest.raises(UsageError, match=r"outside 0\.\.1"):
         Drift(0.02).see(loss)
 
 
 @pytest.mark.parametrize(("risk", "error"), [(0.0, 0.01), (0.02, 1.0)])
 def test_limits_outside_their_range_are_refused(risk: float, error: float) -> None:
-    with pytest.raises(UsageError, match="outside 0..1"):
+    with pytest.raises(UsageError, match=r"outside 0\.\.1"):
         Drift(risk, error)
