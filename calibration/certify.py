@@ -46,23 +46,35 @@ class Aim:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """Means over questions; `right` is None where no answers are known."""
+
+    name: str
+    tokens: float
+    ms: float
+    lost: float
+    right: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The outcome of a calibration.
 
     Args:
         controller: None if only the full rung can be certified.
         path: what was tested, in words.
-        design, test: questions that chose the policy and that certified it.
-        spent: what the certified policy, or the full rung, does with the questions of the test.
+        test: the questions that tested it.
+        rows: what each rung, and the certified policy, do with them.
+        p_value: of the certified policy; 1 if there is none.
         samples_wanted: how many questions would certify the policy that was hoped for; None if it
             is certified or loses too much for any number.
     """
 
     controller: Controller | None
     path: str
-    design: Outcomes
     test: Outcomes
-    spent: Spent
+    rows: tuple[Row, ...]
+    p_value: float
     samples_wanted: int | None
 
 
@@ -89,7 +101,7 @@ def certify(
     best = _cheapest(spent[:passed], aim.cost)
     if best == 0:
         wanted = _count_wanted(path, hoped, design, aim)
-        return Found(None, path.name, design, test, spent[0], wanted)
+        return Found(None, path.name, test, _rows(test), 1.0, wanted)
     certificate = Certificate(
         risk=aim.risk,
         confidence=aim.confidence,
@@ -109,7 +121,26 @@ def certify(
         certificate=certificate,
         cases=_cases(path.steps[best], enter, accept, test),
     )
-    return Found(controller, path.name, design, test, spent[best], None)
+    rows = (*_rows(test), summarise("certified", spent[best], test))
+    return Found(controller, path.name, test, rows, p_values[best], None)
+
+
+def summarise(name: str, spent: Spent, outcomes: Outcomes) -> Row:
+    """What a policy costs and loses."""
+    right = outcomes.right[np.arange(len(outcomes)), spent.rung]
+    known = bool(outcomes.right.any())
+    tokens, ms, lost = (float(v.mean()) for v in (spent.tokens, spent.ms, spent.losses(outcomes)))
+    return Row(name, tokens, ms, lost, float(right.mean()) if known else None)
+
+
+def _rows(outcomes: Outcomes) -> tuple[Row, ...]:
+    """Each rung by itself."""
+    rows = []
+    nothing = np.zeros((len(outcomes), len(outcomes.budgets) - 1))
+    for rung, budget in enumerate(outcomes.budgets):
+        step = Step(() if rung == len(outcomes.budgets) - 1 else (rung,))
+        rows.append(summarise(str(budget), follow(step, nothing, nothing, outcomes), outcomes))
+    return tuple(rows)
 
 
 def _split(outcomes: Outcomes, seed: int) -> Bools:
