@@ -39,6 +39,14 @@ class Confidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A rung that answered, and how sure it was; nothing is known of an answer without a token."""
+
+    budget: int
+    signals: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer and how it came about.
 
@@ -47,7 +55,8 @@ class Answer:
         token_ids: all generated ids, the stop token included.
         budget: visual tokens that the language model saw.
         reason: why this rung, in words.
-        rejected: budgets of smaller rungs that answered before and were not sure enough.
+        attempts: the rungs that answered in turn; those before the last were not sure enough.
+        question: token ids of the user's own text.
         stop_reason: "stop" (the model ended), "length" (max_new_tokens), "cache" (no slot left),
             "numeric" (logits were not finite) or "cancelled" (the stream was closed).
         timings_ms: preprocess, tokenize, tower, compress, embed, prefill, ttft, decode_total,
@@ -75,7 +84,8 @@ class Answer:
     reused_rows: int
     kept: tuple[int, ...]
     signals: Mapping[str, float]
-    rejected: tuple[int, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    question: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -112,7 +122,7 @@ class Progress:
     first_margin: float = 0.0
     stop_reason: StopReason | None = None
     question: tuple[int, ...] = ()
-    rejected: list[int] = field(default_factory=list)
+    rejected: list[Attempt] = field(default_factory=list)
 
     @property
     def bucket(self) -> Bucket:
@@ -134,6 +144,10 @@ class Progress:
         """How sure the answer is, as a controller reads it; nothing without a token."""
         return {} if self.confidence is None else self.confidence.signals
 
+    @property
+    def _attempt(self) -> Attempt:
+        return Attempt(self.bucket.budget, self.answer_signals)
+
     def add_token(self, token_id: int, logits: Logits) -> None:
         if not self.token_ids:
             self.first_margin = margin(logits)
@@ -142,7 +156,7 @@ class Progress:
 
     def reject(self, following: Decision) -> None:
         """Forget the answer of this rung; another one is asked."""
-        self.rejected.append(self.bucket.budget)
+        self.rejected.append(self._attempt)
         elapsed = self.watch.elapsed_ms
         spent = sum(
             elapsed.pop(name, 0.0) for name in ("compress", "embed", "prefill", "decode_total")
@@ -187,7 +201,8 @@ class Progress:
             reused_rows=self.reused_rows,
             kept=self.kept,
             signals=dict(self.signals),
-            rejected=tuple(self.rejected),
+            attempts=(*self.rejected, self._attempt),
+            question=self.question,
         )
 
     @property
