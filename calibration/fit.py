@@ -47,7 +47,7 @@ class Columns:
             bias=bias,
             signals=dict(zip(self.signals, weights[:count], strict=True)),
             per_token=weights[count],
-            tokens={t: w for t, w in zip(self.tokens, weights[count + 1 :], strict=True) if w},
+            tokens=[(t, w) for t, w in zip(self.tokens, weights[count + 1 :], strict=True) if w],
         )
 
 

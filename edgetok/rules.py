@@ -28,13 +28,14 @@ class Scorer(_Part, frozen=True):
         bias: where it starts.
         signals: weight of each signal.
         per_token: weight of the number of tokens of the question.
-        tokens: weight of each token id that occurs in the question, once however often.
+        tokens: pairs of a token id and its weight, ids ascending; a weight counts once, however
+            often the question holds the token.
     """
 
     bias: Finite = 0.0
     signals: Annotated[dict[Signal, Finite], msgspec.Meta(max_length=64)] = {}
     per_token: Finite = 0.0
-    tokens: Annotated[dict[Count, Finite], msgspec.Meta(max_length=4096)] = {}
+    tokens: Annotated[list[tuple[Count, Finite]], msgspec.Meta(max_length=4096)] = []
 
     def score(self, signals: Mapping[str, float], question: Sequence[int]) -> float:
         """The sum; infinite where a signal is missing or not finite.
@@ -49,8 +50,9 @@ class Scorer(_Part, frozen=True):
                 return math.inf
             total += self.signals[name] * value
         total += self.per_token * len(question)
-        for token in sorted(set(question)):
-            total += self.tokens.get(token, 0.0)
+        asked = set(question)
+        for token, weight in self.tokens:
+            total += weight if token in asked else 0.0
         return total
 
 

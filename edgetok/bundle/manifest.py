@@ -330,6 +330,11 @@ def _controller_problems(manifest: Manifest) -> Iterator[str]:
         yield f"$.controller: budgets {budgets} are not ascending and unique"
     if unknown := set(budgets) - {rung.budget for rung in manifest.ladder}:
         yield f"$.controller: {sorted(unknown)} are no rungs of $.ladder"
+    for rule in controller.rules:
+        for scorer in (rule.enter, rule.accept):
+            ids = [token for token, _ in scorer.tokens]
+            if any(low >= high for low, high in pairwise(ids)):
+                yield f"$.controller: tokens of rung {rule.budget} are not ascending and unique"
     if controller.certificate.bundle_sha256 != digest_content(manifest):
         yield (
             "$.controller.certificate was issued for another bundle than this one; "
