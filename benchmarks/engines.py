@@ -3,15 +3,16 @@ r"""Which portable graphs TensorRT for RTX takes, built for a GPU that need not 
     pip install "edgetok[rtx]"
     python benchmarks/engines.py --weights fp32 int8 --json docs/results/engines.json
     python benchmarks/engines.py --stages decoder --weights fp32 int8 int4 \
-        --json docs/results/engines-decoder.json
+        --kv fp32 int8 int4 kivi kivi4 zipcache --json docs/results/engines-decoder.json
 
     python benchmarks/engines.py --stages reducing --kv fp32 int8 int4 \
         --json docs/results/engines-reducing.json
 
-A tower with every probe and each method's compress graph (`--stages vision`), or embed, decode and
-prefill at each rung with every precision of the cache (`--stages decoder`), or what each KV policy
-and each method of `--prefill` makes of prefill and decode, and the graph that empties a layer
-(`--stages reducing`), are parsed and built into an engine. Nothing is run: that needs a GPU.
+A tower with every probe and each method's compress graph (`--stages vision`), or embed, decode,
+extend or flush, and prefill at each rung with every precision of the cache (`--stages decoder`), or
+what each KV policy and each method of `--prefill` makes of prefill and decode, and the graph that
+empties a layer (`--stages reducing`), are parsed and built into an engine. Nothing is run: that
+needs a GPU.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import torch
 from edgetok.errors import UsageError
 from edgetok.export.external import FILE
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
+from edgetok.export.rings import shape_ring
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import POLICIES, Policy, Room, make_room
@@ -82,15 +84,18 @@ def _vision(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]
 def _decoder(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]]:
     """The stages of the text model, which no method changes, over caches of each precision."""
     ladder = build_ladder([k for k in common.BUDGETS if k <= parts.vision.full_tokens], 96, 128)
-    jobs: list[tuple[str, int | None]] = [("embed", None), ("extend", None), ("decode", None)]
-    jobs += [("prefill", k) for k in ladder.budgets]
+    prefills: list[tuple[str, int | None]] = [("prefill", k) for k in ladder.budgets]
     for kv in options.kv:
-        scales = None if kv == "fp32" else _level_scales(parts)
-        bits = 4 if kv == "int4" else 8
+        ringed, bits = shape_ring(kv, ladder, parts.text), 4 if kv == "int4" else 8
+        scales = _level_scales(parts) if kv in ("int8", "int4") else None
         builder = GraphBuilder(
-            parts, METHODS["pool"], ladder, weights, scales, "portable", kv_bits=bits
+            *(parts, METHODS["pool"], ladder, weights, scales, "portable"),
+            kv_bits=bits,
+            ringed=ringed,
         )
-        for stage, budget in jobs if kv == options.kv[0] else jobs[1:]:
+        first = [("embed", None)] if kv == options.kv[0] else []
+        second = ("extend", None) if ringed is None else ("flush", None)
+        for stage, budget in [*first, second, ("decode", None), *prefills]:
             row = {"stage": stage, "tokens": budget, "weights": weights, "kv": kv}
             graph = builder.build_one(stage, budget, "portable")
             yield row | _build_over(builder, graph, options.target)

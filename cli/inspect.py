@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
-from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.cache_size import cache_bytes, cache_bytes_by_flavour
 from edgetok.bundle.manifest import Manifest, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
@@ -38,7 +38,9 @@ def _describe(manifest: Manifest, digest: str) -> dict[str, Any]:
     sizes = _sum_sizes(manifest)
     fields: dict[str, Any] = msgspec.to_builtins(manifest)
     totals = {"bytes": sum(sizes.values()), "bytes_by_folder": sizes}
-    return {"digest": digest, "cache_bytes": cache_bytes(manifest)} | totals | fields
+    cache = cache_bytes_by_flavour(manifest)
+    held = {"cache_bytes": cache_bytes(manifest), "cache_bytes_by_flavour": cache}
+    return {"digest": digest} | held | totals | fields
 
 
 def _sum_sizes(manifest: Manifest) -> dict[str, int]:
@@ -62,13 +64,21 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
         "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
         "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
-        f"{cache_bytes(manifest) / _MIB:.1f} MiB",
+        f"{_show_cache(manifest)}",
         "KV policy": _show_policy(manifest),
         "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
         "written by": f"{manifest.producer}, format {manifest.format_version}",
         "digest": digest,
     }
     return "\n".join(f"{fact:<12}{value}" for fact, value in facts.items())
+
+
+def _show_cache(manifest: Manifest) -> str:
+    """Its size, of each flavour where that differs."""
+    sizes = {f: f"{size / _MIB:.1f} MiB" for f, size in cache_bytes_by_flavour(manifest).items()}
+    if len(set(sizes.values())) == 1:
+        return next(iter(sizes.values()))
+    return ", ".join(f"{flavour} {size}" for flavour, size in sizes.items())
 
 
 def _show_prefill(manifest: Manifest) -> str:

@@ -70,12 +70,16 @@ class DecoderSpelling:
         buffers: what a layer's cache consists of.
         turn: rotary embedding of rows [1, S, heads * H] at positions int64 [S], with tables of cos
             and sin and the number of heads: -> [1, heads, S, H].
+        prompt: causal attention of rows without a cache: query [1, heads, S, H], key and value
+            [1, G, S, H], not rotated yet, a scale, true rows minus one as int32 [1], and tables of
+            cos and sin -> rows [1, S, heads * H], rotated keys, and values.
     """
 
     attention: Callable[..., Any]
     norms: Callable[[nn.Module], AbstractContextManager[None]]
     buffers: tuple[CacheBuffer, ...]
     turn: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+    prompt: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
     def past(self, layers: int) -> list[str]:
         """Names of all buffers, layer by layer."""

@@ -234,9 +234,9 @@ class GraphBuilder:
             return self._packing_prefill(flavour, inputs)
         if self.ringed is not None:
             filling = (
-                ringed.FillingPrefill(text, self.positions, self.ringed)
+                ringed.FillingPrefill(text, self.positions, self.ringed, spelling)
                 if isinstance(self.ringed, KiviShape)
-                else zipped.TieringPrefill(text, self.positions, self.ringed)
+                else zipped.TieringPrefill(text, self.positions, self.ringed, spelling)
             )
             return filling, inputs
         if self.prefill is None:
@@ -285,9 +285,10 @@ class GraphBuilder:
         }
         if self.ringed is not None:
             past = inputs | ringed.past_parts(self.ringed, self.ringed.buffers)
+            text, positions = self.parts.text, self.positions
             if isinstance(self.ringed, KiviShape):
-                return ringed.RingDecode(self.parts.text, self.positions, self.ringed), past
-            return zipped.TierDecode(self.parts.text, self.positions, self.ringed), past
+                return ringed.RingDecode(text, positions, self.ringed, spelling), past
+            return zipped.TierDecode(text, positions, self.ringed, spelling), past
         past = inputs | self._past(spelling)
         if self.room is not None:
             return keeping.ScoringDecode(*self._keeping(spelling)), past

@@ -109,7 +109,7 @@ def export_model(
     policy, reduction = find_policy(kv_policy), find_prefill(prefill)
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
-    require_ring_alone(kv, reduction, policy, flavour)
+    require_ring_alone(kv, reduction, policy)
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -171,7 +171,7 @@ def _prove(
     ladder, checks = builder.ladder, []
     if spelled := _of(graphs, "portable"):
         cache = None if builder.room is None else reference.cache  # it begins anew with a prompt
-        plain = Reference(builder.parts, builder.method, cache)
+        plain = make_reference(builder.parts, builder.method, cache, builder.ringed)
         scales, reduction = builder.scales, builder.prefill
         portable = GraphRunner(spelled, runner.root, reduction, builder.room, scales)
         checks = prove_portable(plain, portable, ladder, cases, precision, scales, reduction)

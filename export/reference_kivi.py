@@ -78,16 +78,48 @@ class KiviReference(Reference):
     def begin_cache(self) -> GroupCache:
         return GroupCache(self.shape.ring, self.shape.bits)
 
-    @torch.no_grad()
-    def follow_steps(self, embeds: Tensor, ids: list[int]) -> tuple[Tensor, GroupCache]:
-        """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens behind it, one by one.
+    def begin_rows(self) -> KiviRows:
+        """The rows of an answer that is not begun."""
+        return KiviRows(self)
 
-        The cache is as it was when the last token came.
-        """
-        text, cache, rows, logits = self.parts.text, self.begin_cache(), embeds, []
-        for token in [*ids, None]:
-            out = text.model(inputs_embeds=rows, past_key_values=cache, use_cache=True)
-            logits.append(text.head(out.last_hidden_state[0, -1]))
-            if token is not None:
-                rows = text.embed(torch.tensor([[token]]))
-        return torch.stack(logits), cache
+    def follow_steps(self, embeds: Tensor, ids: list[int]) -> Tensor:
+        """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens behind it."""
+        rows = self.begin_rows()
+        return torch.stack([rows.begin(embeds), *(rows.step(token) for token in ids)])
+
+
+class KiviRows:
+    """The rows of one answer."""
+
+    def __init__(self, reference: KiviReference) -> None:
+        self.text, self.cache = reference.parts.text, reference.begin_cache()
+        self._ring = reference.shape.ring
+
+    @torch.no_grad()
+    def begin(self, embeds: Tensor) -> Tensor:
+        """Rows [1, n, D] -> logits [W] of the last one."""
+        out = self.text.model(inputs_embeds=embeds, past_key_values=self.cache, use_cache=True)
+        logits: Tensor = self.text.head(out.last_hidden_state[0, -1])
+        return logits
+
+    def step(self, token: int) -> Tensor:
+        """One token more -> logits [W]."""
+        return self.begin(self.text.embed(torch.tensor([[token]])))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next row has a whole group rounded."""
+        return bool(self.cache.get_seq_length() % self._ring == 0)
+
+    def waiting(self, layer: int) -> dict[str, Array]:
+        """The rows of a full ring, by the part of it that they are: [G, ring, H] each."""
+        held = self.cache.layers[layer]
+        return {
+            "key": held.keys[0, :, -self._ring :].numpy(),
+            "value": held.values[0, :, -self._ring :].numpy(),
+        }
+
+    def take_over(self, layer: int, waiting: dict[str, Array]) -> None:
+        """Go on with these rows for a full ring's own."""
+        for kind, rows in self.waiting(layer).items():
+            rows[:] = waiting[kind]

@@ -29,10 +29,13 @@ class ZipReference(Reference):
         super().__init__(parts, method)
         self.shape = shape
 
-    @torch.no_grad()
+    def begin_rows(self) -> ZipRows:
+        """The rows of an answer that is not begun."""
+        return ZipRows(self)
+
     def answer(self, embeds: Tensor, new_tokens: int, visual: range = range(0)) -> Answer:
         """Greedy decoding until a stop token."""
-        rows = ZipRows(self)
+        rows = self.begin_rows()
         logits = [rows.begin(embeds)]
         ids = [int(logits[-1].argmax())]
         while len(ids) < new_tokens and ids[-1] not in self.parts.text.stop_ids:
@@ -40,10 +43,9 @@ class ZipReference(Reference):
             ids.append(int(logits[-1].argmax()))
         return Answer(torch.stack(logits), ids)
 
-    @torch.no_grad()
     def follow_steps(self, embeds: Tensor, ids: list[int]) -> Tensor:
         """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens behind it."""
-        rows = ZipRows(self)
+        rows = self.begin_rows()
         return torch.stack([rows.begin(embeds), *(rows.step(token) for token in ids)])
 
 
@@ -69,12 +71,11 @@ class ZipRows:
 
     def step(self, token: int) -> Tensor:
         """One token more -> logits [W]."""
-        waiting = self._scores[0].shape[1]
-        if waiting == self._ring:
+        if self.is_full:
             for layer, scores in enumerate(self._scores):
                 salience = scores / np.arange(self._ring, 0, -1)
-                self._pack(layer, slice(self._packed, self._packed + waiting), salience)
-            self._packed, waiting = self._packed + waiting, 0
+                self._pack(layer, slice(self._packed, self._packed + self._ring), salience)
+            self._packed += self._ring
             self._scores = [scores[:, :0] for scores in self._scores]
         logits, maps = self._run(self.text.embed(torch.tensor([[token]])))
         for layer, attention in enumerate(maps):
@@ -82,6 +83,26 @@ class ZipRows:
             self._scores[layer] = before + attention[:, 0, self._packed :]
         return logits
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next row has the ring packed."""
+        return bool(self._scores[0].shape[1] == self._ring)
+
+    def waiting(self, layer: int) -> dict[str, Array]:
+        """The rows of a full ring [G, ring, H] and their scores [G, ring], by part."""
+        held = self._cache.layers[layer]
+        return {
+            "key": held.keys[0, :, self._packed :].numpy(),
+            "value": held.values[0, :, self._packed :].numpy(),
+            "score": self._scores[layer],
+        }
+
+    def take_over(self, layer: int, waiting: dict[str, Array]) -> None:
+        """Go on with these for a full ring's own."""
+        for kind, rows in self.waiting(layer).items():
+            rows[:] = waiting[kind]
+
+    @torch.no_grad()
     def _run(self, rows: Tensor) -> tuple[Tensor, list[Array]]:
         """Logits [W], and per layer attention [G, rows, all rows], the mean over a group."""
         text = self.text

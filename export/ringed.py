@@ -13,9 +13,7 @@ from torch.nn import functional
 from edgetok import names
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import RingShape
-from edgetok.export.attention import merge_heads
-from edgetok.export.flavours.ort import rotate
-from edgetok.export.flavours.packing import attend_prompt
+from edgetok.export.attention import DecoderSpelling, merge_heads
 from edgetok.export.flavours.portable_cache import FORBIDDEN
 from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
@@ -30,11 +28,13 @@ class FillingAttention:
         shape: of the cache.
         lengths: int32 [L], true rows of each layer minus one.
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
+        spelling: of the flavour.
     """
 
     shape: KiviShape
     lengths: Tensor
     rotary: list[tuple[Tensor, Tensor]]
+    spelling: DecoderSpelling
     present: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class FillingAttention:
     ) -> Tensor:
         layer = len(self.present)
         last, tables = self._last[layer], self.rotary[layer]
-        rows, key, value = attend_prompt(query, key, value, scaling, last, *tables)
+        rows, key, value = self.spelling.prompt(query, key, value, scaling, last, *tables)
         # Zeros instead of padding: a row that no mask admits must still be finite.
         true = (torch.arange(key.shape[2]) <= last)[:, None]
         key, value = torch.where(true, key, 0.0), torch.where(true, value, 0.0)
@@ -82,11 +82,13 @@ class RowAttention:
         lengths: int32 [L], rows that each layer holds before this one.
         positions: int64 [L, 1], rotary position of the row.
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
+        spelling: of the flavour.
     """
 
     lengths: Tensor
     positions: Tensor
     rotary: list[tuple[Tensor, Tensor]]
+    spelling: DecoderSpelling
     present: list[tuple[Tensor, ...]] = field(default_factory=list, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -95,9 +97,8 @@ class RowAttention:
 
     def rotate(self, rows: Tensor, layer: int) -> Tensor:
         """Rotary embedding of the row [1, heads, 1, H] at its position."""
-        at = self._positions[layer][0]
-        turned = rotate(merge_heads(rows), at, *self.rotary[layer], rows.shape[1])
-        return turned.reshape(rows.shape)
+        at, tables = self._positions[layer][0], self.rotary[layer]
+        return self.spelling.turn(merge_heads(rows), at, *tables, rows.shape[1])
 
 
 @dataclass
@@ -140,12 +141,18 @@ class RingedDecoder(Decoder):
 
     Args:
         kinds: the parts of a layer that the stage writes, by name.
+        spelling: of the flavour.
     """
 
     def __init__(
-        self, text: TextParts, positions: int, shape: RingShape, kinds: Iterable[str]
+        self,
+        text: TextParts,
+        positions: int,
+        shape: RingShape,
+        kinds: Iterable[str],
+        spelling: DecoderSpelling,
     ) -> None:
-        super().__init__(text, positions, None)
+        super().__init__(text, positions, None, spelling)
         self.shape = shape
         self._kinds = tuple(kinds)
 
@@ -171,11 +178,13 @@ class FillingPrefill(RingedDecoder):
 
     shape: KiviShape
 
-    def __init__(self, text: TextParts, positions: int, shape: KiviShape) -> None:
-        super().__init__(text, positions, shape, shape.buffers)
+    def __init__(
+        self, text: TextParts, positions: int, shape: KiviShape, spelling: DecoderSpelling
+    ) -> None:
+        super().__init__(text, positions, shape, shape.buffers, spelling)
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
-        attention = FillingAttention(self.shape, lengths, self._rotary())
+        attention = FillingAttention(self.shape, lengths, self._rotary(), self.spelling)
         rows = self.attend(embeds, attention)
         held = [buffer for buffers in attention.present for buffer in buffers]
         return self.read_logits(rows[0].index_select(0, last)), *held
@@ -186,13 +195,16 @@ class RingDecode(RingedDecoder):
 
     shape: KiviShape
 
-    def __init__(self, text: TextParts, positions: int, shape: KiviShape) -> None:
-        super().__init__(text, positions, shape, shape.written)
+    def __init__(
+        self, text: TextParts, positions: int, shape: KiviShape, spelling: DecoderSpelling
+    ) -> None:
+        super().__init__(text, positions, shape, shape.written, spelling)
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         size = len(self.shape.buffers)
         layers = [past[first : first + size] for first in range(0, len(past), size)]
-        attention = RingAttention(lengths, positions, self._rotary(), self.shape, layers)
+        given = lengths, positions, self._rotary(), self.spelling
+        attention = RingAttention(*given, self.shape, layers)
         rows = self.attend(self.text.embed(token), attention)
         held = [ring for rings in attention.present for ring in rings]
         return self.read_logits(rows[0]), *held

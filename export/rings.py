@@ -20,9 +20,7 @@ from edgetok.prefill import Prefill
 RINGED = (*kivi.BITS, zipcache.NAME)
 
 
-def require_ring_alone(
-    kv: str, reduction: Prefill | None, policy: Policy | None, flavour: str
-) -> None:
+def require_ring_alone(kv: str, reduction: Prefill | None, policy: Policy | None) -> None:
     """Refuse what a cache with a ring cannot be combined with.
 
     Raises:
@@ -30,8 +28,6 @@ def require_ring_alone(
     """
     if kv not in RINGED:
         return
-    if flavour != "ort":
-        raise UsageError(f"a {kv} cache has no {flavour} form; use --flavour ort or --kv int4")
     if policy is not None:
         raise UsageError(
             f"a {kv} cache packs rows in groups and {policy.name} takes single rows out of them; "

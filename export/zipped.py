@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgetok.bundle.zipcache import BITS, OF, SALIENT, ZipShape, count_salient
-from edgetok.export.attention import merge_heads
-from edgetok.export.flavours.ort import rotate
-from edgetok.export.flavours.packing import attend_prompt
+from edgetok.export.attention import DecoderSpelling, merge_heads
 from edgetok.export.ringed import RingedDecoder, RingedFlush, RowAttention, attend_row
 from edgetok.families.parts import TextParts
 from edgetok.kv.policies.zipcache import ask
@@ -32,11 +30,13 @@ class TieringAttention:
         shape: of the cache.
         lengths: int32 [L], true rows of each layer minus one.
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
+        spelling: of the flavour.
     """
 
     shape: ZipShape
     lengths: Tensor
     rotary: Rotary
+    spelling: DecoderSpelling
     present: list[dict[str, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class TieringAttention:
     ) -> Tensor:
         layer = len(self.present)
         last, tables = self._last[layer], self.rotary[layer]
-        rows, key, value = attend_prompt(query, key, value, scaling, last, *tables)
+        rows, key, value = self.spelling.prompt(query, key, value, scaling, last, *tables)
         count = last.long() + 1
         place = torch.arange(key.shape[2])
         key, value = (torch.where((place < count)[:, None], x, 0.0) for x in (key, value))
@@ -60,12 +60,11 @@ class TieringAttention:
         self, layer: int, query: Tensor, key: Tensor, count: Tensor, scaling: float
     ) -> Tensor:
         """Mean attention [G, S] that rows got from the probes that could see them."""
-        (_, heads, rows, head_dim) = query.shape
+        heads, rows = query.shape[1:3]
         asked, weights = ask(rows, count[0])
         probes = merge_heads(query.index_select(2, asked))
-        turned = rotate(probes, asked, *self.rotary[layer], heads)
-        probes = turned.reshape(asked.shape[0], heads, head_dim).transpose(0, 1)
-        scores = received(probes, asked, weights, key[0], scaling)
+        turned = self.spelling.turn(probes, asked, *self.rotary[layer], heads)
+        scores = received(turned[0], asked, weights, key[0], scaling)
         return scores / visible(asked, weights, rows).clamp(min=1.0)
 
     def _tiers(
@@ -149,11 +148,13 @@ class TieringPrefill(RingedDecoder):
 
     shape: ZipShape
 
-    def __init__(self, text: TextParts, positions: int, shape: ZipShape) -> None:
-        super().__init__(text, positions, shape, shape.buffers)
+    def __init__(
+        self, text: TextParts, positions: int, shape: ZipShape, spelling: DecoderSpelling
+    ) -> None:
+        super().__init__(text, positions, shape, shape.buffers, spelling)
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
-        attention = TieringAttention(self.shape, lengths, self._rotary())
+        attention = TieringAttention(self.shape, lengths, self._rotary(), self.spelling)
         rows = self.attend(embeds, attention)
         held = [parts[kind] for parts in attention.present for kind in self.shape.buffers]
         return self.read_logits(rows[0].index_select(0, last)), *held
@@ -164,8 +165,10 @@ class TierDecode(RingedDecoder):
 
     shape: ZipShape
 
-    def __init__(self, text: TextParts, positions: int, shape: ZipShape) -> None:
-        super().__init__(text, positions, shape, shape.written)
+    def __init__(
+        self, text: TextParts, positions: int, shape: ZipShape, spelling: DecoderSpelling
+    ) -> None:
+        super().__init__(text, positions, shape, shape.written, spelling)
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         kinds = list(self.shape.buffers)
@@ -173,7 +176,8 @@ class TierDecode(RingedDecoder):
             dict(zip(kinds, past[first : first + len(kinds)], strict=True))
             for first in range(0, len(past), len(kinds))
         ]
-        attention = TierAttention(lengths, positions, self._rotary(), self.shape, layers)
+        given = lengths, positions, self._rotary(), self.spelling
+        attention = TierAttention(*given, self.shape, layers)
         rows = self.attend(self.text.embed(token), attention)
         held = [ring for rings in attention.present for ring in rings]
         return self.read_logits(rows[0]), *held

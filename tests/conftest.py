@@ -7,8 +7,10 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +49,18 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LLaVA with a CLIP tower and a Llama decoder."""
     path: Path = load_helper("tiny_llava").write_tiny_llava(tmp_path_factory.mktemp("model"))
     return path
+
+
+@pytest.fixture(scope="session")
+def held_bytes() -> Callable[[Any], int]:
+    """What a loaded runtime reserved for its KV cache: its buffers are looked at one by one."""
+    cache, others = ("past_", "flushed_", "kept_"), {"past_lengths"}
+
+    def measure(runtime: Any) -> int:
+        held = runtime._memory._storage.items()
+        return sum(s.nbytes for (n, _), s in held if n.startswith(cache) and n not in others)
+
+    return measure
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from edgetok.bundle.manifest import Manifest, ring_shape
+from edgetok.bundle.manifest import Flavour, Manifest, ring_shape
 
 _BITS = {"fp32": 32, "int8": 8, "int4": 4}
-_PLANE_BYTES = 4  # float32
+_FLOAT_BYTES = 4  # of what a policy remembers of a row, and of a slot's scale
 
 
-def cache_bytes(manifest: Manifest) -> int:
-    """Keys, values and what a policy remembers of rows, in all layers; and the scratch of one.
+def cache_bytes(manifest: Manifest, flavour: Flavour = "ort") -> int:
+    """Keys, values and what goes with rows, in all layers; and the scratch of one.
+
+    What goes with a row are the numbers that a policy remembers of it and, in `portable` caches of
+    8 or 4 bits, the scales of its slot. A cache with a ring is the same in both flavours.
 
     The scratch is what compaction writes to before a layer's rows are replaced: as large as the
     rows of the layer that keeps most.
@@ -17,11 +20,18 @@ def cache_bytes(manifest: Manifest) -> int:
     kv = manifest.kv
     if (ringed := ring_shape(manifest)) is not None:
         return ringed.bytes
-    return _row_bytes(manifest) * (sum(kv.slots) + max(kv.keep, default=0))
+    return _row_bytes(manifest, flavour) * (sum(kv.slots) + max(kv.keep, default=0))
 
 
-def _row_bytes(manifest: Manifest) -> int:
+def cache_bytes_by_flavour(manifest: Manifest) -> dict[str, int]:
+    """`cache_bytes` of every flavour that the bundle has graphs of."""
+    decoders: list[Flavour] = [s.flavour for s in manifest.stages if s.stage == "decode"]
+    return {flavour: cache_bytes(manifest, flavour) for flavour in decoders}
+
+
+def _row_bytes(manifest: Manifest, flavour: Flavour) -> int:
     """One row of one layer."""
-    kv = manifest.kv
-    pair = 2 * kv.head_dim * _BITS[manifest.precision.kv] // 8
-    return kv.kv_heads * (pair + _PLANE_BYTES * len(kv.planes))
+    kv, bits = manifest.kv, _BITS[manifest.precision.kv]
+    pair = 2 * kv.head_dim * bits // 8
+    scales = 2 if flavour == "portable" and bits < 32 else 0  # of key and of value
+    return kv.kv_heads * (pair + _FLOAT_BYTES * (len(kv.planes) + scales))

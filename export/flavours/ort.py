@@ -18,6 +18,7 @@ from edgetok.export.attention import (
     spelled_norms,
 )
 from edgetok.export.flavours.names import CONTRIB
+from edgetok.export.flavours.packing import attend_prompt
 from edgetok.kv.stored import store
 
 AFTER_SOFTMAX = 2  # what GroupQueryAttention shall return of its attention
@@ -185,7 +186,7 @@ def spelling_of(kv: str) -> DecoderSpelling:
     dtype = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}[kv]
     kinds = (names.past_key, names.past_value)
     buffers = tuple(CacheBuffer(name, dtype, _half if kv == "int4" else int) for name in kinds)
-    return DecoderSpelling(attention, fused_norms, buffers, turn_merged)
+    return DecoderSpelling(attention, fused_norms, buffers, turn_merged, attend_prompt)
 
 
 def _half(head_dim: int) -> int:

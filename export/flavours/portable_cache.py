@@ -37,12 +37,12 @@ def spelling_of(kv: str) -> DecoderSpelling:
     )
     if kv == "fp32":
         buffers = tuple(CacheBuffer(name, torch.float32, int) for name in rows)
-        return DecoderSpelling(CacheAttention, standard_norms, buffers, turn_merged)
+        return DecoderSpelling(CacheAttention, standard_norms, buffers, turn_merged, attend_prompt)
     width = partial(width_of, bits=BITS[kv])
     buffers = tuple(CacheBuffer(name, torch.int8, width) for name in rows)
     buffers += tuple(CacheBuffer(name, torch.float32, lambda _: 1) for name in scales)
     attention = partial(SlotAttention, bits=BITS[kv])
-    return DecoderSpelling(attention, standard_norms, buffers, turn_merged)
+    return DecoderSpelling(attention, standard_norms, buffers, turn_merged, attend_prompt)
 
 
 @dataclass
@@ -222,6 +222,25 @@ def attend_spelled(
     weights = torch.softmax(scores, dim=-1)
     rows = weights @ value[0].unsqueeze(1)
     return rows.reshape(1, heads, count, head_dim), weights.reshape(1, heads, count, -1)
+
+
+def attend_prompt(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    last: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention of a prompt without a cache, as `packing.attend_prompt`, spelled out.
+
+    `last` is not read: what a padded row sees reaches no true one.
+    """
+    place = torch.arange(query.shape[2])
+    query, key = (turn_heads(part, place, cos, sin) for part in (query, key))
+    rows, _ = attend_spelled(query, key, value, scaling, place[None] <= place[:, None])
+    return merge_heads(rows), key, value
 
 
 def _scatter(buffer: Tensor, rows: Tensor, start: Tensor) -> Tensor:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from edgetok.export.attention import merge_heads
 from edgetok.export.flavours.packing import PackingAttention
-from edgetok.export.flavours.portable_cache import attend_spelled, equalise_rows, turn_heads
+from edgetok.export.flavours.portable_cache import attend_prompt, equalise_rows
 from edgetok.kv.stores.slots import quantize_rows
 
 
@@ -25,11 +23,9 @@ class StandardPacking(PackingAttention):
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [1, S, heads * H], rotated keys and values [G, S, H]."""
-        place = torch.arange(query.shape[2])
-        query, key = (turn_heads(part, place, self.cos, self.sin) for part in (query, key))
-        seen = place[None] <= place[:, None]
-        rows, _ = attend_spelled(query, key, value, scaling, seen)
-        return merge_heads(rows), key[0], value[0]
+        last = self._lengths[layer]
+        rows, keys, values = attend_prompt(query, key, value, scaling, last, self.cos, self.sin)
+        return rows, keys[0], values[0]
 
 
 @dataclass

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import edgetok
+from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError, VerificationError
 from edgetok.export import parity
 from edgetok.export.pipeline import export_model
 
+FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
 SMALL = {"budgets": "4,full", "prompt_tokens": 64, "new_tokens": 8, "parity_images": 1}
 
 
@@ -94,15 +98,17 @@ def test_portable_graphs_are_proved_and_lie_beside(
 
 @pytest.mark.parametrize("kv", ["fp32", "int8"])
 def test_both_flavours_answer_alike(
-    model_dir: Path, samples: Path, tmp_path: Path, kv: str
+    model_dir: Path, samples: Path, tmp_path: Path, kv: str, held_bytes: Any
 ) -> None:
     out = tmp_path / "portable.bundle"
     export_model(model_dir, out, kv=kv, samples=samples, flavour="portable", **SMALL)
     image = np.random.default_rng(1).integers(0, 255, (20, 20, 3), np.uint8)
+    models = {flavour: edgetok.load(out, flavour=flavour) for flavour in FLAVOURS}
+    for flavour, model in models.items():
+        assert held_bytes(model.runtime) == cache_bytes(model.manifest, flavour)
     for budget in (4, 16):
         answers = [
-            edgetok.load(out, flavour=flavour).generate(image, "What?", budget=budget).token_ids
-            for flavour in ("ort", "portable")
+            model.generate(image, "What?", budget=budget).token_ids for model in models.values()
         ]
         assert len(answers[0]) > 2
         assert answers[0] == answers[1]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ import torch
 
 import edgetok
 from edgetok import names
+from edgetok.bundle.cache_size import cache_bytes_by_flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import VerificationError
 from edgetok.export import keeping
@@ -127,6 +129,27 @@ def test_rows_with_scales_of_their_own(name: str, kv: str, export: Export) -> No
     assert not verify(Bundle.open(bundle), model).failures
 
 
+@pytest.mark.parametrize(
+    ("name", "kv"),
+    [
+        ("visual", "fp32"),
+        ("fastv", "fp32"),
+        ("streaming", "int8"),
+        pytest.param("streaming", "int4", marks=slow),
+        pytest.param("visual", "int4", marks=slow),
+        pytest.param("h2o", "int8", marks=slow),
+        pytest.param("pyramidkv", "fp32", marks=slow),
+        pytest.param("pyramiddrop:0.7", "int4", marks=slow),
+    ],
+)
+def test_memory_is_what_the_manifest_says(name: str, kv: str, export: Export, held_bytes) -> None:
+    bundle = Bundle.open(export(name, kv))
+    sizes = cache_bytes_by_flavour(bundle.manifest)
+    for flavour, size in sizes.items():
+        assert held_bytes(OrtRuntime(bundle, threads=1, flavour=flavour)) == size
+    assert (sizes["portable"] > sizes["ort"]) == (kv != "fp32")  # scales of slots
+
+
 @pytest.mark.parametrize("name", ["visual", "fastv"])
 def test_graphs_hold_standard_operators_only(name: str, export: Export) -> None:
     bundle = Bundle.open(export(name))
@@ -167,10 +190,13 @@ def test_keys_that_move_get_new_scales(bits: int, model_dir: Path) -> None:
 
 def test_a_breach_is_seen(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys that are packed without their angles."""
-    right = portable_packing.turn_heads
-    monkeypatch.setattr(
-        portable_packing, "turn_heads", lambda rows, at, *tables: right(rows, 0 * at, *tables)
-    )
+    right = portable_packing.attend_prompt
+
+    def unturned(*given: Any) -> Any:
+        *rows, cos, sin = given
+        return right(*rows, torch.ones_like(cos), torch.zeros_like(sin))
+
+    monkeypatch.setattr(portable_packing, "attend_prompt", unturned)
     with pytest.raises(VerificationError, match=r"portable (prefill|decode|compact)"):
         export_model(
             *(model_dir, tmp_path / "x.bundle"),

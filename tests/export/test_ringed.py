@@ -11,10 +11,9 @@ import pytest
 import torch
 
 import edgetok
-from edgetok import names
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.kivi import RING_ROWS
-from edgetok.bundle.manifest import encode_manifest, parse_manifest, ring_shape
+from edgetok.bundle.manifest import Flavour, encode_manifest, parse_manifest, ring_shape
 from edgetok.bundle.reader import Bundle
 from edgetok.bundle.zipcache import ZipShape, count_salient
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
@@ -28,20 +27,28 @@ from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, NEW = 48, 16, 70
-KINDS = ["kivi", "zipcache", pytest.param("kivi4", marks=pytest.mark.slow)]
+FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
+QUICK = {"kivi": FLAVOURS, "zipcache": ("ort",)}  # a second flavour is half of an export more
+KINDS = [
+    *QUICK.items(),
+    pytest.param("zipcache", FLAVOURS, marks=pytest.mark.slow),
+    pytest.param("kivi4", FLAVOURS, marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
-def export(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def export(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Bundles by precision of the cache, each exported, and so proved, once; without samples."""
-    made: dict[str, Path] = {}
+    made: dict[tuple[str, Flavour], Path] = {}
 
-    def make(kv: str) -> Path:
-        if kv not in made:
-            made[kv] = tmp_path_factory.mktemp("ringed") / "x.bundle"
+    def make(kv: str, flavours: tuple[Flavour, ...] | None = None) -> Path:
+        flavour = (flavours or QUICK[kv])[-1]
+        if (kv, flavour) not in made:
+            made[kv, flavour] = tmp_path_factory.mktemp("ringed") / "x.bundle"
             sizes = {"budgets": "full", "prompt_tokens": PROMPT, "new_tokens": NEW}
-            export_model(model_dir, made[kv], parity_images=1, kv=kv, **sizes)
-        return made[kv]
+            out = made[kv, flavour]
+            export_model(model_dir, out, parity_images=1, kv=kv, flavour=flavour, **sizes)
+        return made[kv, flavour]
 
     return make
 
@@ -51,19 +58,33 @@ def embed(reference: Reference, rows: int) -> torch.Tensor:
     return reference.parts.text.embed(ids).detach()[None]
 
 
-@pytest.mark.parametrize("kv", KINDS)
-def test_every_step_over_two_flushes_is_the_reference_s(kv: str, export, model_dir: Path) -> None:
-    runtime = OrtRuntime(Bundle.open(export(kv)), threads=1)
-    shape = ring_shape(runtime.manifest)
+def load_each(path: Path, flavours: tuple[Flavour, ...]) -> dict[Flavour, OrtRuntime]:
+    opened = Bundle.open(path)
+    return {flavour: OrtRuntime(opened, threads=1, flavour=flavour) for flavour in flavours}
+
+
+def follow(runtime: OrtRuntime, embeds: torch.Tensor, ids: list[int]) -> np.ndarray:
+    """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens behind it."""
+    logits = [runtime.prefill(runtime.ladder.largest, embeds[0].numpy()).copy()]
+    return np.stack([*logits, *(runtime.step(token).copy() for token in ids)])
+
+
+@pytest.mark.parametrize(("kv", "flavours"), KINDS)
+def test_every_step_over_two_flushes_is_the_reference_s(
+    kv: str, flavours: tuple[Flavour, ...], export, model_dir: Path
+) -> None:
+    runtimes = load_each(export(kv, flavours), flavours)
+    shape = ring_shape(runtimes["ort"].manifest)
     kind = ZipReference if kv == "zipcache" else KiviReference
     reference = kind(open_model(model_dir), find_method("visionzip"), shape)
     ids = [5 + 3 * step for step in range(NEW)]
     for rows in (20, RING_ROWS, RING_ROWS + 1, PROMPT + VISUAL):  # the ring: part, full, one, full
-        want = reference.follow_steps(embed(reference, rows), ids)
-        want = want if kv == "zipcache" else want[0]
-        got = [runtime.prefill(runtime.ladder.largest, embed(reference, rows)[0].numpy()).copy()]
-        got += [runtime.step(token).copy() for token in ids]
-        np.testing.assert_allclose(np.stack(got), want.numpy(), atol=2e-4)
+        embeds = embed(reference, rows)
+        want = reference.follow_steps(embeds, ids).numpy()
+        found = [follow(runtime, embeds, ids) for runtime in runtimes.values()]
+        for got in found:
+            np.testing.assert_allclose(got, want, atol=2e-4)
+        np.testing.assert_allclose(found[0], found[-1], atol=1e-4)
 
 
 @pytest.mark.parametrize("kv", ["kivi", "zipcache"])
@@ -78,15 +99,11 @@ def test_rounding_is_what_makes_the_difference(kv: str, export, bundle: Path, mo
     assert np.abs(second[0] - second[1]).max() > 1e-2
 
 
-@pytest.mark.parametrize("kv", KINDS)
-def test_memory_is_what_the_manifest_says(kv: str, export) -> None:
-    runtime = OrtRuntime(Bundle.open(export(kv)), threads=1)
-    held = sum(
-        storage.nbytes
-        for (name, _), storage in runtime._memory._storage.items()
-        if name.startswith(("past_", "flushed_")) and name != names.PAST_LENGTHS
-    )
-    assert held == cache_bytes(runtime.manifest)
+@pytest.mark.parametrize(("kv", "flavours"), KINDS)
+def test_memory_is_what_the_manifest_says(kv: str, flavours, export, held_bytes) -> None:
+    for flavour, runtime in load_each(export(kv, flavours), flavours).items():
+        held = held_bytes(runtime)
+        assert held == cache_bytes(runtime.manifest, flavour)
     if kv == "zipcache":
         return
     slots, head = PROMPT + VISUAL + NEW, 16  # a region of 4 groups, and a ring
@@ -97,9 +114,11 @@ def test_memory_is_what_the_manifest_says(kv: str, export) -> None:
     assert held == 2 * 2 * (rows + ranges + ring)  # layers and heads
 
 
-@pytest.mark.parametrize("kv", ["kivi", "zipcache"])
-def test_an_answer_goes_on_beyond_the_ring(kv: str, export) -> None:
-    model = edgetok.load(export(kv), threads=1)
+@pytest.mark.parametrize(
+    ("kv", "flavour"), [("kivi", "ort"), ("kivi", "portable"), ("zipcache", "ort")]
+)
+def test_an_answer_goes_on_beyond_the_ring(kv: str, flavour: Flavour, export) -> None:
+    model = edgetok.load(export(kv), threads=1, flavour=flavour)
     image = np.zeros((20, 20, 3), np.uint8)
     sampled = {"max_new_tokens": 60, "temperature": 2.0}
     answers = [model.generate(image, "What is it?", seed=s, **sampled) for s in range(4)]
@@ -136,10 +155,8 @@ def test_a_prompt_that_grew_goes_on_behind_and_another_begins_afresh(export, mod
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"flavour": "portable"}, "a kivi cache has no portable form"),
         ({"kv_policy": "h2o"}, "h2o takes single rows out of them"),
         ({"kv_policy": "h2o", "kv": "kivi4"}, "a kivi4 cache packs rows in groups"),
-        ({"flavour": "portable", "kv": "zipcache"}, "a zipcache cache has no portable form"),
         ({"kv_slots": 50}, "50 KV slots need a policy"),
         ({"prefill": "fastv"}, "fastv takes rows away between them; leave --prefill out"),
         ({"kv": "kivi3"}, "kv precision 'kivi3' is unknown; choose fp32, int8, int4, kivi, kivi4"),

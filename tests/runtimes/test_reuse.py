@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgetok.bundle.kivi import RING_ROWS
+from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import EdgetokError, InputError, UsageError
 from edgetok.runtimes import machine
@@ -301,11 +304,58 @@ def test_a_thousand_requests_do_not_grow(many: Model) -> None:
         else:
             many.generate(source, f"{number % 13}?", budget=budget)
 
-    for number in range(200):  # the allocator has its pages, Python its caches
+    assert grown_by(ask) < 1 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "flavour"),
+    [
+        ({"kv_policy": "a2sf", "kv_slots": 40}, "ort"),
+        ({"kv": "kivi"}, "ort"),
+        ({"kv": "kivi"}, "portable"),
+        ({"kv": "zipcache"}, "ort"),
+    ],
+    ids=["a2sf", "kivi", "kivi-portable", "zipcache"],
+)
+def test_a_thousand_requests_that_empty_or_pack_the_cache_do_not_grow(
+    options: dict[str, Any],
+    flavour: Flavour,
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    """Answers go on beyond the slots or the ring: every one empties layers, or packs rows."""
+    from edgetok.export.pipeline import export_model
+
+    sizes = {"budgets": "4,full", "prompt_tokens": 48, "new_tokens": 60, "parity_images": 1}
+    export_model(model_dir, tmp_path / "x.bundle", flavour=flavour, **sizes, **options)
+    model = load(tmp_path / "x.bundle", threads=1, flavour=flavour)
+    image, lengths = model.encode(picture(0)), []
+
+    def ask(number: int) -> None:
+        source, budget = image if number % 2 else picture(number % 7), (4, 16)[number % 3 % 2]
+        if number % 5 == 0:
+            with pytest.raises(EdgetokError):
+                model.generate(source, "x" * 200, budget=budget)
+        elif number % 7 == 0:
+            with model.stream(source, "what?", budget=budget) as stream:
+                next(stream)
+        else:
+            sampled = {"max_new_tokens": 50, "temperature": 2.0, "seed": number}
+            answer = model.generate(source, f"{number % 13}?", budget=budget, **sampled)
+            lengths.append(len(answer.token_ids))
+
+    assert grown_by(ask) < 1 << 20
+    assert sum(length > RING_ROWS for length in lengths) > 100
+
+
+def grown_by(ask: Callable[[int], None]) -> int:
+    """Private bytes that 1,000 requests add, once the allocator and Python have their caches."""
+    for number in range(200):
         ask(number)
     before = machine.private_bytes()
     for number in range(1000):
         ask(number)
     after = machine.private_bytes()
     assert before is not None and after is not None
-    assert after - before < 1 << 20
+    return after - before
