@@ -8,16 +8,17 @@ from typing import Literal
 
 import numpy as np
 
-from edgetok.calibration.outcomes import Bools, Floats, Outcomes, collect
+from edgetok.calibration.outcomes import Bools, Floats, Outcomes, collect, unlabelled
 from edgetok.calibration.paths import Path, Spent, Step, follow, propose
 from edgetok.calibration.records import Record, digest_records
+from edgetok.calibration.samples import Sample
 from edgetok.control.certificate import (
     binomial_p,
     count_certified,
     count_samples,
     hoeffding_bentkus_p,
 )
-from edgetok.errors import InputError
+from edgetok.errors import InputError, UsageError
 from edgetok.rules import Case, Certificate, Controller, Loss
 
 Cost = Literal["tokens", "ms"]
@@ -43,6 +44,23 @@ class Aim:
     cost: Cost = "tokens"
     loss: Loss = "wrong"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option, value in (("--risk", self.risk), ("--confidence", self.confidence)):
+            if not 0 < value < 1:
+                raise UsageError(f"{option} {value} is outside 0..1, both ends excluded")
+
+
+def require_samples(samples: Sequence[Sample], aim: Aim) -> None:
+    """Refuse samples that could certify nothing, before anything is asked.
+
+    Raises:
+        InputError: if there are too few images, or answers are missing and losses need them.
+    """
+    _require_images(len({sample.image for sample in samples}))
+    unknown = sum(sample.answer is None for sample in samples)
+    if unknown and aim.loss == "wrong":
+        raise InputError(unlabelled(unknown, len(samples)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +164,17 @@ def _rows(outcomes: Outcomes) -> tuple[Row, ...]:
 def _split(outcomes: Outcomes, seed: int) -> Bools:
     """A random half of the images: [n] bool."""
     images = np.unique(outcomes.images)
-    if len(images) < _FEWEST_IMAGES:
-        raise InputError(
-            f"{len(images)} images are too few to calibrate on; {_FEWEST_IMAGES} are the least, "
-            "and a risk of 2 % with 95 % confidence needs 149 without a loss in half of them"
-        )
+    _require_images(len(images))
     shuffled = np.random.default_rng(seed).permutation(images)
     return np.isin(outcomes.images, shuffled[: len(images) // 2])
+
+
+def _require_images(count: int) -> None:
+    if count < _FEWEST_IMAGES:
+        raise InputError(
+            f"{count} images are too few to calibrate on; {_FEWEST_IMAGES} are the least, "
+            "and a risk of 2 % with 95 % confidence needs 149 without a loss in half of them"
+        )
 
 
 def _choose(design: Outcomes, aim: Aim) -> tuple[Path, int]:

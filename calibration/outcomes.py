@@ -96,15 +96,20 @@ def _require_labels(records: Sequence[Record], right: Bools) -> None:
     unknown = sum(answer.right is None for r in records for answer in r.rungs.values())
     if unknown:
         missing = sum(any(a.right is None for a in r.rungs.values()) for r in records)
-        raise InputError(
-            f"{missing} of {len(records)} samples have no `answer`, so nobody knows what is wrong; "
-            "give answers, or --loss differs to count answers other than the full rung's"
-        )
+        raise InputError(unlabelled(missing, len(records)))
     if not right[:, -1].any():
         raise InputError(
             f"the full rung answers none of {len(records)} samples right, so nothing can be lost; "
             "look at the answers, and at how `answer` is spelled"
         )
+
+
+def unlabelled(count: int, total: int) -> str:
+    """What is the matter with samples without answers."""
+    return (
+        f"{count} of {total} samples have no `answer`, so nobody knows what is wrong; "
+        "give answers, or --loss differs to count answers other than the full rung's"
+    )
 
 
 def _require_finite(records: Sequence[Record]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgetok.bundle.amend import put_controller
 from edgetok.bundle.manifest import Flavour, digest_content
 from edgetok.bundle.reader import Bundle
-from edgetok.calibration.certify import Aim, Found, certify
+from edgetok.calibration.certify import Aim, Found, certify, require_samples
 from edgetok.calibration.records import ask_rungs
 from edgetok.calibration.samples import Sample
 from edgetok.control.table import cache_directory
@@ -44,6 +44,7 @@ def calibrate(
         UsageError: if the bundle has one rung only, or for limits out of range.
         ResourceError: if a file cannot be written.
     """
+    require_samples(samples, aim)
     opened = Bundle.open(bundle)
     budgets = opened.ladder.budgets
     if len(budgets) < 2:
