@@ -33,6 +33,9 @@ TOWER_KEPT = "tower_kept"  # int64 [K], as KEPT
 TOWER_SIZES = "tower_sizes"  # float32 [K], as SIZES
 
 SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-similarity curve
+ANSWER_MARGIN = "answer_margin"  # probability of the likeliest first token less that of the second
+ANSWER_LOG_PROBABILITY = "answer_log_probability"  # natural logarithm, mean over generated tokens
+ANSWER_SIGNALS = (ANSWER_MARGIN, ANSWER_LOG_PROBABILITY)
 
 VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected
 KEPT = "kept"  # int64 [K], source index of each token; -1 for the CLS token or a mixture of all

@@ -6,6 +6,7 @@ are this file. docs/bundle-format.md describes it for other readers.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -29,6 +30,7 @@ from edgetok.bundle.strict import (
 from edgetok.bundle.think import ThinkShape
 from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import BundleError
+from edgetok.rules import Controller
 
 FORMAT_VERSION: Final = 1
 MANIFEST_FILE = "manifest.json"
@@ -205,6 +207,7 @@ class Manifest(Struct, frozen=True):
     vision: Vision
     stages: Annotated[list[Stage], msgspec.Meta(min_length=1, max_length=2048)]
     files: dict[Path, File]
+    controller: Controller | None = None  # what `edgetok calibrate` adds
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -231,6 +234,12 @@ def parse_manifest(data: bytes) -> Manifest:
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of `manifest.json`: the same for the same manifest, everywhere."""
     return encode_strict(manifest)
+
+
+def digest_content(manifest: Manifest) -> str:
+    """sha256 of the manifest without its controller, in hex: pins everything that answers."""
+    content = msgspec.structs.replace(manifest, controller=None)
+    return hashlib.sha256(encode_manifest(content)).hexdigest()
 
 
 def _decode(data: bytes) -> Manifest:
@@ -283,6 +292,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _ring_problems(manifest)
     yield from _exit_problems(manifest)
     yield from _reading_problems(manifest.kv)
+    yield from _controller_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
     for stage_name in shared_stages(manifest):
@@ -414,6 +424,28 @@ def _reading_problems(kv: KvCache) -> Iterator[str]:
         yield f"$.kv.reads {kv.reads} exceeds $.kv.slots {min(kv.slots)}"
     if kv.ring or len(set(kv.slots)) > 1:
         yield f"$.kv.slots {kv.slots} and .ring {kv.ring}: layers that share rows hold the same"
+
+
+def _controller_problems(manifest: Manifest) -> Iterator[str]:
+    """A certificate speaks of one bundle only, and of rungs that it has."""
+    controller = manifest.controller
+    if controller is None:
+        return
+    budgets = [rule.budget for rule in controller.rules] + [controller.full]
+    if any(low >= high for low, high in pairwise(budgets)):
+        yield f"$.controller: budgets {budgets} are not ascending and unique"
+    if unknown := set(budgets) - {rung.budget for rung in manifest.ladder}:
+        yield f"$.controller: {sorted(unknown)} are no rungs of $.ladder"
+    for rule in controller.rules:
+        for scorer in (rule.enter, rule.accept):
+            ids = [token for token, _ in scorer.tokens]
+            if any(low >= high for low, high in pairwise(ids)):
+                yield f"$.controller: tokens of rung {rule.budget} are not ascending and unique"
+    if controller.certificate.bundle_sha256 != digest_content(manifest):
+        yield (
+            "$.controller.certificate was issued for another bundle than this one; "
+            "run `edgetok calibrate` on this bundle"
+        )
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:
