@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetok import kv
+from edgetok.kv import AT_PREFILL as HELD
+from edgetok.kv import POLICIES, READINGS
 from edgetok.kv.table import describe_policies
 from edgetok.methods import METHODS, TOWER_METHODS
 from edgetok.methods.table import describe_methods
@@ -91,7 +92,7 @@ takes nothing away and has no slots: `--kv-reads ROWS` says how many rows a step
 def render(report: dict[str, Any] | None) -> str:
     """The whole page; without a report, what the code states."""
     late = AT_PREFILL + describe_prefill(PREFILL_METHODS.values()) + AT_PREFILL_LEGEND
-    policies = [*kv.POLICIES.values(), *kv.AT_PREFILL.values(), *kv.READINGS.values()]
+    policies = [*POLICIES.values(), *READINGS.values(), *HELD.values()]
     cache = IN_CACHE + describe_policies(policies) + "\n"
     page = HEAD + describe_methods(KNOWN.values()) + LEGEND + late + cache
     return page + _accuracy(report) if report else page

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgetok.cli.options import Json, Seed
+from edgetok.cli.options import ImageSize, Json, Seed, Tiles, parse_pair
 from edgetok.cli.output import emit, working
 from edgetok.errors import UsageError
 from edgetok.kv import NONE, POLICIES, READINGS
@@ -56,22 +56,22 @@ def export_command(
     kv_policy: Annotated[
         str,
         typer.Option(
-            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}; "
-            "`mustdrop` goes with --prefill mustdrop. Or what steps read of a cache that keeps "
-            f"all: {', '.join(READINGS)}.",
+            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}; or what steps read "
+            f"of one that keeps all: {', '.join(READINGS)}; `mustdrop` goes with "
+            "--prefill mustdrop.",
         ),
     ] = "none",
     kv_slots: Annotated[
         int | None,
         typer.Option(min=1, help="Rows per layer of a policy's cache; as many as without one."),
     ] = None,
-    kv_reads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Rows that a step of tidaldecode reads; a quarter of all."),
-    ] = None,
     kv_weights: Annotated[
         Path | None,
         typer.Option(help="Learned weights of a KV policy (safetensors), for `lococo`."),
+    ] = None,
+    kv_reads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows that a step of tidaldecode reads; a quarter of all."),
     ] = None,
     flavour: Annotated[
         Literal["ort", "portable"],
@@ -98,6 +98,8 @@ def export_command(
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Room for the prompt.")] = 96,
     new_tokens: Annotated[int, typer.Option(help="Room for the answer.")] = 128,
+    tiles: Tiles = None,
+    image_size: ImageSize = None,
     seed: Seed = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that is already there.")
@@ -118,6 +120,7 @@ def export_command(
             f"--kv {kv} measures its scales on your data; add --samples samples.jsonl, "
             "or a folder of images"
         )
+    grid, size_px = parse_pair(tiles, "--tiles"), parse_pair(image_size, "--image-size")
     with working(as_json) as progress:
         from edgetok.export.pipeline import export_model
 
@@ -133,8 +136,8 @@ def export_command(
             kv_channels=kv_channels,
             kv_policy=kv_policy,
             kv_slots=kv_slots,
-            kv_reads=kv_reads,
             kv_weights=kv_weights,
+            kv_reads=kv_reads,
             flavour=flavour,
             prefill=prefill,
             exit_weights=exit_weights,
@@ -144,6 +147,8 @@ def export_command(
             seed=seed,
             force=force,
             parity_images=parity_images,
+            tiles=grid,
+            size_px=size_px,
             progress=progress,
         )
     fields = {

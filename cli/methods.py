@@ -53,8 +53,8 @@ def methods_command(
         late.add_row(name, other.paper, other.verdict, other.summary)
     policies: list[Policy | Reading] = [
         *POLICIES.values(),
-        *AT_PREFILL.values(),
         *READINGS.values(),
+        *AT_PREFILL.values(),
     ]
     cache = table("When the cache is full, for --kv-policy", "policy", "paper", "what stays")
     for policy in policies:

@@ -54,6 +54,7 @@ def describe(
                 prompt_tokens=b.prompt_tokens,
                 cache_slots=b.cache_slots,
                 removed=removed[b.budget],
+                shift=parts.shift(b.budget),
             )
             for b in ladder
         ],
@@ -83,12 +84,17 @@ def describe(
             max_positions=text.max_positions,
             stop_ids=list(text.stop_ids),
             pad_id=text.pad_id,
+            sees_ahead=text.sees_ahead,
+            axes=3 if text.axes else 1,
+            deep=len(parts.deep_projectors),
         ),
         vision=Vision(
             height_px=vision.image_px[0],
             width_px=vision.image_px[1],
             grid=list(vision.grid),
-            full_tokens=vision.full_tokens,
+            full_tokens=parts.full_tokens,
+            parts=vision.n_parts,
+            separators=parts.full_tokens - vision.full_tokens,
         ),
         stages=stages,
         files={},

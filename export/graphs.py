@@ -29,6 +29,7 @@ from edgetok.export import (
     stages,
     zipped,
 )
+from edgetok.export.ahead import AheadPrefill
 from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import (
@@ -40,6 +41,7 @@ from edgetok.export.flavours import (
     portable_packing,
 )
 from edgetok.export.trace import quiet, trace
+from edgetok.export.turning import GridPrefill
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
 from edgetok.kv import Reads, Room
@@ -235,7 +237,8 @@ class GraphBuilder:
             if self.method.inside is None
             else reducing.ReducingTower(self.parts.vision, self.method.inside, budget)
         )
-        return tower, {names.PIXELS: torch.zeros(1, 3, *self.parts.vision.image_px)}
+        vision = self.parts.vision
+        return tower, {names.PIXELS: torch.zeros(vision.n_parts, 3, *vision.image_px)}
 
     def _embed(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         ids = torch.zeros(self.prompt_tokens, dtype=torch.int64)
@@ -250,10 +253,11 @@ class GraphBuilder:
             names.KEYS: (n, head),
             names.CLS_FEATURE: (1, width),
             names.NEXT_KEYS: (n, width),
+            names.DEEP_FEATURES: (n, len(vision.deep) * (vision.feature_width or width)),
             names.TEXT_EMBEDS: (self.prompt_tokens, self.parts.text.hidden),
             names.TEXT_MASK: (self.prompt_tokens,),
         }
-        inputs = {names.FEATURES: torch.rand(n, width)}
+        inputs = {names.FEATURES: torch.rand(n, vision.feature_width or width)}
         compress = stages.Compress(self.parts, self.method, budget)
         return compress, inputs | {
             name: torch.rand(*shapes.get(name, (n,))) for name in compress.needs
@@ -283,6 +287,22 @@ class GraphBuilder:
                 else zipped.TieringPrefill(text, self.positions, self.ringed, spelling)
             )
             return filling, inputs
+        if text.sees_ahead != "nothing":
+            if text.sees_ahead == "image":
+                inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+            stage = AheadPrefill(text, self.positions, scales, spelling, budget)
+            return stage, inputs | self._past(spelling)
+        if text.axes:
+            inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+            inputs[names.VISUAL_KEPT] = torch.zeros(budget, dtype=torch.int64)
+            if deep := len(self.parts.deep_projectors):
+                inputs[names.VISUAL_DEEP] = torch.zeros(budget, deep * text.hidden)
+            grid = self.parts.vision.grid
+            turning = GridPrefill(
+                *(text, self.positions, scales, spelling, grid, budget),
+                deep=len(self.parts.deep_projectors),
+            )
+            return turning, inputs | self._past(spelling)
         if self.prefill is None:
             prefill = stages.Prefill(text, self.positions, scales, spelling)
             return prefill, inputs | self._past(spelling)
@@ -388,7 +408,8 @@ class GraphBuilder:
     def positions(self) -> int:
         """Rotary positions that the tables hold: all, where a cache that is full goes on."""
         if self.room is None:
-            return self.ladder.largest.cache_slots
+            shifts = [self.parts.shift(budget) for budget in self.ladder.budgets]
+            return self.ladder.largest.cache_slots + max(0, *shifts)
         return self.parts.text.max_positions
 
     @property

@@ -17,6 +17,7 @@ from edgetok.export.parity import (
     embed_case,
     expect,
     limits_of,
+    made_case,
     prove_chain,
     prove_compress,
     prove_decoder,
@@ -68,8 +69,9 @@ def prove_portable(
                 prove_compress(vision, reference, runner, want, budget)
                 embeds = embed_case(reference, case, want, budget)
                 visual = visual_rows(len(case.before), budget)
+                made = made_case(reference, want, budget)
                 if prefill is None:
-                    prove_decoder(decoder, held, runner, embeds, visual, budget)
+                    prove_decoder(decoder, held, runner, embeds, visual, budget, made)
                 else:
                     text, store = reference.parts.text, in_slots.store
                     reduced = PrefillReference(text, prefill, budget, store)
@@ -77,7 +79,7 @@ def prove_portable(
                     followed &= prove_prefill(decoder, reduced, runner, embeds, start, budget)
                 if runner.extends:
                     prove_extend(
-                        *(decoder, held, runner, embeds, visual.start, budget),
+                        *(decoder, held, runner, embeds, visual.start, budget, made),
                         by_steps=scales is not None,
                     )
                 if followed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgetok.errors import UsageError
 from edgetok.export.prefilling import require_plain_attention
+from edgetok.export.reference_reads import ReadingReference
 from edgetok.families.parts import TextParts
 from edgetok.kv import READINGS, Policy, Reading, Reads, make_reads
 from edgetok.ladder import Ladder
@@ -57,6 +58,16 @@ def require_reading_alone(
         )
 
 
+def require_readable(text: TextParts, reading: Reading | None) -> None:
+    """Refuse a decoder whose attention is more than shared rows can spell.
+
+    Raises:
+        IncompatibleError: naming what it has.
+    """
+    if reading is not None:
+        require_plain_attention(text, reading.name, "use --kv-policy none")
+
+
 def shape_reads(
     reading: Reading | None, count: int | None, ladder: Ladder, text: TextParts
 ) -> Reads | None:
@@ -64,9 +75,12 @@ def shape_reads(
 
     Raises:
         UsageError: if the model has too few layers, or the cache too few rows.
-        IncompatibleError: if its attention is more than shared rows can spell.
     """
     if reading is None:
         return None
-    require_plain_attention(text, reading.name, "use --kv-policy none")
     return make_reads(reading, count, ladder.largest.cache_slots, len(text.layers))
+
+
+def eager_reads(text: TextParts, reads: Reads, ladder: Ladder) -> ReadingReference:
+    """What graphs of a reading are held against."""
+    return ReadingReference(text, reads, ladder.largest.cache_slots)

@@ -22,15 +22,12 @@ from edgetok.prefill import Prefill
 RINGED = (*kivi.BITS, zipcache.NAME, think.NAME)
 
 
-def require_ring_alone(
-    kv: str, reduction: Prefill | None, policy: Policy | None, channels: int | None = None
-) -> None:
-    """Refuse what a cache with a ring cannot be combined with, and channels that none prunes.
+def require_ring_alone(kv: str, reduction: Prefill | None, policy: Policy | None) -> None:
+    """Refuse what a cache with a ring cannot be combined with.
 
     Raises:
         UsageError: naming both and the way out.
     """
-    _require_pruning(kv, channels)
     if kv not in RINGED:
         return
     if policy is not None:
@@ -46,7 +43,7 @@ def require_ring_alone(
         )
 
 
-def _require_pruning(kv: str, channels: int | None) -> None:
+def require_pruning(kv: str, channels: int | None) -> None:
     """Refuse a number of channels where no keys are pruned.
 
     Raises:

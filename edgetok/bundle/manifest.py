@@ -6,6 +6,7 @@ are this file. docs/bundle-format.md describes it for other readers.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -29,6 +30,7 @@ from edgetok.bundle.strict import (
 from edgetok.bundle.think import ThinkShape
 from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import BundleError
+from edgetok.rules import Controller
 
 FORMAT_VERSION: Final = 1
 MANIFEST_FILE = "manifest.json"
@@ -86,6 +88,7 @@ class Rung(Struct, frozen=True):
     prompt_tokens: Positive
     cache_slots: Positive
     removed: list[Count]  # per layer: rows of a prompt that its cache does not hold
+    shift: int = 0  # from a row's number behind the picture to its rotary position
 
 
 class Prefill(Struct, frozen=True):
@@ -146,23 +149,41 @@ class KvCache(Struct, frozen=True):
     )
 
 
+SeesAhead = Literal["nothing", "image", "prompt"]
+
+
 class Text(Struct, frozen=True):
-    """What generation needs to know of the language model."""
+    """What generation needs to know of the language model.
+
+    `sees_ahead` says which rows of a prompt see later ones: none, those of the picture, or all of
+    the prompt. `axes` are those of rotary positions: with three, visual rows have the place of
+    their token in the picture. `deep` are the layers behind which something is added to visual
+    rows. Such rows come of `prefill` alone.
+    """
 
     hidden: Positive
     vocabulary: Positive
     max_positions: Positive
     stop_ids: list[Count]
     pad_id: Count
+    sees_ahead: SeesAhead = "nothing"
+    axes: Literal[1, 3] = 1
+    deep: Count = 0
 
 
 class Vision(Struct, frozen=True):
-    """What preprocessing and compression need to know of the tower."""
+    """What preprocessing and compression need to know of the tower.
+
+    `parts` are the pictures that the tower looks at, each of `grid` tokens: one, or a thumbnail
+    and its tiles. `separators` are the rows that stand between tokens at the full budget.
+    """
 
     height_px: Positive
     width_px: Positive
     grid: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)]
     full_tokens: Positive
+    parts: Positive = 1
+    separators: Count = 0
 
 
 class File(Struct, frozen=True):
@@ -186,6 +207,7 @@ class Manifest(Struct, frozen=True):
     vision: Vision
     stages: Annotated[list[Stage], msgspec.Meta(min_length=1, max_length=2048)]
     files: dict[Path, File]
+    controller: Controller | None = None  # what `edgetok calibrate` adds
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -212,6 +234,12 @@ def parse_manifest(data: bytes) -> Manifest:
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of `manifest.json`: the same for the same manifest, everywhere."""
     return encode_strict(manifest)
+
+
+def digest_content(manifest: Manifest) -> str:
+    """sha256 of the manifest without its controller, in hex: pins everything that answers."""
+    content = msgspec.structs.replace(manifest, controller=None)
+    return hashlib.sha256(encode_manifest(content)).hexdigest()
 
 
 def _decode(data: bytes) -> Manifest:
@@ -262,8 +290,9 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _file_problems(manifest)
     yield from _compaction_problems(manifest)
     yield from _ring_problems(manifest)
-    yield from _reading_problems(manifest.kv)
     yield from _exit_problems(manifest)
+    yield from _reading_problems(manifest.kv)
+    yield from _controller_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
     for stage_name in shared_stages(manifest):
@@ -305,9 +334,9 @@ def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
 
 
 def _model_problems(manifest: Manifest) -> Iterator[str]:
-    rows, columns = manifest.vision.grid
-    if rows * columns != manifest.vision.full_tokens:
-        yield f"$.vision.grid {rows} x {columns} is not full_tokens {manifest.vision.full_tokens}"
+    vision, (rows, columns) = manifest.vision, manifest.vision.grid
+    if rows * columns * vision.parts + vision.separators != vision.full_tokens:
+        yield f"$.vision.grid {rows} x {columns} is not full_tokens {vision.full_tokens}"
     if len(manifest.kv.slots) != manifest.kv.layers:
         yield f"$.kv.slots has {len(manifest.kv.slots)} entries for {manifest.kv.layers} layers"
     if max(manifest.kv.slots) > limits.CACHE_SLOTS:
@@ -395,6 +424,28 @@ def _reading_problems(kv: KvCache) -> Iterator[str]:
         yield f"$.kv.reads {kv.reads} exceeds $.kv.slots {min(kv.slots)}"
     if kv.ring or len(set(kv.slots)) > 1:
         yield f"$.kv.slots {kv.slots} and .ring {kv.ring}: layers that share rows hold the same"
+
+
+def _controller_problems(manifest: Manifest) -> Iterator[str]:
+    """A certificate speaks of one bundle only, and of rungs that it has."""
+    controller = manifest.controller
+    if controller is None:
+        return
+    budgets = [rule.budget for rule in controller.rules] + [controller.full]
+    if any(low >= high for low, high in pairwise(budgets)):
+        yield f"$.controller: budgets {budgets} are not ascending and unique"
+    if unknown := set(budgets) - {rung.budget for rung in manifest.ladder}:
+        yield f"$.controller: {sorted(unknown)} are no rungs of $.ladder"
+    for rule in controller.rules:
+        for scorer in (rule.enter, rule.accept):
+            ids = [token for token, _ in scorer.tokens]
+            if any(low >= high for low, high in pairwise(ids)):
+                yield f"$.controller: tokens of rung {rule.budget} are not ascending and unique"
+    if controller.certificate.bundle_sha256 != digest_content(manifest):
+        yield (
+            "$.controller.certificate was issued for another bundle than this one; "
+            "run `edgetok calibrate` on this bundle"
+        )
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:

@@ -55,7 +55,6 @@ POLICIES: dict[str, Policy] = {
 
 # Of a method of the same name, which alone decides what the cache holds: `edgetok.prefill`.
 AT_PREFILL: dict[str, Policy] = {mustdrop.POLICY.name: mustdrop.POLICY}
-
 # Asked for by the same option: these take no row away, but read a part of them.
 READINGS: dict[str, Reading] = {tidaldecode.READING.name: tidaldecode.READING}
 
@@ -71,6 +70,6 @@ def find_policy(name: str | Policy) -> Policy | None:
     if name == NONE:
         return None
     if name not in POLICIES:
-        known = ", ".join([NONE, *POLICIES, *AT_PREFILL, *READINGS])
+        known = ", ".join([NONE, *POLICIES, *READINGS, *AT_PREFILL])
         raise UsageError(f"KV policy {name!r} is unknown; choose {known} (--kv-policy)")
     return POLICIES[name]

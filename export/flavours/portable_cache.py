@@ -115,8 +115,7 @@ class CacheAttention:
         layer = len(self.present)
         query, key = self._rotate(query, layer), self._rotate(key, layer)
         query, key, value = self.equalise(layer, query, key, value)
-        stored = self.store(key, value)
-        self.present.append(self.file(self.past[layer], stored, self._last[layer]))
+        self.present.append(self.file(self.past[layer], self.store(key, value), self._last[layer]))
         return query
 
     def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
