@@ -123,6 +123,7 @@ def _reducing(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, An
         if policy is not None:
             graphs.append(builder.build_one("decode", None, "portable"))
             graphs.append(builder.build_compact(layers - 1, "portable"))
+        graphs += builder.build_segments("portable")
         for graph in graphs:
             row = {"method": name, "stage": graph.stage.stage, "weights": weights, "kv": kv}
             yield row | _build_over(builder, graph, options.target)

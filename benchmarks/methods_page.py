@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetok.kv import POLICIES
+from edgetok import kv
 from edgetok.kv.table import describe_policies
 from edgetok.methods import METHODS, TOWER_METHODS
 from edgetok.methods.table import describe_methods
@@ -90,7 +90,7 @@ in [results.md](results.md). With `renumbered` positions a conversation has no e
 def render(report: dict[str, Any] | None) -> str:
     """The whole page; without a report, what the code states."""
     late = AT_PREFILL + describe_prefill(PREFILL_METHODS.values()) + AT_PREFILL_LEGEND
-    cache = IN_CACHE + describe_policies(POLICIES.values()) + "\n"
+    cache = IN_CACHE + describe_policies([*kv.POLICIES.values(), *kv.AT_PREFILL.values()]) + "\n"
     page = HEAD + describe_methods(KNOWN.values()) + LEGEND + late + cache
     return page + _accuracy(report) if report else page
 

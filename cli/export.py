@@ -52,12 +52,17 @@ def export_command(
     kv_policy: Annotated[
         str,
         typer.Option(
-            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}.",
+            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}; "
+            "`mustdrop` goes with --prefill mustdrop.",
         ),
     ] = "none",
     kv_slots: Annotated[
         int | None,
         typer.Option(min=1, help="Rows per layer of a policy's cache; as many as without one."),
+    ] = None,
+    kv_weights: Annotated[
+        Path | None,
+        typer.Option(help="Learned weights of a KV policy (safetensors), for `lococo`."),
     ] = None,
     flavour: Annotated[
         Literal["ort", "portable"],
@@ -74,6 +79,10 @@ def export_command(
             "Or a plan file (*.json) with a share per layer.",
         ),
     ] = "none",
+    exit_weights: Annotated[
+        Path | None,
+        typer.Option(help="Trained routers (safetensors), for --prefill dyvte-signal."),
+    ] = None,
     samples: Annotated[
         Path | None,
         typer.Option(help="JSONL file or folder of images that scales are measured on."),
@@ -114,8 +123,10 @@ def export_command(
             kv=kv,
             kv_policy=kv_policy,
             kv_slots=kv_slots,
+            kv_weights=kv_weights,
             flavour=flavour,
             prefill=prefill,
+            exit_weights=exit_weights,
             samples=samples,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,

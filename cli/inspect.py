@@ -12,7 +12,7 @@ from edgetok.bundle.cache_size import cache_bytes, cache_bytes_by_flavour
 from edgetok.bundle.manifest import Manifest, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
-from edgetok.names import COMPACT, FLUSH, STAGES
+from edgetok.names import COMPACT, EXITED, FLUSH, SEGMENT, STAGES
 
 _MIB = 1 << 20
 
@@ -85,6 +85,9 @@ def _show_prefill(manifest: Manifest) -> str:
     found = manifest.prefill
     if found.method == "none":
         return "all visual tokens at every layer"
+    if found.exits:
+        layers = ", ".join(map(str, found.exits))
+        return f"{found.method}:{found.ratio:.4g}, visual tokens may leave before layers {layers}"
     return f"{found.method}:{found.ratio:.4g}, positions {manifest.kv.positions}"
 
 
@@ -118,12 +121,14 @@ def _show_ladder(manifest: Manifest) -> Table:
 
 def _show_stages(manifest: Manifest) -> Table:
     shown = table("Stages", "stage", ">rung", "flavour", ">KiB", "inputs", "outputs")
-    places = {name: place for place, name in enumerate([*STAGES, FLUSH, COMPACT])}
+    order_of = [*STAGES, SEGMENT, EXITED, FLUSH, COMPACT]
+    places = {name: place for place, name in enumerate(order_of)}
     order = sorted(manifest.stages, key=lambda s: (places[s.stage], s.bucket or 0, s.layer or 0))
     for stage in order:
         size = f"{manifest.files[stage.file].bytes / 1024:.0f}"
         rung = "all" if stage.bucket is None else str(stage.bucket)
-        rung = rung if stage.layer is None else f"layer {stage.layer}"
+        if stage.layer is not None:
+            rung = f"layer {stage.layer}" if stage.bucket is None else f"{rung}, {stage.layer}"
         ends = (_shorten(stage.inputs), _shorten(stage.outputs))
         shown.add_row(stage.stage, rung, stage.flavour, size, *ends)
     return shown

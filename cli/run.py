@@ -169,6 +169,8 @@ def _summarise(answer: Answer, memory_mib: float | None) -> str:
         f"first token {answer.timings_ms['ttft']:.0f} ms",
         f"{answer.decode_tokens_per_s:.1f} tokens/s",
     ]
+    if answer.exit_layer is not None:
+        parts.append(f"visual tokens seen by {answer.exit_layer} layers")
     if memory_mib is not None:
         parts.append(f"{memory_mib:.0f} MiB")
     if answer.stop_reason != "stop":

@@ -50,6 +50,8 @@ CHUNK_EMBEDS = "chunk_embeds"  # float32 [1, R, D], rows to put behind those of 
 CHUNK_POSITIONS = "chunk_positions"  # int64 [L, R], of each layer: rotary positions of the chunk
 POSITIONS = "positions"  # int64 [L, 1], of each layer: rotary position of the token to decode
 TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
+EXIT_SIGNAL = "exit_signal"  # float32 [1], above 0 where all visual rows are to leave
+TEXT_POSITIONS = "text_positions"  # int64 [T], rotary positions of rows without visual ones
 PREFILL_KEPT = "prefill_kept"  # int64 [sum], visual rows kept at each cut, one cut after another
 LOGITS = "logits"  # float32 [1, W], of the last true row
 
@@ -61,6 +63,8 @@ KEPT_STATE = "kept_state"  # float32 [P, G, keep]
 
 STAGES = ("tower", "compress", "embed", "prefill", "extend", "decode")
 EXTEND = "extend"  # only where every row stays: a policy looks at each row as it comes
+SEGMENT = "segment"  # prefill from a layer on, with visual rows; only where a signal may end them
+EXITED = "exited"  # prefill from a layer on, without visual rows
 FLUSH = "flush"  # only where rows of a KIVI cache wait to be packed
 COMPACT = "compact"  # one for each layer where a policy empties the cache; none elsewhere
 
@@ -83,6 +87,16 @@ def past_key_scale(layer: int) -> str:
 def past_value_scale(layer: int) -> str:
     """float32 [1, G, C, 1], where each slot has its own; bound like `past_value`."""
     return f"past_value_scale_{layer}"
+
+
+def rows_before(layer: int) -> str:
+    """float32 [1, S, D], hidden rows of a prompt between two graphs of prefill."""
+    return f"rows_{layer}"
+
+
+def text_rows_before(layer: int) -> str:
+    """float32 [1, T, D], the same without visual rows."""
+    return f"text_rows_{layer}"
 
 
 def present_of(past: str) -> str:

@@ -73,6 +73,9 @@ class DecoderSpelling:
         prompt: causal attention of rows without a cache: query [1, heads, S, H], key and value
             [1, G, S, H], not rotated yet, a scale, true rows minus one as int32 [1], and tables of
             cos and sin -> rows [1, S, heads * H], rotated keys, and values.
+        scratch: for a prompt whose rows will be chosen from, a layer's own buffers, which may be
+            too short for it, and its number of rows -> what attention gets in their place, so that
+            all rows stand in `present` as they are stored.
     """
 
     attention: Callable[..., Any]
@@ -80,6 +83,7 @@ class DecoderSpelling:
     buffers: tuple[CacheBuffer, ...]
     turn: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
     prompt: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    scratch: Callable[[tuple[Tensor, ...], int], tuple[Tensor, ...]]
 
     def past(self, layers: int) -> list[str]:
         """Names of all buffers, layer by layer."""

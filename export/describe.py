@@ -59,13 +59,14 @@ def describe(
         prefill=Prefill(
             method="none" if prefill is None else prefill.name,
             ratio=1.0 if prefill is None else prefill.ratio,
+            exits=[] if prefill is None else list(prefill.exits(layers)),
         ),
         kv=KvCache(
             layers=layers,
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
             slots=cache_slots(ladder, prefill, layers) if room is None else list(room.slots),
-            policy=NONE if room is None else room.policy.name,
+            policy=_policy(prefill, room),
             positions=_positions(prefill, room),
             keep=[] if room is None else list(room.keep),
             planes=[] if room is None else list(room.policy.planes),
@@ -87,6 +88,12 @@ def describe(
         stages=stages,
         files={},
     )
+
+
+def _policy(prefill: Reduction | None, room: Room | None) -> str:
+    if room is not None:
+        return room.policy.name
+    return NONE if prefill is None else prefill.held.name
 
 
 def _positions(prefill: Reduction | None, room: Room | None) -> Literal["kept", "renumbered"]:

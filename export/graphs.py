@@ -16,7 +16,7 @@ from edgetok import names
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, KvPrecision, RingShape, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import keeping, prefilling, reducing, ringed, stages, zipped
+from edgetok.export import keeping, prefilling, reducing, ringed, segments, stages, zipped
 from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import (
@@ -103,7 +103,23 @@ class GraphBuilder:
             progress(f"{name} {budget or ''}".strip(), done / len(spelled))
             graphs.append(self.build_one(name, budget, flavour))
         used: list[Flavour] = ["ort", "portable"] if self.flavour == "portable" else ["ort"]
+        graphs += [graph for each in used for graph in self.build_segments(each)]
         return graphs + [self.build_compact(n, each) for each in used for n in range(layers)]
+
+    def build_segments(self, flavour: Flavour = "ort") -> list[Graph]:
+        """The graphs behind the first one of a prefill in segments."""
+        found = []
+        for part in segments.list_segments(self.prefill, self.layers)[1:]:
+            stages_of = [(names.SEGMENT, k) for k in self.ladder.budgets]
+            for name, budget in [*stages_of, (names.EXITED, None)]:
+                title = f"{name}_{part.start}" + ("" if budget is None else f"_{budget}")
+                module, inputs = self._segment(flavour, budget, part)
+                with quiet():
+                    model = self._spelled(
+                        "prefill", flavour, title, module.eval(), inputs, module.outputs
+                    )
+                found.append(self._graph(name, budget, flavour, title, model, part.start))
+        return found
 
     def build_compact(self, layer: int, flavour: Flavour = "ort") -> Graph:
         """The graph that empties one layer's cache."""
@@ -112,7 +128,8 @@ class GraphBuilder:
         bits = None if self.scales is None else self.kv_bits
         in_slots = flavour == "portable" and bits is not None
         kind = keeping.SlotCompact if in_slots else keeping.Compact
-        module = kind(self.parts.text, self.positions, bits, self.room, layer).eval()
+        scales = None if self.scales is None else self.scales[layer]
+        module = kind(self.parts.text, self.positions, bits, self.room, layer, scales).eval()
         past = {
             name: value
             for name, value in self._past(self._spelling(flavour)).items()
@@ -155,7 +172,17 @@ class GraphBuilder:
 
     def _spell(self, name: str, budget: int | None, flavour: Flavour, title: str) -> ir.Model:
         """A stage traced, rewritten and quantized as its flavour has it."""
-        module, inputs, outputs = self._stage(name, budget, flavour)
+        return self._spelled(name, flavour, title, *self._stage(name, budget, flavour))
+
+    def _spelled(
+        self,
+        name: str,
+        flavour: Flavour,
+        title: str,
+        module: nn.Module,
+        inputs: dict[str, Tensor],
+        outputs: Sequence[str],
+    ) -> ir.Model:
         if flavour == "ort":
             model = fusion.fuse(trace(module, inputs, outputs, title))
             return self._quantizer.quantize(model, name, BITS[self.weights])
@@ -242,11 +269,37 @@ class GraphBuilder:
         if self.prefill is None:
             prefill = stages.Prefill(text, self.positions, scales, spelling)
             return prefill, inputs | self._past(spelling)
+        if parts := segments.list_segments(self.prefill, self.layers):
+            return self._segment(flavour, budget, parts[0])
         inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
         reducing_prefill = prefilling.ReducingPrefill(
             text, self.positions, scales, self.prefill, budget, spelling
         )
         return reducing_prefill, inputs | self._past(spelling)
+
+    def _segment(
+        self, flavour: Flavour, budget: int | None, part: range
+    ) -> tuple[segments.Segment, dict[str, Tensor]]:
+        """Layers `part` of a prefill in segments, without visual rows if there is no budget."""
+        text, spelling = self.parts.text, self._spelling(flavour)
+        kind = segments.ExitedSegment if budget is None else segments.Segment
+        assert self.prefill is not None  # noqa: S101
+        more = (spelling, self.prefill, budget or 0, part)
+        module = kind(text, self.positions, self.scales, *more)
+        before = names.text_rows_before if budget is None else names.rows_before
+        name = before(part.start) if part.start else names.INPUT_EMBEDS
+        rows = self.prompt_tokens + (budget or 0)
+        lengths = {names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32)}
+        last = {names.LAST_ROW: torch.zeros(1, dtype=torch.int64)}
+        inputs = {name: torch.zeros(1, rows, text.hidden)}
+        if budget is None:
+            inputs |= lengths | {names.TEXT_POSITIONS: torch.zeros(rows, dtype=torch.int64)}
+            inputs |= last if module.is_last else {}
+        else:
+            start = {names.VISUAL_START: torch.zeros(1, dtype=torch.int64)}
+            inputs |= last | lengths | ({} if module.is_last else start)
+        past = self._past(spelling)
+        return module, inputs | {n: past[n] for b in part for n in past if n.endswith(f"_{b}")}
 
     def _packing_prefill(
         self, flavour: Flavour, inputs: dict[str, Tensor]

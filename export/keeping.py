@@ -13,11 +13,12 @@ from edgetok.export.flavours.packing import PackingAttention
 from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
 from edgetok.kv import Room
+from edgetok.kv.mixing import mix_rows
 from edgetok.kv.policy import TEXT
 from edgetok.kv.saliency import next_planes
 from edgetok.kv.select import choose, rank, take, turn_back
-from edgetok.kv.stored import pack, round_levels, unpack
-from edgetok.kv.stores.slots import dequantize_rows, quantize_rows
+from edgetok.kv.stored import pack, round_levels, store, unpack
+from edgetok.kv.stores.slots import build_equaliser, dequantize_rows, quantize_rows
 
 DRAWS = 4096  # random numbers of a head; the next row starts over
 
@@ -134,20 +135,30 @@ class ScoringDecode(KeepingDecoder):
 
 
 class Compact(nn.Module):
-    """A full layer, key and value [1, G, C, H] and state [P, G, C], -> the rows that stay."""
+    """A full layer, key and value [1, G, C, H] and state [P, G, C], -> the rows that stay.
+
+    Args:
+        scales: of the layer's keys and values, [1, G, 1, H], where they are whole numbers.
+    """
 
     rows_kept: tuple[str, ...] = (names.KEPT_KEY, names.KEPT_VALUE)
     cos: Tensor
     sin: Tensor
 
     def __init__(
-        self, text: TextParts, positions: int, bits: int | None, room: Room, layer: int
+        self,
+        text: TextParts,
+        positions: int,
+        bits: int | None,
+        room: Room,
+        layer: int,
+        scales: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         cos, sin = turning_tables(text, positions)
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
-        self.room, self.layer, self.bits = room, layer, bits
+        self.room, self.layer, self.bits, self.scales = room, layer, bits, scales
 
     @property
     def outputs(self) -> list[str]:
@@ -157,19 +168,44 @@ class Compact(nn.Module):
     def forward(self, *held: Tensor) -> tuple[Tensor, ...]:
         count = len(self.rows_kept)
         buffers, state = held[:count], held[count:]
-        chosen = self._choose(buffers[0].shape, state)
-        rows = [take(buffer[0], chosen) for buffer in buffers]
+        policy, keep = self.room.policy, self.room.keep[self.layer]
+        ranks = rank(policy, state[0]) if state else torch.zeros(buffers[0].shape[1:3])
+        chosen = self._choose(ranks, keep)
+        if policy.mixers:
+            rows = self._mixed(buffers, ranks, chosen)
+        else:
+            rows = [take(buffer[0], chosen) for buffer in buffers]
         if self.room.policy.positions == "renumbered":
             rows = self._renumbered(rows, chosen - torch.arange(chosen.shape[1]))
         kept = [part.gather(2, chosen.expand(len(part), -1, -1)) for part in state]
         return *(part[None] for part in rows), *kept
 
-    def _choose(self, shape: torch.Size, state: tuple[Tensor, ...]) -> Tensor:
-        """Rows of each head that stay, of a layer [1, G, C, …]: [G, keep]."""
-        policy, keep = self.room.policy, self.room.keep[self.layer]
-        ranks = rank(policy, state[0]) if state else torch.zeros(shape[1:3])
-        full = torch.tensor(shape[2])
-        return choose(ranks, full, keep, policy.sinks, self.room.recent(self.layer))
+    def _choose(self, ranks: Tensor, keep: int) -> Tensor:
+        """Rows of each head that stay, of a layer that is full: [G, C] -> [G, keep]."""
+        full = torch.tensor(ranks.shape[1])
+        return choose(ranks, full, keep, self.room.policy.sinks, self.room.recent(self.layer))
+
+    def _mixed(self, buffers: tuple[Tensor, ...], ranks: Tensor, chosen: Tensor) -> list[Tensor]:
+        """The rows that stay with others mixed in."""
+        mixer = self.room.policy.mixers[self.layer]
+        heavy = self._choose(ranks, chosen.shape[1] - mixer.slots)
+        full = torch.tensor(ranks.shape[1])
+        return self.hold(*mix_rows(mixer, self.read(buffers), full, chosen, heavy))
+
+    def read(self, buffers: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Keys and values, float32 [G, C, H]."""
+        keys, values = (buffer[0] for buffer in buffers)
+        if self.bits is None or self.scales is None:
+            return keys, values
+        of_keys, of_values = self.scales
+        return unpack(keys, self.bits) * of_keys[0], unpack(values, self.bits) * of_values[0]
+
+    def hold(self, keys: Tensor, values: Tensor) -> list[Tensor]:
+        """The same as the cache has them, [G, keep, …] each."""
+        if self.bits is None or self.scales is None:
+            return [keys, values]
+        of_keys, of_values = self.scales
+        return [store(keys, of_keys[0], self.bits), store(values, of_values[0], self.bits)]
 
     def _renumbered(self, rows: list[Tensor], by: Tensor) -> list[Tensor]:
         """Keys at the places they move to.
@@ -191,6 +227,29 @@ class SlotCompact(Compact):
     """
 
     rows_kept = (names.KEPT_KEY, names.KEPT_VALUE, names.KEPT_KEY_SCALE, names.KEPT_VALUE_SCALE)
+
+    def read(self, buffers: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        keys, values, key_scales, value_scales = buffers
+        of_keys, of_values = self._equalisers()
+        bits = self.bits or 8
+        return (
+            dequantize_rows(keys, key_scales, bits)[0] * of_keys,
+            dequantize_rows(values, value_scales, bits)[0] * of_values,
+        )
+
+    def hold(self, keys: Tensor, values: Tensor) -> list[Tensor]:
+        of_keys, of_values = self._equalisers()
+        pairs = [
+            quantize_rows(rows, self.bits or 8)
+            for rows in (keys * (1 / of_keys), values * (1 / of_values))
+        ]
+        return [*(levels for levels, _ in pairs), *(scales for _, scales in pairs)]
+
+    def _equalisers(self) -> tuple[Tensor, Tensor]:
+        """Of keys and values, [G, 1, H]."""
+        assert self.scales is not None  # noqa: S101  # or there would be no slots
+        of_keys, of_values = self.scales
+        return build_equaliser(of_keys)[0], build_equaliser(of_values)[0]
 
     def _renumbered(self, rows: list[Tensor], by: Tensor) -> list[Tensor]:
         (keys, values, key_scales, value_scales), bits = rows, self.bits or 8

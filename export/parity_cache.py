@@ -11,6 +11,7 @@ from edgetok import names
 from edgetok.export.reference_cache import CacheReference, Rounding
 from edgetok.export.reference_slots import SlotRounding
 from edgetok.export.runner import Array, GraphRunner
+from edgetok.kv.policy import SCORE
 
 if TYPE_CHECKING:
     from edgetok.export.parity import Ledger
@@ -84,8 +85,12 @@ def _steps(reference: CacheReference, rows: int, long: bool) -> int:
 
 
 def _kept(runner: GraphRunner, reference: CacheReference, layer: int) -> Array:
-    """Keys [G, keep, H] that the graphs hold of a layer which was emptied just now."""
-    return np.asarray(runner.keys(layer)[:, : reference.room.keep[layer]])
+    """Marks [G, keep, …] of the rows of a layer which was emptied just now."""
+    keep, policy = reference.room.keep[layer], reference.policy
+    if policy.mixers:
+        scores = runner.buffer(names.past_state(layer))[policy.planes.index(SCORE)]
+        return np.asarray(scores[:, :keep, None])
+    return np.asarray(runner.keys(layer)[:, :keep])
 
 
 def visual_rows(before: int, budget: int) -> range:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from edgetok import names
+from edgetok.export.parity_exits import prove_exits
 from edgetok.export.reference_prefill import PrefillReference, ReducedAnswer
 from edgetok.export.steps import PARITY_TOKENS, common_steps
 
@@ -38,6 +39,8 @@ def prove_prefill(
     budget: int,
 ) -> bool:
     """Prefill and decode on PyTorch's own rows [1, n, D]; whether both kept the same tokens."""
+    if reference.exits:
+        return prove_exits(ledger, reference, runner, embeds, start, budget)
     want = reference.answer(embeds, start, PARITY_TOKENS)
     rows = embeds[0].numpy()
     kept = split_cuts(runner.prefill(budget, rows, start), [len(cut) for cut in want.cuts])

@@ -17,7 +17,7 @@ from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
 from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
 from edgetok.calibration.samples import draw, load_samples
-from edgetok.errors import UsageError
+from edgetok.errors import InputError, UsageError
 from edgetok.export import external
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
@@ -31,11 +31,12 @@ from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
 from edgetok.export.rings import RINGED, make_reference, require_ring_alone, shape_ring
 from edgetok.export.runner import GraphRunner
-from edgetok.export.scorer import with_scorer
+from edgetok.export.scorer import with_exit_weights, with_kv_weights, with_scorer
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Parts, TextParts
-from edgetok.kv import NONE, Policy, Room, find_policy, keep_all, make_room
+from edgetok.kv import AT_PREFILL, NONE, Policy, Room, find_policy, keep_all, make_room
+from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill, find_prefill
@@ -68,8 +69,10 @@ def export_model(
     kv: KvPrecision = "fp32",
     kv_policy: str | Policy = NONE,
     kv_slots: int | None = None,
+    kv_weights: str | Path | None = None,
     flavour: Flavour = "ort",
     prefill: str | Prefill | None = None,
+    exit_weights: str | Path | None = None,
     samples: str | Path | None = None,
     prompt_tokens: int = 96,
     new_tokens: int = 128,
@@ -88,13 +91,16 @@ def export_model(
             method with "+masked-sinks".
         scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
         kv_policy: what a full KV cache keeps, by name or as a policy of one's own; with `none` it
-            keeps every row, and an answer ends where the cache does.
+            keeps every row, and an answer ends where the cache does. `mustdrop` goes with the
+            prefill method of that name and has its cache hold final survivors alone.
         kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
             one when None.
+        kv_weights: safetensors with the learned weights of a policy that has a slot for them.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         flavour: `portable` adds the same graphs in standard operators.
         prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
             NAME:RATIO; see `edgetok.prefill`.
+        exit_weights: safetensors with the routers of a prefill method that has a slot for them.
         prompt_tokens: text tokens per prompt, template included.
         new_tokens: tokens that may follow a full prompt.
         seed: of the `random` method and of the choice of samples.
@@ -106,7 +112,9 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
-    policy, reduction = find_policy(kv_policy), find_prefill(prefill)
+    policy, reduction = _find_cache(kv_policy, kv_slots, find_prefill(prefill))
+    policy = with_kv_weights(policy, None if kv_weights is None else Path(kv_weights))
+    reduction = with_exit_weights(reduction, None if exit_weights is None else Path(exit_weights))
     _require_policy(policy, kv_slots)
     _require_one_of(reduction, policy)
     require_ring_alone(kv, reduction, policy)
@@ -198,6 +206,19 @@ def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> 
         )
 
 
+def _find_cache(
+    name: str | Policy, slots: int | None, reduction: Prefill | None
+) -> tuple[Policy | None, Prefill | None]:
+    """What the cache keeps, and what prefill takes away: of some methods both are one thing."""
+    if isinstance(name, Policy) or name not in AT_PREFILL:
+        return find_policy(name), reduction
+    if reduction is None:
+        raise UsageError(f"--kv-policy {name} keeps what --prefill {name} leaves; give both")
+    if slots is not None:
+        raise UsageError(f"a {name} cache is as long as --prefill leaves it; drop --kv-slots")
+    return None, reduction.with_cache(name)
+
+
 def _require_policy(policy: Policy | None, slots: int | None) -> None:
     if policy is None and slots is not None:
         raise UsageError(
@@ -222,6 +243,12 @@ def _require_decoder(
     """Refuse a decoder whose attention is more than what is asked for can spell."""
     if reduction is not None:
         reduction.counts(len(text.layers), 1)  # says what is wrong with its depth
+        reduction.exits(len(text.layers))
+        if reduction.method.width not in (0, text.hidden):
+            raise InputError(
+                f"the exit weights are for rows of {reduction.method.width} numbers, and this "
+                f"decoder has {text.hidden}; they belong to another model"
+            )
         require_plain_attention(text, "reduction at prefill", "leave --prefill out")
     if policy is not None:
         require_plain_attention(text, "a KV policy", "use --kv-policy none")
@@ -239,7 +266,10 @@ def _make_room(
     if policy is None:
         return None
     wanted = ladder.largest.cache_slots if slots is None else slots
-    return make_room(policy, wanted, len(text.layers), text.max_positions)
+    room = make_room(policy, wanted, len(text.layers), text.max_positions)
+    if policy.mixers:
+        require_mixers_fit(policy.mixers, room.keep, policy.recent or 0, text.head_dim)
+    return room
 
 
 def _eager_cache(

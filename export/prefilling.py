@@ -6,13 +6,11 @@ Hugging Face's own layers are traced; `edgetok.export.rows` says how rows lie an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgetok import names
 from edgetok.errors import IncompatibleError
@@ -24,7 +22,8 @@ from edgetok.export.attention import (
     rotary_inside,
 )
 from edgetok.export.flavours.ort import attention_extras
-from edgetok.export.rows import Rows, text_rows, weave
+from edgetok.export.prompt_attention import Peek, PromptAttention, of_rows, recorded_gates
+from edgetok.export.rows import Rows, surviving_rows, text_rows, weave
 from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
 from edgetok.prefill import Prefill
@@ -32,17 +31,6 @@ from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Probe, Span
 
 _PREVIOUS, _NEXT = "previous attention", "next attention"
-
-
-def of_rows(module: Any, rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """A linear layer on some rows of [1, S, D] alone."""
-    linear = module.forward  # its own: bound before it is replaced
-
-    def forward(x: Tensor) -> Tensor:
-        out: Tensor = linear(x.index_select(1, rows))
-        return out
-
-    return forward
 
 
 def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
@@ -91,6 +79,7 @@ class ReducingPrefill(Decoder):
         layers = len(text.layers)
         self.prefill, self.method = prefill, prefill.method
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
+        self.held = prefill.held.counts(self.counts)
         self.visual = visual
 
     def forward(
@@ -101,9 +90,14 @@ class ReducingPrefill(Decoder):
         size = len(self.spelling.buffers)
         buffers = [past[at : at + size] for at in range(0, len(past), size)]
         attention = PromptAttention(
-            self.spelling.attention(buffers, lengths, None, self._rotary(), self._scales()),
+            self.spelling.attention(
+                [self._past_of(number, held, rows) for number, held in enumerate(buffers)],
+                self._seen_lengths(lengths),
+                *(None, self._rotary(), self._scales()),
+            ),
             self.spelling,
         )
+        seen_rows: list[Rows] = []
         gates: Tensor | None = None
         kept: list[Tensor] = []
         with (
@@ -116,10 +110,15 @@ class ReducingPrefill(Decoder):
                     seen = (attention.seen, gates)
                     rows = self._cut(number, rows, first, seen)
                     kept += [rows.left] if rows.span.visual else []
+                seen_rows.append(rows)
                 with recorded_gates(layer, self._reads_gates(number)) as found:
                     rows = replace(rows, x=self._run_layer(number, layer, rows, attention))
                 gates = found()
-        present = [buffer for held in attention.cache.present for buffer in held]
+        settled = [
+            self._settle(number, held, attention.cache, seen_rows[number], rows)
+            for number, held in enumerate(buffers)
+        ]
+        present = [buffer for held in settled for buffer in held]
         row = rows.x[0].index_select(0, rows.span.last)
         return self.read_logits(row), *present, *([torch.cat(kept)] if kept else [])
 
@@ -136,6 +135,33 @@ class ReducingPrefill(Decoder):
         kept = self.method.positions == "kept" and self.counts[-1] < self.visual
         left = torch.arange(self.visual)
         return Rows(embeds, span, torch.arange(count) if kept else None, left)
+
+    # --- a cache that holds less than its layer saw -----------------------------------------------
+
+    def _seen_lengths(self, lengths: Tensor) -> Tensor:
+        """True rows of each layer minus one while it attends, from those that its cache keeps."""
+        if self.held == self.counts:
+            return lengths
+        gone = [seen - kept for seen, kept in zip(self.counts, self.held, strict=True)]
+        return lengths + torch.tensor(gone, dtype=torch.int32)
+
+    def _past_of(self, number: int, past: tuple[Tensor, ...], first: Rows) -> tuple[Tensor, ...]:
+        """What a layer's attention begins with: its buffers, or room for rows to choose from."""
+        if self.held[number] == self.counts[number]:
+            return past
+        return self.spelling.scratch(past, first.span.rows - (self.visual - self.counts[number]))
+
+    def _settle(
+        self, number: int, past: tuple[Tensor, ...], cache: Any, seen: Rows, last: Rows
+    ) -> tuple[Tensor, ...]:
+        """The buffers of a layer behind the graph, with the rows alone that are left at the end."""
+        found: tuple[Tensor, ...] = cache.present[number]
+        if self.held[number] == self.counts[number]:
+            return found
+        order, start = surviving_rows(seen, last), torch.zeros(1, dtype=torch.int64)
+        rows = tuple(buffer.index_select(2, order) for buffer in found)
+        filed: tuple[Tensor, ...] = cache.file(past, rows, start)
+        return filed
 
     def _reads_gates(self, number: int) -> bool:
         ahead = number + 1 < len(self.counts) and self.counts[number + 1] < self.counts[number]
@@ -228,66 +254,3 @@ class ReducingPrefill(Decoder):
         found = gates[0]
         of_last = found.index_select(0, rows.span.last)[0]
         return found.index_select(0, rows.span.visual_rows()), of_last
-
-
-@dataclass
-class PromptAttention:
-    """Attention of a whole prompt that remembers what its last layer compared.
-
-    Args:
-        cache: attends and writes in a flavour: a `CacheAttention` of either.
-        spelling: of the same flavour.
-        text_alone: the rows, where only those of text ask; what it returns for others is zero.
-    """
-
-    cache: Any
-    spelling: DecoderSpelling
-    text_alone: Span | None = None
-
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
-        self.seen = (query, key, scaling)
-        if self.text_alone is None:
-            out: Tensor = self.cache(module, query, key, value, scaling)
-            return out
-        return self._ask_from_text(self.text_alone, query, key, value, scaling)
-
-    def _ask_from_text(
-        self, span: Span, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
-        """Attention of text rows to all, spelled out, since the operator asks from every row."""
-        (cos, sin), groups = self.cache.rotary[len(self.cache.present)], key.shape[1]
-        place, turn = torch.arange(span.rows), self.spelling.turn
-        query, key = (turn(merge_heads(p), place, cos, sin, p.shape[1]) for p in (query, key))
-        query, key, value = self.cache.put(query, key, value)
-        text = text_rows(span)
-        asking = query[0].index_select(1, text) * scaling
-        attended = Probe(lambda _: asking, key[0], span).attend(text)  # [heads, T, S]
-        shared = attended.reshape(groups, -1, span.rows) @ value[0]
-        found = merge_heads(shared.reshape(1, query.shape[1], len(text), -1))
-        return weave(span, found, torch.zeros(1, span.visual, found.shape[2]))
-
-
-class Peek:
-    """An emitter that takes queries and keys and attends to nothing: the rest leaves the graph."""
-
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
-        self.seen = (query, key, scaling)
-        return merge_heads(query)
-
-
-@contextmanager
-def recorded_gates(layer: Any, wanted: bool) -> Iterator[Callable[[], Tensor | None]]:
-    """What the last projection of a layer's MLP reads, [1, S, F], once the layer has run."""
-    found: list[Tensor] = []
-    if not wanted:
-        yield lambda: None
-        return
-    hook = layer.mlp.down_proj.register_forward_pre_hook(lambda _m, args: found.append(args[0]))
-    try:
-        yield lambda: found[-1]
-    finally:
-        hook.remove()

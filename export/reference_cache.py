@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from edgetok.export.reference_mixing import mix
 from edgetok.families.parts import TextParts
 from edgetok.kv import Policy, Room
 from edgetok.kv.policy import SCORE, SEEN, TEXT
 
 Array = npt.NDArray[Any]
-Found = Callable[[int], Array]  # from a layer to the keys [G, slots, H] that a graph left there
+Found = Callable[[int], Array]  # from a layer to the marks [G, keep, …] that a graph left there
 NAME = "edgetok-rows"
 UNDECIDED = 1e-4  # scores that differ by less, relatively, may rank either way in float32
 
@@ -205,6 +206,8 @@ class CacheReference:
             if found is not None and SCORE in self.policy.planes:
                 chosen = self._compared(layer, rows, chosen, found(layer)[head])
             kept = [rows[at] for at in chosen]
+            if self.policy.mixers:
+                kept = mix(self.policy.mixers[layer], rows, self._ranks(layer, rows), chosen)
             if self.policy.positions == "renumbered":
                 kept = [
                     replace(row, key=self._turned(row.key, place - at))
@@ -233,14 +236,24 @@ class CacheReference:
 
     def _compared(self, layer: int, rows: Sequence[Row], own: list[int], found: Array) -> list[int]:
         """What a graph chose, if it can be told from the own choice by rounding alone."""
-        keys = np.stack([row.key for row in rows])
-        theirs = [int(((keys - key) ** 2).sum(1).argmin()) for key in found[: len(own)]]
         ranks = self._ranks(layer, rows)
+        certain = [at for at in own if ranks[at] == float("inf")]
+        open_ = [at for at in range(len(rows)) if at not in certain]
+        marks = np.stack([self._mark(rows[at]) for at in open_])
+        theirs = list(certain)
+        for mark in found[self.policy.sinks :][: len(own) - len(certain)]:
+            distance = ((marks - mark) ** 2).sum(1)
+            distance[[open_.index(at) for at in theirs if at in open_]] = np.inf
+            theirs.append(open_[int(distance.argmin())])
         edge = min(ranks[at] for at in own)
         others = set(own) ^ set(theirs)
         decided = [at for at in others if abs(ranks[at] - edge) > UNDECIDED * max(edge, 1e-6)]
-        self.agreement.append(1 - len(decided) / (2 * len(own)) if len(theirs) else 0.0)
-        return theirs if len(set(theirs)) == len(theirs) else own
+        self.agreement.append(1 - len(decided) / (2 * len(own)))
+        return sorted(theirs)
+
+    def _mark(self, row: Row) -> Array:
+        """What tells a row from others in a graph's cache: its key, or its score if keys mix."""
+        return np.array([row.score]) if self.policy.mixers else row.key
 
     def _turned(self, key: Array, by: int) -> Array:
         """A key, seen as complex numbers, so many positions on."""

@@ -26,12 +26,16 @@ from edgetok.tokens import Plan
 class ReducedAnswer:
     """Greedy decoding: logits [steps, W], the ids, and the visual tokens kept at each cut.
 
-    `cuts` are places in the image's K rows, -1 for a mixture without a centre.
+    `cuts` are places in the image's K rows, -1 for a mixture without a centre; `signals` what was
+    read before each layer at which visual tokens might have left, and `left` the one where they
+    did, or the number of layers.
     """
 
     logits: Tensor
     ids: list[int]
     cuts: list[list[int]]
+    signals: dict[int, float]
+    left: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class State:
     start: int
     left: list[int]
     cuts: list[list[int]] = field(default_factory=list)
+    seen: list[list[int]] = field(default_factory=list)  # by layer, the visual tokens it saw
+    signals: dict[int, float] = field(default_factory=dict)
 
     @property
     def visual(self) -> slice:
@@ -102,6 +108,8 @@ class PrefillReference:
         self.prefill = prefill
         layers = len(text.layers)
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
+        self.held = prefill.held.counts(self.counts)
+        self.exits = prefill.exits(layers)
         self.renumbered = prefill.method.positions == "renumbered"
 
     @torch.no_grad()
@@ -111,36 +119,64 @@ class PrefillReference:
         start: int,
         new_tokens: int,
         forced: list[list[int]] | None = None,
+        leave: int | None = None,
     ) -> ReducedAnswer:
         """Embeddings [1, n, D] with visual rows from `start` -> greedy answer until a stop token.
 
         Args:
             forced: tokens to keep at each cut in place of what the method chooses.
+            leave: layer before which visual tokens leave in place of where a signal says so; the
+                number of layers for none.
         """
         cache, found, logits = DynamicCache(), list[int](), list[Tensor]()
         with eager(self.text.model.config):
-            state = self._prefill(embeds[0], start, cache, forced)
+            state = self._prefill(embeds[0], start, cache, forced, leave)
+            self._drop_rows(state, cache)
             cache = cache if self.store is None else self.store(cache)
             row, position = state.x[-1], embeds.shape[1]
             while True:
                 logits.append(self.text.head(self.text.norm(row)))
                 found.append(int(logits[-1].argmax()))
                 if len(found) == new_tokens or found[-1] in self.text.stop_ids:
-                    return ReducedAnswer(torch.stack(logits), found, state.cuts)
+                    left = sum(bool(tokens) for tokens in state.seen)
+                    answer = torch.stack(logits), found, state.cuts, state.signals, left
+                    return ReducedAnswer(*answer)
                 row = self._step(found[-1], position, cache)
                 position += 1
 
-    def _prefill(self, x: Tensor, start: int, cache: Any, forced: list[list[int]] | None) -> State:
+    def _prefill(
+        self,
+        x: Tensor,
+        start: int,
+        cache: Any,
+        forced: list[list[int]] | None,
+        leave: int | None,
+    ) -> State:
         state = State(x, list(range(len(x))), start, list(range(self.counts[0])))
         first = state.x
         seen: tuple[Tensor, Tensor] | None = None
         gates: Tensor | None = None
         for number, keep in enumerate(self.counts):
-            if keep < len(state.left):
+            if number in self.exits and state.left:
+                self._ask(state, number, seen)
+                if state.signals[number] > 0 if leave is None else number == leave:
+                    self._take(state, None)
+            if keep < len(state.left) and not self.exits:
                 choice = None if forced is None or not keep else forced[len(state.cuts)]
                 self._cut(state, first, number, keep, seen, gates, choice)
+            state.seen.append(state.left)
             seen, gates = self._run_layer(state, number, cache)
         return state
+
+    def _drop_rows(self, state: State, cache: Any) -> None:
+        """Leave the last survivors alone where the cache holds less than its layer saw."""
+        for layer, tokens, count in zip(cache.layers, state.seen, self.held, strict=True):
+            if count == len(tokens):
+                continue
+            survivors = [state.start + tokens.index(token) for token in state.left]
+            behind = range(state.start + len(tokens), layer.keys.shape[2])
+            places = [*range(state.start), *survivors, *behind]
+            layer.keys, layer.values = layer.keys[:, :, places], layer.values[:, :, places]
 
     def _run_layer(self, state: State, number: int, cache: Any) -> tuple[Any, Tensor]:
         """One layer over all rows; its attention map and rotated keys, and its MLP's gates."""
@@ -213,6 +249,24 @@ class PrefillReference:
             assert cut is not None  # noqa: S101  as above
             plan = cut(look, keep)
         self._take(state, plan)
+
+    def _ask(self, state: State, number: int, seen: tuple[Tensor, Tensor] | None) -> None:
+        """Read the signal before a layer."""
+        span, signal = state.visual, self.prefill.method.signal
+        assert seen is not None and signal is not None  # noqa: S101  the first layer has none
+        text = state.x[span.stop :]
+        look = Look(
+            visual=state.x[span],
+            text=text,
+            is_text=torch.ones(len(text)),
+            visual_input=state.x[span],
+            text_input=text,
+            previous=Maps(*seen, state.start, len(state.left)),
+            next=None,
+            gates=None,
+            layer=number,
+        )
+        state.signals[number] = float(signal(look, self.prefill.ratio))
 
     def _take(self, state: State, plan: Plan | None) -> None:
         span = state.visual

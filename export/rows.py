@@ -85,6 +85,17 @@ def _order(old: Span, new: Span, visual: Tensor | None) -> Tensor:
     return torch.where(inside, visual, behind)
 
 
+def surviving_rows(seen: Rows, last: Rows) -> Tensor:
+    """Of rows that a layer saw, those that are left behind a later cut: int64 [S'].
+
+    Cuts between them must have gathered: a mixture is no row that there was.
+    """
+    if last.span.visual == 0:
+        return text_rows(seen.span)
+    places = (seen.left == last.left.unsqueeze(1)).float().argmax(1)  # [K']
+    return _order(seen.span, last.span, seen.span.start + _entries(last.span, places))
+
+
 def text_rows(span: Span) -> Tensor:
     """All rows but the visual ones, int64 [S - K]: in front of the image, behind it, padding."""
     return _order(span, _shorten(span, 0), None)

@@ -43,6 +43,8 @@ class GraphRunner:
         self._prefill, self.room, self.scales = prefill, room, scales
         self.root = root
         self._past: dict[str, Array] = {}
+        self.signals: dict[int, float] = {}
+        self.left = 0  # the layer before which visual rows left, behind a prefill in segments
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
         for graph in graphs:
@@ -56,8 +58,11 @@ class GraphRunner:
             unpacked = "0" if graph.stage.stage == "decode" else "1"
             options.add_session_config_entry("session.disable_prepacking", unpacked)
             session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
-            part = graph.stage.bucket if graph.stage.layer is None else graph.stage.layer
-            self._sessions[graph.stage.stage, part] = session
+            stage, layer = graph.stage.stage, graph.stage.layer
+            part = graph.stage.bucket if layer is None else layer
+            if stage in (names.SEGMENT, names.EXITED):
+                stage, part = f"{stage}_{layer}", graph.stage.bucket  # type: ignore[assignment]
+            self._sessions[stage, part] = session
             for spec in graph.stage.inputs:
                 self._shapes[spec.name] = (spec.shape, spec.dtype)
 
@@ -100,21 +105,23 @@ class GraphRunner:
         new_tokens: int,
         stop_ids: tuple[int, ...],
         start: int = 0,
+        leave: int | None = None,
     ) -> Any:
         """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids.
 
-        `start` is the first visual row, where those are treated apart.
+        `start` is the first visual row, where those are treated apart, and `leave` the layer
+        before which they leave, where that is not to be what the signals say.
         """
-        logits = [self.begin(budget, embeds, start)]
+        logits = [self.begin(budget, embeds, start, leave)]
         ids = [int(logits[-1].argmax())]
         while len(ids) < new_tokens and ids[-1] not in stop_ids:
             logits.append(self.step(ids[-1]))
             ids.append(int(logits[-1].argmax()))
         return np.stack(logits), ids
 
-    def begin(self, budget: int, embeds: Array, start: int = 0) -> Array:
+    def begin(self, budget: int, embeds: Array, start: int = 0, leave: int | None = None) -> Array:
         """Prefill of true rows [n, D] -> logits [W]."""
-        out, count = self.prefill(budget, embeds, start), embeds.shape[0]
+        out, count = self.prefill(budget, embeds, start, leave), embeds.shape[0]
         self._past, self._position = _as_past(out), count
         self._lengths = (count - self._removed(budget)).astype(np.int32)
         if self.room is not None:
@@ -271,8 +278,12 @@ class GraphRunner:
         rows: int = self._prompt_shape(budget)[1]
         return rows
 
-    def prefill(self, budget: int, embeds: Array, start: int = 0) -> dict[str, Array]:
+    def prefill(
+        self, budget: int, embeds: Array, start: int = 0, leave: int | None = None
+    ) -> dict[str, Array]:
         """True rows [n, D] through the prefill graph of a rung: all its outputs, by name."""
+        if self.exits:
+            return self._prefill_in_segments(budget, embeds, start, leave)
         last = embeds.shape[0] - 1 - self._removed(budget)
         feeds = {
             names.INPUT_EMBEDS: self._pad(budget, embeds),
@@ -282,10 +293,50 @@ class GraphRunner:
         }
         return self.run("prefill", budget, feeds | self._empty_cache())
 
+    def _prefill_in_segments(
+        self, budget: int, embeds: Array, start: int, leave: int | None
+    ) -> dict[str, Array]:
+        """The same graph by graph; signals by layer are in `signals`, the exit in `left`."""
+        count, layers = embeds.shape[0], self._layers
+        self.signals, self.left = {}, layers
+        place = np.arange(self._prompt_shape(budget)[1] - budget)
+        feeds = self._empty_cache() | {
+            names.INPUT_EMBEDS: self._pad(budget, embeds),
+            names.LAST_ROW: np.array([count - 1], np.int64),
+            names.VISUAL_START: np.array([start], np.int64),
+            names.PAST_LENGTHS: np.full(layers, count - 1, np.int32),
+            names.TEXT_POSITIONS: np.where(place < start, place, place + budget),
+        }
+        out = self.run("prefill", budget, feeds)
+        for layer in self.exits:
+            if self.left == layers:
+                self.signals[layer] = float(out[names.EXIT_SIGNAL][0])
+                wanted = self.signals[layer] > 0 if leave is None else layer == leave
+                self.left = layer if wanted else layers
+            gone = budget if self.left < layers else 0
+            feeds = (
+                feeds
+                | out
+                | {
+                    names.LAST_ROW: np.array([count - 1 - gone], np.int64),
+                    names.PAST_LENGTHS: np.full(layers, count - 1 - gone, np.int32),
+                }
+            )
+            stage = names.EXITED if gone else names.SEGMENT
+            out = out | self.run(f"{stage}_{layer}", budget, feeds)
+        return out
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """Layers before which a signal may have visual rows leave."""
+        return () if self._prefill is None else self._prefill.exits(self._layers)
+
     def _removed(self, budget: int) -> Array:
         """Rows that are gone before each layer, [L]."""
         if self._prefill is None:
             return np.zeros(self._layers, np.int64)
+        if self.exits:
+            return np.where(np.arange(self._layers) < self.left, 0, budget)
         return np.array(self._prefill.removed(self._layers, budget), np.int64)
 
     @property

@@ -49,6 +49,8 @@ class Answer:
         reused_rows: rows of the prompt, visual tokens included, that were in the KV cache already.
         kept: source index of each visual token; -1 for the CLS token or a mixture of all.
         signals: what the tower said about the image.
+        exit_layer: the decoder layer before which visual rows left the prompt, or the number of
+            layers if they stayed; None for a bundle in which no signal decides that.
     """
 
     text: str
@@ -63,6 +65,7 @@ class Answer:
     reused_rows: int
     kept: tuple[int, ...]
     signals: Mapping[str, float]
+    exit_layer: int | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class Progress:
     signals: Mapping[str, float] = field(default_factory=dict)
     prompt_tokens: int = 0
     reused_rows: int = 0
+    exit_layer: int | None = None
     max_new_tokens: int = 0
     kept: tuple[int, ...] = ()
     token_ids: list[int] = field(default_factory=list)
@@ -151,6 +155,7 @@ class Progress:
             reused_rows=self.reused_rows,
             kept=self.kept,
             signals=dict(self.signals),
+            exit_layer=self.exit_layer,
         )
 
     def _confidence(self) -> Confidence | None:

@@ -38,7 +38,11 @@ def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: S
     Raises:
         BundleError: naming all missing or misfit inputs and outputs.
     """
-    inputs, outputs = _expected(manifest, stage, bucket, tower)
+    in_segments = stage.stage == "prefill" and bool(manifest.prefill.exits)
+    if in_segments or stage.stage in (names.SEGMENT, names.EXITED):
+        inputs, outputs = _segment(manifest, stage, bucket)
+    else:
+        inputs, outputs = _expected(manifest, stage, bucket, tower)
     problems = [
         *_misfits("input", stage.inputs, inputs),
         *_misfits("output", stage.outputs, outputs),
@@ -104,8 +108,38 @@ def _expected(
                 names.POSITIONS: ("int64", [manifest.kv.layers, 1]),
                 **past,
             }, logits | _written(manifest, present)
-        case "flush" | "compact":
+        case _:  # flush and compact; segments are dealt with before
             return _packing(manifest, stage)
+
+
+def _segment(manifest: Manifest, stage: Stage, bucket: Bucket) -> tuple[Interface, Interface]:
+    """A graph of a prefill in segments: its rows, its layers' buffers, and what comes behind."""
+    kv, text, first = manifest.kv, manifest.text, stage.layer or 0
+    stop = next((layer for layer in manifest.prefill.exits if layer > first), kv.layers)
+    is_last, exited = stop == kv.layers, stage.stage == names.EXITED
+    rows: _Place = ("float32", [1, bucket.prefill_tokens, text.hidden])
+    of_text: _Place = ("float32", [1, bucket.prompt_tokens, text.hidden])
+    last: Interface = {names.LAST_ROW: ("int64", [1])}
+    inputs: Interface = {names.PAST_LENGTHS: ("int32", [kv.layers])}
+    outputs: Interface = {names.text_rows_before(stop): of_text}
+    if exited:
+        inputs |= {
+            names.text_rows_before(first): of_text,
+            names.TEXT_POSITIONS: ("int64", [bucket.prompt_tokens]),
+            **(last if is_last else {}),
+        }
+    else:
+        inputs |= {names.rows_before(first) if first else names.INPUT_EMBEDS: rows, **last}
+        inputs |= {} if is_last else {names.VISUAL_START: ("int64", [1])}
+        outputs |= {names.rows_before(stop): rows, names.EXIT_SIGNAL: ("float32", [1])}
+    if is_last:
+        outputs = {names.LOGITS: ("float32", [1, text.vocabulary])}
+    ends = tuple(f"_{layer}" for layer in range(first, stop))
+    past, present = (
+        {name: place for name, place in side.items() if name.endswith(ends)}
+        for side in _cache(manifest, stage.flavour)
+    )
+    return inputs | past, outputs | present
 
 
 def _chunk_rows(manifest: Manifest, stage: Stage) -> int:

@@ -32,6 +32,7 @@ from edgetok.runtimes.requirements import (
     require_threads,
     require_visual,
 )
+from edgetok.runtimes.segments import Segments, load_segments
 from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
 
 _STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
@@ -77,6 +78,8 @@ class OrtRuntime:
         self._extend = self._graphs.get((names.EXTEND, self.ladder.smallest.budget))
         self._decode = self._graph("decode", self.ladder.smallest)
         self._room = self._load_room(bundle, provider)
+        self._segments = self._load_segments(bundle, provider)
+        self._left: int | None = None
 
     def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
         """Run the tower on pixels [1, 3, h, w]; that of `bucket` where each rung has its own.
@@ -159,6 +162,7 @@ class OrtRuntime:
         rows = graph.inputs[names.INPUT_EMBEDS]
         count = len(embeds)
         require_rows(count, rows.host.shape[1], "prompt rows")
+        start = 0
         if names.VISUAL_START in graph.inputs:
             start = require_visual(visual_start, bucket.budget, count)
             graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
@@ -172,9 +176,17 @@ class OrtRuntime:
         graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
         self._rows.begin(count, removed)
         graph.run()
+        if self._segments.exits:
+            graph, self._left = self._segments.follow(graph, bucket, count, start)
+            self._rows.begin(count, self._segments.removed(self._left, bucket.budget))
         self._held.begin(keys)
         logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
         return logits
+
+    @property
+    def exit_layer(self) -> int | None:
+        """The layer before which visual rows left the last prompt; None where none asks."""
+        return self._left
 
     def count_held(self, keys: Sequence[Key]) -> int:
         """How many of a prompt's first rows need not be computed again; fewer than all of them."""
@@ -328,6 +340,16 @@ class OrtRuntime:
             return self._bound(bundle, stage, provider)
 
         return load_compaction(bundle.manifest, self.flavour, bind)
+
+    def _load_segments(self, bundle: Bundle, provider: str) -> Segments:
+        """The graphs behind the first one of a prefill in segments."""
+
+        def bind(stage: Stage, bucket: Bucket) -> BoundGraph:
+            tower = bundle.stage("tower", bucket.budget, self.flavour)
+            require_interface(bundle.manifest, stage, bucket, tower)
+            return self._bound(bundle, stage, provider)
+
+        return load_segments(bundle.manifest, self.flavour, self.ladder, bind)
 
     def _bound(self, bundle: Bundle, stage: Stage, provider: str) -> BoundGraph:
         graph = bundle.graph(stage)

@@ -75,6 +75,7 @@ class Pipeline:
             embeds = embed_rows(self.runtime, rows, bucket.prompt_tokens)
         with progress.watch.measure("prefill"):
             logits, progress.reused_rows = fill(self.runtime, bucket, rows, embeds)
+            progress.exit_layer = self.runtime.exit_layer
         return logits
 
     def decode(

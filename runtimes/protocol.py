@@ -139,6 +139,14 @@ class Runtime(Protocol):
         """
         ...
 
+    @property
+    def exit_layer(self) -> int | None:
+        """The decoder layer before which visual rows left the last prompt that was prefilled.
+
+        The number of layers if they stayed; None for a bundle in which no signal decides that.
+        """
+        ...
+
     def count_held(self, keys: Sequence[Key]) -> int:
         """How many of a prompt's first rows the cache holds and `extend` can go on behind.
 

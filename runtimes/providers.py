@@ -46,6 +46,8 @@ STAGE_OPTIONS = {
     "compress": StageOptions(False, False, False, "once per image and small beside the tower"),
     "embed": StageOptions(False, False, False, "a gather: nothing to pack"),
     "prefill": StageOptions(False, False, False, "as the tower, and there is one per rung"),
+    "segment": StageOptions(False, False, False, "a part of prefill"),
+    "exited": StageOptions(False, False, False, "a part of prefill"),
     "flush": StageOptions(False, False, False, "some roundings, once in many steps"),
     "compact": StageOptions(False, False, False, "a gather, once in many steps"),
     "extend": StageOptions(False, False, False, "as prefill: packing would copy all its weights"),

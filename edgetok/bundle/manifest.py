@@ -40,6 +40,8 @@ Weights = Literal["fp32", "int8", "int4"]
 KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"]
 Flavour = Literal["ort", "portable"]
 
+AT_PREFILL = ("mustdrop",)  # policies that choose behind the prompt alone: no layer is emptied
+
 
 class Tensor(Struct, frozen=True):
     """One graph input or output; every dimension is a constant."""
@@ -52,10 +54,22 @@ class Tensor(Struct, frozen=True):
 class Stage(Struct, frozen=True):
     """One graph. `bucket` is the budget it serves, or null when all buckets share it.
 
-    `layer` is the decoder layer whose cache a `compact` graph empties, and null elsewhere.
+    `layer` is the decoder layer whose cache a `compact` graph empties, or with which a graph of a
+    prefill in segments begins (`segment`, `exited`), and null elsewhere.
     """
 
-    stage: Literal["tower", "compress", "embed", "prefill", "extend", "decode", "flush", "compact"]
+    stage: Literal[
+        "tower",
+        "compress",
+        "embed",
+        "prefill",
+        "segment",
+        "exited",
+        "extend",
+        "decode",
+        "flush",
+        "compact",
+    ]
     bucket: Positive | None
     flavour: Flavour
     file: Path
@@ -70,14 +84,21 @@ class Rung(Struct, frozen=True):
     budget: Positive
     prompt_tokens: Positive
     cache_slots: Positive
-    removed: list[Count]  # per layer: prompt rows that prefill took away before its attention
+    removed: list[Count]  # per layer: rows of a prompt that its cache does not hold
 
 
 class Prefill(Struct, frozen=True):
-    """What prefill takes away between layers: a method's name, or `none`; see `Rung.removed`."""
+    """What prefill takes away between layers: a method's name, or `none`; see `Rung.removed`.
+
+    With `exits`, prefill is in segments: before each of these layers a signal may have all visual
+    rows leave, and `removed` is of a prompt where none does.
+    """
 
     method: Name
     ratio: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    exits: Annotated[list[Positive], msgspec.Meta(max_length=1024)] = msgspec.field(
+        default_factory=list
+    )
 
 
 class Precision(Struct, frozen=True):
@@ -93,7 +114,8 @@ class KvCache(Struct, frozen=True):
 
     With a policy, a layer that is full keeps `keep` rows, a prompt that is longer than its slots
     too, and the rest is free again; `planes` names what a buffer [planes, kv_heads, slots] beside
-    each pair remembers of a row. Without one, both lists are empty.
+    each pair remembers of a row. Without one, both lists are empty, and so they are with a policy
+    of `AT_PREFILL`, which has the prefill graph give rows up behind the prompt.
 
     Of a KIVI cache or ZipCache, the last `ring` rows of `slots` are float32, and each full ring is
     packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere.
@@ -225,11 +247,13 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _file_problems(manifest)
     yield from _compaction_problems(manifest)
     yield from _ring_problems(manifest)
+    yield from _exit_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
     for stage_name in shared_stages(manifest):
         yield from _serving_problems(manifest, "ort", stage_name)
-    spelled = {s.stage for s in manifest.stages if s.flavour == "portable"} - {names.COMPACT}
+    apart = {names.COMPACT, names.SEGMENT, names.EXITED}
+    spelled = {s.stage for s in manifest.stages if s.flavour == "portable"} - apart
     for stage_name in sorted(spelled):
         yield from _serving_problems(manifest, "portable", stage_name)
 
@@ -282,7 +306,10 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
 def _compaction_problems(manifest: Manifest) -> Iterator[str]:
     """A layer that is full keeps fewer rows than it has slots, and exactly one graph says which."""
     kv = manifest.kv
-    if bool(kv.keep) != (kv.policy != "none") or len(kv.keep) not in (0, kv.layers):
+    if kv.policy in AT_PREFILL and manifest.prefill.method == "none":
+        yield f"$.kv.policy {kv.policy} goes with a prefill that takes rows away, and none does"
+    empties = kv.policy not in ("none", *AT_PREFILL)
+    if bool(kv.keep) != empties or len(kv.keep) not in (0, kv.layers):
         yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers and policy {kv.policy}"
     elif any(keep >= slots for keep, slots in zip(kv.keep, kv.slots, strict=False)):
         yield f"$.kv.keep {kv.keep} frees no row of $.kv.slots {kv.slots}"
@@ -291,8 +318,31 @@ def _compaction_problems(manifest: Manifest) -> Iterator[str]:
         layers = sorted(-1 if s.layer is None else s.layer for s in graphs if s.flavour == flavour)
         if layers != list(range(len(kv.keep))):
             yield f"$.stages: {flavour} graphs of compact empty layers {layers}, not each one once"
-    if any(s.layer is not None for s in manifest.stages if s.stage != names.COMPACT):
-        yield "$.stages: a graph that is not of compact has a layer"
+    apart = (names.COMPACT, names.SEGMENT, names.EXITED)
+    if any(s.layer is not None for s in manifest.stages if s.stage not in apart):
+        yield "$.stages: a graph that is not of compact, segment or exited has a layer"
+
+
+def _exit_problems(manifest: Manifest) -> Iterator[str]:
+    """Behind each exit a graph of each rung goes on with visual rows, and one without them."""
+    exits, kv = manifest.prefill.exits, manifest.kv
+    if any(low >= high for low, high in pairwise([*exits, kv.layers])):
+        yield f"$.prefill.exits {exits} are not ascending layers below {kv.layers}"
+    if exits and (manifest.prefill.method == "none" or kv.policy != "none" or kv.ring):
+        yield f"$.prefill.exits {exits} go with a method, and with a cache that keeps every row"
+    if exits and any(any(rung.removed) for rung in manifest.ladder):
+        yield f"$.prefill.exits {exits} and constant .removed are two rules for the same rows"
+    budgets = [rung.budget for rung in manifest.ladder]
+    wanted = Counter(
+        (stage, layer, bucket)
+        for layer in exits
+        for stage, bucket in [*((names.SEGMENT, k) for k in budgets), (names.EXITED, None)]
+    )
+    graphs = [s for s in manifest.stages if s.stage in (names.SEGMENT, names.EXITED)]
+    for flavour in sorted({s.flavour for s in manifest.stages}):
+        found = [(s.stage, s.layer, s.bucket) for s in graphs if s.flavour == flavour]
+        if Counter(found) != wanted:
+            yield f"$.stages: {flavour} graphs of segment and exited do not fit exits {exits}"
 
 
 def _ring_problems(manifest: Manifest) -> Iterator[str]:

@@ -10,6 +10,7 @@ from edgetok.kv.policies import (
     a2sf,
     h2o,
     lococo,
+    mustdrop,
     pyramidkv,
     random,
     snapkv,
@@ -19,7 +20,7 @@ from edgetok.kv.policies import (
 )
 from edgetok.kv.policy import Policy, Room, keep_all, make_room
 
-__all__ = ["POLICIES", "Policy", "Room", "find_policy", "keep_all", "make_room"]
+__all__ = ["AT_PREFILL", "POLICIES", "Policy", "Room", "find_policy", "keep_all", "make_room"]
 
 NONE = "none"  # no policy: every row stays, and the cache is as long as the longest answer
 
@@ -38,6 +39,9 @@ POLICIES: dict[str, Policy] = {
     )
 }
 
+# Of a method of the same name, which alone decides what the cache holds: `edgetok.prefill`.
+AT_PREFILL: dict[str, Policy] = {mustdrop.POLICY.name: mustdrop.POLICY}
+
 
 def find_policy(name: str | Policy) -> Policy | None:
     """The policy of that name, one that is given as itself, or None for `none`.
@@ -50,7 +54,6 @@ def find_policy(name: str | Policy) -> Policy | None:
     if name == NONE:
         return None
     if name not in POLICIES:
-        raise UsageError(
-            f"KV policy {name!r} is unknown; choose {', '.join([NONE, *POLICIES])} (--kv-policy)"
-        )
+        known = ", ".join([NONE, *POLICIES, *AT_PREFILL])
+        raise UsageError(f"KV policy {name!r} is unknown; choose {known} (--kv-policy)")
     return POLICIES[name]

@@ -7,7 +7,7 @@ gathered with the rows when the cache is compacted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +16,8 @@ from edgetok.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from edgetok.kv.mixing import Mixer
 
 SCORE = "score"  # what a row has received, in the policy's own weighting
 SEEN = "seen"  # by how many queries it could have been attended to
@@ -45,6 +47,8 @@ class Policy:
         pool: width of the average over neighbouring scores, and the window that is asked; 0: none.
         drawn: scores are random numbers that a row is born with.
         capacities: slots of each layer, from slots on average, number of layers, and `recent`.
+        learn: for a policy with learned weights, those by name -> the policy.
+        mixers: what mixes rows that go into rows that stay, one per layer; none: they just go.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Policy:
     pool: int = 0
     drawn: bool = False
     capacities: Callable[[int, int, int], list[int]] | None = None
+    learn: Callable[[Mapping[str, Tensor]], Policy] | None = None
+    mixers: tuple[Mixer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

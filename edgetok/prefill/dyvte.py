@@ -4,7 +4,7 @@ All visual tokens leave before one layer; what is left are text rows at their po
 
 Frozen form: own formulation. The paper's trained router asks at every layer; without it the exit is
 a constant, half way by default. `edgetok.calibration.planner` finds the earliest one that leaves
-answers alone.
+answers alone. `dyvte-signal` has each prompt decide between a few layers.
 """
 
 from __future__ import annotations

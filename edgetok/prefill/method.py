@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from edgetok.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from edgetok import tokens
     from edgetok.prefill.look import Look
 
@@ -21,10 +23,32 @@ Skip = Literal["", "mlp", "layer"]
 Counts = tuple[int, ...]  # visual tokens that each layer sees; never rises
 
 
+def no_exits(layers: int) -> tuple[int, ...]:
+    """Visual tokens leave at constant layers, if at all."""
+    return ()
+
+
 def no_skips(layers: int, ratio: float) -> tuple[Skip, ...]:
     """Every layer computes all of its rows."""
     nothing: Skip = ""
     return (nothing,) * layers
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the cache holds of the visual tokens that layers saw.
+
+    Args:
+        name: as `KvCache.policy` of a manifest.
+        counts: of what each layer sees, what its cache holds behind the prompt: as many, or as
+            many as a later layer sees.
+    """
+
+    name: str
+    counts: Callable[[Counts], Counts]
+
+
+AS_SEEN = Held("none", lambda counts: counts)
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,12 @@ class PrefillMethod:
             rows that are still there.
         skips: layers and ratio -> what each layer leaves out for visual rows: "mlp", or "layer",
             in which they are keys and values but neither queries nor fed forward.
+        held: the paper's own decode cache, if it has one.
+        exits: layers of the decoder -> those before which a signal may have all visual tokens
+            leave, ascending, none of them the first.
+        signal: what is seen before such a layer, and the ratio -> float32 [1], above 0 to leave.
+        learn: for a method with learned weights, those by name -> the method.
+        width: D of the decoder that those are for; 0 for any.
     """
 
     name: str
@@ -58,14 +88,20 @@ class PrefillMethod:
     counts: Callable[[int, int, float], Counts]
     cut: Callable[[Look, int], tokens.Plan] | None = None
     skips: Callable[[int, float], tuple[Skip, ...]] = no_skips
+    held: Held = AS_SEEN
+    exits: Callable[[int], tuple[int, ...]] = no_exits
+    signal: Callable[[Look, float], Tensor] | None = None
+    learn: Callable[[Mapping[str, Tensor]], PrefillMethod] | None = None
+    width: int = 0
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """A method with the ratio that a user chose."""
+    """A method with the ratio that a user chose, and what the cache holds behind it."""
 
     method: PrefillMethod
     ratio: float
+    held: Held = AS_SEEN
 
     @property
     def name(self) -> str:
@@ -95,8 +131,30 @@ class Prefill:
         return no_skips(layers, 1.0) if self.ratio == 1.0 else self.method.skips(layers, self.ratio)
 
     def removed(self, layers: int, visual: int) -> list[int]:
-        """Rows that are gone before each layer."""
-        return [visual - count for count in self.counts(layers, visual)]
+        """Rows of a prompt that each layer's cache does not hold."""
+        return [visual - count for count in self.held.counts(self.counts(layers, visual))]
+
+    def exits(self, layers: int) -> tuple[int, ...]:
+        """Layers before which a signal may have all visual tokens leave.
+
+        Raises:
+            UsageError: if the decoder has too few layers, or the candidates are of another one.
+        """
+        self.check_depth(layers)
+        return self.method.exits(layers)
+
+    def with_cache(self, name: str) -> Prefill:
+        """The same with the decode cache of its paper, asked for by name.
+
+        Raises:
+            UsageError: if the method has no such cache.
+        """
+        if self.method.held.name != name:
+            raise UsageError(
+                f"--kv-policy {name} is the cache behind --prefill {name}, not {self.name}; "
+                "use both, or --kv-policy none"
+            )
+        return replace(self, held=self.method.held)
 
     def check_depth(self, layers: int) -> None:
         """Refuse a decoder that has no place to cut.

@@ -10,13 +10,16 @@ score here: with as many tokens as the thresholds would leave, the same ones sta
 Frozen form: fixed-budget; g and u of the paper's setting of 192 tokens. Its key set, the patches
 that the tower's CLS token attends to most, is not known here and not protected; `--method mustdrop`
 keeps it in front of the decoder.
+
+With `--kv-policy mustdrop` the cache of every layer from the first cut on holds the tokens that the
+last cut leaves, as the paper's decode stage does.
 """
 
 from __future__ import annotations
 
 from edgetok import tokens
 from edgetok.prefill.look import Look
-from edgetok.prefill.method import PrefillMethod
+from edgetok.prefill.method import Held, PrefillMethod
 from edgetok.prefill.schedules import Counts, by_powers
 
 LAYERS = (3, 7, 11, 15)
@@ -36,6 +39,15 @@ def cut(look: Look, keep: int) -> tokens.Plan:
     return tokens.Plan.gather(tokens.topk(scores, keep), look.count)
 
 
+def survivors(counts: Counts) -> Counts:
+    """From the first cut on, as many as the last one leaves.
+
+    >>> survivors((16, 16, 12, 9, 9))
+    (16, 16, 9, 9, 9)
+    """
+    return tuple(count if count == counts[0] else counts[-1] for count in counts)
+
+
 METHOD = PrefillMethod(
     name="mustdrop",
     paper="arXiv 2411.10803",
@@ -47,4 +59,5 @@ METHOD = PrefillMethod(
     ratio_is="share that stays at each of four cuts",
     counts=counts,
     cut=cut,
+    held=Held("mustdrop", survivors),
 )

@@ -140,13 +140,23 @@ class CacheAttention:
 
         Returns queries, keys and values as its attention reads them.
         """
-        layer, pair = len(self.present), []
-        for number, (past, rows) in enumerate(zip(self.past[layer], (key, value), strict=True)):
-            if self.scales:
-                rows = store(rows[0], self.scales[layer][number][0], self.bits).unsqueeze(0)
-            pair.append(torch.cat([rows, past[:, :, rows.shape[2] :]], dim=2))
-        self.present.append((pair[0], pair[1]))
+        layer, pair = len(self.present), [key, value]
+        if self.scales:
+            pair = [
+                store(rows[0], scale[0], self.bits).unsqueeze(0)
+                for rows, scale in zip(pair, self.scales[layer], strict=True)
+            ]
+        self.present.append(self.file(self.past[layer], (pair[0], pair[1])))
         return query, key, value
+
+    def file(
+        self, past: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor], *_: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The buffers of a layer with stored rows in their first slots."""
+        key, value = (
+            torch.cat([r, p[:, :, r.shape[2] :]], 2) for r, p in zip(rows, past, strict=True)
+        )
+        return key, value
 
 
 def rotate(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
@@ -186,7 +196,13 @@ def spelling_of(kv: str) -> DecoderSpelling:
     dtype = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}[kv]
     kinds = (names.past_key, names.past_value)
     buffers = tuple(CacheBuffer(name, dtype, _half if kv == "int4" else int) for name in kinds)
-    return DecoderSpelling(attention, fused_norms, buffers, turn_merged, attend_prompt)
+    return DecoderSpelling(attention, fused_norms, buffers, turn_merged, attend_prompt, stretched)
+
+
+def stretched(past: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:
+    """Buffers with room for so many rows, their own again and again."""
+    times = -(-rows // past[0].shape[2])
+    return tuple(torch.cat([b] * times, 2) if times > 1 else b for b in past)
 
 
 def _half(head_dim: int) -> int:

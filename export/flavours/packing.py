@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from edgetok.export.attention import merge_heads
 from edgetok.export.flavours.names import CONTRIB
 from edgetok.kv import Room
+from edgetok.kv.mixing import mix_rows
 from edgetok.kv.saliency import first_planes, received, visible
 from edgetok.kv.select import choose, rank, take, turn, turn_back
 from edgetok.kv.stored import store
@@ -67,6 +68,14 @@ class PackingAttention:
         """Rows as the store wants them; the products of queries and keys stay what they are."""
         return query, key, value
 
+    def plain(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [G, n, H] as the model made them, from what the store wants."""
+        return keys, values
+
+    def even(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of `plain`."""
+        return keys, values
+
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,8 +118,17 @@ class PackingAttention:
             keys, values = (nn.functional.pad(part, (0, 0, 0, missing)) for part in (keys, values))
             state = [] if planes is None else [nn.functional.pad(planes, (0, missing))]
         else:
-            places = self._places(layer, planes, count, keys.shape[:2])
-            keys, values = take(keys, places), take(values, places)
+            ranks = (
+                torch.zeros(keys.shape[:2]) if planes is None else rank(self.room.policy, planes)
+            )
+            chosen = self._choose(layer, ranks, count, self.room.keep[layer])
+            packed = nn.functional.pad(chosen, (0, slots - chosen.shape[1]))
+            # Which row each slot takes; behind the rows that stay it does not matter.
+            places = torch.where(count > slots, packed, torch.arange(slots))
+            if self.room.policy.mixers:
+                keys, values = self._mixed(layer, (keys, values), ranks, count, chosen)
+            else:
+                keys, values = take(keys, places), take(values, places)
             if self.room.policy.positions == "renumbered":
                 by = (places - torch.arange(slots)).clamp(min=0)
                 keys = turn_back(keys, by, *self.back)
@@ -122,15 +140,22 @@ class PackingAttention:
         scales = self.scales[layer] if self.scales else None
         return keys_and_values(keys, values, scales, self.bits)
 
-    def _places(
-        self, layer: int, planes: Tensor | None, count: Tensor, shape: torch.Size
-    ) -> Tensor:
-        """Which row each slot takes: [G, C]. Behind the rows that stay it does not matter."""
-        policy, slots, keep = self.room.policy, self.room.slots[layer], self.room.keep[layer]
-        ranks = torch.zeros(shape) if planes is None else rank(policy, planes)
-        chosen = choose(ranks, count, keep, policy.sinks, self.room.recent(layer))
-        packed = nn.functional.pad(chosen, (0, slots - keep))
-        return torch.where(count > slots, packed, torch.arange(slots))
+    def _choose(self, layer: int, ranks: Tensor, count: Tensor, keep: int) -> Tensor:
+        """Rows of each head that stay, [G, keep], of ranks [G, S]."""
+        policy = self.room.policy
+        return choose(ranks, count, keep, policy.sinks, self.room.recent(layer))
+
+    def _mixed(
+        self, layer: int, rows: tuple[Tensor, Tensor], ranks: Tensor, count: Tensor, chosen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values [G, C, H] of a prompt that fits, or of rows with others mixed in."""
+        mixer, slots = self.room.policy.mixers[layer], self.room.slots[layer]
+        heavy = self._choose(layer, ranks, count, chosen.shape[1] - mixer.slots)
+        mixed = mix_rows(mixer, self.plain(layer, *rows), count, chosen, heavy)
+        fresh = (nn.functional.pad(r, (0, 0, 0, slots - r.shape[1])) for r in mixed)
+        pairs = zip(self.even(layer, *fresh), rows, strict=True)
+        keys, values = (torch.where(count > slots, new, old[:, :slots]) for new, old in pairs)
+        return keys, values
 
 
 def keys_and_values(

@@ -37,12 +37,19 @@ def spelling_of(kv: str) -> DecoderSpelling:
     )
     if kv == "fp32":
         buffers = tuple(CacheBuffer(name, torch.float32, int) for name in rows)
-        return DecoderSpelling(CacheAttention, standard_norms, buffers, turn_merged, attend_prompt)
+        return DecoderSpelling(
+            CacheAttention, standard_norms, buffers, turn_merged, attend_prompt, no_past
+        )
     width = partial(width_of, bits=BITS[kv])
     buffers = tuple(CacheBuffer(name, torch.int8, width) for name in rows)
     buffers += tuple(CacheBuffer(name, torch.float32, lambda _: 1) for name in scales)
     attention = partial(SlotAttention, bits=BITS[kv])
-    return DecoderSpelling(attention, standard_norms, buffers, turn_merged, attend_prompt)
+    return DecoderSpelling(attention, standard_norms, buffers, turn_merged, attend_prompt, no_past)
+
+
+def no_past(past: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:
+    """TensorRT lets nothing but the host read what `TensorScatter` makes."""
+    return ()
 
 
 @dataclass
@@ -53,7 +60,8 @@ class CacheAttention:
     buffers then hold.
 
     Args:
-        past: per layer the buffers of the spelling.
+        past: per layer the buffers of the spelling; nothing where a prompt's rows shall be left in
+            `present` as they are stored, to be chosen from.
         lengths: int32 [L], true rows of each layer after this call minus one.
         positions: int64 [L, R], rotary positions of R rows that are added to each layer; None
             where the rows begin a cache, and are numbered from 0.
@@ -88,7 +96,8 @@ class CacheAttention:
         start = torch.zeros(1, dtype=torch.int64)
         if self._positions:
             start = self._last[layer] - (count - 1)
-        self.present.append(self.write(self.past[layer], key, value, start))
+        stored, past = self.store(key, value), self.past[layer]
+        self.present.append(self.file(past, stored, start) if past else stored)
         if self._positions:
             key, value = self.read(self.present[layer])
             places = places + start
@@ -107,7 +116,7 @@ class CacheAttention:
         """
         layer, start = len(self.present), torch.zeros(1, dtype=torch.int64)
         query, key, value = self.equalise(layer, query, key, value)
-        self.present.append(self.write(self.past[layer], key, value, start))
+        self.present.append(self.file(self.past[layer], self.store(key, value), start))
         return query, key, value
 
     def equalise(
@@ -116,11 +125,15 @@ class CacheAttention:
         """Rows as the store wants them; the products of queries and keys stay what they are."""
         return query, key, value
 
-    def write(
-        self, past: tuple[Tensor, ...], key: Tensor, value: Tensor, start: Tensor
+    def store(self, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Rows [1, G, S, H] as the buffers have them, [1, G, S, …] each."""
+        return key, value
+
+    def file(
+        self, past: tuple[Tensor, ...], rows: tuple[Tensor, ...], start: Tensor
     ) -> tuple[Tensor, ...]:
-        """The buffers of a layer with rows [1, G, S, H] from slot `start` [1] on."""
-        return _scatter(past[0], key, start), _scatter(past[1], value, start)
+        """The buffers of a layer with stored rows from slot `start` [1] on."""
+        return _scatter(past[0], rows[0], start), _scatter(past[1], rows[1], start)
 
     def read(self, present: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Keys and values [1, G, C, H] of what a layer's buffers hold."""
@@ -142,18 +155,15 @@ class SlotAttention(CacheAttention):
     ) -> tuple[Tensor, Tensor, Tensor]:
         return equalise_rows((self.scales or [])[layer], query, key, value)
 
-    def write(
-        self, past: tuple[Tensor, ...], key: Tensor, value: Tensor, start: Tensor
+    def store(self, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        pairs = [quantize_rows(rows, self.bits) for rows in (key, value)]
+        return *(levels for levels, _ in pairs), *(scales for _, scales in pairs)
+
+    def file(
+        self, past: tuple[Tensor, ...], rows: tuple[Tensor, ...], start: Tensor
     ) -> tuple[Tensor, ...]:
-        (keys, key_scales), (values, value_scales) = (
-            quantize_rows(rows, self.bits) for rows in (key, value)
-        )
-        return (
-            _scatter_bytes(past[0], keys, start),
-            _scatter_bytes(past[1], values, start),
-            _scatter(past[2], key_scales, start),
-            _scatter(past[3], value_scales, start),
-        )
+        levels = [_scatter_bytes(past[n], rows[n], start) for n in (0, 1)]
+        return *levels, *(_scatter(past[n], rows[n], start) for n in (2, 3))
 
     def read(self, present: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         keys, values, key_scales, value_scales = present

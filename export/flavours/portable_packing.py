@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgetok.export.flavours.packing import PackingAttention
 from edgetok.export.flavours.portable_cache import attend_prompt, equalise_rows
-from edgetok.kv.stores.slots import quantize_rows
+from edgetok.kv.stores.slots import build_equaliser, quantize_rows
 
 
 @dataclass
@@ -39,6 +39,19 @@ class SlotPacking(StandardPacking):
         self, layer: int, query: Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         return equalise_rows((self.scales or [])[layer], query, key, value)
+
+    def plain(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        of_keys, of_values = self._equalisers(layer)
+        return keys * of_keys, values * of_values
+
+    def even(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        of_keys, of_values = self._equalisers(layer)
+        return keys * (1 / of_keys), values * (1 / of_values)
+
+    def _equalisers(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Of keys and values, [G, 1, H]."""
+        of_keys, of_values = (self.scales or [])[layer]
+        return build_equaliser(of_keys)[0], build_equaliser(of_values)[0]
 
     def hold(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         pairs = [quantize_rows(rows[None], self.bits) for rows in (keys, values)]

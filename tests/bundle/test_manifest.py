@@ -74,6 +74,33 @@ CONTRADICTIONS = {
         lambda m: [stage.update(flavour="portable") for stage in m["stages"]],
         "rung 2 has 0 ort graphs of tower",
     ),
+    "policy of a prefill that is not there": (
+        lambda m: m["kv"].update(policy="mustdrop"),
+        "kv.policy mustdrop goes with a prefill that takes rows away, and none does",
+    ),
+    "policy at prefill that empties layers": (
+        lambda m: (
+            m["kv"].update(policy="mustdrop", keep=[1] * m["kv"]["layers"]),
+            m["prefill"].update(method="mustdrop", ratio=0.75),
+        ),
+        r"kv.keep has \d+ entries for \d+ layers and policy mustdrop",
+    ),
+    "exits without graphs": (
+        lambda m: m["prefill"].update(method="dyvte-signal", ratio=0.1, exits=[1]),
+        r"ort graphs of segment and exited do not fit exits \[1\]",
+    ),
+    "exits beyond the last layer": (
+        lambda m: m["prefill"].update(method="dyvte-signal", ratio=0.1, exits=[1, 1000]),
+        r"prefill.exits \[1, 1000\] are not ascending layers below \d",
+    ),
+    "exits of no method": (
+        lambda m: m["prefill"].update(exits=[1]),
+        r"prefill.exits \[1\] go with a method, and with a cache that keeps every row",
+    ),
+    "segment without an exit": (
+        lambda m: m["stages"].append(m["stages"][-1] | {"stage": "segment", "layer": 1}),
+        r"ort graphs of segment and exited do not fit exits \[\]",
+    ),
     "tensor twice": (
         lambda m: m["stages"][0]["inputs"].append(m["stages"][0]["inputs"][0]),
         "pixels is listed twice",

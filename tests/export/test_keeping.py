@@ -12,24 +12,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import edgetok
 from edgetok import names
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.reader import Bundle
-from edgetok.errors import InputError, UsageError
+from edgetok.errors import InputError, UsageError, VerificationError
 from edgetok.export.keeping import draw_numbers
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference_cache import CacheReference
 from edgetok.families import open_model
 from edgetok.kv import POLICIES, Policy, find_policy, make_room
-from edgetok.kv.policies import snapkv
+from edgetok.kv.mixing import Mixer
+from edgetok.kv.policies import lococo, snapkv
 from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, BEFORE = 48, 16, 5
 SLOTS = {"pyramidkv": 60}
 QUICK = ("streaming", "visual")
+LEARNED = "lococo+learned"
 SMALL = {
     "snapkv": snapkv.with_window(8),
     "pyramidkv": replace(snapkv.with_window(8), capacities=POLICIES["pyramidkv"].capacities),
@@ -38,8 +41,23 @@ SMALL = {
 Kept = Callable[..., tuple[OrtRuntime, CacheReference]]
 
 
+def mixing_weights(eta: float = 0.5) -> dict[str, torch.Tensor]:
+    """Of LoCoCo for the two layers of the tiny model: keys and values of 16 channels, 6 slots."""
+    generator = torch.Generator().manual_seed(0)
+    parts = {"weight": (6, 32, 7), "bias": (6,)}
+    weights = {
+        f"layers.{layer}.{part}": torch.randn(shape, generator=generator)
+        for layer in range(2)
+        for part, shape in parts.items()
+    }
+    return weights | {f"layers.{layer}.eta": torch.tensor([eta]) for layer in range(2)}
+
+
 def policy_of(name: str) -> Policy:
     """As published, but for windows that a tiny cache has room for."""
+    if name.startswith(LEARNED):
+        eta = float(name.removeprefix(LEARNED).removeprefix(":") or 0.5)
+        return lococo.learn(mixing_weights(eta))
     return replace(SMALL.get(name, POLICIES[name]), name=name)
 
 
@@ -117,7 +135,8 @@ def assert_same_rows(runtime: OrtRuntime, reference: CacheReference) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES]
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in (*POLICIES, LEARNED)],
 )
 def test_every_step_and_every_choice_is_the_reference_s(name: str, kept: Kept) -> None:
     runtime, reference = kept(name)
@@ -126,6 +145,19 @@ def test_every_step_and_every_choice_is_the_reference_s(name: str, kept: Kept) -
         for seed in range(5):  # rows are compared after each fifth part
             follow(runtime, reference, 20, seed)
         assert min(runtime._rows.lengths) <= max(reference.room.slots)
+
+
+@pytest.mark.slow
+def test_mixing_nothing_is_lococo(kept: Kept) -> None:
+    """Learned weights at eta 0; at more, the first step behind a packed prompt shows it."""
+    found = []
+    for name in ("lococo", f"{LEARNED}:0", f"{LEARNED}:0.3"):
+        runtime, reference = kept(name)
+        embeds = prompt_rows(reference, PROMPT + VISUAL)[0].numpy()
+        runtime.prefill(runtime.ladder.largest, embeds, visual_start=BEFORE)
+        found.append(np.stack([runtime.step(token).copy() for token in range(5, 95)]))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+    assert np.abs(found[2][0] - found[0][0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -187,7 +219,9 @@ def test_ties_go_to_the_older_row(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("kv", ["int8", "int4"])
-@pytest.mark.parametrize("name", ["streaming", pytest.param("h2o", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["streaming", *(pytest.param(n, marks=pytest.mark.slow) for n in ("h2o", LEARNED))]
+)
 def test_whole_numbers_stay_close(name: str, kv: str, kept: Kept) -> None:
     """The gate has held every step against float32 rows; here they must go on and on."""
     runtime, reference = kept(name, kv=kv)
@@ -266,6 +300,41 @@ def test_what_cannot_be_combined_is_refused(options, words, model_dir: Path, tmp
     with pytest.raises(UsageError, match=words):
         export_model(model_dir, tmp_path / "x.bundle", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_for_another_policy_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="KV policy h2o has no weights; --kv-weights is for loc"):
+        export_model(model_dir, tmp_path / "x", kv_policy="h2o", kv_weights=tmp_path / "w")
+    with pytest.raises(InputError, match=r"KV weights .* cannot be read: No such file"):
+        export_model(model_dir, tmp_path / "x", kv_policy="lococo", kv_weights=tmp_path / "w")
+    save_file(mixing_weights(), str(tmp_path / "w"))
+    slots = {"kv_policy": "lococo", "kv_weights": tmp_path / "w", "kv_slots": 25}
+    with pytest.raises(InputError, match=r"layers\.0\.weight .* mixes 6 rows; .* raise --kv-slots"):
+        export_model(model_dir, tmp_path / "x", budgets="full", **slots)
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+@pytest.mark.slow
+def test_a_bundle_holds_its_mixing(model_dir: Path, tmp_path: Path) -> None:
+    save_file(mixing_weights(), str(tmp_path / "w"))
+    options = {"budgets": "full", "prompt_tokens": PROMPT, "new_tokens": 8, "parity_images": 1}
+    mixing = {"kv_policy": "lococo", "kv_weights": tmp_path / "w", "kv_slots": 40}
+    export_model(model_dir, tmp_path / "x", **options, **mixing)
+    bundle = Bundle.open(tmp_path / "x")
+    assert bundle.manifest.kv.policy == LEARNED
+    assert not verify(bundle, edgetok.load(tmp_path / "x", threads=1)).failures
+
+
+@pytest.mark.slow
+def test_mixing_that_is_wrong_is_seen(model_dir: Path, tmp_path: Path, monkeypatch) -> None:
+    """A convolution that runs one row late."""
+    right = Mixer.weigh
+    monkeypatch.setattr(Mixer, "weigh", lambda self, rows, true: right(self, rows.roll(1, 1), true))
+    options = {"budgets": "full", "prompt_tokens": PROMPT, "new_tokens": 8, "parity_images": 1}
+    with pytest.raises(VerificationError, match=r"prefill|decode|compact"):
+        export_model(
+            model_dir, tmp_path / "x", **options, kv_policy=policy_of(LEARNED), kv_slots=40
+        )
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from edgetok.export.flavours import portable_packing
 from edgetok.export.pipeline import export_model
 from edgetok.families import open_model
 from edgetok.kv import POLICIES, Policy
-from edgetok.kv.policies import snapkv
+from edgetok.kv.policies import lococo, snapkv
 from edgetok.kv.stores.slots import quantize_rows
 from edgetok.prefill import PREFILL_METHODS
 from edgetok.runtimes.ort import OrtRuntime
@@ -34,6 +34,7 @@ SMALL = {
     "snapkv": snapkv.with_window(8),
     "pyramidkv": replace(snapkv.with_window(8), capacities=POLICIES["pyramidkv"].capacities),
 }
+LEARNED = "lococo+learned"
 slow = pytest.mark.slow
 
 Export = Callable[..., Path]
@@ -41,6 +42,16 @@ Export = Callable[..., Path]
 
 def policy_of(name: str) -> Policy:
     """As published, but for windows that a tiny cache has room for."""
+    if name == LEARNED:
+        generator = torch.Generator().manual_seed(0)
+        parts = {"weight": (6, 32, 7), "bias": (6,), "eta": (1,)}
+        return lococo.learn(
+            {
+                f"layers.{layer}.{part}": torch.rand(shape, generator=generator)
+                for layer in range(2)
+                for part, shape in parts.items()
+            }
+        )
     return replace(SMALL.get(name, POLICIES[name]), name=name)
 
 
@@ -61,7 +72,7 @@ def export(
         if (name, kv) not in made:
             out = made[name, kv] = tmp_path_factory.mktemp("portable") / "x.bundle"
             chosen = {"prefill": name}
-            if name in POLICIES:
+            if name in (*POLICIES, LEARNED):
                 chosen = {"kv_policy": policy_of(name), "kv_slots": slots_of(name)}
             sizes = {"budgets": "full", "prompt_tokens": 48, "new_tokens": 8, "parity_images": 1}
             more = {"samples": samples, "flavour": "portable"}
@@ -84,7 +95,10 @@ def follow(bundle: Path, flavour: str, steps: int = STEPS) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in ("streaming", "visual") else pytest.param(n, marks=slow) for n in POLICIES],
+    [
+        n if n in ("streaming", "visual") else pytest.param(n, marks=slow)
+        for n in (*POLICIES, LEARNED)
+    ],
 )
 def test_both_flavours_keep_the_same_rows(name: str, export: Export) -> None:
     """Beyond the cache more than twice over; another row would move logits by units."""
@@ -111,6 +125,7 @@ def test_both_flavours_take_the_same_rows_away(name: str, export: Export) -> Non
         pytest.param("streaming", "int4", marks=slow),
         pytest.param("visual", "int4", marks=slow),
         pytest.param("h2o", "int8", marks=slow),
+        pytest.param(LEARNED, "int8", marks=slow),
         pytest.param("fastv", "int8", marks=slow),
         pytest.param("yopo", "int8", marks=slow),
         pytest.param("pyramiddrop:0.7", "int4", marks=slow),

@@ -16,6 +16,7 @@ import torch
 
 import edgetok
 from edgetok import names, tokens
+from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError, InputError, UsageError, VerificationError
 from edgetok.export import parity, parity_prefill, prefilling
@@ -54,9 +55,10 @@ def deep(deep_dir: Path) -> Parts:
 
 
 def chosen(text: str) -> Prefill:
-    found = find_prefill(text)
+    """As typed; "+cache" behind it asks for the decode cache of the method's paper."""
+    found = find_prefill(text.removesuffix("+cache"))
     assert found is not None
-    return found
+    return found.with_cache(found.name) if text.endswith("+cache") else found
 
 
 def freeze(parts: Parts, prefill: Prefill | None, folder: Path, room: int = ROOM) -> GraphRunner:
@@ -65,6 +67,7 @@ def freeze(parts: Parts, prefill: Prefill | None, folder: Path, room: int = ROOM
     ladder = build_ladder((budget,), room, STEPS + 2)
     builder = GraphBuilder(parts, METHODS["pool"], ladder, "fp32", None, "ort", prefill)
     graphs = [builder.build_one("prefill", budget), builder.build_one("decode", None)]
+    graphs += builder.build_segments()
     for graph in graphs:
         require_static(onnx.load_from_string(graph.data))
     (folder / "weights").mkdir(parents=True)
@@ -102,14 +105,14 @@ def compare(parts: Parts, name: str, folder: Path) -> None:
         np.testing.assert_allclose(logits, want.logits.numpy(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["fastv", "pyramiddrop:0.7", "yopo"])
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop:0.7", "yopo", "mustdrop+cache"])
 def test_graphs_equal_hugging_face(name: str, deep: Parts, tmp_path: Path) -> None:
-    """Kept positions, renumbered ones, and rows that are not computed."""
+    """Kept positions, renumbered ones, rows not computed, and rows given up behind the prompt."""
     compare(deep, name, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PREFILL_METHODS)
+@pytest.mark.parametrize("name", [*PREFILL_METHODS, "mustdrop+cache", "mustdrop:0.4+cache"])
 @pytest.mark.parametrize("decoder", ["llama", "qwen2"])
 def test_every_method_equals_hugging_face(
     name: str, decoder: str, tiny_llava: ModuleType, tmp_path: Path
@@ -283,6 +286,104 @@ def test_quantized_bundles_reduce_too(
     assert all(check["passed"] for check in report.parity["checks"])
     image = np.zeros((20, 20, 3), np.uint8)
     assert edgetok.load(out).generate(image, "What?", max_new_tokens=4).token_ids
+
+
+MUST: dict[str, Any] = {"prefill": "mustdrop", "kv_policy": "mustdrop", "method": "pool"}
+
+
+def test_a_decode_cache_is_shorter_from_the_first_cut_on() -> None:
+    ladder: Ladder = build_ladder((9, 16), 20, 5)
+    assert chosen("mustdrop").counts(4, 16) == (16, 6, 5, 5)
+    assert cache_slots(ladder, chosen("mustdrop"), 4) == [41, 31, 30, 30]
+    assert cache_slots(ladder, chosen("mustdrop+cache"), 4) == [41, 30, 30, 30]
+    wanted = {9: [0, 7, 7, 7], 16: [0, 11, 11, 11]}
+    assert removed_rows(ladder, chosen("mustdrop+cache"), 4) == wanted
+
+
+@pytest.mark.slow
+def test_a_decode_cache_holds_survivors_alone(
+    deep_dir: Path, samples: Path, tmp_path: Path
+) -> None:
+    """Layers between the first and the last cut too, to the byte."""
+    out = tmp_path / "x.bundle"
+    export_model(deep_dir, out, budgets="9,full", samples=samples, kv="int8", **MUST, **SMALL)
+    manifest = Bundle.open(out).manifest
+    assert [rung.removed for rung in manifest.ladder] == [[0, 7, 7, 7], [0, 11, 11, 11]]
+    full = 16 + 64 + 32
+    assert (manifest.kv.slots, manifest.kv.policy) == ([full] + [full - 11] * 3, "mustdrop")
+    model = edgetok.load(out, threads=1)
+    verify(Bundle.open(out), model).require_passed()
+    assert held_bytes(model.runtime) == cache_bytes(manifest, "ort")
+
+
+def held_bytes(runtime: Any) -> int:
+    """What the KV cache of a runtime takes."""
+    storage = runtime._memory._storage.items()
+    return sum(s.nbytes for (name, _), s in storage if name.startswith(("past_key", "past_value")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kv", ["fp32", "int8"])
+def test_both_flavours_hold_the_same_survivors(
+    kv: str, deep_dir: Path, samples: Path, tmp_path: Path
+) -> None:
+    """A short answer, so that a layer sees more rows than its cache has slots."""
+    out, sizes = tmp_path / "x.bundle", {**SMALL, "prompt_tokens": 48, "new_tokens": 1}
+    more = {"samples": samples, "kv": kv, "flavour": "portable"}
+    must = {**MUST, "prefill": "mustdrop:0.8"}
+    export_model(deep_dir, out, budgets="full", **must, **more, **sizes)
+    assert chosen("mustdrop:0.8").counts(4, 16)[1:] == (8, 6, 6)
+    assert Bundle.open(out).manifest.kv.slots[1] == 6 + 48 + 1 < 8 + 48
+    found = []
+    for flavour in ("ort", "portable"):
+        runtime = edgetok.load(out, flavour=flavour, threads=1).runtime  # type: ignore[arg-type]
+        assert held_bytes(runtime) == cache_bytes(runtime.manifest, flavour)  # type: ignore[arg-type]
+        rows = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
+        found.append([runtime.prefill(runtime.ladder.largest, rows, visual_start=5).copy()])
+        found[-1] += [runtime.step(token).copy() for token in range(5, 13)]
+    assert np.isfinite(found).all()
+    if kv == "fp32":  # rows in whole numbers differ, and cuts with them: the gate has compared both
+        np.testing.assert_allclose(found[1], found[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kv_policy": "mustdrop"}, "keeps what --prefill mustdrop leaves; give both"),
+        ({"kv_policy": "mustdrop", "prefill": "fastv"}, "the cache behind --prefill mustdrop, not"),
+        (
+            {"kv_policy": "mustdrop", "prefill": "mustdrop", "kv_slots": 30},
+            "a mustdrop cache is as long as --prefill leaves it; drop --kv-slots",
+        ),
+        ({"kv_policy": "h2o", "prefill": "mustdrop"}, "cannot do both in one bundle yet"),
+        (
+            {"kv_policy": "mustdrop", "prefill": "mustdrop", "kv": "kivi"},
+            "mustdrop takes rows away between them",
+        ),
+    ],
+)
+def test_a_decode_cache_goes_with_its_method_alone(
+    options: dict[str, Any], words: str, deep_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        export_model(deep_dir, tmp_path / "x.bundle", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_cache_that_keeps_others_is_seen(
+    deep_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first visual rows of a layer in place of the survivors."""
+    right = prefilling.surviving_rows
+
+    def first_ones(seen: Rows, last: Rows) -> torch.Tensor:
+        return right(seen, replace(last, left=seen.left[: len(last.left)]))
+
+    monkeypatch.setattr(prefilling, "surviving_rows", first_ones)
+    must = {"prefill": "mustdrop", "kv_policy": "mustdrop"}
+    with pytest.raises(VerificationError, match=r"decode at 16: .* of logits"):
+        export_model(deep_dir, tmp_path / "x.bundle", budgets="full", **must, **SMALL)
 
 
 def test_two_exports_are_one(deep_dir: Path, pyramid: Path, samples: Path, tmp_path: Path) -> None:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import pytest
 
 from edgetok import limits
+from edgetok.bundle import manifest
 from edgetok.errors import UsageError
-from edgetok.kv import POLICIES, find_policy, make_room
+from edgetok.kv import AT_PREFILL, POLICIES, find_policy, make_room
 from edgetok.kv.policies.pyramidkv import fall
+from edgetok.prefill import PREFILL_METHODS
 
 
 def test_names_are_those_of_the_list() -> None:
     assert all(name == policy.name for name, policy in POLICIES.items())
     assert find_policy("none") is None
     assert find_policy("h2o") is find_policy(POLICIES["h2o"]) is POLICIES["h2o"]
+
+
+def test_policies_at_prefill_are_those_of_methods_and_of_the_format() -> None:
+    held = {name: method.held.name for name, method in PREFILL_METHODS.items()}
+    assert {name for name, cache in held.items() if cache != "none"} == set(AT_PREFILL)
+    assert set(AT_PREFILL) == set(manifest.AT_PREFILL) and not set(AT_PREFILL) & set(POLICIES)
+    assert all(held[name] == name == policy.name for name, policy in AT_PREFILL.items())
 
 
 def test_an_unknown_policy_names_the_known_ones() -> None:
