@@ -9,6 +9,7 @@ from __future__ import annotations
 
 PIXELS = "pixels"  # float32 [1, 3, height, width], normalised
 FEATURES = "features"  # float32 [N, V], what the projector reads, CLS removed
+DEEP_FEATURES = "deep_features"  # float32 [N, layers * V], rows of earlier blocks beside FEATURES
 CLS_ATTENTION = "cls_attention"  # float32 [N], mean over heads of the CLS row, feature layer
 KEYS = "keys"  # float32 [N, H], mean over heads of the feature layer's keys
 CLS_FEATURE = "cls_feature"  # float32 [1, V], the CLS row beside FEATURES
@@ -32,10 +33,15 @@ TOWER_KEPT = "tower_kept"  # int64 [K], as KEPT
 TOWER_SIZES = "tower_sizes"  # float32 [K], as SIZES
 
 SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-similarity curve
+ANSWER_MARGIN = "answer_margin"  # probability of the likeliest first token less that of the second
+ANSWER_LOG_PROBABILITY = "answer_log_probability"  # natural logarithm, mean over generated tokens
+ANSWER_SIGNALS = (ANSWER_MARGIN, ANSWER_LOG_PROBABILITY)
 
 VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected
 KEPT = "kept"  # int64 [K], source index of each token; -1 for the CLS token or a mixture of all
 SIZES = "sizes"  # float32 [K], how many source tokens each stands for
+
+VISUAL_DEEP = "visual_deep"  # float32 [K, layers * D], added behind the first decoder layers
 
 TOKEN_IDS = "token_ids"  # int64 [T]
 TEXT_EMBEDS = "text_embeds"  # float32 [T, D], padded behind the prompt
@@ -45,6 +51,7 @@ OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower e
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
 LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS
 VISUAL_START = "visual_start"  # int64 [1], the first visual row of INPUT_EMBEDS
+VISUAL_KEPT = "visual_kept"  # int64 [K], KEPT of the visual rows, where positions have three axes
 PAST_LENGTHS = "past_lengths"  # int32 [L], of each layer: true rows after this call, minus one
 CHUNK_EMBEDS = "chunk_embeds"  # float32 [1, R, D], rows to put behind those of the cache
 CHUNK_POSITIONS = "chunk_positions"  # int64 [L, R], of each layer: rotary positions of the chunk
@@ -53,6 +60,7 @@ TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
 EXIT_SIGNAL = "exit_signal"  # float32 [1], above 0 where all visual rows are to leave
 TEXT_POSITIONS = "text_positions"  # int64 [T], rotary positions of rows without visual ones
 PREFILL_KEPT = "prefill_kept"  # int64 [sum], visual rows kept at each cut, one cut after another
+DECODE_READ = "decode_read"  # int64 [choices, G, k], rows a step read beside the newest; or -1
 LOGITS = "logits"  # float32 [1, W], of the last true row
 
 KEPT_KEY = "kept_key"  # [1, G, keep, H], as `past_key` of a layer, the rows that stay

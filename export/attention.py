@@ -46,8 +46,18 @@ class TowerEmitter:
         return self.spell(query, key, value, scaling)
 
     def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[1, heads, n, H] each -> [1, n, heads * H]."""
+        """[P, heads, n, H] each -> [P, n, heads * H]."""
         raise NotImplementedError
+
+    def parts(self, count: int) -> list[TowerEmitter]:
+        """What was kept of each of the P pictures that went through the tower together."""
+        if count == 1:
+            return [self]
+        return [self._part(slice(part, part + 1)) for part in range(count)]
+
+    def _part(self, part: slice) -> TowerEmitter:
+        blocks = [(query[part], key[part], scaling) for query, key, scaling in self.blocks]
+        return type(self)(blocks, [value[part] for value in self.values])
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ SYNTHETIC_PROMPT = "What is in the picture?"
 
 @dataclass(frozen=True)
 class Case:
-    """One image and prompt: the file's bytes, its pixels [1, 3, h, w], the ids around the image.
+    """One image and prompt: the file's bytes, its pixels [P, 3, h, w], the ids around the image.
 
     `question` are the places of the user's own text in `before` and `after` put together.
     """
@@ -49,7 +49,7 @@ def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
     cases = []
     for sample in samples:
         data, picture = _read(sample)
-        pixels = processor(images=picture, return_tensors="pt")["pixel_values"].float()
+        pixels = parts.process(processor, picture)
         before, after = split_prompt(parts.prompt, tokenizer, sample.prompt)
         question = find_question(parts.prompt, tokenizer, sample.prompt)
         suffix = sample.image.suffix.lower()
@@ -125,7 +125,7 @@ def synthetic_cases(parts: Parts, count: int) -> list[Case]:
     for picture in synthetic_pictures(count):
         packed = io.BytesIO()
         picture.save(packed, "PNG")
-        pixels = processor(images=picture, return_tensors="pt")["pixel_values"].float()
+        pixels = parts.process(processor, picture)
         data = packed.getvalue()
         cases.append(Case(data, ".png", SYNTHETIC_PROMPT, pixels, before, after, question))
     return cases

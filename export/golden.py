@@ -37,7 +37,7 @@ def write_golden(
                 name=f"case{number}",
                 image=image,
                 prompt=case.prompt,
-                pixels=case.pixels[0].numpy(),
+                pixels=case.pixels.flatten(0, 1).numpy(),
                 text_ids=_int64(ids),
                 rungs=rungs,
             )
@@ -55,7 +55,7 @@ def _golden_rung(
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
     stop_ids, start = reference.parts.text.stop_ids, len(case.before)
-    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start)
+    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, made=out)
     return golden.GoldenRung(kept=out[names.KEPT], logits=logits[0], answer_ids=_int64(ids))
 
 

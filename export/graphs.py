@@ -16,7 +16,20 @@ from edgetok import names
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, KvPrecision, RingShape, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import keeping, prefilling, reducing, ringed, segments, stages, zipped
+from edgetok.bundle.think import ThinkShape
+from edgetok.bundle.zipcache import ZipShape
+from edgetok.export import (
+    keeping,
+    prefilling,
+    pruned,
+    reading,
+    reducing,
+    ringed,
+    segments,
+    stages,
+    zipped,
+)
+from edgetok.export.ahead import AheadPrefill
 from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import (
@@ -28,9 +41,10 @@ from edgetok.export.flavours import (
     portable_packing,
 )
 from edgetok.export.trace import quiet, trace
+from edgetok.export.turning import GridPrefill
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
-from edgetok.kv import Room
+from edgetok.kv import Reads, Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
@@ -63,6 +77,7 @@ class GraphBuilder:
         room: what each layer holds under a policy; None where every row stays.
         seed: of a policy that draws.
         ringed: constants of a KIVI cache or ZipCache; None where there is another one.
+        reads: what a decode step reads of the cache; None for all.
     """
 
     parts: Parts
@@ -76,6 +91,7 @@ class GraphBuilder:
     room: Room | None = None
     seed: int = 0
     ringed: RingShape | None = None
+    reads: Reads | None = None
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -91,7 +107,8 @@ class GraphBuilder:
         towers = [None] if self.method.inside is None else budgets
         jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
         extend = [(names.EXTEND, None)] if self.room is None and self.ringed is None else []
-        flush = [] if self.ringed is None else [(names.FLUSH, None)]
+        packs = self.ringed is not None and self.ringed.group
+        flush = [(names.FLUSH, None)] if packs else []
         jobs += [("embed", None), *extend, ("decode", None), *flush]
         jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
         layers = 0 if self.room is None else self.layers
@@ -220,7 +237,8 @@ class GraphBuilder:
             if self.method.inside is None
             else reducing.ReducingTower(self.parts.vision, self.method.inside, budget)
         )
-        return tower, {names.PIXELS: torch.zeros(1, 3, *self.parts.vision.image_px)}
+        vision = self.parts.vision
+        return tower, {names.PIXELS: torch.zeros(vision.n_parts, 3, *vision.image_px)}
 
     def _embed(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         ids = torch.zeros(self.prompt_tokens, dtype=torch.int64)
@@ -235,10 +253,11 @@ class GraphBuilder:
             names.KEYS: (n, head),
             names.CLS_FEATURE: (1, width),
             names.NEXT_KEYS: (n, width),
+            names.DEEP_FEATURES: (n, len(vision.deep) * (vision.feature_width or width)),
             names.TEXT_EMBEDS: (self.prompt_tokens, self.parts.text.hidden),
             names.TEXT_MASK: (self.prompt_tokens,),
         }
-        inputs = {names.FEATURES: torch.rand(n, width)}
+        inputs = {names.FEATURES: torch.rand(n, vision.feature_width or width)}
         compress = stages.Compress(self.parts, self.method, budget)
         return compress, inputs | {
             name: torch.rand(*shapes.get(name, (n,))) for name in compress.needs
@@ -259,6 +278,8 @@ class GraphBuilder:
         text, scales = self.parts.text, self.scales
         if self.room is not None:
             return self._packing_prefill(flavour, inputs)
+        if isinstance(self.ringed, ThinkShape):
+            return pruned.PruningPrefill(text, self.positions, self.ringed, spelling), inputs
         if self.ringed is not None:
             filling = (
                 ringed.FillingPrefill(text, self.positions, self.ringed, spelling)
@@ -266,6 +287,22 @@ class GraphBuilder:
                 else zipped.TieringPrefill(text, self.positions, self.ringed, spelling)
             )
             return filling, inputs
+        if text.sees_ahead != "nothing":
+            if text.sees_ahead == "image":
+                inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+            stage = AheadPrefill(text, self.positions, scales, spelling, budget)
+            return stage, inputs | self._past(spelling)
+        if text.axes:
+            inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
+            inputs[names.VISUAL_KEPT] = torch.zeros(budget, dtype=torch.int64)
+            if deep := len(self.parts.deep_projectors):
+                inputs[names.VISUAL_DEEP] = torch.zeros(budget, deep * text.hidden)
+            grid = self.parts.vision.grid
+            turning = GridPrefill(
+                *(text, self.positions, scales, spelling, grid, budget),
+                deep=len(self.parts.deep_projectors),
+            )
+            return turning, inputs | self._past(spelling)
         if self.prefill is None:
             prefill = stages.Prefill(text, self.positions, scales, spelling)
             return prefill, inputs | self._past(spelling)
@@ -339,16 +376,21 @@ class GraphBuilder:
         if self.ringed is not None:
             past = inputs | ringed.past_parts(self.ringed, self.ringed.buffers)
             text, positions = self.parts.text, self.positions
+            if isinstance(self.ringed, ThinkShape):
+                return pruned.PrunedDecode(text, positions, self.ringed, spelling), past
             if isinstance(self.ringed, KiviShape):
                 return ringed.RingDecode(text, positions, self.ringed, spelling), past
             return zipped.TierDecode(text, positions, self.ringed, spelling), past
         past = inputs | self._past(spelling)
         if self.room is not None:
             return keeping.ScoringDecode(*self._keeping(spelling)), past
-        return stages.Decode(self.parts.text, self.positions, self.scales, spelling), past
+        plain = self.parts.text, self.positions, self.scales, spelling
+        if self.reads is not None:
+            return reading.ReadingDecode(*plain, self.reads), past
+        return stages.Decode(*plain), past
 
     def _flush(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        assert self.ringed is not None  # noqa: S101
+        assert isinstance(self.ringed, KiviShape | ZipShape)  # noqa: S101
         rings = ringed.past_parts(self.ringed, self.ringed.waiting)
         if isinstance(self.ringed, KiviShape):
             return ringed.Flush(self.ringed), rings
@@ -366,7 +408,8 @@ class GraphBuilder:
     def positions(self) -> int:
         """Rotary positions that the tables hold: all, where a cache that is full goes on."""
         if self.room is None:
-            return self.ladder.largest.cache_slots
+            shifts = [self.parts.shift(budget) for budget in self.ladder.budgets]
+            return self.ladder.largest.cache_slots + max(0, *shifts)
         return self.parts.text.max_positions
 
     @property

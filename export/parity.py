@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from edgetok import names
+from edgetok.bundle import think
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
@@ -20,19 +21,24 @@ from edgetok.export.parity_extend import prove_extend
 from edgetok.export.parity_inside import prove_reduced
 from edgetok.export.parity_kivi import prove_kivi
 from edgetok.export.parity_prefill import prove_prefill
+from edgetok.export.parity_reads import prove_reads
+from edgetok.export.parity_think import prove_pruned
 from edgetok.export.quantized import hold_quantized
 from edgetok.export.reference import Reference
 from edgetok.export.reference_kivi import KiviReference
 from edgetok.export.reference_prefill import PrefillReference
+from edgetok.export.reference_reads import ReadingReference
+from edgetok.export.reference_think import PrunedReference
 from edgetok.export.reference_zipcache import ZipReference
 from edgetok.export.rings import RINGED
-from edgetok.export.runner import GraphRunner
+from edgetok.export.runner import GraphRunner, as_arrays
 from edgetok.export.steps import PARITY_TOKENS, agreement, common_steps
 from edgetok.export.undecided import is_as_open, nudged_features, nudged_pictures, shared
 from edgetok.ladder import Ladder
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
+UNROUNDED = ("fp32", think.NAME)  # caches that hold float32
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -154,22 +160,24 @@ def prove(
             prove_compress(ledger, reference, runner, want, budget)
             embeds = embed_case(reference, case, want, budget)
             visual = visual_rows(len(case.before), budget)
+            made = made_case(reference, want, budget)
             if prefill is None:
-                prove_decoder(ledger, reference, runner, embeds, visual, budget)
+                prove_decoder(ledger, reference, runner, embeds, visual, budget, made)
             else:
                 reduced = PrefillReference(reference.parts.text, prefill, budget)
                 followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
             if runner.extends:
                 by_steps = reference.cache is not None  # its rows are coarse
                 start = visual.start
-                prove_extend(ledger, reference, runner, embeds, start, budget, by_steps=by_steps)
+                placed = start, budget, made
+                prove_extend(ledger, reference, runner, embeds, *placed, by_steps=by_steps)
             if followed:
                 prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
     return ParityReport(precision, len(cases), synthetic, ledger.checks())
 
 
 def limits_of(precision: Precision) -> Limits:
-    exact = precision == Precision(weights="fp32", kv="fp32")
+    exact = precision.weights == "fp32" and precision.kv in UNROUNDED
     grouped = precision.weights == "fp32" and precision.kv in RINGED
     return LIMITS["fp32" if exact else "slots" if grouped else "quantized"]
 
@@ -199,7 +207,8 @@ def expect(
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
     kept, visual = out[names.KEPT].numpy(), visual_rows(len(case.before), budget)
     if prefill is None:
-        return Expected(kept, reference.answer(embeds, PARITY_TOKENS, visual).ids)
+        answer = reference.answer(embeds, PARITY_TOKENS, visual, made=out)
+        return Expected(kept, answer.ids)
     reduced = PrefillReference(reference.parts.text, prefill, budget)
     return Expected(kept, reduced.answer(embeds, len(case.before), PARITY_TOKENS).ids)
 
@@ -221,7 +230,7 @@ def prove_compress(
         return
     ledger.record("compress", budget, names.KEPT, "cosine", float(same), min)
     if same:  # rows can only be compared where the same tokens were kept
-        for name in (names.VISUAL_TOKENS, names.SIZES):
+        for name in [name for name in got if name != names.KEPT]:
             ledger.compare("compress", budget, name, got[name], want[name].numpy())
 
 
@@ -232,6 +241,13 @@ def embed_case(
     return reference.embed(case.before, tokens, case.after)
 
 
+def made_case(
+    reference: Reference, seen: dict[str, torch.Tensor], budget: int
+) -> dict[str, torch.Tensor] | None:
+    """What compress makes, where the decoder reads more of tokens than their rows."""
+    return reference.compress(seen, budget) if reference.parts.text.axes else None
+
+
 def prove_decoder(
     ledger: Ledger,
     reference: Reference,
@@ -239,8 +255,15 @@ def prove_decoder(
     embeds: torch.Tensor,
     visual: range,
     budget: int,
+    made: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
+    if isinstance(reference.cache, PrunedReference):
+        prove_pruned(ledger, reference.cache, runner, embeds, budget)
+        return
+    if isinstance(reference.cache, ReadingReference):
+        prove_reads(ledger, reference.cache, runner, embeds, visual.start, budget)
+        return
     if reference.cache is not None:
         for long in (False, True)[: 1 if runner.room is None else 2]:
             prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)
@@ -248,9 +271,10 @@ def prove_decoder(
     if isinstance(reference, KiviReference | ZipReference):
         prove_kivi(ledger, reference, runner, embeds, budget)
         return
-    want = reference.answer(embeds, PARITY_TOKENS)
-    stop_ids = reference.parts.text.stop_ids
-    logits, ids = runner.answer(budget, embeds[0].numpy(), PARITY_TOKENS, stop_ids)
+    want = reference.answer(embeds, PARITY_TOKENS, visual, made=made)
+    stop_ids, rows = reference.parts.text.stop_ids, embeds[0].numpy()
+    told = as_arrays(made)
+    logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, visual.start, made=told)
     steps = common_steps(ids, want.ids)  # later rows follow different tokens
     for step in range(steps):
         stage = "decode" if step else "prefill"
@@ -278,7 +302,7 @@ def prove_chain(
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
     stop_ids, start = reference.parts.text.stop_ids, len(case.before)
-    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start)
+    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, made=out)
     ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.reference import Reference
-from edgetok.export.runner import GraphRunner
+from edgetok.export.reference_reads import ReadingReference
+from edgetok.export.runner import GraphRunner, as_arrays
 
 if TYPE_CHECKING:
     from edgetok.export.parity import Ledger
@@ -22,6 +23,7 @@ def prove_extend(
     embeds: Tensor,
     start: int,
     budget: int,
+    made: dict[str, Tensor] | None = None,
     *,
     by_steps: bool = False,
 ) -> None:
@@ -31,16 +33,20 @@ def prove_extend(
     away, or with `by_steps`, the chunk must do what as many single steps do, which are proved by
     themselves.
     """
+    if isinstance(reference.cache, ReadingReference):
+        return  # steps read less than a chunk; `edgetok.export.parity_reads` puts one
     # A prompt that leaves no room for the chunk and one token more gives up its end.
     embeds = embeds[:, : runner.room_for(budget) - runner.chunk_rows - 1]
     ids = _some_ids(reference, runner.chunk_rows)
-    runner.begin(budget, embeds[0].numpy(), start)
+    tokens = as_arrays(made)
+    runner.begin(budget, embeds[0].numpy(), start, made=tokens)
     if runner.reduces or by_steps:
         want = [runner.step(int(token)) for token in ids][-1:]
-        runner.begin(budget, embeds[0].numpy(), start)
+        runner.begin(budget, embeds[0].numpy(), start, made=tokens)
     else:
         chunk = reference.parts.text.embed(ids)[None]
-        answer = reference.answer(torch.cat([embeds, chunk], dim=1), new_tokens=2)
+        rows, visual = torch.cat([embeds, chunk], dim=1), range(start, start + budget)
+        answer = reference.answer(rows, 2, visual, prompt_rows=embeds.shape[1], made=made)
         want = [row.numpy() for row in answer.logits]
     got = runner.put(reference.parts.text.embed(ids).detach().numpy())
     ledger.compare(names.EXTEND, None, names.LOGITS, got, want[0])

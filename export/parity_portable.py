@@ -11,11 +11,13 @@ from edgetok.bundle.manifest import Precision
 from edgetok.export.cases import Case
 from edgetok.export.parity import (
     LIMITS,
+    UNROUNDED,
     Check,
     Ledger,
     embed_case,
     expect,
     limits_of,
+    made_case,
     prove_chain,
     prove_compress,
     prove_decoder,
@@ -51,7 +53,7 @@ def prove_portable(
     """
     weights, kv = precision.weights, precision.kv
     vision = Ledger(limits_of(Precision(weights=weights, kv="fp32")))
-    rounded = weights == "fp32" and kv != "fp32"
+    rounded = weights == "fp32" and kv not in UNROUNDED
     decoder = Ledger(LIMITS["slots"] if rounded else vision.limits)
     chain = Ledger(limits_of(precision))
     expected = [[expect(reference, case, k, prefill) for k in ladder.budgets] for case in cases]
@@ -67,8 +69,9 @@ def prove_portable(
                 prove_compress(vision, reference, runner, want, budget)
                 embeds = embed_case(reference, case, want, budget)
                 visual = visual_rows(len(case.before), budget)
+                made = made_case(reference, want, budget)
                 if prefill is None:
-                    prove_decoder(decoder, held, runner, embeds, visual, budget)
+                    prove_decoder(decoder, held, runner, embeds, visual, budget, made)
                 else:
                     text, store = reference.parts.text, in_slots.store
                     reduced = PrefillReference(text, prefill, budget, store)
@@ -76,7 +79,7 @@ def prove_portable(
                     followed &= prove_prefill(decoder, reduced, runner, embeds, start, budget)
                 if runner.extends:
                     prove_extend(
-                        *(decoder, held, runner, embeds, visual.start, budget),
+                        *(decoder, held, runner, embeds, visual.start, budget, made),
                         by_steps=scales is not None,
                     )
                 if followed:

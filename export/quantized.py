@@ -31,7 +31,7 @@ def hold_quantized(parts: Parts, weights: Weights) -> None:
         return
     for modules, stage in (
         (parts.vision.blocks, "tower"),
-        ((parts.projector,), "compress"),
+        ((parts.projector, *parts.deep_projectors), "compress"),
         (parts.text.layers, "decode"),
         ((parts.text.head,), "head"),
     ):
@@ -49,7 +49,8 @@ def hold_portable(
     equaliser in them.
     """
     bits, vision = BITS[weights], parts.vision
-    stages = {"tower": vision.blocks, "compress": (parts.projector,), "head": (parts.text.head,)}
+    projectors = (parts.projector, *parts.deep_projectors)
+    stages = {"tower": vision.blocks, "compress": projectors, "head": (parts.text.head,)}
     with ExitStack() as stack:
         for stage, modules in stages.items():
             if stage in bits:

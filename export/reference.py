@@ -17,10 +17,13 @@ from edgetok.export.cases import Case
 from edgetok.export.reference_cache import CacheReference
 from edgetok.export.reference_flow import Values
 from edgetok.export.reference_inside import ReducingReference
+from edgetok.export.reference_packed import look_packed
 from edgetok.export.reference_probes import Projections, other_probe
-from edgetok.families.parts import Parts
+from edgetok.families.parts import Layout, Parts, TextParts, VisionParts, attention_of
 from edgetok.methods import Method
 from edgetok.tokens import Features, elbow_tokens
+
+_OF_FIRST_PART = (names.CLS_FEATURE, names.SIGNAL_ELBOW)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Reference:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
-        """pixels [1, 3, h, w] -> every output of the tower graph, by name.
+        """pixels [P, 3, h, w] -> every output of the tower graph, by name.
 
         `budget` matters to methods inside the tower alone; all tokens if None.
         """
@@ -52,6 +55,14 @@ class Reference:
         if self.method.inside is not None:
             inside = ReducingReference(vision, self.method.inside)
             return inside.run(pixels, budget or vision.full_tokens)
+        seen = [self._encode_part(part[None]) for part in pixels]
+        found = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
+        return found | {name: seen[0][name] for name in _OF_FIRST_PART if name in found}
+
+    def _encode_part(self, pixels: Tensor) -> dict[str, Tensor]:
+        vision = self.parts.vision
+        if vision.pool is not None:
+            return look_packed(vision, pixels)
         layer, prefix = len(vision.blocks), vision.prefix_tokens
         block = vision.next_block or vision.blocks[-1]
         with (
@@ -62,8 +73,6 @@ class Reference:
             out = vision.model(pixels, output_hidden_states=True, output_attentions=True)
         rows, attention = out.hidden_states[layer][0], out.attentions[layer - 1][0]
         found = {
-            names.FEATURES: rows[prefix:],
-            names.CLS_FEATURE: rows[:prefix],
             names.CLS_ATTENTION: attention[:, 0, prefix:].mean(0),
             names.RECEIVED_ATTENTION: attention.mean((0, 1))[prefix:],
             names.KEYS: keys[0].mean(0)[prefix:],
@@ -71,13 +80,13 @@ class Reference:
         maps = [attention[0] for attention in out.attentions]
         if names.FLOW_SCORE in self.method.tower_needs:
             found[names.FLOW_SCORE] = values.score(maps)
-        for name in {*self.method.tower_needs} - found.keys():
+        for name in {*self.method.tower_needs} - found.keys() - {names.CLS_FEATURE}:
             found[name] = other_probe(name, vision, maps, next_)
+        found = {name: pool_cells(probe, vision) for name, probe in found.items()}
         if prefix:
-            found[names.SIGNAL_ELBOW] = elbow_tokens(
-                found[names.FEATURES], found[names.CLS_FEATURE]
-            )
-        return found
+            found[names.SIGNAL_ELBOW] = elbow_tokens(pool_cells(rows[prefix:], vision), rows[:1])
+        features = vision.finish(rows[None, prefix:])[0]
+        return found | {names.FEATURES: features, names.CLS_FEATURE: rows[:prefix]}
 
     @torch.no_grad()
     def look(self, case: Case, budget: int | None = None) -> dict[str, Tensor]:
@@ -99,6 +108,8 @@ class Reference:
             projected = self.parts.projector(seen[names.FEATURES])
             return {names.VISUAL_TOKENS: projected, names.KEPT: kept, names.SIZES: sizes}
         vision, in_vision = seen[names.FEATURES], self.method.space == "vision"
+        if self.parts.layout is not None and budget == self.parts.full_tokens:
+            return lay_out_all(self.parts.projector(vision), self.parts.layout)
         probes = {name: seen[name] for name in self.method.needs_at(len(vision), budget)}
         rows = vision if in_vision else self.parts.projector(vision)
         grid, tiles = self.parts.vision.grid, self.parts.vision.tiles
@@ -106,34 +117,92 @@ class Reference:
         plan = self.method.compress(features, budget)
         tokens = plan.apply(features.rows())
         tokens = self.parts.projector(tokens) if in_vision else tokens
-        return {names.VISUAL_TOKENS: tokens, names.KEPT: plan.indices, names.SIZES: plan.sizes}
+        made = {names.VISUAL_TOKENS: tokens, names.KEPT: plan.indices, names.SIZES: plan.sizes}
+        if self.parts.deep_projectors:
+            width = vision.shape[1]
+            chosen = [
+                plan.apply(part) for part in torch.split(seen[names.DEEP_FEATURES], width, dim=1)
+            ]
+            pairs = zip(self.parts.deep_projectors, chosen, strict=True)
+            made[names.VISUAL_DEEP] = torch.cat([each(part) for each, part in pairs], dim=1)
+        return made
 
     @torch.no_grad()
     def embed(self, before: list[int], tokens: Tensor, after: list[int]) -> Tensor:
         """Ids around visual tokens [K, D] -> input embeddings [1, rows, D]."""
         table = self.parts.text.embed
-        parts = [table(torch.tensor(before)), tokens, table(torch.tensor(after))]
-        return torch.cat(parts)[None]
+        first, last = (table(torch.tensor(ids, dtype=torch.int64)) for ids in (before, after))
+        return torch.cat([first, tokens, last])[None]
 
     @torch.no_grad()
-    def answer(self, embeds: Tensor, new_tokens: int, visual: range = range(0)) -> Answer:
-        """Greedy decoding until a stop token; a policy may ask which rows are visual."""
+    def answer(
+        self,
+        embeds: Tensor,
+        new_tokens: int,
+        visual: range = range(0),
+        prompt_rows: int | None = None,
+        made: dict[str, Tensor] | None = None,
+    ) -> Answer:
+        """Greedy decoding until a stop token.
+
+        Args:
+            made: the outputs of compress, for decoders that read more of tokens than their rows.
+            visual: rows of the picture, for policies and decoders that ask.
+            prompt_rows: how many rows the prompt has, if more follow it here.
+        """
         text = self.parts.text
         if self.cache is not None:
             return self._answer_from(self.cache, embeds, new_tokens, visual)
         ids: list[int] = []
         logits: list[Tensor] = []
         cache = self.begin_cache()
-        rows = embeds
+        rows, mask = embeds, look_ahead(text, embeds, visual, prompt_rows)
+        places = self._place(embeds.shape[1], visual, made)
+        deep = self._deepen(embeds.shape[1], visual, made)
         while len(ids) < new_tokens:
-            out = text.model(inputs_embeds=rows, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
+            out = text.model(
+                inputs_embeds=rows,
+                past_key_values=cache,
+                use_cache=True,
+                attention_mask=mask,
+                **({} if places is None else {"position_ids": places}),
+                **deep,
+            )
+            deep = {}
+            cache, mask = out.past_key_values, None
+            places = None if places is None else places[:, :, -1:] + 1
             logits.append(text.head(out.last_hidden_state[0, -1]))
             ids.append(int(logits[-1].argmax()))
             if ids[-1] in text.stop_ids:
                 break
             rows = text.embed(torch.tensor([[ids[-1]]]))
         return Answer(torch.stack(logits), ids)
+
+    def _deepen(self, count: int, visual: range, made: dict[str, Tensor] | None) -> dict[str, Any]:
+        """What Hugging Face's decoder adds to visual rows behind its first layers."""
+        layers = len(self.parts.deep_projectors)
+        if not layers or made is None:
+            return {}
+        mask = torch.tensor([[row in visual for row in range(count)]])
+        parts = list(made[names.VISUAL_DEEP].chunk(layers, dim=1))
+        return {"visual_pos_masks": mask, "deepstack_visual_embeds": parts}
+
+    def _place(self, count: int, visual: range, made: dict[str, Tensor] | None) -> Tensor | None:
+        """Positions [3, 1, n] of a prompt, row by row; None where they are numbers in a row."""
+        if not self.parts.text.axes:
+            return None
+        lines, columns = self.parts.vision.grid
+        tokens = range(len(visual)) if made is None else made[names.KEPT].tolist()
+        places, following = [], 0
+        for row in range(count):
+            if row in visual:
+                line, column = divmod(max(tokens[row - visual.start], 0), columns)
+                places.append([visual.start, visual.start + line, visual.start + column])
+                following = visual.start + max(lines, columns)
+            else:
+                places.append([following] * 3)
+                following += 1
+        return torch.tensor(places).T[:, None]
 
     def begin_cache(self) -> Any:
         """An empty cache as Hugging Face knows them; None for its own choice."""
@@ -159,11 +228,62 @@ class Reference:
         return logits
 
 
+def look_ahead(text: TextParts, embeds: Tensor, visual: range, prompt_rows: int | None) -> Any:
+    """The mask of a prompt [1, n, D] as Hugging Face's decoder takes it, pair by pair.
+
+    None where rows see what is before them alone, which is its own choice.
+    """
+    if text.sees_ahead == "nothing":
+        return None
+    count, config = embeds.shape[1], text.model.config
+    of_image = text.sees_ahead == "image"
+    together = set(visual if of_image else range(prompt_rows or count))
+    window = getattr(config, "sliding_window", None) or count
+
+    def build(window: int) -> Tensor:
+        mask = torch.full((1, 1, count, count), torch.finfo(torch.float32).min)
+        for asking in range(count):
+            for seen in range(count):
+                alike = asking in together and seen in together
+                near = seen > asking - window
+                if (near and (seen <= asking or alike)) or (alike and not of_image):
+                    mask[0, 0, asking, seen] = 0.0
+        return mask
+
+    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+        return build(count)
+    return {"full_attention": build(count), "sliding_attention": build(window)}
+
+
+def pool_cells(rows: Tensor, vision: VisionParts) -> Tensor:
+    """Rows or scores of patches, [n] or [n, W], averaged over the cell of each token."""
+    if vision.cell == 1:
+        return rows
+    planes = rows.reshape(len(rows), -1).T.reshape(
+        -1, *(side * vision.cell for side in vision.grid)
+    )
+    pooled = torch.nn.functional.avg_pool2d(planes, vision.cell).flatten(1).T
+    return pooled.reshape(-1, *rows.shape[1:])
+
+
+def lay_out_all(tokens: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """All tokens [N, D] among the family's separators: the outputs of compress, by name."""
+    n = len(tokens)
+    rows = [tokens[i] if i < n else layout.separators[i - n] for i in layout.order]
+    kept = torch.tensor([i if i < n else -1 for i in layout.order])
+    return {
+        names.VISUAL_TOKENS: torch.stack(rows),
+        names.KEPT: kept,
+        names.SIZES: torch.ones(len(rows)),
+    }
+
+
 class RecordedKeys:
     """Records the key rows [1, heads, rows, H] of one block while it runs."""
 
     def __init__(self, block: Any, heads: int) -> None:
-        self.projection = block.self_attn.k_proj
+        attention = attention_of(block)
+        self.projection = getattr(attention, "k_norm", attention.k_proj)
         self.heads = heads
         self.rows: list[Tensor] = []
 

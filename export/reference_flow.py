@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgetok.families.parts import VisionParts
+from edgetok.families.parts import VisionParts, attention_of
 
 
 class Values:
@@ -24,8 +24,10 @@ class Values:
     def __enter__(self) -> Values:
         self.hooks = []
         for found, block in zip(self.rows, self.vision.blocks, strict=True):
+            attention = attention_of(block)
             for name in ("q_proj", "k_proj", "v_proj"):
-                layer: Any = getattr(block.self_attn, name)
+                layer: Any = getattr(attention, name.replace("proj", "norm"), None)
+                layer = layer or getattr(attention, name)
                 self.hooks.append(layer.register_forward_hook(_recorder(found, name)))
         return self
 
@@ -35,7 +37,7 @@ class Values:
 
     def score(self, maps: Sequence[Tensor]) -> Tensor:
         """[N], from the maps [heads, rows, rows] of all blocks."""
-        total = torch.zeros(self.vision.full_tokens)
+        total = torch.zeros(())
         for number, (attention, rows) in enumerate(zip(maps, self.rows, strict=False)):
             own = self._score_block(attention, rows)
             total = own if number == 0 else (total + own) / 2

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.attention import GLOBAL_FACTOR
-from edgetok.families.parts import VisionParts
+from edgetok.families.parts import VisionParts, attention_of
 
 
 def other_probe(
@@ -53,7 +53,10 @@ class Projections:
     """Records the query and key rows [rows, V] of one block while the model runs."""
 
     def __init__(self, block: Any) -> None:
-        self.modules = (block.self_attn.q_proj, block.self_attn.k_proj)
+        attention = attention_of(block)
+        self.modules = tuple(
+            getattr(attention, f"{side}_norm", getattr(attention, f"{side}_proj")) for side in "qk"
+        )
         self.rows: list[Tensor] = []
 
     def __enter__(self) -> Projections:

@@ -33,7 +33,14 @@ class ZipReference(Reference):
         """The rows of an answer that is not begun."""
         return ZipRows(self)
 
-    def answer(self, embeds: Tensor, new_tokens: int, visual: range = range(0)) -> Answer:
+    def answer(
+        self,
+        embeds: Tensor,
+        new_tokens: int,
+        visual: range = range(0),
+        prompt_rows: int | None = None,
+        made: dict[str, Tensor] | None = None,
+    ) -> Answer:
         """Greedy decoding until a stop token."""
         rows = self.begin_rows()
         logits = [rows.begin(embeds)]

@@ -6,7 +6,7 @@ shared with `edgetok.runtimes`, so that a fault there cannot hide a fault here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from edgetok.kv import Room
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
+Made = Mapping[str, Array]  # the outputs of a compress graph, by name
 
 
 class GraphRunner:
@@ -30,6 +31,7 @@ class GraphRunner:
         prefill: what the prefill graphs take away.
         room: of the policy of the cache, if there is one.
         scales: per layer key and value scales [1, G, 1, H] of a cache in whole numbers.
+        shift: of a rung, from the number of a row behind the picture to its rotary position.
     """
 
     def __init__(
@@ -39,9 +41,12 @@ class GraphRunner:
         prefill: Prefill | None = None,
         room: Room | None = None,
         scales: Scales | None = None,
+        shift: Callable[[int], int] = lambda _: 0,
     ) -> None:
         self._prefill, self.room, self.scales = prefill, room, scales
         self.root = root
+        self.read: Array = np.zeros((0, 0, 0), np.int64)  # rows that the last step read
+        self._shift = shift
         self._past: dict[str, Array] = {}
         self.signals: dict[int, float] = {}
         self.left = 0  # the layer before which visual rows left, behind a prefill in segments
@@ -106,23 +111,32 @@ class GraphRunner:
         stop_ids: tuple[int, ...],
         start: int = 0,
         leave: int | None = None,
+        made: Made | None = None,
     ) -> Any:
         """Greedy decoding of true rows [n, D] -> logits [steps, W] and ids.
 
-        `start` is the first visual row, where those are treated apart, and `leave` the layer
-        before which they leave, where that is not to be what the signals say.
+        `start` is the first visual row and `made` what compress gave, where visual rows are
+        treated apart, and `leave` the layer before which they leave, where that is not to be what
+        the signals say.
         """
-        logits = [self.begin(budget, embeds, start, leave)]
+        logits = [self.begin(budget, embeds, start, leave, made)]
         ids = [int(logits[-1].argmax())]
         while len(ids) < new_tokens and ids[-1] not in stop_ids:
             logits.append(self.step(ids[-1]))
             ids.append(int(logits[-1].argmax()))
         return np.stack(logits), ids
 
-    def begin(self, budget: int, embeds: Array, start: int = 0, leave: int | None = None) -> Array:
+    def begin(
+        self,
+        budget: int,
+        embeds: Array,
+        start: int = 0,
+        leave: int | None = None,
+        made: Made | None = None,
+    ) -> Array:
         """Prefill of true rows [n, D] -> logits [W]."""
-        out, count = self.prefill(budget, embeds, start, leave), embeds.shape[0]
-        self._past, self._position = _as_past(out), count
+        out, count = self.prefill(budget, embeds, start, leave, made), embeds.shape[0]
+        self._past, self._position = _as_past(out), count + self._shift(budget)
         self._lengths = (count - self._removed(budget)).astype(np.int32)
         if self.room is not None:
             packed = self._lengths > np.array(self.room.slots)
@@ -140,6 +154,7 @@ class GraphRunner:
             names.POSITIONS: places.astype(np.int64)[:, None],
         }
         out = self.run("decode", None, feeds)
+        self.read = out.get(names.DECODE_READ, self.read)
         self._past, self._position = self._past | _as_past(out), self._position + 1
         self._lengths = self._lengths + 1
         logits: Array = out[names.LOGITS][0]
@@ -184,7 +199,7 @@ class GraphRunner:
 
     def compact(self) -> None:
         """Empty the layers that are full, as a policy has it; pack a ring that is full."""
-        if self.ring:
+        if (names.FLUSH, None) in self._sessions:
             self._flush()
         if self.room is None:
             return
@@ -279,7 +294,12 @@ class GraphRunner:
         return rows
 
     def prefill(
-        self, budget: int, embeds: Array, start: int = 0, leave: int | None = None
+        self,
+        budget: int,
+        embeds: Array,
+        start: int = 0,
+        leave: int | None = None,
+        made: Made | None = None,
     ) -> dict[str, Array]:
         """True rows [n, D] through the prefill graph of a rung: all its outputs, by name."""
         if self.exits:
@@ -291,6 +311,9 @@ class GraphRunner:
             names.VISUAL_START: np.array([start], np.int64),
             names.PAST_LENGTHS: last.astype(np.int32),
         }
+        if made is not None:
+            feeds |= {names.VISUAL_KEPT: made[names.KEPT]}
+            feeds |= {name: made[name] for name in (names.VISUAL_DEEP,) if name in made}
         return self.run("prefill", budget, feeds | self._empty_cache())
 
     def _prefill_in_segments(
@@ -359,6 +382,11 @@ class GraphRunner:
             for name, (shape, dtype) in self._shapes.items()
             if name.startswith("past_") and name != names.PAST_LENGTHS
         }
+
+
+def as_arrays(made: Mapping[str, Any] | None) -> Made | None:
+    """PyTorch's outputs of compress as a graph gives them."""
+    return None if made is None else {name: value.numpy() for name, value in made.items()}
 
 
 def _as_past(outputs: dict[str, Array]) -> dict[str, Array]:

@@ -6,12 +6,14 @@ T prompt tokens, S prefill rows, C cache slots (see `edgetok.names`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgetok import names
+from edgetok.errors import UsageError
 from edgetok.export.attention import (
     DecoderSpelling,
     Emitter,
@@ -28,9 +30,9 @@ from edgetok.export.attention import (
 )
 from edgetok.export.flavours.ort import TowerAttention, spelling_of
 from edgetok.export.flow import probe_flow
-from edgetok.families.parts import Parts, TextParts, VisionParts
+from edgetok.families.parts import Layout, Parts, TextParts, VisionParts
 from edgetok.methods import Method
-from edgetok.tokens import Features, elbow_tokens
+from edgetok.tokens import Features, Plan, elbow_tokens
 
 _OF_NEXT_BLOCK = {
     names.NEXT_CLS_ATTENTION,
@@ -40,8 +42,32 @@ _OF_NEXT_BLOCK = {
 }
 
 
+def require_tower(vision: VisionParts, method: Method) -> None:
+    """Refuse a method that takes a tower apart in a way that this one does not allow.
+
+    Raises:
+        UsageError: naming another kind of method.
+    """
+    if method.inside is not None and not vision.is_plain:
+        raise UsageError(
+            f"{method.name} reduces inside the tower, and this family merges or cuts what its "
+            "tower makes; choose a method behind the tower (`edgetok methods` lists them)"
+        )
+    of_last = {names.KEYS, names.RECEIVED_ATTENTION, *names.OF_PROMPT}
+    if vision.pool is not None and not of_last.issuperset(method.needs):
+        raise UsageError(
+            f"{method.name} reads attention of several blocks, and this tower attends within "
+            "windows; `edgetok methods` lists what each method needs"
+        )
+    if names.CLS_FEATURE in method.needs and (vision.feature_width or vision.width) != vision.width:
+        raise UsageError(
+            f"{method.name} puts the CLS row beside the visual tokens, and this family's tokens "
+            "are wider than it; `edgetok methods` lists what each method needs"
+        )
+
+
 class Tower(nn.Module):
-    """pixels [1, 3, h, w] -> features [N, V], the probes in `needs`, and signals.
+    """pixels [P, 3, h, w] -> features [N, V], the probes in `needs`, and signals.
 
     `attention` spells the blocks' attention in one flavour.
     """
@@ -61,25 +87,33 @@ class Tower(nn.Module):
     @property
     def outputs(self) -> list[str]:
         signals = [names.SIGNAL_ELBOW] if self.vision.prefix_tokens else []
-        return [names.FEATURES, *self.needs, *signals]
+        deep = [names.DEEP_FEATURES] if self.vision.deep else []
+        return [names.FEATURES, *self.needs, *deep, *signals]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        prefix = self.vision.prefix_tokens
+        vision, prefix = self.vision, self.vision.prefix_tokens
         attention = self.attention()
-        rows = self.vision.embed(pixels)  # [1, prefix + N, V]
-        with emitting(self.vision.model, attention):
-            for block in self.vision.blocks:
-                rows = block(rows, attention_mask=None)
-            if self.vision.next_block is not None and set(self.needs) & _OF_NEXT_BLOCK:
+        rows = vision.embed(pixels)  # [P, prefix + n, V]
+        with emitting(vision.model, attention):
+            passed = []
+            for block in vision.blocks:
+                rows = vision.run(block, rows)
+                passed.append(rows)
+            if vision.next_block is not None and set(self.needs) & _OF_NEXT_BLOCK:
                 # Only its queries and keys are read: the rest does not reach the graph.
-                self.vision.next_block(rows, attention_mask=None)
-        features, cls = rows[0, prefix:], rows[0, :prefix]
-        found = {names.FEATURES: features, names.CLS_FEATURE: cls}
+                vision.run(vision.next_block, rows)
+        patches, cls = rows[:, prefix:], rows[0, :prefix]
+        found = {names.FEATURES: vision.finish(patches).flatten(0, 1), names.CLS_FEATURE: cls}
+        if vision.deep:
+            deep = [vision.group(passed[number]) for number in vision.deep]
+            found[names.DEEP_FEATURES] = torch.cat(deep, dim=1)
+        parts = attention.parts(vision.n_parts)
         for name in self.needs:
             if name not in found:
-                found[name] = self._probe(name, attention)
+                probes = [mean_of_cells(self._probe(name, part), vision) for part in parts]
+                found[name] = torch.cat(probes) if len(probes) > 1 else probes[0]
         if prefix:
-            found[names.SIGNAL_ELBOW] = elbow_tokens(features, cls)
+            found[names.SIGNAL_ELBOW] = elbow_tokens(mean_of_cells(patches[0], vision), cls)
         return tuple(found[name] for name in self.outputs)
 
     def _probe(self, name: str, attention: TowerEmitter) -> Tensor:
@@ -121,28 +155,67 @@ def _next_probe(name: str, query: Tensor, key: Tensor, scaling: float, prefix: i
 class Compress(nn.Module):
     """features [N, V] and what is in `needs` -> visual tokens [K, D], kept [K], sizes [K]."""
 
-    outputs = (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
-
     def __init__(self, parts: Parts, method: Method, budget: int) -> None:
         super().__init__()
+        self.deep_projectors = nn.ModuleList(parts.deep_projectors)
         self.projector = parts.projector
         self.method = method
         self.grid = parts.vision.grid
         self.tiles = parts.vision.tiles
         self.budget = budget
-        self.needs = method.needs_at(parts.vision.full_tokens, budget)
+        self.layout = parts.layout if budget == parts.full_tokens else None
+        deep = (names.DEEP_FEATURES,) if parts.vision.deep else ()
+        self.needs = (*method.needs_at(parts.vision.full_tokens, budget), *deep)
 
-    def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def outputs(self) -> list[str]:
+        deep = [names.VISUAL_DEEP] if self.deep_projectors else []
+        return [names.VISUAL_TOKENS, names.KEPT, names.SIZES, *deep]
+
+    def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.needs, probes, strict=True))
+        deep = given.pop(names.DEEP_FEATURES, None)
+        if self.layout is not None:
+            return lay_out(self.projector(features), self.layout)
         if self.method.space == "projected" and self.budget < features.shape[0]:
             projected = self.projector(features)
             rows = Features(projected, self.grid, given, vision=features, tiles=self.tiles)
             plan = self.method.compress(rows, self.budget)
-            return plan.apply(rows.x), plan.indices, plan.sizes
+            return plan.apply(rows.x), plan.indices, plan.sizes, *self._deepen(plan, deep)
         rows = Features(features, self.grid, given, tiles=self.tiles)
         plan = self.method.compress(rows, self.budget)
         tokens = self.projector(plan.apply(rows.rows()))  # gather first: K rows projected, not N
-        return tokens, plan.indices, plan.sizes
+        return tokens, plan.indices, plan.sizes, *self._deepen(plan, deep)
+
+    def _deepen(self, plan: Plan, deep: Tensor | None) -> list[Tensor]:
+        """What the plan makes of earlier blocks' rows, projected: [K, layers * D]."""
+        if deep is None:
+            return []
+        parts = plan.apply(deep).chunk(len(self.deep_projectors), dim=1)
+        made = [each(part) for each, part in zip(self.deep_projectors, parts, strict=True)]
+        return [torch.cat(made, dim=1)]
+
+
+def lay_out(projected: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """All tokens [N, D] among their separators: rows [K, D], kept [K] and sizes [K].
+
+    A separator is no token, so it is kept as -1.
+    """
+    order = torch.tensor(layout.order)
+    rows = torch.cat([projected, layout.separators]).index_select(0, order)
+    kept = torch.where(order < projected.shape[0], order, -1)
+    return rows, kept, torch.ones(len(layout.order))
+
+
+def mean_of_cells(rows: Tensor, vision: VisionParts) -> Tensor:
+    """Patches in raster order -> means over the cell of each token: [n, ...] -> [N / P, ...]."""
+    if vision.pool is not None:
+        return vision.pool(rows)
+    if vision.cell == 1:
+        return rows
+    (down, across), side, inner = vision.grid, vision.cell, rows.shape[1:]
+    cells = rows.reshape(down, side, across, side, *inner)
+    return cells.mean((1, 3)).reshape(down * across, *inner)
 
 
 class Embed(nn.Module):
@@ -208,16 +281,25 @@ class Decoder(nn.Module):
         rows = self.attend(rows, attention)
         return rows, [buffer for held in attention.present for buffer in held]
 
-    def attend(self, rows: Tensor, attention: Emitter) -> Tensor:
-        """rows [1, S, D] through all layers, their attention spelled by an emitter."""
+    def attend(
+        self,
+        rows: Tensor,
+        attention: Emitter,
+        behind: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """rows [1, S, D] through all layers, their attention spelled by an emitter.
+
+        `behind` may change what a layer, by its number, has made.
+        """
         dummy = torch.zeros(1)  # rotary happens inside the attention operator
         with (
             emitting(self.model, attention),
             rotary_inside(self.text.layers),
             self.spelling.norms(self.model),
         ):
-            for layer in self.text.layers:
+            for number, layer in enumerate(self.text.layers):
                 rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy))
+                rows = rows if behind is None else behind(number, rows)
         return rows
 
     def read_logits(self, row: Tensor) -> Tensor:

@@ -28,17 +28,18 @@ class CacheRows:
         self._ends = not kv.keep
         self._renumbered = kv.positions == "renumbered"
         self._max_positions = max_positions
-        self._position = 0
+        self._position = self._shift = 0
         self.lengths: NDArray[np.int32] = np.zeros(kv.layers, np.int32)
 
-    def begin(self, rows: int, removed: Sequence[int]) -> None:
+    def begin(self, rows: int, removed: Sequence[int], shift: int = 0) -> None:
         """A prompt of so many rows has been written, less what each layer had removed.
 
+        `shift` is from the number of the next row to its rotary position.
         A policy's prefill wrote no more than the layer keeps where that is more than it holds.
         """
         true = rows - np.array(removed, np.int32)
         self.lengths = np.where(true > self._slots, self._keep, true).astype(np.int32)
-        self._position = rows
+        self._position, self._shift = rows, shift
 
     def append(self, count: int = 1) -> None:
         """So many rows more in every layer."""
@@ -70,7 +71,7 @@ class CacheRows:
 
     def next_positions(self, count: int) -> NDArray[np.int64]:
         """Rotary positions [L, count] of the next rows in each layer."""
-        kept = np.full(len(self.lengths), self._position, np.int64)
+        kept = np.full(len(self.lengths), self._position + self._shift, np.int64)
         first = self.lengths.astype(np.int64) if self._renumbered else kept
         return first[:, None] + np.arange(count)
 

@@ -60,7 +60,7 @@ def _expected(
     logits: Interface = {names.LOGITS: ("float32", [1, text.vocabulary])}
     match stage.stage:
         case "tower":
-            pixels = [1, 3, vision.height_px, vision.width_px]
+            pixels = [vision.parts, 3, vision.height_px, vision.width_px]
             signals: Interface = {
                 t.name: ("float32", [1]) for t in stage.outputs if t.name.startswith(SIGNAL_PREFIX)
             }
@@ -72,11 +72,12 @@ def _expected(
             offered[names.TEXT_EMBEDS] = ("float32", [bucket.prompt_tokens, text.hidden])
             offered[names.TEXT_MASK] = ("float32", [bucket.prompt_tokens])
             wanted = {t.name: offered[t.name] for t in stage.inputs if t.name in offered}
-            return wanted, {
+            made: Interface = {
                 names.VISUAL_TOKENS: ("float32", [bucket.budget, text.hidden]),
                 names.KEPT: ("int64", [bucket.budget]),
                 names.SIZES: ("float32", [bucket.budget]),
             }
+            return wanted, made | _deep(manifest, bucket)
         case "embed":
             rows = bucket.prompt_tokens
             embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, text.hidden])}
@@ -88,7 +89,10 @@ def _expected(
                 names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
             }
             told = any(t.name == names.VISUAL_START for t in stage.inputs)
-            if reduces_at_prefill(manifest) or (manifest.kv.keep and told):
+            sees_image = text.sees_ahead == "image" or text.axes == 3
+            if text.axes == 3:
+                prompt |= {names.VISUAL_KEPT: ("int64", [bucket.budget])} | _deep(manifest, bucket)
+            if reduces_at_prefill(manifest) or sees_image or (manifest.kv.keep and told):
                 prompt[names.VISUAL_START] = ("int64", [1])
             # A policy's prefill, or that of a KIVI cache, begins with an empty one, and writes all.
             afresh = bool(manifest.kv.keep or manifest.kv.ring)
@@ -110,6 +114,13 @@ def _expected(
             }, logits | _written(manifest, present)
         case _:  # flush and compact; segments are dealt with before
             return _packing(manifest, stage)
+
+
+def _deep(manifest: Manifest, bucket: Bucket) -> Interface:
+    """What is added to visual rows behind the first layers, if anything."""
+    text = manifest.text
+    place: _Place = ("float32", [bucket.budget, text.deep * text.hidden])
+    return {names.VISUAL_DEEP: place} if text.deep else {}
 
 
 def _segment(manifest: Manifest, stage: Stage, bucket: Bucket) -> tuple[Interface, Interface]:

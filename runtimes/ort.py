@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgetok import names
+from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, ring_shape, shared_stages
 from edgetok.bundle.reader import Bundle
+from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import InputError, UsageError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.cache import CacheRows, HeldRows, list_chunks
@@ -30,6 +32,7 @@ from edgetok.runtimes.requirements import (
     require_pixels,
     require_rows,
     require_threads,
+    require_tokens,
     require_visual,
 )
 from edgetok.runtimes.segments import Segments, load_segments
@@ -121,7 +124,8 @@ class OrtRuntime:
             graph.outputs[name].pull().copy()
             for name in (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
         )
-        return VisualTokens(rows, kept, sizes)
+        deep = graph.outputs.get(names.VISUAL_DEEP)
+        return VisualTokens(rows, kept, sizes, None if deep is None else deep.pull().copy())
 
     def embed(self, ids: list[int]) -> FloatArray:
         """Embeddings [len(ids), D], a view.
@@ -146,12 +150,14 @@ class OrtRuntime:
         keys: Sequence[Key] = (),
         *,
         visual_start: int | None = None,
+        visual: VisualTokens | None = None,
     ) -> FloatArray:
         """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
 
         Args:
             keys: what the rows are, see `protocol.Runtime`.
             visual_start: the first visual row, for bundles that treat those apart.
+            visual: the tokens that the visual rows are, where positions have three axes.
 
         Raises:
             InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
@@ -166,15 +172,21 @@ class OrtRuntime:
         if names.VISUAL_START in graph.inputs:
             start = require_visual(visual_start, bucket.budget, count)
             graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
+        if names.VISUAL_KEPT in graph.inputs:
+            tokens = require_tokens(visual, bucket.budget)
+            graph.inputs[names.VISUAL_KEPT].write(tokens.kept)
+            if tokens.deep is not None:
+                graph.inputs[names.VISUAL_DEEP].write(tokens.deep)
         rows.host[0, :count] = embeds
         rows.host[0, count:] = 0  # never read, but must be finite
         rows.push()
-        removed = _rung_of(self.manifest, bucket).removed
+        rung = _rung_of(self.manifest, bucket)
+        removed = rung.removed
         lengths = count - np.array(removed, np.int32)
         self._held.forget()
         graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
         graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
-        self._rows.begin(count, removed)
+        self._rows.begin(count, removed, rung.shift)
         graph.run()
         if self._segments.exits:
             graph, self._left = self._segments.follow(graph, bucket, count, start)
@@ -190,6 +202,8 @@ class OrtRuntime:
 
     def count_held(self, keys: Sequence[Key]) -> int:
         """How many of a prompt's first rows need not be computed again; fewer than all of them."""
+        if self.manifest.text.sees_ahead == "prompt":
+            return 0  # what comes behind a prompt changes all of its rows
         shared = min(self._held.count_shared(keys), len(keys) - 1)
         text_follows = all(isinstance(key, int) for key in keys[shared:])
         if self._may_rewind:
@@ -285,6 +299,8 @@ class OrtRuntime:
         """
         kv = self.manifest.kv
         plain = kv.policy == "none" and not kv.ring and not reduces_at_prefill(self.manifest)
+        text = self.manifest.text
+        plain = plain and text.sees_ahead == "nothing" and text.axes == 1
         return plain and self._rows.are_whole
 
     def _require_left(self, rows: int) -> None:
@@ -332,7 +348,8 @@ class OrtRuntime:
         """What makes room for a row where there is none."""
         bucket = self.ladder.largest
         tower = bundle.stage("tower", bucket.budget)
-        if (shape := ring_shape(bundle.manifest)) is not None:
+        shape = ring_shape(bundle.manifest)
+        if isinstance(shape, KiviShape | ZipShape):
             return Flushing(shape, self._graph(names.FLUSH, bucket), self._decode.inputs)
 
         def bind(stage: Stage) -> BoundGraph:

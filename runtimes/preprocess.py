@@ -11,7 +11,7 @@ import math
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from edgetok import limits
-from edgetok.bundle.processor import ImagePlan
+from edgetok.bundle.processor import ImagePlan, Tiles
 from edgetok.errors import InputError
 
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
@@ -37,7 +37,7 @@ _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct
 
 
 def preprocess(image: ImageInput, plan: ImagePlan) -> NDArray[np.float32]:
-    """Pixels [1, 3, h, w], ready for the tower.
+    """Pixels [P, 3, h, w], ready for the tower: one picture, or a thumbnail and its tiles.
 
     Args:
         image: a path, the bytes of a file, a Pillow image or an array uint8 [H, W, 3].
@@ -46,9 +46,15 @@ def preprocess(image: ImageInput, plan: ImagePlan) -> NDArray[np.float32]:
         InputError: if the image cannot be read, is damaged or exceeds a limit.
     """
     picture = open_image(image)
-    height, width = resized_size(picture.height, picture.width, plan)
-    if (height, width) != (picture.height, picture.width):
-        picture = picture.resize((width, height), _RESAMPLING[plan.resample])
+    if plan.square_rgb is not None:
+        side = max(picture.size)
+        _require_size(side, side, "the image, made square,")
+        picture = _pad(picture, (side, side), plan.square_rgb)
+    if plan.resize_longest_px is not None:
+        picture = _resize(picture, longest_size(picture, plan.resize_longest_px), plan)
+    if plan.tiles is not None:
+        return np.concatenate([normalise(part, plan) for part in _cut(picture, plan, plan.tiles)])
+    picture = _resize(picture, resized_size(picture.height, picture.width, plan), plan)
     cropped = center_crop(np.asarray(picture), plan.crop_px)
     return normalise(cropped, plan)
 
@@ -85,6 +91,56 @@ def resized_size(height: int, width: int, plan: ImagePlan) -> tuple[int, int]:
     resized = (long, short) if width <= height else (short, long)
     _require_size(*resized, "the resized image")
     return resized
+
+
+def longest_size(picture: Image.Image, longest_px: int) -> tuple[int, int]:
+    """Height and width with the longer side of `longest_px`, the other truncated and made even."""
+    height, width = picture.height, picture.width
+    wide = width >= height
+    short = int(longest_px / (width / height) if wide else longest_px * (width / height))
+    short = max(short + short % 2, 1)
+    resized = (short, longest_px) if wide else (longest_px, short)
+    _require_size(*resized, "the resized image")
+    return resized
+
+
+def padded_size(picture: Image.Image, canvas: tuple[int, int]) -> tuple[int, int]:
+    """The largest height and width of the picture's aspect ratio in a canvas; rounded up."""
+    (height, width), (down, across) = (picture.height, picture.width), canvas
+    if across / width < down / height:
+        return min(math.ceil(height * (across / width)), down), across
+    return down, min(math.ceil(width * (down / height)), across)
+
+
+def _resize(picture: Image.Image, size: tuple[int, int], plan: ImagePlan) -> Image.Image:
+    if size == (picture.height, picture.width):
+        return picture
+    return picture.resize(size[::-1], _RESAMPLING[plan.resample])
+
+
+def _cut(picture: Image.Image, plan: ImagePlan, tiles: Tiles) -> Iterator[NDArray[np.uint8]]:
+    """The thumbnail, then the tiles row by row, each uint8 [h, w, 3]."""
+    assert plan.resize_px is not None  # noqa: S101  # the plan was checked when it was read
+    (rows, columns), (height, width) = tiles.grid, plan.resize_px
+    canvas = (rows * height, columns * width)
+    if tiles.fit == "pad":
+        thumbnail = _resize(picture, (height, width), plan)
+        picture = _pad(_resize(picture, padded_size(picture, canvas), plan), canvas)
+    else:
+        picture = _resize(picture, canvas, plan)
+        thumbnail = _resize(picture, (height, width), plan)
+    yield np.asarray(thumbnail)
+    whole = np.asarray(picture).reshape(rows, height, columns, width, 3)
+    yield from whole.transpose(0, 2, 1, 3, 4).reshape(-1, height, width, 3)
+
+
+def _pad(
+    picture: Image.Image, canvas: tuple[int, int], fill: Sequence[int] = (0, 0, 0)
+) -> Image.Image:
+    """The picture in the middle of a canvas, rounded towards the upper left."""
+    whole = Image.new("RGB", canvas[::-1], tuple(fill))
+    whole.paste(picture, ((canvas[1] - picture.width) // 2, (canvas[0] - picture.height) // 2))
+    return whole
 
 
 def center_crop(pixels: NDArray[np.uint8], crop_px: list[int] | None) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetok.bundle.manifest import Manifest
+from edgetok.bundle.manifest import Flavour, Manifest
 from edgetok.ladder import Bucket, Ladder
 
 FloatArray = NDArray[np.float32]
@@ -46,11 +46,13 @@ class VisualTokens:
         rows: projected tokens [K, D].
         kept: source index of each token [K]; -1 for the CLS token or a mixture of all.
         sizes: how many source tokens each stands for [K].
+        deep: [K, layers * D], added behind the decoder's first layers; None where nothing is.
     """
 
     rows: FloatArray
     kept: IdArray
     sizes: FloatArray
+    deep: FloatArray | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -92,6 +94,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def flavour(self) -> Flavour:
+        """Which of the bundle's graphs run."""
+        ...
+
+    @property
     def threads(self) -> int:
         """Threads that one operator may use."""
         ...
@@ -126,6 +133,7 @@ class Runtime(Protocol):
         keys: Sequence[Key] = (),
         *,
         visual_start: int | None = None,
+        visual: VisualTokens | None = None,
     ) -> FloatArray:
         """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
 
@@ -133,6 +141,8 @@ class Runtime(Protocol):
             keys: what the rows are, so that they can be found again; nothing if that is not known.
             visual_start: the first of the rung's visual rows, which lie together in the prompt;
                 needed where the bundle treats those apart, and ignored elsewhere.
+            visual: the tokens that these rows are; needed where the decoder reads more of them
+                than their rows, and ignored elsewhere.
 
         Returns:
             Logits [W] of the last row.

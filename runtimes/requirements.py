@@ -12,7 +12,7 @@ from edgetok.bundle.manifest import Flavour, Manifest, shared_stages
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Ladder
 from edgetok.runtimes import machine
-from edgetok.runtimes.protocol import FloatArray
+from edgetok.runtimes.protocol import FloatArray, VisualTokens
 
 WEIGHTS_PREFIX = "weights/"
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
@@ -112,6 +112,16 @@ def require_visual(start: int | None, visual: int, count: int) -> int:
             "prompt rows; text must follow the image"
         )
     return start
+
+
+def require_tokens(visual: VisualTokens | None, count: int) -> VisualTokens:
+    """The tokens that `count` visual rows are."""
+    if visual is None or len(visual.kept) != count:
+        raise UsageError(
+            f"this bundle places visual rows in the picture; say which {count} tokens they are "
+            "(visual)"
+        )
+    return visual
 
 
 def require_rows(count: int, limit: int, what: str) -> None:

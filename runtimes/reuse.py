@@ -75,7 +75,11 @@ def fill(
     if held and CHUNK_ROW_COST * (len(rows) - held) <= fresh:
         return runtime.extend(embeds, held, keys), held
     logits = runtime.prefill(
-        bucket, embeds[:opening], keys[:opening], visual_start=len(rows.before)
+        bucket,
+        embeds[:opening],
+        keys[:opening],
+        visual_start=len(rows.before),
+        visual=rows.visual,
     )
     if len(rows) > opening:
         logits = runtime.extend(embeds, opening, keys)

@@ -51,6 +51,7 @@ CACHES = {
     "kivi": INT4_CACHE,  # golden logits are of the prompt's last row, which sees it unrounded
     "kivi4": INT4_CACHE,
     "zipcache": INT4_CACHE,
+    "think": EXACT,
 }
 # Kernels of quantized weights round the activations to 8 bits, or do not: it depends on the
 # processor, and on whether weights are packed. A wrong graph is off by whole deviations.
@@ -133,11 +134,11 @@ def _case_checks(
     pixels = model.processor.pixels(bundle.read(case.image))
     prompt = model.processor.encode(case.prompt)
     ids = [*prompt.before, IMAGE_PLACEHOLDER, *prompt.after]
-    difference = largest_difference(pixels[0], case.pixels)
+    difference = largest_difference(pixels.reshape(case.pixels.shape), case.pixels)
     yield Check(case.name, None, "pixels", difference, tolerances.pixels)
     yield Check(case.name, None, "prompt ids", mismatches(ids, case.text_ids), 0)
     # From the golden pixels on, so that one cause fails one check.
-    output = model.runtime.encode(case.pixels[None])
+    output = model.runtime.encode(case.pixels.reshape(pixels.shape))
     image = EncodedImage(output, model.digest)
     for bucket in model.ladder:
         yield from _rung_checks(model, case, image, bucket, tolerances)

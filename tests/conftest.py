@@ -108,3 +108,9 @@ def method_cases() -> ModuleType:
 def tiny_llava() -> ModuleType:
     """The module that writes tiny models of other kinds."""
     return load_helper("tiny_llava")
+
+
+@pytest.fixture(scope="session", name="load_helper")
+def load_helper_fixture() -> object:
+    """`load_helper`, for tests that make models of their own."""
+    return load_helper

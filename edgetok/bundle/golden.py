@@ -65,7 +65,7 @@ class GoldenCase:
     Attributes:
         name: prefix of the arrays in the archive.
         image: path of the image inside the bundle.
-        pixels: [3, height, width], normalised.
+        pixels: [3 P, height, width], normalised, one picture of the tower after another.
         text_ids: prompt tokens, with `IMAGE_PLACEHOLDER` for the image.
         rungs: by budget.
     """
@@ -118,7 +118,8 @@ def load_golden(bundle: Bundle) -> tuple[GoldenCase, ...]:
 def _case(line: Case, arrays: dict[str, Array], manifest: Manifest) -> GoldenCase:
     """Take the arrays of one case out of `arrays`."""
     name, vision, width = line.tensors, manifest.vision, manifest.text.vocabulary
-    pixels = _take(arrays, f"{name}/pixels", "<f4", (3, vision.height_px, vision.width_px))
+    shape = (3 * vision.parts, vision.height_px, vision.width_px)
+    pixels = _take(arrays, f"{name}/pixels", "<f4", shape)
     text_ids = _take(arrays, f"{name}/text_ids", "<i8", (None,))
     rungs = {}
     for budget in (rung.budget for rung in manifest.ladder):

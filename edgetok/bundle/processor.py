@@ -16,10 +16,27 @@ PROMPT_FILE = "processor/prompt.json"
 TOKENIZER_FILE = "processor/tokenizer.json"
 
 
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
+class Tiles(Struct, frozen=True):
+    """A canvas of `grid` [rows, columns] tiles, each of `resize_px`, and a thumbnail before them.
+
+    `pad`: the picture keeps its aspect ratio and is centred on black, and the thumbnail is made of
+    the picture; `stretch`: the picture fills the canvas, of which the thumbnail is made.
+    """
+
+    grid: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)]
+    fit: Literal["pad", "stretch"]
+
+
 class ImagePlan(Struct, frozen=True):
     """Resize, crop, rescale and normalise, in this order; sizes are [height, width] in pixels.
 
     `resize_shortest_px` keeps the aspect ratio; `resize_px` does not; at most one is set.
+    `resize_longest_px` comes before them: it keeps the aspect ratio, with the shorter side made
+    even. Of `tiles`, each is rescaled and normalised for itself. `square_rgb` fills what is missing
+    of a square, before anything else.
     """
 
     resize_shortest_px: Positive | None
@@ -29,6 +46,9 @@ class ImagePlan(Struct, frozen=True):
     rescale: float
     mean: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
     std: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
+    resize_longest_px: Positive | None = None
+    tiles: Tiles | None = None
+    square_rgb: Annotated[list[Byte], msgspec.Meta(min_length=3, max_length=3)] | None = None
 
 
 class Segment(Struct, frozen=True):
@@ -67,8 +87,17 @@ def parse_image_plan(data: bytes) -> ImagePlan:
         raise BundleError(f"{IMAGE_FILE}: resize_shortest_px and resize_px are both set; keep one")
     if not all(math.isfinite(v) and v != 0 for v in (plan.rescale, *plan.std)):
         raise BundleError(f"{IMAGE_FILE}: rescale and every std must be numbers other than 0")
-    for name in ("resize_shortest_px", "resize_px", "crop_px"):
+    for name in ("resize_shortest_px", "resize_px", "resize_longest_px", "crop_px"):
         _require_sides(name, getattr(plan, name))
+    if plan.tiles is not None:
+        if plan.resize_px is None:
+            raise BundleError(f"{IMAGE_FILE}: tiles without resize_px have no size")
+        sides = [n * px for n, px in zip(plan.tiles.grid, plan.resize_px, strict=True)]
+        _require_sides("the canvas of tiles", sides)
+        if math.prod(sides) > limits.IMAGE_PIXELS:
+            raise BundleError(
+                f"{IMAGE_FILE}: a canvas of {sides} has more than {limits.IMAGE_PIXELS} pixels"
+            )
     return plan
 
 

@@ -1,19 +1,37 @@
 """Model families: one small file each, which says where a checkpoint keeps its parts.
 
-Supporting a new family means one file with `open_parts(checkpoint) -> Parts` and one line in
-`FAMILIES`. Nothing here runs code from a checkpoint.
+Supporting a new family means one file with `open_parts(checkpoint, tiles) -> Parts` and one line in
+`FAMILIES`; docs/adding-a-family.md goes through it. Nothing here runs code from a checkpoint.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from edgetok.errors import InputError
-from edgetok.families import llava
+from edgetok import limits
+from edgetok.errors import InputError, UsageError
+from edgetok.families import gemma, internvl, llava, llava_next, qwen_vl, smolvlm
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
-from edgetok.families.parts import Parts, TextParts, VisionParts
+from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 
-FAMILIES = {"llava": llava.open_parts}
+FAMILIES = {  # by `model_type` in config.json
+    "llava": llava.open_parts,
+    "llava_next": llava_next.open_next,
+    "llava_onevision": llava_next.open_onevision,
+    "internvl": internvl.open_parts,
+    "smolvlm": smolvlm.open_smolvlm,
+    "idefics3": smolvlm.open_idefics3,
+    "gemma3": gemma.open_gemma3,
+    "paligemma": gemma.open_paligemma,
+    "qwen2_vl": qwen_vl.open_qwen2,
+    "qwen2_5_vl": qwen_vl.open_qwen2_5,
+    "qwen3_vl": qwen_vl.open_qwen3,
+}
+OF_ANY_SIZE = {
+    "qwen2_vl": qwen_vl.open_qwen2,
+    "qwen2_5_vl": qwen_vl.open_qwen2_5,
+    "qwen3_vl": qwen_vl.open_qwen3,
+}
 
 
 def find_family(checkpoint: Checkpoint) -> str:
@@ -25,19 +43,43 @@ def find_family(checkpoint: Checkpoint) -> str:
     if checkpoint.model_type not in FAMILIES:
         raise InputError(
             f"{checkpoint.path}: model_type {checkpoint.model_type!r} is not supported; "
-            f"edgetok knows {', '.join(sorted(FAMILIES))}"
+            f"edgetok knows {', '.join(sorted(FAMILIES))}. docs/adding-a-family.md says what a "
+            "file for another one must provide"
         )
     return checkpoint.model_type
 
 
-def open_model(model_dir: Path) -> Parts:
+def open_model(model_dir: Path, tiles: Grid | None = None, size_px: Grid | None = None) -> Parts:
     """Open a Hugging Face model directory as its parts, weights in float32 on the CPU.
+
+    Args:
+        tiles: rows and columns into which pictures are cut; None for pictures in one part.
+        size_px: height and width of all pictures, for families that take any size.
 
     Raises:
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.
+        UsageError: if the family does not cut pictures, or takes them in one size.
     """
+    _require_within(tiles, size_px)
     checkpoint = read_checkpoint(model_dir)
-    return FAMILIES[find_family(checkpoint)](checkpoint)
+    family = find_family(checkpoint)
+    if size_px is None:
+        return FAMILIES[family](checkpoint, tiles)
+    if family not in OF_ANY_SIZE:
+        raise UsageError(
+            f"models of type {family!r} take pictures in one size; leave --image-size out"
+        )
+    return OF_ANY_SIZE[family](checkpoint, tiles, size_px)
+
+
+def _require_within(tiles: Grid | None, size_px: Grid | None) -> None:
+    if tiles is not None and not (min(tiles) > 0 and tiles[0] * tiles[1] <= limits.TILES):
+        raise UsageError(f"{tiles[0]} x {tiles[1]} tiles; 1 to {limits.TILES} are possible")
+    if size_px is not None and not 0 < min(size_px) <= max(size_px) <= limits.TOWER_SIDE_PIXELS:
+        raise UsageError(
+            f"pictures of {size_px[0]} x {size_px[1]} pixels; a side may have 1 to "
+            f"{limits.TOWER_SIDE_PIXELS}"
+        )
 
 
 __all__ = [

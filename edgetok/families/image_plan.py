@@ -25,12 +25,7 @@ def read_image_plan(checkpoint: Checkpoint, side_px: int) -> ImagePlan:
     Raises:
         InputError: if there is no such configuration, or it yields another size.
     """
-    config = checkpoint.read_json("preprocessor_config.json")
-    config = config or checkpoint.read_json("processor_config.json").get("image_processor", {})
-    if not config:
-        raise InputError(
-            f"{checkpoint.path} has neither preprocessor_config.json nor an image_processor"
-        )
+    config = read_processor_config(checkpoint)
     shortest, exact = _read_resize(config)
     crop = _read_pair(config.get("crop_size")) if config.get("do_center_crop") else None
     result = crop or exact
@@ -38,17 +33,36 @@ def read_image_plan(checkpoint: Checkpoint, side_px: int) -> ImagePlan:
         raise InputError(
             f"the image processor yields {result}, but the tower wants {side_px} x {side_px}"
         )
+    return ImagePlan(
+        resize_shortest_px=shortest, resize_px=exact, crop_px=crop, **read_values(config)
+    )
+
+
+def read_processor_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The image processor's configuration.
+
+    Raises:
+        InputError: if there is none.
+    """
+    config = checkpoint.read_json("preprocessor_config.json")
+    config = config or checkpoint.read_json("processor_config.json").get("image_processor", {})
+    if not config:
+        raise InputError(
+            f"{checkpoint.path} has neither preprocessor_config.json nor an image_processor"
+        )
+    return config
+
+
+def read_values(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an image plan that say how pixels become numbers."""
     scale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
     normalize = config.get("do_normalize", True)
-    return ImagePlan(
-        resize_shortest_px=shortest,
-        resize_px=exact,
-        resample=_RESAMPLE.get(config.get("resample", 3), "bicubic"),
-        crop_px=crop,
-        rescale=scale,
-        mean=[float(v) for v in config["image_mean"]] if normalize else [0.0] * 3,
-        std=[float(v) for v in config["image_std"]] if normalize else [1.0] * 3,
-    )
+    return {
+        "resample": _RESAMPLE.get(config.get("resample", 3), "bicubic"),
+        "rescale": scale,
+        "mean": [float(v) for v in config["image_mean"]] if normalize else [0.0] * 3,
+        "std": [float(v) for v in config["image_std"]] if normalize else [1.0] * 3,
+    }
 
 
 def _read_resize(config: dict[str, Any]) -> tuple[int | None, list[int] | None]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgetok.errors import InputError
+from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Parts, TextParts, VisionParts
+from edgetok.families.parts import Grid, Parts, VisionParts, refuse_tiles
 from edgetok.families.prompt_plan import read_prompt_plan
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
-def open_parts(checkpoint: Checkpoint) -> Parts:
+def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     """Load the checkpoint and point at its parts.
 
     Raises:
@@ -30,14 +31,15 @@ def open_parts(checkpoint: Checkpoint) -> Parts:
     """
     from transformers import LlavaForConditionalGeneration
 
-    _check_layout(checkpoint)
+    refuse_tiles(checkpoint, tiles)
+    check_layout(checkpoint)
     model = load_checkpoint(LlavaForConditionalGeneration, checkpoint)
     config = model.config
     return Parts(
         family="llava",
         path=checkpoint.path,
         model=model,
-        vision=_find_vision(model),
+        vision=find_vision(model),
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=read_image_plan(checkpoint, config.vision_config.image_size),
@@ -45,7 +47,12 @@ def open_parts(checkpoint: Checkpoint) -> Parts:
     )
 
 
-def _check_layout(checkpoint: Checkpoint) -> None:
+def check_layout(checkpoint: Checkpoint) -> None:
+    """Refuse towers and feature layers of other kinds, before weights are loaded.
+
+    Raises:
+        InputError: naming what is there and what is supported.
+    """
     vision = checkpoint.config.get("vision_config", {})
     tower = vision.get("model_type", "clip_vision_model") if isinstance(vision, dict) else vision
     if tower not in _TOWERS:
@@ -58,7 +65,12 @@ def _check_layout(checkpoint: Checkpoint) -> None:
         )
 
 
-def _find_vision(model: Any) -> VisionParts:
+def find_vision(model: Any, tiles: Grid | None = None) -> VisionParts:
+    """The parts of a CLIP or SigLIP tower up to `vision_feature_layer`.
+
+    Raises:
+        InputError: if the CLS token would go to the language model.
+    """
     config, tower = model.config, model.model.vision_tower
     tower = getattr(tower, "vision_model", tower)  # transformers before 5.20 wraps it once more
     vision = config.vision_config
@@ -90,41 +102,5 @@ def _find_vision(model: Any) -> VisionParts:
         width=vision.hidden_size,
         heads=vision.num_attention_heads,
         next_block=next(iter(tower.encoder.layers[depth:]), None),
+        tiles=tiles,
     )
-
-
-def find_text(decoder: Any, head: Any, model: Any) -> TextParts:
-    """The parts of a Llama-like decoder: `layers`, `norm`, `embed_tokens`, `rotary_emb`."""
-    from optimum.utils import NormalizedTextConfig
-
-    config = decoder.config
-    common = NormalizedTextConfig(config)  # by names that all decoders share
-    heads = common.num_attention_heads
-    stop = model.generation_config.eos_token_id
-    stop = config.eos_token_id if stop is None else stop
-    stop_ids = (
-        tuple(stop) if isinstance(stop, list | tuple) else (stop,) if stop is not None else ()
-    )
-    pad = model.config.text_config.pad_token_id
-    return TextParts(
-        model=decoder,
-        layers=tuple(decoder.layers),
-        norm=decoder.norm,
-        embed=decoder.embed_tokens,
-        head=head,
-        rotary=decoder.rotary_emb,
-        hidden=common.hidden_size,
-        heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or common.hidden_size // heads,
-        vocabulary=common.vocab_size,
-        max_positions=config.max_position_embeddings,
-        stop_ids=stop_ids,
-        pad_id=pad if pad is not None else 0,
-        rotary_kinds=_rotary_kinds(decoder),
-    )
-
-
-def _rotary_kinds(decoder: Any) -> tuple[str, ...]:
-    kinds = getattr(decoder.rotary_emb, "layer_types", None)
-    return tuple(decoder.config.layer_types) if kinds else ()

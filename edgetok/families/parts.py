@@ -4,31 +4,95 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from edgetok.bundle.manifest import SeesAhead
 from edgetok.bundle.processor import ImagePlan, PromptPlan
+from edgetok.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
 
+    from edgetok.families.checkpoint import Checkpoint
+
+
+Grid = tuple[int, int]  # rows and columns
+
+
+def refuse_tiles(checkpoint: Checkpoint, tiles: Grid | None) -> None:
+    """Refuse to cut pictures, for a family that takes them in one part.
+
+    Raises:
+        UsageError: if there are tiles.
+    """
+    if tiles is not None:
+        raise UsageError(
+            f"models of type {checkpoint.model_type!r} take pictures in one part; leave --tiles out"
+        )
+
+
+def run_block(block: Any, rows: Tensor) -> Tensor:
+    """One block over rows [P, n, V], as CLIP and SigLIP want to be called."""
+    out: Tensor = block(rows, attention_mask=None)
+    return out
+
+
+def keep_rows(rows: Tensor) -> Tensor:
+    """The rows as they are: of towers whose blocks make what the projector reads."""
+    return rows
+
+
+def merge_cells(rows: Tensor, grid: Grid, cell: int) -> Tensor:
+    """Pixel shuffle: patches [P, n, V] in raster order -> tokens [P, N, V * cell ** 2].
+
+    `grid` is that of the tokens. A token holds the patches of its cell line by line.
+    """
+    parts, _, width = rows.shape
+    down, across = grid
+    cells = rows.reshape(parts, down, cell, across, cell, width).transpose(2, 3)
+    return cells.reshape(parts, down * across, cell * cell * width)
+
+
+def attention_of(block: Any) -> Any:
+    """The attention of a tower's block, with its `q_proj`, `k_proj` and `v_proj`."""
+    return block.self_attn if hasattr(block, "self_attn") else block.attention
+
+
+def process(processor: Any, picture: Any) -> Tensor:
+    """Pixels [1, 3, h, w] of a picture, as most image processors have them."""
+    pixels: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"]
+    return pixels.float()
+
 
 @dataclass(frozen=True, slots=True)
 class VisionParts:
     """A vision transformer up to the layer that the projector reads.
 
+    A visual token is a patch, or a square cell of patches where the family merges some before the
+    language model sees them: budgets count cells then, and probes are means over their patches.
+
     Args:
-        embed: pixels [1, 3, h, w] -> hidden rows [1, prefix + N, V], position embedding added.
+        embed: pixels [P, 3, h, w] -> hidden rows [P, prefix + n, V], position embedding added.
         blocks: the blocks to run, in order; the last one is the feature layer. Methods inside the
             tower take them apart: `layer_norm1`, `self_attn`, `layer_norm2` and `mlp`, in this
             order, as Hugging Face's CLIP and SigLIP name them.
         next_block: the block behind the feature layer, of which some probes read queries and
             keys; None if there is none, and they read those of the feature layer.
         prefix_tokens: rows before the patches (1 with a CLS token, 0 without).
-        grid: rows and columns of the patches: all N, or those of each part.
+        grid: rows and columns of visual tokens: all N, or those of each part.
         tiles: rows and columns of the tiles into which pictures are cut, a thumbnail in front of
             them; None where a picture is looked at in one part.
+        cell: patches along a side of a visual token.
+        feature_width: of what the projector reads, if it is not V.
+        run: a block over rows.
+        finish: rows of the feature layer [P, n, V], the prefix cut off -> features
+            [P, N / P, feature width], raster order in each part.
+        pool: what belongs to rows [n, ...] -> means over cells [N, ...], where rows do not lie in
+            raster order; None where they do.
+        deep: numbers of earlier blocks whose rows go to the language model too.
+        group: rows of those blocks [1, n, V] -> [N, what a deep projector reads].
     """
 
     model: nn.Module
@@ -41,11 +105,28 @@ class VisionParts:
     heads: int
     next_block: nn.Module | None = None
     tiles: tuple[int, int] | None = None
+    cell: int = 1
+    feature_width: int | None = None
+    run: Callable[[Any, Tensor], Tensor] = run_block
+    finish: Callable[[Tensor], Tensor] = keep_rows
+    pool: Callable[[Tensor], Tensor] | None = None
+    deep: tuple[int, ...] = ()
+    group: Callable[[Tensor], Tensor] = keep_rows
+
+    @property
+    def n_parts(self) -> int:
+        """Pictures that the tower looks at: 1, or the thumbnail and the tiles."""
+        return 1 if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
 
     @property
     def full_tokens(self) -> int:
-        n_parts = 1 if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
-        return self.grid[0] * self.grid[1] * n_parts
+        """N, the visual tokens that a method chooses from."""
+        return self.grid[0] * self.grid[1] * self.n_parts
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a token is a patch of one picture, and blocks are what the projector reads."""
+        return self.cell == 1 and self.tiles is None and self.finish is keep_rows
 
     @property
     def late_blocks(self) -> range:
@@ -66,6 +147,10 @@ class TextParts:
     Args:
         rotary_kinds: for each layer which of several rotary embeddings it has (Gemma 3); empty
             where all layers share one.
+        sees_ahead: which rows of a prompt see later ones of their kind: those of the picture
+            (Gemma 3), or all (PaliGemma).
+        axes: of each pair of rotary channels the axis that turns it, time, line or column of a
+            token in the picture (Qwen-VL); empty where positions are numbers in a row.
     """
 
     model: nn.Module
@@ -83,11 +168,35 @@ class TextParts:
     stop_ids: tuple[int, ...]
     pad_id: int
     rotary_kinds: tuple[str, ...] = ()
+    sees_ahead: SeesAhead = "nothing"
+    axes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The rows that the language model reads where nothing is taken away.
+
+    Args:
+        order: of each row, which visual token it is, or N and up for a separator.
+        separators: [S, D], what stands between tokens, such as the ends of lines.
+    """
+
+    order: tuple[int, ...]
+    separators: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A model taken apart. `model` stays whole: graphs are proved against it."""
+    """A model taken apart. `model` stays whole: graphs are proved against it.
+
+    Args:
+        layout: what the full budget reads; None where it is just the N tokens. Smaller budgets
+            have no separators.
+        process: the family's own image processor and a Pillow picture -> pixels [P, 3, h, w], the
+            thumbnail first: what the image plan is held against.
+        deep_projectors: for each of `vision.deep`, from its groups to what is added to the rows of
+            the picture behind one of the decoder's first layers.
+    """
 
     family: str
     path: Path
@@ -97,3 +206,15 @@ class Parts:
     text: TextParts
     image: ImagePlan
     prompt: PromptPlan
+    layout: Layout | None = None
+    process: Callable[[Any, Any], Tensor] = process
+    deep_projectors: tuple[nn.Module, ...] = ()
+
+    def shift(self, budget: int) -> int:
+        """How far the rotary position of a row behind the picture is from its number."""
+        return max(self.vision.grid) - budget if self.text.axes else 0
+
+    @property
+    def full_tokens(self) -> int:
+        """Rows of the full budget: N, and the separators between them."""
+        return self.vision.full_tokens if self.layout is None else len(self.layout.order)

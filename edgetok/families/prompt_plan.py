@@ -19,6 +19,8 @@ from edgetok.bundle.processor import PromptPlan, Segment
 from edgetok.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgetok.families.checkpoint import Checkpoint
 
 # Private-use characters: no template and no tokenizer gives them a meaning.
@@ -27,17 +29,31 @@ _ANSWER = "\ue0a5edgetok-answer\ue0a6"
 _TURNS = 3  # the first one has the image; the third one shows that the second is like all later
 
 
-def read_prompt_plan(checkpoint: Checkpoint, image_token_id: int) -> PromptPlan:
+def read_prompt_plan(
+    checkpoint: Checkpoint,
+    image_token_id: int,
+    spell: Callable[[str], str] = str,
+    *,
+    template: str | None = None,
+    prefixed: bool = True,
+) -> PromptPlan:
     """Render the template with one image and one user turn, and cut it into segments.
 
     A later turn is what the template adds when there is one more; there is none if it changes
     what it wrote before.
 
+    Args:
+        spell: what the family's processor makes of the rendered text, with one image token where
+            the visual tokens go.
+        template: in place of the checkpoint's own, for families that have none.
+        prefixed: whether the tokenizer's own first tokens stand in front of the template's.
+
     Raises:
         InputError: if there is no template, it fails, or it does not place one image and one text.
     """
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
-    rendered, longer = _render(checkpoint)
+    rendered, longer = _render(checkpoint, template or _read_template(checkpoint))
+    rendered, longer = spell(rendered), [None if text is None else spell(text) for text in longer]
     controls = _control_tokens(tokenizer, image_token_id)
     segments = _cut(rendered, controls, image_token_id)
     if [s.slot for s in segments if s.slot] not in (["image", "user"], ["user", "image"]):
@@ -45,7 +61,7 @@ def read_prompt_plan(checkpoint: Checkpoint, image_token_id: int) -> PromptPlan:
             f"the chat template of {checkpoint.path} does not place exactly one image and one "
             f"text: {rendered[:200]!r}"
         )
-    prefix = tokenizer.encode("", add_special_tokens=True).ids
+    prefix = tokenizer.encode("", add_special_tokens=True).ids if prefixed else []
     first = segments[0].ids or []
     if prefix and first[: len(prefix)] != prefix:
         segments.insert(0, Segment(ids=prefix))  # what the tokenizer's post-processor would add
@@ -54,6 +70,11 @@ def read_prompt_plan(checkpoint: Checkpoint, image_token_id: int) -> PromptPlan:
     if later is not None and [s.slot for s in later if s.slot] != ["user"]:
         later = None
     return PromptPlan(segments=segments, forbidden_ids=sorted(set(controls.values())), turn=later)
+
+
+def surround_image(placeholder: str, before: str, after: str) -> Callable[[str], str]:
+    """For families whose processor puts tokens of its own around those of the image."""
+    return lambda text: text.replace(placeholder, before + placeholder + after, 1)
 
 
 def _find_turn(first: str, longer: list[str | None]) -> str | None:
@@ -103,10 +124,10 @@ def _converse(turns: int) -> list[dict[str, Any]]:
     return messages
 
 
-def _render(checkpoint: Checkpoint) -> tuple[str, list[str | None]]:
+def _render(checkpoint: Checkpoint, template: str) -> tuple[str, list[str | None]]:
     """The template with one turn and more; None where it refuses that many."""
     request = {
-        "template": _read_template(checkpoint),
+        "template": template,
         "conversations": [_converse(1 + more) for more in range(_TURNS)],
         "variables": {
             "add_generation_prompt": True,

@@ -188,7 +188,7 @@ class Method:
 
     def needs_at(self, n_tokens: int, budget: int) -> tuple[str, ...]:
         """What the graph of one budget reads beside the features: nothing for the identity."""
-        return () if budget == n_tokens else self.needs
+        return () if budget >= n_tokens else self.needs
 
     def check_budget(self, n_tokens: int, grid: tuple[int, int], budget: int) -> None:
         """Refuse a budget that the method cannot meet.

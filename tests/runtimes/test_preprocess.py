@@ -9,6 +9,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgetok import limits
-from edgetok.bundle.processor import ImagePlan
+from edgetok.bundle.processor import ImagePlan, Tiles
 from edgetok.errors import InputError
 from edgetok.runtimes.preprocess import center_crop, open_image, preprocess
 
@@ -92,7 +93,6 @@ def test_equals_hugging_face_in_every_mode(mode: str) -> None:
     ],
 )
 def test_equals_hugging_face_at_every_size(width: int, height: int, changes: dict) -> None:
-    import msgspec
 
     plan = msgspec.structs.replace(PLAN, **changes)
     image = picture("RGB", width, height)
@@ -202,6 +202,39 @@ def test_huge_images_are_refused_by_their_header(
 def test_a_thin_image_does_not_explode_when_resized() -> None:
     with pytest.raises(InputError, match="the resized image is 24x480000 pixels; a side"):
         preprocess(Image.new("RGB", (1, 20_000)), PLAN)
+
+
+@pytest.mark.parametrize("changes", [{"square_rgb": [0, 0, 0]}, {"resize_longest_px": 32_000}])
+def test_other_resizes_do_not_explode_either(changes: dict[str, object]) -> None:
+    plan = msgspec.structs.replace(PLAN, **changes)
+    with pytest.raises(InputError, match="at most"):
+        preprocess(Image.new("RGB", (20_000, 1) if "square_rgb" in changes else (800, 400)), plan)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_tiles_are_the_pieces_of_the_canvas(fit: str) -> None:
+    """A picture of six colours, one for each tile; padded, it is black above and below."""
+    colours = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40 + 10
+    shown = colours.repeat(8, 0).repeat(8, 1)[..., None].repeat(3, 2)
+    if fit == "pad":
+        shown = shown[4:12]  # half as high as the canvas
+    plan = ImagePlan(
+        resize_shortest_px=None,
+        resize_px=[8, 8],
+        resample="nearest",
+        crop_px=None,
+        rescale=1.0,
+        mean=[0.0] * 3,
+        std=[1.0] * 3,
+        tiles=Tiles(grid=[2, 3], fit=fit),
+    )
+    thumbnail, *tiles = preprocess(shown, plan)
+    assert len(tiles) == 6 and set(np.unique(thumbnail)) == set(colours.flatten())
+    for number, tile in enumerate(tiles):
+        row, colour = divmod(number, 3)[0], colours.flatten()[number]
+        rows = slice(0, 8) if fit == "stretch" else slice(4, 8) if row == 0 else slice(0, 4)
+        assert (tile[:, rows] == colour).all()
+        assert (np.delete(tile, np.arange(8)[rows], axis=1) == 0).all()
 
 
 @pytest.mark.parametrize(

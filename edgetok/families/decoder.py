@@ -1,0 +1,54 @@
+"""The parts of the language model, which all families find in the same places."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgetok.bundle.manifest import SeesAhead
+from edgetok.families.parts import TextParts
+
+
+def find_text(
+    decoder: Any,
+    head: Any,
+    model: Any,
+    *,
+    sees_ahead: SeesAhead = "nothing",
+    axes: tuple[int, ...] = (),
+) -> TextParts:
+    """The parts of a Llama-like decoder: `layers`, `norm`, `embed_tokens`, `rotary_emb`."""
+    from optimum.utils import NormalizedTextConfig
+
+    config = decoder.config
+    common = NormalizedTextConfig(config)  # by names that all decoders share
+    heads = common.num_attention_heads
+    stop = model.generation_config.eos_token_id
+    stop = config.eos_token_id if stop is None else stop
+    stop_ids = (
+        tuple(stop) if isinstance(stop, list | tuple) else (stop,) if stop is not None else ()
+    )
+    pad = model.config.text_config.pad_token_id
+    return TextParts(
+        model=decoder,
+        layers=tuple(decoder.layers),
+        norm=decoder.norm,
+        embed=decoder.embed_tokens,
+        head=head,
+        rotary=decoder.rotary_emb,
+        hidden=common.hidden_size,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or common.hidden_size // heads,
+        vocabulary=common.vocab_size,
+        max_positions=config.max_position_embeddings,
+        stop_ids=stop_ids,
+        pad_id=pad if pad is not None else 0,
+        rotary_kinds=_rotary_kinds(decoder),
+        sees_ahead=sees_ahead,
+        axes=axes,
+    )
+
+
+def _rotary_kinds(decoder: Any) -> tuple[str, ...]:
+    kinds = getattr(decoder.rotary_emb, "layer_types", None)
+    return tuple(decoder.config.layer_types) if kinds else ()
