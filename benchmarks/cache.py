@@ -6,8 +6,9 @@ r"""What a smaller KV cache costs: policies by their bytes, on questions and lon
 Each policy answers single questions, whose prompt is packed once, and conversations of up to 20
 turns about one image, in which the cache is emptied again and again; later turns are decoded token
 by token, with the model's own answers between them. Beside FILE, `FILE-bits.json` compares caches
-of fewer bits with float32: KL divergence of the logits along the float32 answer, and whole answers.
-With `--questions 0` that is all.
+of fewer bits or channels, and steps that read fewer rows (`--reads`, TidalDecode), with float32: KL
+divergence of the logits along the float32 answer, and whole answers. With `--questions 0` that is
+all.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def main() -> None:
         policies=tuple(POLICIES),
         slots=(384, 192, 96),
         kv="fp32",
-        bits=("int8", "int4", "kivi4", "kivi", "zipcache"),
+        bits=("int8", "int4", "kivi4", "kivi", "zipcache", "think"),
+        reads=(192, 96, 48),
         threads=0,
     )
     if options.questions:
@@ -121,9 +123,10 @@ def _report_policies(options: Any) -> None:
     common.report(title, rows, options.json)
 
 
-def _load(options: Any, policy: str, slots: int, kv: str) -> Model:
+def _load(options: Any, policy: str, slots: int, kv: str, reads: int = 0) -> Model:
     """The bundle of a policy. Without one, the cache must hold a whole conversation."""
-    chosen = {"kv_policy": policy, "kv_slots": slots} if slots else {}
+    chosen: dict[str, Any] = {"kv_policy": policy, "kv_slots": slots} if slots else {}
+    chosen |= {"kv_policy": "tidaldecode", "kv_reads": reads} if reads else {}
     bundle = common.demo_bundle(
         options.model,
         budgets=(options.tokens,),
@@ -154,21 +157,21 @@ def _policy_row(
 
 
 def _bits_rows(options: Any) -> Iterator[dict[str, Any]]:
-    """Caches of fewer bits against float32, without a policy."""
+    """Caches of fewer bits, and steps that read fewer rows, against float32 without a policy."""
     exact = _load(options, NONE, 0, "fp32")
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
     samples = _questions(options.prompts)
     wanted = [_follow(Talk(exact, tokenizer), s.image, s.prompt, None) for s in samples]
     yield {"kv": "fp32", "cache KiB": round(cache_bytes(exact.manifest) / KIB)}
-    for kv in options.bits:
-        coarse = _load(options, NONE, 0, kv)
+    for kv, reads in [*((kv, 0) for kv in options.bits), *(("fp32", n) for n in options.reads)]:
+        coarse = _load(options, NONE, 0, kv, reads)
         divergences, same = [], 0
         for sample, (logits, ids) in zip(samples, wanted, strict=True):
             got, own = _follow(Talk(coarse, tokenizer), sample.image, sample.prompt, ids)
             divergences += [_divergence(a, b) for a, b in zip(logits, got, strict=True)]
             same += own == ids
         yield {
-            "kv": kv,
+            "kv": f"{kv}, {reads} rows read" if reads else kv,
             "cache KiB": round(cache_bytes(coarse.manifest) / KIB),
             "mean KL": float(np.mean(divergences)),
             "largest KL": float(np.max(divergences)),

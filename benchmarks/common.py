@@ -37,12 +37,13 @@ def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def demo_samples(split: str, count: int, per_image: int = 4) -> tuple[Sample, ...]:
-    """Questions of a split of the demo data, drawn once."""
-    folder = OUT / (f"{split}-{count}" if per_image == 4 else f"{split}-{count}-by-{per_image}")
+def demo_samples(split: str, count: int, per_image: int = 4, start: int = 0) -> tuple[Sample, ...]:
+    """Questions of a split of the demo data from its scene `start` on, drawn once."""
+    name = f"{split}-{count}" if per_image == 4 else f"{split}-{count}-by-{per_image}"
+    folder = OUT / (f"{name}-from-{start}" if start else name)
     if not (folder / "samples.jsonl").exists():
         maker = [sys.executable, "make.py", "--split", split, "--count", str(count)]
-        maker += ["--questions-per-image", str(per_image)]
+        maker += ["--questions-per-image", str(per_image), "--start", str(start)]
         subprocess.run([*maker, "-o", str(folder)], cwd=ROOT / "examples/demo_vlm", check=True)
     return load_samples(folder / "samples.jsonl")
 

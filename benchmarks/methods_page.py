@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetok import kv
+from edgetok.kv import AT_PREFILL as HELD
+from edgetok.kv import POLICIES, READINGS
 from edgetok.kv.table import describe_policies
 from edgetok.methods import METHODS, TOWER_METHODS
 from edgetok.methods.table import describe_methods
@@ -82,7 +83,8 @@ IN_CACHE = """
 
 `edgetok export --kv-policy NAME --kv-slots ROWS` gives each layer a cache of constant size. When a
 layer is full, the policy says which rows stay. Made from `edgetok/kv/policies/`; what they cost is
-in [results.md](results.md). With `renumbered` positions a conversation has no end.
+in [results.md](results.md). With `renumbered` positions a conversation has no end. `tidaldecode`
+takes nothing away and has no slots: `--kv-reads ROWS` says how many rows a step reads instead.
 
 """
 
@@ -90,7 +92,8 @@ in [results.md](results.md). With `renumbered` positions a conversation has no e
 def render(report: dict[str, Any] | None) -> str:
     """The whole page; without a report, what the code states."""
     late = AT_PREFILL + describe_prefill(PREFILL_METHODS.values()) + AT_PREFILL_LEGEND
-    cache = IN_CACHE + describe_policies([*kv.POLICIES.values(), *kv.AT_PREFILL.values()]) + "\n"
+    policies = [*POLICIES.values(), *READINGS.values(), *HELD.values()]
+    cache = IN_CACHE + describe_policies(policies) + "\n"
     page = HEAD + describe_methods(KNOWN.values()) + LEGEND + late + cache
     return page + _accuracy(report) if report else page
 

@@ -148,12 +148,17 @@ def _group_by_image(samples: Sequence[Sample]) -> dict[Path, list[Sample]]:
     return grouped
 
 
+def is_right(given: str, expected: str) -> bool:
+    """Whether an answer is the known one, as `normalise` compares them."""
+    return normalise(given) == normalise(expected)
+
+
 def _answer_is_right(model: Model, encoded: Any, sample: Sample, budget: int) -> bool:
     expected = sample.answer or ""
     # A token holds at least one byte, so whatever runs longer than this is wrong already.
     enough_tokens = len(expected.encode("utf-8")) + _SPARE_TOKENS
     answer = model.generate(encoded, sample.prompt, budget=budget, max_new_tokens=enough_tokens)
-    return normalise(answer.text) == normalise(expected)
+    return is_right(answer.text, expected)
 
 
 def _score_rung(budget: int, right: Sequence[bool], asked: Sequence[Sample]) -> RungScore:

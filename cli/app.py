@@ -13,6 +13,7 @@ import typer
 
 from edgetok.cli import (
     bench,
+    calibrate,
     chat,
     clean,
     doctor,
@@ -20,6 +21,7 @@ from edgetok.cli import (
     export,
     inspect,
     methods,
+    replay,
     run,
     verify,
 )
@@ -48,7 +50,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_show_locals=False,  # locals hold prompts
 )
-for verb in (export, run, chat, inspect, verify, bench, eval, methods, doctor, clean):
+for verb in (
+    export,
+    run,
+    chat,
+    inspect,
+    verify,
+    bench,
+    eval,
+    calibrate,
+    replay,
+    methods,
+    doctor,
+    clean,
+):
     name = verb.__name__.rpartition(".")[2]
     app.command(name, epilog=_EPILOG)(getattr(verb, f"{name}_command"))
 

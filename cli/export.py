@@ -10,7 +10,7 @@ import typer
 from edgetok.cli.options import ImageSize, Json, Seed, Tiles, parse_pair
 from edgetok.cli.output import emit, working
 from edgetok.errors import UsageError
-from edgetok.kv import NONE, POLICIES
+from edgetok.kv import NONE, POLICIES, READINGS
 
 _MIB = 1 << 20
 
@@ -43,17 +43,22 @@ def export_command(
         Literal["fp32", "int8", "int4"], typer.Option(help="Precision of the weights.")
     ] = "fp32",
     kv: Annotated[
-        Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"],
+        Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache", "think"],
         typer.Option(
             help="Precision of the KV cache; int8 and int4 need --samples, kivi (2 bits), "
-            "kivi4 and zipcache (2 and 4 bits) measure as they go."
+            "kivi4 and zipcache (2 and 4 bits) measure as they go, think prunes channels of keys."
         ),
     ] = "fp32",
+    kv_channels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Channels that keys of a think cache keep; three of five."),
+    ] = None,
     kv_policy: Annotated[
         str,
         typer.Option(
-            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}; "
-            "`mustdrop` goes with --prefill mustdrop.",
+            help=f"What a full KV cache keeps: {', '.join([NONE, *POLICIES])}; or what steps read "
+            f"of one that keeps all: {', '.join(READINGS)}; `mustdrop` goes with "
+            "--prefill mustdrop.",
         ),
     ] = "none",
     kv_slots: Annotated[
@@ -63,6 +68,10 @@ def export_command(
     kv_weights: Annotated[
         Path | None,
         typer.Option(help="Learned weights of a KV policy (safetensors), for `lococo`."),
+    ] = None,
+    kv_reads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows that a step of tidaldecode reads; a quarter of all."),
     ] = None,
     flavour: Annotated[
         Literal["ort", "portable"],
@@ -124,9 +133,11 @@ def export_command(
             scorer=scorer,
             weights=weights,
             kv=kv,
+            kv_channels=kv_channels,
             kv_policy=kv_policy,
             kv_slots=kv_slots,
             kv_weights=kv_weights,
+            kv_reads=kv_reads,
             flavour=flavour,
             prefill=prefill,
             exit_weights=exit_weights,

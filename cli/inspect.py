@@ -9,7 +9,7 @@ import msgspec
 from rich.table import Table
 
 from edgetok.bundle.cache_size import cache_bytes, cache_bytes_by_flavour
-from edgetok.bundle.manifest import Manifest, Tensor
+from edgetok.bundle.manifest import KvCache, Manifest, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
 from edgetok.names import COMPACT, EXITED, FLUSH, SEGMENT, STAGES
@@ -64,13 +64,18 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
         "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
         "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
-        f"{_show_cache(manifest)}",
+        f"{_show_channels(kv)}{_show_cache(manifest)}",
         "KV policy": _show_policy(manifest),
         "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
         "written by": f"{manifest.producer}, format {manifest.format_version}",
         "digest": digest,
     }
     return "\n".join(f"{fact:<12}{value}" for fact, value in facts.items())
+
+
+def _show_channels(kv: KvCache) -> str:
+    """How keys that are not among the last are pruned, if so."""
+    return f"{kv.key_channels} of a key but the last {kv.ring}, " if kv.key_channels else ""
 
 
 def _show_cache(manifest: Manifest) -> str:
@@ -93,6 +98,9 @@ def _show_prefill(manifest: Manifest) -> str:
 
 def _show_policy(manifest: Manifest) -> str:
     kv = manifest.kv
+    if kv.reads:
+        chosen = f"{kv.reads} rows that layers {', '.join(map(str, kv.selects))} chose"
+        return f"{kv.policy}: keeps every row; behind them, a step reads {chosen}, and the newest"
     if not kv.keep:
         return f"{kv.policy}: an answer ends where the cache does"
     goes_on = "without end" if kv.positions == "renumbered" else "until the positions end"

@@ -10,7 +10,7 @@ from edgetok.cli.options import Json
 from edgetok.cli.output import emit, table
 
 if TYPE_CHECKING:
-    from edgetok.kv import Policy
+    from edgetok.kv import Policy, Reading
     from edgetok.prefill import PrefillMethod
 
 
@@ -22,7 +22,7 @@ def methods_command(
     as_json: Json = False,
 ) -> None:
     """List what `export` takes for --method, --prefill and --kv-policy, and what each one needs."""
-    from edgetok.kv import AT_PREFILL, POLICIES
+    from edgetok.kv import AT_PREFILL, POLICIES, READINGS
     from edgetok.kv.table import describe_policies
     from edgetok.methods import METHODS, TOWER_METHODS
     from edgetok.methods.table import describe_methods
@@ -51,7 +51,11 @@ def methods_command(
     for other in at_prefill:
         name = f"{other.name}:{other.ratio:.2g}"
         late.add_row(name, other.paper, other.verdict, other.summary)
-    policies = [*POLICIES.values(), *AT_PREFILL.values()]
+    policies: list[Policy | Reading] = [
+        *POLICIES.values(),
+        *READINGS.values(),
+        *AT_PREFILL.values(),
+    ]
     cache = table("When the cache is full, for --kv-policy", "policy", "paper", "what stays")
     for policy in policies:
         cache.add_row(policy.name, policy.paper, policy.summary)
@@ -80,7 +84,7 @@ def _prefill_row(method: PrefillMethod) -> dict[str, object]:
     }
 
 
-def _policy_row(policy: Policy) -> dict[str, object]:
+def _policy_row(policy: Policy | Reading) -> dict[str, object]:
     return {
         "name": policy.name,
         "paper": policy.paper,

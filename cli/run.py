@@ -68,6 +68,13 @@ def run_command(
         Literal["ort", "portable"],
         typer.Option(help="Which graphs to run, if the bundle was exported with both."),
     ] = "ort",
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add a line to this file: what the choice of the rung saw; see edgetok replay.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Json = False,
@@ -75,7 +82,8 @@ def run_command(
     """Answer a question about an image.
 
     The answer goes to standard output; rung, reason, times and memory go to standard error.
-    Without a choice of rung the largest one answers. Limits need `edgetok bench` first.
+    Without a choice of rung the certified controller of the bundle chooses if it has one (see
+    `edgetok calibrate`), else the largest rung answers. Limits need `edgetok bench` first.
 
     Example: edgetok run out.bundle --image scene.png --prompt "What is on the sign?" --budget 64
     """
@@ -98,6 +106,8 @@ def run_command(
         seed=seed,
     )
     answer = _follow(pieces, shown=stream)
+    if trace is not None:
+        _trace(trace, model.digest, answer)
     memory_mib = _measure_memory_mib()
     if as_json or not stream:
         emit(_describe(answer, memory_mib), as_json, answer.text.strip())
@@ -148,6 +158,15 @@ def _follow(stream: Stream, *, shown: bool) -> Answer:
     if shown:
         echo("")
     return stream.answer
+
+
+def _trace(path: Path, digest: str, answer: Answer) -> None:
+    from edgetok.control.trace import Entry, Tried, append_entry
+
+    tried = [Tried(a.budget, dict(a.signals)) for a in answer.attempts]
+    signals, question = dict(answer.signals), list(answer.question)
+    timings = dict(answer.timings_ms)
+    append_entry(path, Entry(digest, signals, question, tried, answer.reason, timings))
 
 
 def _measure_memory_mib() -> float | None:

@@ -33,6 +33,9 @@ TOWER_KEPT = "tower_kept"  # int64 [K], as KEPT
 TOWER_SIZES = "tower_sizes"  # float32 [K], as SIZES
 
 SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-similarity curve
+ANSWER_MARGIN = "answer_margin"  # probability of the likeliest first token less that of the second
+ANSWER_LOG_PROBABILITY = "answer_log_probability"  # natural logarithm, mean over generated tokens
+ANSWER_SIGNALS = (ANSWER_MARGIN, ANSWER_LOG_PROBABILITY)
 
 VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected
 KEPT = "kept"  # int64 [K], source index of each token; -1 for the CLS token or a mixture of all
@@ -57,6 +60,7 @@ TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
 EXIT_SIGNAL = "exit_signal"  # float32 [1], above 0 where all visual rows are to leave
 TEXT_POSITIONS = "text_positions"  # int64 [T], rotary positions of rows without visual ones
 PREFILL_KEPT = "prefill_kept"  # int64 [sum], visual rows kept at each cut, one cut after another
+DECODE_READ = "decode_read"  # int64 [choices, G, k], rows a step read beside the newest; or -1
 LOGITS = "logits"  # float32 [1, W], of the last true row
 
 KEPT_KEY = "kept_key"  # [1, G, keep, H], as `past_key` of a layer, the rows that stay

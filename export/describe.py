@@ -17,9 +17,10 @@ from edgetok.bundle.manifest import (
     Text,
     Vision,
 )
+from edgetok.bundle.think import ThinkShape
 from edgetok.export.graphs import cache_slots, removed_rows
 from edgetok.families.parts import Parts
-from edgetok.kv import NONE, Room
+from edgetok.kv import NONE, Reads, Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill as Reduction
@@ -35,6 +36,7 @@ def describe(
     prefill: Reduction | None = None,
     room: Room | None = None,
     ringed: RingShape | None = None,
+    reads: Reads | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
     text, vision = parts.text, parts.vision
@@ -67,11 +69,14 @@ def describe(
             kv_heads=text.kv_heads,
             head_dim=text.head_dim,
             slots=cache_slots(ladder, prefill, layers) if room is None else list(room.slots),
-            policy=_policy(prefill, room),
+            policy=_policy(prefill, room, reads),
             positions=_positions(prefill, room),
             keep=[] if room is None else list(room.keep),
             planes=[] if room is None else list(room.policy.planes),
             ring=0 if ringed is None else ringed.ring,
+            key_channels=ringed.channels if isinstance(ringed, ThinkShape) else 0,
+            reads=0 if reads is None else reads.count,
+            selects=[] if reads is None else list(reads.selects),
         ),
         text=Text(
             hidden=text.hidden,
@@ -96,7 +101,9 @@ def describe(
     )
 
 
-def _policy(prefill: Reduction | None, room: Room | None) -> str:
+def _policy(prefill: Reduction | None, room: Room | None, reads: Reads | None) -> str:
+    if reads is not None:
+        return reads.reading.name
     if room is not None:
         return room.policy.name
     return NONE if prefill is None else prefill.held.name

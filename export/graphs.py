@@ -16,7 +16,19 @@ from edgetok import names
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, KvPrecision, RingShape, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.export import keeping, prefilling, reducing, ringed, segments, stages, zipped
+from edgetok.bundle.think import ThinkShape
+from edgetok.bundle.zipcache import ZipShape
+from edgetok.export import (
+    keeping,
+    prefilling,
+    pruned,
+    reading,
+    reducing,
+    ringed,
+    segments,
+    stages,
+    zipped,
+)
 from edgetok.export.ahead import AheadPrefill
 from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
@@ -32,7 +44,7 @@ from edgetok.export.trace import quiet, trace
 from edgetok.export.turning import GridPrefill
 from edgetok.export.weights import BITS, Quantizer
 from edgetok.families.parts import Parts
-from edgetok.kv import Room
+from edgetok.kv import Reads, Room
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
@@ -65,6 +77,7 @@ class GraphBuilder:
         room: what each layer holds under a policy; None where every row stays.
         seed: of a policy that draws.
         ringed: constants of a KIVI cache or ZipCache; None where there is another one.
+        reads: what a decode step reads of the cache; None for all.
     """
 
     parts: Parts
@@ -78,6 +91,7 @@ class GraphBuilder:
     room: Room | None = None
     seed: int = 0
     ringed: RingShape | None = None
+    reads: Reads | None = None
 
     def __post_init__(self) -> None:
         self.store = WeightStore()
@@ -93,7 +107,8 @@ class GraphBuilder:
         towers = [None] if self.method.inside is None else budgets
         jobs: list[tuple[str, int | None]] = [("tower", k) for k in towers]
         extend = [(names.EXTEND, None)] if self.room is None and self.ringed is None else []
-        flush = [] if self.ringed is None else [(names.FLUSH, None)]
+        packs = self.ringed is not None and self.ringed.group
+        flush = [(names.FLUSH, None)] if packs else []
         jobs += [("embed", None), *extend, ("decode", None), *flush]
         jobs += [(name, k) for k in budgets for name in ("compress", "prefill")]
         layers = 0 if self.room is None else self.layers
@@ -263,6 +278,8 @@ class GraphBuilder:
         text, scales = self.parts.text, self.scales
         if self.room is not None:
             return self._packing_prefill(flavour, inputs)
+        if isinstance(self.ringed, ThinkShape):
+            return pruned.PruningPrefill(text, self.positions, self.ringed, spelling), inputs
         if self.ringed is not None:
             filling = (
                 ringed.FillingPrefill(text, self.positions, self.ringed, spelling)
@@ -359,16 +376,21 @@ class GraphBuilder:
         if self.ringed is not None:
             past = inputs | ringed.past_parts(self.ringed, self.ringed.buffers)
             text, positions = self.parts.text, self.positions
+            if isinstance(self.ringed, ThinkShape):
+                return pruned.PrunedDecode(text, positions, self.ringed, spelling), past
             if isinstance(self.ringed, KiviShape):
                 return ringed.RingDecode(text, positions, self.ringed, spelling), past
             return zipped.TierDecode(text, positions, self.ringed, spelling), past
         past = inputs | self._past(spelling)
         if self.room is not None:
             return keeping.ScoringDecode(*self._keeping(spelling)), past
-        return stages.Decode(self.parts.text, self.positions, self.scales, spelling), past
+        plain = self.parts.text, self.positions, self.scales, spelling
+        if self.reads is not None:
+            return reading.ReadingDecode(*plain, self.reads), past
+        return stages.Decode(*plain), past
 
     def _flush(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        assert self.ringed is not None  # noqa: S101
+        assert isinstance(self.ringed, KiviShape | ZipShape)  # noqa: S101
         rings = ringed.past_parts(self.ringed, self.ringed.waiting)
         if isinstance(self.ringed, KiviShape):
             return ringed.Flush(self.ringed), rings

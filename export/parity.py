@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from edgetok import names
+from edgetok.bundle import think
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.cases import Case
@@ -20,10 +21,14 @@ from edgetok.export.parity_extend import prove_extend
 from edgetok.export.parity_inside import prove_reduced
 from edgetok.export.parity_kivi import prove_kivi
 from edgetok.export.parity_prefill import prove_prefill
+from edgetok.export.parity_reads import prove_reads
+from edgetok.export.parity_think import prove_pruned
 from edgetok.export.quantized import hold_quantized
 from edgetok.export.reference import Reference
 from edgetok.export.reference_kivi import KiviReference
 from edgetok.export.reference_prefill import PrefillReference
+from edgetok.export.reference_reads import ReadingReference
+from edgetok.export.reference_think import PrunedReference
 from edgetok.export.reference_zipcache import ZipReference
 from edgetok.export.rings import RINGED
 from edgetok.export.runner import GraphRunner, as_arrays
@@ -33,6 +38,7 @@ from edgetok.ladder import Ladder
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
+UNROUNDED = ("fp32", think.NAME)  # caches that hold float32
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -171,7 +177,7 @@ def prove(
 
 
 def limits_of(precision: Precision) -> Limits:
-    exact = precision == Precision(weights="fp32", kv="fp32")
+    exact = precision.weights == "fp32" and precision.kv in UNROUNDED
     grouped = precision.weights == "fp32" and precision.kv in RINGED
     return LIMITS["fp32" if exact else "slots" if grouped else "quantized"]
 
@@ -252,6 +258,12 @@ def prove_decoder(
     made: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Prefill and decode on PyTorch's own rows."""
+    if isinstance(reference.cache, PrunedReference):
+        prove_pruned(ledger, reference.cache, runner, embeds, budget)
+        return
+    if isinstance(reference.cache, ReadingReference):
+        prove_reads(ledger, reference.cache, runner, embeds, visual.start, budget)
+        return
     if reference.cache is not None:
         for long in (False, True)[: 1 if runner.room is None else 2]:
             prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)

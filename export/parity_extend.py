@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.reference import Reference
+from edgetok.export.reference_reads import ReadingReference
 from edgetok.export.runner import GraphRunner, as_arrays
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def prove_extend(
     away, or with `by_steps`, the chunk must do what as many single steps do, which are proved by
     themselves.
     """
+    if isinstance(reference.cache, ReadingReference):
+        return  # steps read less than a chunk; `edgetok.export.parity_reads` puts one
     # A prompt that leaves no room for the chunk and one token more gives up its end.
     embeds = embeds[:, : runner.room_for(budget) - runner.chunk_rows - 1]
     ids = _some_ids(reference, runner.chunk_rows)

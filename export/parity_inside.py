@@ -2,13 +2,14 @@
 
 Between rows that are all but equally alike, the last bits of a sum decide, and those differ
 between any two programs. A case is *undecided* at a rung if PyTorch itself merges otherwise when
-its pixels move by three millionths: a graph that differs there is held to the mean over all
+its pixels move by three to ten millionths: a graph that differs there is held to the mean over all
 patches, which hardly depends on who merged with whom, and not to each row. So is one whose rows
 PyTorch itself moves as far: soft clusters fork in no place, and still enlarge what differs.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from edgetok import names
-from edgetok.export.undecided import nudged
+from edgetok.export.undecided import NUDGE, nudged
 
 if TYPE_CHECKING:
     from edgetok.export.parity import Ledger
@@ -55,11 +56,11 @@ def prove_reduced(
 def is_undecided(
     reference: Reference, pixels: Tensor, budget: int, plain: dict[str, Array], off: float
 ) -> bool:
-    """Whether PyTorch makes something else than `plain` when pixels move by three millionths.
+    """Whether PyTorch makes something else than `plain` when pixels move by millionths.
 
     Something else is other groups, or rows that are at least half of `off` away.
     """
-    for other in nudged(pixels):
+    for other in chain(nudged(pixels), nudged(pixels, 3 * NUDGE)):
         moved = reference.encode(other, budget)
         if _distance({n: v.numpy() for n, v in moved.items()}, plain) >= off / 2:
             return True

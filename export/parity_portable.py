@@ -11,6 +11,7 @@ from edgetok.bundle.manifest import Precision
 from edgetok.export.cases import Case
 from edgetok.export.parity import (
     LIMITS,
+    UNROUNDED,
     Check,
     Ledger,
     embed_case,
@@ -52,7 +53,7 @@ def prove_portable(
     """
     weights, kv = precision.weights, precision.kv
     vision = Ledger(limits_of(Precision(weights=weights, kv="fp32")))
-    rounded = weights == "fp32" and kv != "fp32"
+    rounded = weights == "fp32" and kv not in UNROUNDED
     decoder = Ledger(LIMITS["slots"] if rounded else vision.limits)
     chain = Ledger(limits_of(precision))
     expected = [[expect(reference, case, k, prefill) for k in ladder.budgets] for case in cases]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
 from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
 from edgetok.calibration.samples import draw, load_samples
-from edgetok.errors import InputError, UsageError
+from edgetok.errors import UsageError
 from edgetok.export import external
+from edgetok.export.cache_choice import choose_cache
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
 from edgetok.export.golden import write_golden
@@ -26,21 +27,21 @@ from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
 from edgetok.export.parity import ParityReport, prove, require_parity
 from edgetok.export.parity_portable import prove_portable
-from edgetok.export.prefilling import require_plain_attention
+from edgetok.export.reads import eager_reads, shape_reads
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
-from edgetok.export.rings import RINGED, make_reference, require_ring_alone, shape_ring
+from edgetok.export.rings import RINGED, make_reference, shape_ring
 from edgetok.export.runner import GraphRunner
-from edgetok.export.scorer import with_exit_weights, with_kv_weights, with_scorer
+from edgetok.export.scorer import with_scorer
 from edgetok.export.stages import require_tower
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.parts import Grid, Parts, TextParts
-from edgetok.kv import AT_PREFILL, NONE, Policy, Room, find_policy, keep_all, make_room
+from edgetok.kv import NONE, Policy, Reading, Room, keep_all, make_room
 from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
-from edgetok.prefill import Prefill, find_prefill
+from edgetok.prefill import Prefill
 
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 KV_BITS = {"int8": 8, "int4": 4}
@@ -68,9 +69,11 @@ def export_model(
     scorer: str | Path | None = None,
     weights: Weights = "fp32",
     kv: KvPrecision = "fp32",
-    kv_policy: str | Policy = NONE,
+    kv_channels: int | None = None,
+    kv_policy: str | Policy | Reading = NONE,
     kv_slots: int | None = None,
     kv_weights: str | Path | None = None,
+    kv_reads: int | None = None,
     flavour: Flavour = "ort",
     prefill: str | Prefill | None = None,
     exit_weights: str | Path | None = None,
@@ -93,12 +96,16 @@ def export_model(
         mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
             method with "+masked-sinks".
         scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
+        kv_channels: channels that keys keep where `kv` is `think`, but for the last ones; three of
+            five when None.
         kv_policy: what a full KV cache keeps, by name or as a policy of one's own; with `none` it
             keeps every row, and an answer ends where the cache does. `mustdrop` goes with the
             prefill method of that name and has its cache hold final survivors alone.
         kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
             one when None.
         kv_weights: safetensors with the learned weights of a policy that has a slot for them.
+        kv_reads: rows that a decode step reads behind layers that choose, where the policy is
+            `tidaldecode`; a quarter of the slots when None.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
         flavour: `portable` adds the same graphs in standard operators.
         prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
@@ -118,12 +125,17 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
-    policy, reduction = _find_cache(kv_policy, kv_slots, find_prefill(prefill))
-    policy = with_kv_weights(policy, None if kv_weights is None else Path(kv_weights))
-    reduction = with_exit_weights(reduction, None if exit_weights is None else Path(exit_weights))
-    _require_policy(policy, kv_slots)
-    _require_one_of(reduction, policy)
-    require_ring_alone(kv, reduction, policy)
+    cache = choose_cache(
+        kv=kv,
+        policy=kv_policy,
+        prefill=prefill,
+        slots=kv_slots,
+        reads=kv_reads,
+        channels=kv_channels,
+        kv_weights=kv_weights,
+        exit_weights=exit_weights,
+    )
+    reduction = cache.reduction
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
@@ -133,19 +145,22 @@ def export_model(
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         require_tower(parts.vision, chosen)
-        _require_decoder(parts.text, reduction, policy, kv, flavour)
+        cache.require_decoder(parts.text, flavour)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
-        room = _make_room(policy, kv_slots, ladder, parts.text)
+        room = _make_room(cache.policy, cache.slots, ladder, parts.text)
+        reads = shape_reads(cache.reading, cache.reads, ladder, parts.text)
         cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
         eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
-        grouped = shape_ring(kv, ladder, parts.text)
+        eager = eager if reads is None else eager_reads(parts.text, reads, ladder)
+        grouped = shape_ring(kv, ladder, parts.text, kv_channels)
         reference = make_reference(parts, chosen, eager, grouped)
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
             *(parts, chosen, ladder, weights, scales, flavour, reduction, bits or 8, room, seed),
             ringed=grouped,
+            reads=reads,
         )
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
@@ -161,7 +176,8 @@ def export_model(
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
         manifest = describe(
-            parts, chosen, ladder, precision, seed, stages, reduction, room, grouped
+            *(parts, chosen, ladder, precision, seed, stages, reduction, room, grouped),
+            reads=reads,
         )
         digest = writer.publish(manifest)
         total_bytes = sum(file.bytes for file in writer.files.values())
@@ -186,7 +202,8 @@ def _prove(
     """Both flavours; the portable one first, since the other rounds the reference for good."""
     ladder, checks = builder.ladder, []
     if spelled := _of(graphs, "portable"):
-        cache = None if builder.room is None else reference.cache  # it begins anew with a prompt
+        kept = builder.room is not None or builder.reads is not None
+        cache = reference.cache if kept else None  # it begins anew with a prompt
         plain = make_reference(builder.parts, builder.method, cache, builder.ringed)
         scales, reduction = builder.scales, builder.prefill
         portable = GraphRunner(
@@ -214,61 +231,6 @@ def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> 
             f"an {kv} KV cache needs images and prompts to measure its scales on; "
             "give samples (--samples FILE.jsonl or a folder), or use kv fp32 (--kv fp32)"
         )
-
-
-def _find_cache(
-    name: str | Policy, slots: int | None, reduction: Prefill | None
-) -> tuple[Policy | None, Prefill | None]:
-    """What the cache keeps, and what prefill takes away: of some methods both are one thing."""
-    if isinstance(name, Policy) or name not in AT_PREFILL:
-        return find_policy(name), reduction
-    if reduction is None:
-        raise UsageError(f"--kv-policy {name} keeps what --prefill {name} leaves; give both")
-    if slots is not None:
-        raise UsageError(f"a {name} cache is as long as --prefill leaves it; drop --kv-slots")
-    return None, reduction.with_cache(name)
-
-
-def _require_policy(policy: Policy | None, slots: int | None) -> None:
-    if policy is None and slots is not None:
-        raise UsageError(
-            f"{slots} KV slots need a policy that says which rows stay; choose one (--kv-policy), "
-            "or lower --new-tokens for a shorter cache"
-        )
-    if policy is not None and slots is not None:
-        make_room(policy, slots, 1 if policy.capacities is None else 2)  # too few for any model
-
-
-def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
-    if reduction is not None and policy is not None:
-        raise UsageError(
-            f"{reduction.name} takes rows away at prefill and {policy.name} packs what prefill "
-            "leaves; edgetok cannot do both in one bundle yet: use --prefill or --kv-policy"
-        )
-
-
-def _require_decoder(
-    text: TextParts, reduction: Prefill | None, policy: Policy | None, kv: str, flavour: str
-) -> None:
-    """Refuse a decoder whose attention is more than what is asked for can spell."""
-    if reduction is not None:
-        reduction.counts(len(text.layers), 1)  # says what is wrong with its depth
-        reduction.exits(len(text.layers))
-        if reduction.method.width not in (0, text.hidden):
-            raise InputError(
-                f"the exit weights are for rows of {reduction.method.width} numbers, and this "
-                f"decoder has {text.hidden}; they belong to another model"
-            )
-        require_plain_attention(text, "reduction at prefill", "leave --prefill out")
-    if policy is not None:
-        require_plain_attention(text, "a KV policy", "use --kv-policy none")
-    if kv in RINGED:
-        require_plain_attention(text, f"a {kv} cache", "use --kv int8")
-    if kv == "int4":
-        require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
-    if flavour != "ort":
-        plain = replace(text, sees_ahead="nothing", axes=())  # which both flavours spell out
-        require_plain_attention(plain, f"the {flavour} flavour", "use --flavour ort")
 
 
 def _make_room(

@@ -159,18 +159,30 @@ class CacheReference:
         if self.rounding is not None and not (first and not self.rounding.prompt):
             key, value = self._rounded(layer, head, key, value)
         rows += [self._born(layer, head, place, key, value) for place in range(new)]
-        keys = torch.from_numpy(np.stack([row.key for row in rows]))
+        keys = torch.from_numpy(self._read(layer, head, query, rows))
         values = torch.from_numpy(np.stack([row.value for row in rows]))
         logits = query @ keys.T * scaling  # [heads, n, rows]
-        ahead = torch.ones(new, len(rows)).triu(len(rows) - new + 1).bool()
-        attention = logits.masked_fill(ahead, -torch.inf).softmax(-1)
+        unread = self._unread(layer, head, new, len(rows))
+        attention = logits.masked_fill(unread, -torch.inf).softmax(-1)
         received = attention.double().mean(0).numpy()
+        self._notice(layer, head, received)
         self.rows[layer][head] = (
             _voted(self.policy, rows, received)
             if first
             else [self._asked(row, p) for row, p in zip(rows, received[0], strict=True)]
         )
         return attention @ values
+
+    def _read(self, layer: int, head: int, query: Tensor, rows: Sequence[Row]) -> Array:
+        """Keys [rows, H] as queries [heads, n, H] of a group read them."""
+        return np.stack([row.key for row in rows])
+
+    def _unread(self, layer: int, head: int, new: int, count: int) -> Tensor:
+        """Which of all rows the new ones, the last, do not attend to: bool [new, count]."""
+        return torch.ones(new, count).triu(count - new + 1).bool()
+
+    def _notice(self, layer: int, head: int, received: Array) -> None:
+        """What the rows of a head received of its new ones, [new, rows]."""
 
     def _rounded(self, layer: int, head: int, key: Array, value: Array) -> tuple[Array, Array]:
         if self.rounding is None:

@@ -1,15 +1,17 @@
-"""KIVI and ZipCache, whose last rows wait in a ring: what an export must know of them."""
+"""KIVI, ZipCache and ThinK, whose last rows are in a ring: what an export must know of them."""
 
 from __future__ import annotations
 
-from edgetok.bundle import kivi, zipcache
+from edgetok.bundle import kivi, think, zipcache
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import RingShape
+from edgetok.bundle.think import ThinkShape
 from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import UsageError
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import CacheReference
 from edgetok.export.reference_kivi import KiviReference
+from edgetok.export.reference_think import PrunedReference
 from edgetok.export.reference_zipcache import ZipReference
 from edgetok.families.parts import Parts, TextParts
 from edgetok.kv import Policy
@@ -17,7 +19,7 @@ from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
 
-RINGED = (*kivi.BITS, zipcache.NAME)
+RINGED = (*kivi.BITS, zipcache.NAME, think.NAME)
 
 
 def require_ring_alone(kv: str, reduction: Prefill | None, policy: Policy | None) -> None:
@@ -29,8 +31,9 @@ def require_ring_alone(kv: str, reduction: Prefill | None, policy: Policy | None
     if kv not in RINGED:
         return
     if policy is not None:
+        how = "holds each row in its place" if kv == think.NAME else "packs rows in groups"
         raise UsageError(
-            f"a {kv} cache packs rows in groups and {policy.name} takes single rows out of them; "
+            f"a {kv} cache {how} and {policy.name} takes single rows out of them; "
             "use --kv-policy none or --kv int4"
         )
     if reduction is not None:
@@ -40,14 +43,36 @@ def require_ring_alone(kv: str, reduction: Prefill | None, policy: Policy | None
         )
 
 
-def shape_ring(kv: str, ladder: Ladder, text: TextParts) -> RingShape | None:
+def require_pruning(kv: str, channels: int | None) -> None:
+    """Refuse a number of channels where no keys are pruned.
+
+    Raises:
+        UsageError: naming the number and the way out.
+    """
+    if channels is not None and kv != think.NAME:
+        raise UsageError(
+            f"{channels} channels of keys need a cache that prunes them; add --kv {think.NAME} or "
+            "leave --kv-channels out"
+        )
+    if channels is not None and channels < 1:
+        raise UsageError(f"{channels} channels of keys are none; give --kv-channels 1 or more")
+
+
+def shape_ring(
+    kv: str, ladder: Ladder, text: TextParts, channels: int | None = None
+) -> RingShape | None:
     """Constants of a cache with a ring, as long as the largest rung needs; None for another one.
+
+    Args:
+        channels: that keys of a ThinK cache keep; three of five if None.
 
     Raises:
         UsageError: if it would be shorter than the ring, or heads fill no whole bytes.
     """
     if kv not in RINGED:
         return None
+    if kv == think.NAME:
+        return _shape_pruned(ladder, text, channels)
     slots, bits = ladder.largest.cache_slots, kivi.BITS.get(kv, 2)
     if slots < kivi.RING_ROWS:
         raise UsageError(
@@ -64,10 +89,28 @@ def shape_ring(kv: str, ladder: Ladder, text: TextParts) -> RingShape | None:
     return KiviShape(*sizes, kivi.RING_ROWS, bits)
 
 
+def _shape_pruned(ladder: Ladder, text: TextParts, channels: int | None) -> ThinkShape:
+    slots, head_dim = ladder.largest.cache_slots, text.head_dim
+    if slots <= think.RING_ROWS:
+        raise UsageError(
+            f"a think cache keeps the last {think.RING_ROWS} keys whole and the largest rung needs "
+            f"{slots}; use --kv fp32, or raise --prompt-tokens or --new-tokens"
+        )
+    if channels is not None and channels > head_dim:
+        raise UsageError(
+            f"{channels} channels of keys are more than the {head_dim} that heads have; "
+            "lower --kv-channels"
+        )
+    kept = think.count_channels(head_dim) if channels is None else channels
+    return ThinkShape(len(text.layers), text.kv_heads, head_dim, slots, kept)
+
+
 def make_reference(
     parts: Parts, method: Method, eager: CacheReference | None, grouped: RingShape | None
 ) -> Reference:
     """PyTorch over a cache that rounds rows as this one does, or over `eager`, or its own."""
+    if isinstance(grouped, ThinkShape):
+        return Reference(parts, method, PrunedReference(parts.text, grouped))
     if isinstance(grouped, ZipShape):
         return ZipReference(parts, method, grouped)
     if grouped is not None:

@@ -45,6 +45,7 @@ class GraphRunner:
     ) -> None:
         self._prefill, self.room, self.scales = prefill, room, scales
         self.root = root
+        self.read: Array = np.zeros((0, 0, 0), np.int64)  # rows that the last step read
         self._shift = shift
         self._past: dict[str, Array] = {}
         self.signals: dict[int, float] = {}
@@ -153,6 +154,7 @@ class GraphRunner:
             names.POSITIONS: places.astype(np.int64)[:, None],
         }
         out = self.run("decode", None, feeds)
+        self.read = out.get(names.DECODE_READ, self.read)
         self._past, self._position = self._past | _as_past(out), self._position + 1
         self._lengths = self._lengths + 1
         logits: Array = out[names.LOGITS][0]
@@ -197,7 +199,7 @@ class GraphRunner:
 
     def compact(self) -> None:
         """Empty the layers that are full, as a policy has it; pack a ring that is full."""
-        if self.ring:
+        if (names.FLUSH, None) in self._sessions:
             self._flush()
         if self.room is None:
             return

@@ -22,18 +22,19 @@ from edgetok.export.cases import Case
 if TYPE_CHECKING:
     from edgetok.export.reference import Reference
 
-NUDGE = 3e-6  # of a pixel: features of graph and PyTorch lie 1e-6 to 5e-6 of their largest apart
+NUDGE = 3e-6  # of a pixel; features of graph and PyTorch lie 1e-6 to 5e-6 of their largest apart
 LAST_BIT = 1e-7
 NUDGES = 8
 SLACK = 0.05  # of the tokens: eight nudges are a small sample of what may fall otherwise
 Kept = npt.NDArray[Any]
 
 
-def nudged(values: Tensor, by: float = NUDGE) -> Iterator[Tensor]:
-    """All but the same values; a fixed seed."""
+def nudged(values: Tensor, by: float = NUDGE, unit: float = 1.0) -> Iterator[Tensor]:
+    """All but the same values; a fixed seed. Those below `unit` move by as much as a unit does."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(NUDGES):
-        yield values * (1 + by * torch.randn(values.shape, generator=generator))
+        noise = by * torch.randn(values.shape, generator=generator)
+        yield values + noise * values.abs().clamp(min=unit)
 
 
 def is_as_open(
@@ -56,7 +57,7 @@ def nudged_pictures(reference: Reference, case: Case, budget: int) -> Iterator[d
 
 def nudged_features(seen: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """What it sees when features move in their last bit."""
-    for features in nudged(seen[names.FEATURES], LAST_BIT):
+    for features in nudged(seen[names.FEATURES], LAST_BIT, 0.0):
         yield {**seen, names.FEATURES: features}
 
 

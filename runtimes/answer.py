@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgetok import names
 from edgetok.control import Decision
 from edgetok.errors import UsageError
 from edgetok.ladder import Bucket
@@ -28,6 +29,22 @@ class Confidence:
     mean_log_probability: float
     first_margin: float
 
+    @property
+    def signals(self) -> dict[str, float]:
+        """As a controller reads it."""
+        return {
+            names.ANSWER_MARGIN: self.first_margin,
+            names.ANSWER_LOG_PROBABILITY: self.mean_log_probability,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A rung that answered, and how sure it was; nothing is known of an answer without a token."""
+
+    budget: int
+    signals: Mapping[str, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -38,10 +55,14 @@ class Answer:
         token_ids: all generated ids, the stop token included.
         budget: visual tokens that the language model saw.
         reason: why this rung, in words.
+        attempts: the rungs that answered in turn; those before the last were not sure enough.
+        question: token ids of the user's own text.
         stop_reason: "stop" (the model ended), "length" (max_new_tokens), "cache" (no slot left),
             "numeric" (logits were not finite) or "cancelled" (the stream was closed).
         timings_ms: preprocess, tokenize, tower, compress, embed, prefill, ttft, decode_total,
-            decode_per_token. Stages of an image that was encoded before are missing.
+            decode_per_token. Stages of an image that was encoded before are missing. Until an
+            answer is taken nothing of it is shown, so `ttft` holds all of it, and `rejected` what
+            the rungs before it took.
         decode_tokens_per_s: after the first token; 0 if there was only one.
         confidence: None if there is no token.
         prompt_tokens: text tokens of the prompt, template included; in a conversation those of
@@ -66,6 +87,8 @@ class Answer:
     kept: tuple[int, ...]
     signals: Mapping[str, float]
     exit_layer: int | None = None
+    attempts: tuple[Attempt, ...] = ()
+    question: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -102,6 +125,8 @@ class Progress:
     log_probability_sum: float = 0.0
     first_margin: float = 0.0
     stop_reason: StopReason | None = None
+    question: tuple[int, ...] = ()
+    rejected: list[Attempt] = field(default_factory=list)
 
     @property
     def bucket(self) -> Bucket:
@@ -114,11 +139,36 @@ class Progress:
             raise UsageError("there is no answer: the stream was closed before it began")
         return self.decision.bucket
 
+    @property
+    def review(self) -> Callable[[Mapping[str, float]], Decision | None] | None:
+        return None if self.decision is None else self.decision.review
+
+    @property
+    def answer_signals(self) -> Mapping[str, float]:
+        """How sure the answer is, as a controller reads it; nothing without a token."""
+        return {} if self.confidence is None else self.confidence.signals
+
+    @property
+    def _attempt(self) -> Attempt:
+        return Attempt(self.bucket.budget, self.answer_signals)
+
     def add_token(self, token_id: int, logits: Logits) -> None:
         if not self.token_ids:
             self.first_margin = margin(logits)
         self.log_probability_sum += log_probability(logits, token_id)
         self.token_ids.append(token_id)
+
+    def reject(self, following: Decision) -> None:
+        """Forget the answer of this rung; another one is asked."""
+        self.rejected.append(self._attempt)
+        elapsed = self.watch.elapsed_ms
+        spent = sum(
+            elapsed.pop(name, 0.0) for name in ("compress", "embed", "prefill", "decode_total")
+        )
+        elapsed["rejected"] = elapsed.get("rejected", 0.0) + spent
+        self.decision = following
+        self.token_ids, self.pieces, self.log_probability_sum = [], [], 0.0
+        self.stop_reason = None
 
     def show(self, piece: str) -> Iterator[str]:
         """Note a piece of text and pass it on, unless it is empty."""
@@ -150,15 +200,19 @@ class Progress:
                 "decode_per_token": 1000 * seconds / steps if steps else 0.0,
             },
             decode_tokens_per_s=steps / seconds if seconds > 0 else 0.0,
-            confidence=self._confidence(),
+            confidence=self.confidence,
             prompt_tokens=self.prompt_tokens,
             reused_rows=self.reused_rows,
             kept=self.kept,
             signals=dict(self.signals),
             exit_layer=self.exit_layer,
+            attempts=(*self.rejected, self._attempt),
+            question=self.question,
         )
 
-    def _confidence(self) -> Confidence | None:
+    @property
+    def confidence(self) -> Confidence | None:
+        """How sure the model is of what it said so far; None before the first token."""
         if not self.token_ids:
             return None
         return Confidence(self.log_probability_sum / len(self.token_ids), self.first_margin)

@@ -11,12 +11,13 @@ from edgetok.bundle.manifest import Manifest
 from edgetok.control import BenchTable, Fixed, load_table
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
+from edgetok.rules import Controller
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
 from edgetok.runtimes.conversation import Conversation
 from edgetok.runtimes.pipeline import Pipeline
 from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.processor import Processor
-from edgetok.runtimes.prompt import require_prompt_fits
+from edgetok.runtimes.prompt import Prompt, require_prompt_fits
 from edgetok.runtimes.protocol import FloatArray, Runtime, VisualTokens
 from edgetok.runtimes.request import Choice, EncodedImage, Request, Signal
 from edgetok.runtimes.sampling import Sampling
@@ -29,7 +30,7 @@ class Model:
     Args:
         runtime: where the graphs run.
         processor: of the same bundle.
-        digest: the bundle's.
+        digest: of what answers in the bundle, see `bundle.manifest.digest_content`.
         tables: finds what `edgetok bench` measured, by the bundle's digest and the device.
         clock: seconds, monotonic; tests bring their own.
     """
@@ -131,7 +132,9 @@ class Model:
                 `encode` returned.
             prompt: the user's text; control tokens in it are plain text.
             budget: the rung to use. Or give limits, which need `edgetok bench` to have run here,
-                or a signal; without any of them the largest rung answers.
+                or a signal; without any of them the bundle's certified controller chooses, if
+                it has one, all its rungs are loaded and the temperature is 0; else the largest
+                rung answers.
             max_ttft_ms: limit for the time to the first token.
             max_memory_mib: limit for the memory of the process.
             signal: "elbow" lets the image choose.
@@ -144,7 +147,7 @@ class Model:
             InputError: at the first piece, if image or prompt is rejected.
         """
         choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
-        policy = choice.policy(self.ladder, lambda: self._tables(self.digest, self.device))
+        policy = choice.policy(self.ladder, self._table, self._controller(temperature))
         request = Request(policy, Sampling(temperature, top_p, seed), max_new_tokens)
         progress = Progress(Stopwatch(self._clock))
         return Stream(self._run(image, prompt, request, progress), progress)
@@ -159,8 +162,14 @@ class Model:
             InputError: if image or prompt is rejected.
         """
         request = Request(Fixed(budget), Sampling(), None)
+        progress = Progress(Stopwatch(self._clock))
         with self._exclusive():
-            return self._begin(image, prompt, request, Progress(Stopwatch(self._clock))).copy()
+            rows = self._pipeline.open(image, prompt, request, progress)
+            return self._pipeline.fill(rows, progress.bucket, progress).copy()
+
+    def question_ids(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of the user's own text, as a controller sees them; raises InputError."""
+        return self.processor.encode(prompt).question_ids
 
     def compress(self, image: EncodedImage, prompt: str, *, budget: int) -> VisualTokens:
         """The visual tokens that a rung makes of an encoded image for this prompt.
@@ -196,7 +205,7 @@ class Model:
                 model's chat template has no later turns.
         """
         choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
-        policy = choice.policy(self.ladder, lambda: self._tables(self.digest, self.device))
+        policy = choice.policy(self.ladder, self._table)
         self.processor.encode_turn("")  # says whether there can be a second turn
         return Conversation(self._pipeline, image, policy, self._exclusive, self._clock)
 
@@ -211,22 +220,43 @@ class Model:
         with self._exclusive():
             self.runtime.forget()
 
+    def _table(self) -> BenchTable:
+        return self._tables(self.digest, self.device)
+
+    def _controller(self, temperature: float) -> Controller | None:
+        """The bundle's own, where its certificate speaks of what is asked."""
+        controller = self.manifest.controller
+        if controller is None or temperature > 0:  # it was certified on greedy answers
+            return None
+        needed = {controller.full, *(rule.budget for rule in controller.rules)}
+        same_graphs = controller.certificate.flavour == self.runtime.flavour
+        return controller if same_graphs and needed <= set(self.ladder.budgets) else None
+
     def _run(
         self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
     ) -> Generator[str, None, None]:
-        sampler = request.sampling.sampler()
         with self._exclusive():
             with progress.watch.measure("ttft"):
-                logits = self._begin(image, text, request, progress)
-                token_id = self._pipeline.choose(logits, sampler, progress)
-            yield from self._pipeline.decode(token_id, sampler, progress)
+                prompt, encoded = self._pipeline.look(image, text, request, progress)
+                pieces = self._begin(prompt, encoded, request, progress)
+                while progress.review is not None:  # nothing is shown before it is taken
+                    said = list(pieces)
+                    if (following := progress.review(progress.answer_signals)) is None:
+                        pieces = iter(said)
+                        break
+                    progress.reject(following)
+                    pieces = self._begin(prompt, encoded, request, progress)
+            yield from pieces
 
     def _begin(
-        self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
-    ) -> FloatArray:
-        """Everything up to the first logits [W]."""
-        rows = self._pipeline.open(image, text, request, progress)
-        return self._pipeline.fill(rows, progress.bucket, progress)
+        self, prompt: Prompt, encoded: EncodedImage, request: Request, progress: Progress
+    ) -> Iterator[str]:
+        """The pieces of the answer of the rung that was chosen, its first token known."""
+        sampler = request.sampling.sampler()
+        rows = self._pipeline.rows(prompt, encoded, request, progress)
+        logits = self._pipeline.fill(rows, progress.bucket, progress)
+        token_id = self._pipeline.choose(logits, sampler, progress)
+        return self._pipeline.decode(token_id, sampler, progress)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

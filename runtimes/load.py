@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgetok.bundle.manifest import Flavour
+from edgetok.bundle.manifest import Flavour, digest_content
 from edgetok.bundle.reader import Bundle
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.ort import OrtRuntime
@@ -40,4 +40,4 @@ def load(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
     processor = read_processor(opened)  # cheap, so that its errors come before the sessions
     runtime = OrtRuntime(opened, device=device, budgets=budgets, threads=threads, flavour=flavour)
-    return Model(runtime, processor, opened.digest)
+    return Model(runtime, processor, digest_content(opened.manifest))

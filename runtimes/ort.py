@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgetok import names
+from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, ring_shape, shared_stages
 from edgetok.bundle.reader import Bundle
+from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import InputError, UsageError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.cache import CacheRows, HeldRows, list_chunks
@@ -346,7 +348,8 @@ class OrtRuntime:
         """What makes room for a row where there is none."""
         bucket = self.ladder.largest
         tower = bundle.stage("tower", bucket.budget)
-        if (shape := ring_shape(bundle.manifest)) is not None:
+        shape = ring_shape(bundle.manifest)
+        if isinstance(shape, KiviShape | ZipShape):
             return Flushing(shape, self._graph(names.FLUSH, bucket), self._decode.inputs)
 
         def bind(stage: Stage) -> BoundGraph:

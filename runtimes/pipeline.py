@@ -44,23 +44,39 @@ class Pipeline:
             InputError: if image or prompt is rejected.
             UsageError: if another bundle encoded the image.
         """
+        prompt, encoded = self.look(image, text, request, progress)
+        return self.rows(prompt, encoded, request, progress)
+
+    def look(
+        self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
+    ) -> tuple[Prompt, EncodedImage]:
+        """The prompt and the encoded image, after which the rung is chosen; errors as in `open`."""
         watch, runtime = progress.watch, self.runtime
         with watch.measure("tokenize"):
             prompt = self.processor.encode(text)
         progress.prompt_tokens = prompt.tokens
+        progress.question = prompt.question_ids
         require_prompt_fits(prompt, max(bucket.prompt_tokens for bucket in runtime.ladder))
         bucket = None
         if has_tower_per_rung(runtime.manifest):  # its tower is known only when the rung is
-            progress.decision = request.policy.choose(runtime.ladder, {})
+            progress.decision = request.policy.choose(runtime.ladder, {}, prompt.question_ids)
             bucket = progress.decision.bucket
         encoded = self.encoded(image, watch, bucket)
         progress.signals = encoded.output.signals
-        if bucket is None:
-            progress.decision = request.policy.choose(runtime.ladder, encoded.output.signals)
-            bucket = progress.decision.bucket
+        if progress.decision is None:
+            progress.decision = request.policy.choose(
+                runtime.ladder, encoded.output.signals, prompt.question_ids
+            )
+        return prompt, encoded
+
+    def rows(
+        self, prompt: Prompt, encoded: EncodedImage, request: Request, progress: Progress
+    ) -> PromptRows:
+        """What the rung that was chosen makes of them."""
+        bucket = progress.bucket
         progress.max_new_tokens = request.max_new_tokens or bucket.new_tokens
         require_prompt_fits(prompt, bucket.prompt_tokens)
-        with watch.measure("compress"):
+        with progress.watch.measure("compress"):
             visual = self.compress(encoded, bucket, prompt)
         progress.kept = tuple(visual.kept.tolist())
         return PromptRows(prompt.before, visual, prompt.after, len(prompt.after))

@@ -33,6 +33,11 @@ class Prompt:
         """Text tokens on both sides of the image."""
         return len(self.before) + len(self.after)
 
+    @property
+    def question_ids(self) -> tuple[int, ...]:
+        """The ids of the user's own text."""
+        return (*self.before, *self.after)[self.question.start : self.question.stop]
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:

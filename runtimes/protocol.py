@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetok.bundle.manifest import Manifest
+from edgetok.bundle.manifest import Flavour, Manifest
 from edgetok.ladder import Bucket, Ladder
 
 FloatArray = NDArray[np.float32]
@@ -91,6 +91,11 @@ class Runtime(Protocol):
     @property
     def device(self) -> str:
         """Where it runs, such as "cpu"."""
+        ...
+
+    @property
+    def flavour(self) -> Flavour:
+        """Which of the bundle's graphs run."""
         ...
 
     @property

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgetok import limits
-from edgetok.control import BenchTable, Elbow, Fixed, Largest, Limit, Policy
+from edgetok.control import BenchTable, Certified, Elbow, Fixed, Largest, Limit, Policy
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
+from edgetok.rules import Controller
 from edgetok.runtimes.protocol import TowerOutput, VisualTokens
 from edgetok.runtimes.sampling import Sampling
 
@@ -57,11 +58,14 @@ class Choice:
     def _is_limited(self) -> bool:
         return self.max_ttft_ms is not None or self.max_memory_mib is not None
 
-    def policy(self, ladder: Ladder, table: Callable[[], BenchTable]) -> Policy:
+    def policy(
+        self, ladder: Ladder, table: Callable[[], BenchTable], controller: Controller | None = None
+    ) -> Policy:
         """The policy that chooses so.
 
         Args:
             table: reads the measurements; called if there is a limit.
+            controller: chooses where the user does not; None: the largest rung.
 
         Raises:
             UsageError: for an unknown rung, a limit that is not positive, or no measurements.
@@ -71,7 +75,9 @@ class Choice:
             return Fixed(self.budget)
         if self._is_limited:
             return Limit(table(), self.max_ttft_ms, self.max_memory_mib)
-        return Largest() if self.signal is None else Elbow()
+        if self.signal is not None:
+            return Elbow()
+        return Largest() if controller is None else Certified(controller)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ CACHES = {
     "kivi": INT4_CACHE,  # golden logits are of the prompt's last row, which sees it unrounded
     "kivi4": INT4_CACHE,
     "zipcache": INT4_CACHE,
+    "think": EXACT,
 }
 # Kernels of quantized weights round the activations to 8 bits, or do not: it depends on the
 # processor, and on whether weights are packed. A wrong graph is off by whole deviations.

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"errors", "limits", "ladder", "names", "tokens"}
+GROUND = {"errors", "limits", "ladder", "names", "rules", "tokens"}
 TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
@@ -21,6 +21,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "limits": set(),
     "ladder": {"errors", "limits"},
     "names": set(),
+    "rules": set(),
     "tokens": {"errors", "limits", "names"},
     "methods": GROUND,
     "prefill": GROUND,

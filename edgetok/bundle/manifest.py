@@ -6,6 +6,7 @@ are this file. docs/bundle-format.md describes it for other readers.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,7 +15,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from edgetok import limits, names
-from edgetok.bundle import kivi, zipcache
+from edgetok.bundle import kivi, think, zipcache
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.paths import require_safe_path
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
@@ -26,8 +27,10 @@ from edgetok.bundle.strict import (
     require_plain_json,
     shorten,
 )
+from edgetok.bundle.think import ThinkShape
 from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import BundleError
+from edgetok.rules import Controller
 
 FORMAT_VERSION: Final = 1
 MANIFEST_FILE = "manifest.json"
@@ -37,7 +40,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
-KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache"]
+KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache", "think"]
 Flavour = Literal["ort", "portable"]
 
 AT_PREFILL = ("mustdrop",)  # policies that choose behind the prompt alone: no layer is emptied
@@ -119,7 +122,13 @@ class KvCache(Struct, frozen=True):
     of `AT_PREFILL`, which has the prefill graph give rows up behind the prompt.
 
     Of a KIVI cache or ZipCache, the last `ring` rows of `slots` are float32, and each full ring is
-    packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere.
+    packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere. Of a ThinK cache
+    the keys of the last `ring` rows are whole, those of the others have `key_channels` of their
+    channels (`bundle.think`), which is 0 elsewhere.
+
+    With `tidaldecode` no row goes: of a decode step, layers in `selects` and those in front of them
+    attend to all rows, the others to the newest and the `reads` rows per head that the last layer
+    in `selects` attended to most. `reads` is 0 elsewhere.
     """
 
     layers: Positive
@@ -133,6 +142,11 @@ class KvCache(Struct, frozen=True):
     )
     planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=list)
     ring: Count = 0
+    key_channels: Count = 0
+    reads: Count = 0
+    selects: Annotated[list[Count], msgspec.Meta(max_length=1024)] = msgspec.field(
+        default_factory=list
+    )
 
 
 SeesAhead = Literal["nothing", "image", "prompt"]
@@ -193,6 +207,7 @@ class Manifest(Struct, frozen=True):
     vision: Vision
     stages: Annotated[list[Stage], msgspec.Meta(min_length=1, max_length=2048)]
     files: dict[Path, File]
+    controller: Controller | None = None  # what `edgetok calibrate` adds
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -221,6 +236,12 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return encode_strict(manifest)
 
 
+def digest_content(manifest: Manifest) -> str:
+    """sha256 of the manifest without its controller, in hex: pins everything that answers."""
+    content = msgspec.structs.replace(manifest, controller=None)
+    return hashlib.sha256(encode_manifest(content)).hexdigest()
+
+
 def _decode(data: bytes) -> Manifest:
     try:
         header = msgspec.json.decode(data, type=_Header)
@@ -241,14 +262,15 @@ def shared_stages(manifest: Manifest) -> tuple[str, ...]:
         return names.STAGES
     # A policy looks at each row as it comes, and a ring takes one at a time.
     stages = tuple(name for name in names.STAGES if name != names.EXTEND)
-    return (*stages, names.FLUSH) if manifest.kv.ring else stages
+    return (*stages, names.FLUSH) if manifest.precision.kv in PACKED else stages
 
 
-RingShape = KiviShape | ZipShape
+RingShape = KiviShape | ZipShape | ThinkShape
+PACKED = (*kivi.BITS, zipcache.NAME)  # whose full rings a graph packs
 
 
 def ring_shape(manifest: Manifest) -> RingShape | None:
-    """The constants of a KIVI cache or a ZipCache; None where there is another one."""
+    """The constants of a KIVI cache, ZipCache or ThinK cache; None where there is another one."""
     kv = manifest.kv
     if not kv.ring:
         return None
@@ -256,6 +278,8 @@ def ring_shape(manifest: Manifest) -> RingShape | None:
     if manifest.precision.kv == zipcache.NAME:
         prompt = max(rung.budget + rung.prompt_tokens for rung in manifest.ladder)
         return ZipShape(*sizes, prompt, kv.ring)
+    if manifest.precision.kv == think.NAME:
+        return ThinkShape(*sizes, kv.key_channels, kv.ring)
     return KiviShape(*sizes, kv.ring, kivi.BITS[manifest.precision.kv])
 
 
@@ -267,6 +291,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _compaction_problems(manifest)
     yield from _ring_problems(manifest)
     yield from _exit_problems(manifest)
+    yield from _reading_problems(manifest.kv)
+    yield from _controller_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
     for stage_name in shared_stages(manifest):
@@ -327,7 +353,7 @@ def _compaction_problems(manifest: Manifest) -> Iterator[str]:
     kv = manifest.kv
     if kv.policy in AT_PREFILL and manifest.prefill.method == "none":
         yield f"$.kv.policy {kv.policy} goes with a prefill that takes rows away, and none does"
-    empties = kv.policy not in ("none", *AT_PREFILL)
+    empties = kv.policy not in ("none", *AT_PREFILL) and not kv.reads
     if bool(kv.keep) != empties or len(kv.keep) not in (0, kv.layers):
         yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers and policy {kv.policy}"
     elif any(keep >= slots for keep, slots in zip(kv.keep, kv.slots, strict=False)):
@@ -365,9 +391,14 @@ def _exit_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _ring_problems(manifest: Manifest) -> Iterator[str]:
-    """Rows wait in a ring where a KIVI cache is, and there alone; all layers hold as many."""
+    """The last rows are in a ring where the cache has one; all layers hold as many."""
     kv = manifest.kv
-    bits = (kivi.BITS | {zipcache.NAME: 2}).get(manifest.precision.kv)
+    bits = (kivi.BITS | {zipcache.NAME: 2, think.NAME: 32}).get(manifest.precision.kv)
+    if (manifest.precision.kv == think.NAME) != (1 <= kv.key_channels <= kv.head_dim):
+        yield (
+            f"$.kv.key_channels {kv.key_channels} of {kv.head_dim} does not go with a cache of "
+            f"{manifest.precision.kv}"
+        )
     if bool(kv.ring) != (bits is not None):
         yield f"$.kv.ring {kv.ring} does not go with a cache of {manifest.precision.kv}"
     elif bits is not None:
@@ -377,6 +408,44 @@ def _ring_problems(manifest: Manifest) -> Iterator[str]:
             yield f"$.kv.ring {kv.ring} exceeds $.kv.slots {max(kv.slots)}"
         if kv.head_dim * bits % 8:
             yield f"$.kv.head_dim {kv.head_dim} fills no whole bytes at {bits} bits"
+
+
+def _reading_problems(kv: KvCache) -> Iterator[str]:
+    """A step reads fewer rows in layers that lie behind one that chooses, of a plain cache."""
+    if not kv.reads and not kv.selects:
+        return
+    if not kv.reads or not kv.selects or kv.policy == "none":
+        yield f"$.kv.reads {kv.reads}, .selects {kv.selects} and policy {kv.policy} do not agree"
+    if any(low >= high for low, high in pairwise(kv.selects)) or max(kv.selects, default=0) >= (
+        kv.layers - 1
+    ):
+        yield f"$.kv.selects {kv.selects} does not rise in front of the last of {kv.layers} layers"
+    if kv.reads > min(kv.slots):
+        yield f"$.kv.reads {kv.reads} exceeds $.kv.slots {min(kv.slots)}"
+    if kv.ring or len(set(kv.slots)) > 1:
+        yield f"$.kv.slots {kv.slots} and .ring {kv.ring}: layers that share rows hold the same"
+
+
+def _controller_problems(manifest: Manifest) -> Iterator[str]:
+    """A certificate speaks of one bundle only, and of rungs that it has."""
+    controller = manifest.controller
+    if controller is None:
+        return
+    budgets = [rule.budget for rule in controller.rules] + [controller.full]
+    if any(low >= high for low, high in pairwise(budgets)):
+        yield f"$.controller: budgets {budgets} are not ascending and unique"
+    if unknown := set(budgets) - {rung.budget for rung in manifest.ladder}:
+        yield f"$.controller: {sorted(unknown)} are no rungs of $.ladder"
+    for rule in controller.rules:
+        for scorer in (rule.enter, rule.accept):
+            ids = [token for token, _ in scorer.tokens]
+            if any(low >= high for low, high in pairwise(ids)):
+                yield f"$.controller: tokens of rung {rule.budget} are not ascending and unique"
+    if controller.certificate.bundle_sha256 != digest_content(manifest):
+        yield (
+            "$.controller.certificate was issued for another bundle than this one; "
+            "run `edgetok calibrate` on this bundle"
+        )
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from edgetok.control.certified import Certified
 from edgetok.control.policies import Decision, Elbow, Fixed, Largest, Limit, Policy
 from edgetok.control.table import BenchTable, Row, load_table, save_table
 
 __all__ = [
     "BenchTable",
+    "Certified",
     "Decision",
     "Elbow",
     "Fixed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,16 +15,27 @@ from edgetok.ladder import Bucket, Ladder
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A bucket, and one sentence for people that says why."""
+    """A bucket, and one sentence for people that says why.
+
+    Args:
+        review: asked how sure the answer is (`names.ANSWER_SIGNALS`), gives None to take it, or
+            the rung to ask next; None where any answer is taken.
+    """
 
     bucket: Bucket
     reason: str
+    review: Callable[[Mapping[str, float]], Decision | None] | None = None
 
 
 class Policy(Protocol):
-    """A rule that always finds a bucket of the ladder."""
+    """A rule that always finds a bucket of the ladder.
 
-    def choose(self, ladder: Ladder, signals: Mapping[str, float]) -> Decision: ...
+    `question` are the token ids of the user's own text.
+    """
+
+    def choose(
+        self, ladder: Ladder, signals: Mapping[str, float], question: Sequence[int] = ()
+    ) -> Decision: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +44,9 @@ class Fixed:
 
     budget: int
 
-    def choose(self, ladder: Ladder, signals: Mapping[str, float]) -> Decision:
+    def choose(
+        self, ladder: Ladder, signals: Mapping[str, float], question: Sequence[int] = ()
+    ) -> Decision:
         """Raises UsageError if the ladder has no such rung."""
         return Decision(ladder.bucket(self.budget), f"{self.budget} visual tokens were asked for")
 
@@ -42,7 +55,9 @@ class Fixed:
 class Largest:
     """The rung with the most tokens: the default, which loses nothing."""
 
-    def choose(self, ladder: Ladder, signals: Mapping[str, float]) -> Decision:
+    def choose(
+        self, ladder: Ladder, signals: Mapping[str, float], question: Sequence[int] = ()
+    ) -> Decision:
         bucket = ladder.largest
         return Decision(bucket, f"no limit was given, so the largest rung of {bucket.budget}")
 
@@ -51,7 +66,9 @@ class Largest:
 class Elbow:
     """The smallest rung that holds the tokens before the elbow of the CLS-similarity curve."""
 
-    def choose(self, ladder: Ladder, signals: Mapping[str, float]) -> Decision:
+    def choose(
+        self, ladder: Ladder, signals: Mapping[str, float], question: Sequence[int] = ()
+    ) -> Decision:
         wanted = signals.get(names.SIGNAL_ELBOW, math.nan)
         if not math.isfinite(wanted):  # a damaged signal must not cost quality
             bucket = ladder.largest
@@ -97,7 +114,9 @@ class Limit:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{option} {value} is no positive number")
 
-    def choose(self, ladder: Ladder, signals: Mapping[str, float]) -> Decision:
+    def choose(
+        self, ladder: Ladder, signals: Mapping[str, float], question: Sequence[int] = ()
+    ) -> Decision:
         for bucket in reversed(ladder.buckets):
             row = self.table.row(bucket.budget)
             if row is not None and not self._misses(row):

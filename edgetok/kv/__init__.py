@@ -15,12 +15,26 @@ from edgetok.kv.policies import (
     random,
     snapkv,
     streaming,
+    tidaldecode,
     visual,
     zipcache,
 )
 from edgetok.kv.policy import Policy, Room, keep_all, make_room
+from edgetok.kv.reading import Reading, Reads, make_reads
 
-__all__ = ["AT_PREFILL", "POLICIES", "Policy", "Room", "find_policy", "keep_all", "make_room"]
+__all__ = [
+    "AT_PREFILL",
+    "POLICIES",
+    "READINGS",
+    "Policy",
+    "Reading",
+    "Reads",
+    "Room",
+    "find_policy",
+    "keep_all",
+    "make_reads",
+    "make_room",
+]
 
 NONE = "none"  # no policy: every row stays, and the cache is as long as the longest answer
 
@@ -41,6 +55,8 @@ POLICIES: dict[str, Policy] = {
 
 # Of a method of the same name, which alone decides what the cache holds: `edgetok.prefill`.
 AT_PREFILL: dict[str, Policy] = {mustdrop.POLICY.name: mustdrop.POLICY}
+# Asked for by the same option: these take no row away, but read a part of them.
+READINGS: dict[str, Reading] = {tidaldecode.READING.name: tidaldecode.READING}
 
 
 def find_policy(name: str | Policy) -> Policy | None:
@@ -54,6 +70,6 @@ def find_policy(name: str | Policy) -> Policy | None:
     if name == NONE:
         return None
     if name not in POLICIES:
-        known = ", ".join([NONE, *POLICIES, *AT_PREFILL])
+        known = ", ".join([NONE, *POLICIES, *READINGS, *AT_PREFILL])
         raise UsageError(f"KV policy {name!r} is unknown; choose {known} (--kv-policy)")
     return POLICIES[name]

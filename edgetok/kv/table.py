@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edgetok.kv.policy import Policy
+from edgetok.kv.reading import Reading
 
 COLUMNS = ("policy", "paper", "positions", "beside the paper", "what stays")
 
 
-def describe_policies(policies: Iterable[Policy]) -> str:
+def describe_policies(policies: Iterable[Policy | Reading]) -> str:
     """One row per policy: name, paper, positions, how it differs, and a line."""
     lines = [_line(COLUMNS), "|" + "---|" * len(COLUMNS)]
     return "\n".join([*lines, *(_line(_cells(policy)) for policy in policies)])
 
 
-def _cells(policy: Policy) -> tuple[str, ...]:
+def _cells(policy: Policy | Reading) -> tuple[str, ...]:
     name = f"`{policy.name}`"
     return name, policy.paper, policy.positions, policy.exact, policy.summary
 

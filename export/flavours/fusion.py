@@ -24,6 +24,7 @@ def fuse(model: ir.Model) -> ir.Model:
     simplify(model)
     _SKIP_NORM.apply_to_model(model)
     pack_attention(model.graph)
+    pack_rotated(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     return model
 
@@ -31,6 +32,7 @@ def fuse(model: ir.Model) -> ir.Model:
 def simplify(model: ir.Model) -> ir.Model:
     """Drop transposes and reshapes that cancel out; adds no operator, so any flavour may do it."""
     _TRANSPOSES.apply_to_model(model)
+    _drop_transposes(model.graph)
     passes.IdentityEliminationPass()(model)  # what is left of transposes that several nodes read
     infer_shapes(model)
     _drop_reshapes(model.graph)
@@ -101,6 +103,18 @@ _SKIP_NORM = pattern.RewriteRuleSet(
 # --- rewrites that need arithmetic on weights ----------------------------------------------------
 
 
+def _drop_transposes(graph: ir.Graph) -> None:
+    """Remove transposes that take another one back, which the rules leave where others read it."""
+    for node in list(graph):
+        before = node.inputs[0].producer() if node.op_type == "Transpose" else None
+        if before is None or before.op_type != "Transpose":
+            continue
+        first, second = (list(one.attributes["perm"].as_ints()) for one in (before, node))
+        if [first[axis] for axis in second] == sorted(first):
+            node.outputs[0].replace_all_uses_with(before.inputs[0], replace_graph_outputs=True)
+            graph.remove(node, safe=True)
+
+
 def _drop_reshapes(graph: ir.Graph) -> None:
     """Remove reshapes that cancel out: static shapes make that a comparison."""
     for node in list(graph):
@@ -133,6 +147,24 @@ def pack_attention(graph: ir.Graph) -> None:
             _pack(graph, node, linears)  # type: ignore[arg-type]
 
 
+def pack_rotated(graph: ir.Graph) -> None:
+    """The same where attention is spelled out: so that all stages have one packed weight.
+
+    What is rotated is a query or a key; the third that reads the same rows makes the value.
+    """
+    found: dict[ir.Value, list[_Linear]] = {}
+    for node in graph:
+        linear = _find_linear(node.inputs[0]) if node.op_type == "RotaryEmbedding" else None
+        if linear is not None:
+            found.setdefault(linear.source, []).append(linear)
+    for source, rotated in found.items():
+        readers = [_find_result(node) for node in source.consumers() if node.op_type == "MatMul"]
+        known = {linear.result for linear in rotated}
+        linears = [*rotated, *(x for x in readers if x is not None and x.result not in known)]
+        if len(linears) == 3 and len({linear.bias is not None for linear in linears}) == 1:
+            _pack(graph, rotated[0].result.producer(), linears)
+
+
 class _Linear(NamedTuple):
     """`result` as source @ weight (+ bias) with constant weights."""
 
@@ -158,6 +190,14 @@ def _find_linear(value: ir.Value | None) -> _Linear | None:
     if node is None or node.op_type != "MatMul" or node.inputs[1].const_value is None:
         return None
     return _Linear(value, node.inputs[0], node.inputs[1], bias)
+
+
+def _find_result(node: ir.Node) -> _Linear | None:
+    """The linear that a product is the beginning or the whole of."""
+    result = node.outputs[0]
+    behind = list(result.consumers())
+    biased = len(behind) == 1 and _find_linear(behind[0].outputs[0])
+    return biased if biased and biased.bias is not None else _find_linear(result)
 
 
 def _pack(graph: ir.Graph, node: ir.Node, linears: list[_Linear]) -> None:

@@ -19,7 +19,8 @@ from edgetok.export.attention import (
 )
 from edgetok.export.flavours.names import CONTRIB
 from edgetok.export.flavours.packing import attend_prompt
-from edgetok.kv.stored import store
+from edgetok.kv.stored import store, unpack
+from edgetok.kv.stores.tidaldecode import gather_rows
 
 AFTER_SOFTMAX = 2  # what GroupQueryAttention shall return of its attention
 
@@ -134,6 +135,32 @@ class CacheAttention:
         if self.weighed is not None:
             self.weighed.append(present[2])
         return rows
+
+    def append(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Put a row [1, G, 1, H] behind those of the next layer; returns the rotated query."""
+        layer, pair = len(self.present), []
+        query, key = (self._turn(part, layer) for part in (query, key))
+        place = self._lengths[layer].long().reshape(1, 1, 1, 1)
+        for number, (past, row) in enumerate(zip(self.past[layer], (key, value), strict=True)):
+            if self.scales:
+                row = store(row[0], self.scales[layer][number][0], self.bits).unsqueeze(0)
+            pair.append(past.scatter(2, place.expand(row.shape), row))
+        self.present.append((pair[0], pair[1]))
+        return query
+
+    def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, G, n, H] that the last layer holds at places [G, n]."""
+        layer = len(self.present) - 1
+        rows = [gather_rows(buffer, places) for buffer in self.present[layer]]
+        if self.scales:
+            scales = self.scales[layer]
+            rows = [unpack(r, self.bits) * s for r, s in zip(rows, scales, strict=True)]
+        return rows[0], rows[1]
+
+    def _turn(self, rows: Tensor, layer: int) -> Tensor:
+        """Rotary embedding of added rows [1, heads, 1, H]."""
+        places = self._positions[layer][0]
+        return turn_merged(merge_heads(rows), places, *self.rotary[layer], rows.shape[1])
 
     def put(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Let rotated rows [1, G, S, H] begin the next layer's cache, as the operator would.

@@ -24,6 +24,7 @@ from edgetok.export.attention import (
     spelled_norms,
 )
 from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows, width_of
+from edgetok.kv.stores.tidaldecode import gather_rows
 
 OPSET = 24
 FORBIDDEN = -1e9  # a score that softmax makes zero
@@ -108,6 +109,18 @@ class CacheAttention:
         if self.weighed is not None:  # a second output of `Attention` is more than engines take
             self.weighed.append(weights)
         return merge_heads(rows)
+
+    def append(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Put a row [1, G, 1, H] behind those of the next layer; returns the rotated query."""
+        layer = len(self.present)
+        query, key = self._rotate(query, layer), self._rotate(key, layer)
+        query, key, value = self.equalise(layer, query, key, value)
+        self.present.append(self.file(self.past[layer], self.store(key, value), self._last[layer]))
+        return query
+
+    def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, G, n, H] that the last layer holds at places [G, n]."""
+        return self.read(tuple(gather_rows(buffer, places) for buffer in self.present[-1]))
 
     def put(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Let rotated rows [1, G, S, H] begin the next layer's cache.

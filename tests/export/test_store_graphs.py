@@ -58,13 +58,21 @@ def _read(*x: Tensor) -> Any:
 
 def _think(query: Tensor, keys: Tensor, asked: Tensor, recent: Tensor) -> Any:
     channels = think.choose_channels(asked, keys, 10)
-    return (think.score(query, think.prune(keys, channels), channels, recent),)
+    return think.score(query, think.prune(keys, channels), channels, recent)
+
+
+def _think_step(*x: Tensor) -> Any:
+    region, ring, channels, key, query, count = x
+    region, ring = think.put_row(region, ring, channels, key, count)
+    products = think.score(query, region, channels, ring)
+    return region, ring, think.order_scores(*products, count, C)
 
 
 def _tidal(query: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Any:
-    true = torch.arange(C) < count
-    rows = tidaldecode.choose_rows(query, keys, true, 5)
-    return (tidaldecode.attend(query, keys, values, rows, true),)
+    weights = torch.softmax(query.reshape(G, -1, H) @ keys[0].transpose(1, 2), -1)
+    places, true = tidaldecode.with_newest(tidaldecode.choose_rows(weights, count, 5), count)
+    picked = [tidaldecode.gather_rows(buffer, places) for buffer in (keys, values)]
+    return (tidaldecode.attend(query, *picked, true),)
 
 
 def _inputs() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
@@ -84,6 +92,13 @@ def _inputs() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
         "zipcache repack": (_repack, [*held, *tail, *starts]),
         "zipcache read": (_read, _fields(tiers[1])),
         "think": (_think, [query, keys, torch.randn(1, HEADS, 6, H), recent]),
+        "think step": (
+            _think_step,
+            [
+                *(torch.randn(1, G, C - R, 10), torch.randn(1, G, R, H)),
+                *(torch.arange(10).expand(1, G, 10), key, query, count),
+            ],
+        ),
         "tidaldecode": (_tidal, [query, keys, values, count]),
     }
 

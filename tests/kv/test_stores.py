@@ -166,7 +166,7 @@ def test_think_keeps_the_channels_that_questions_use() -> None:
     keep = 10
     channels = think.choose_channels(queries, keys, keep)
     query = draw(1, HEADS, 1, H, seed=3)
-    got = think.score(query, think.prune(keys, channels), channels, recent)
+    got = torch.cat(think.score(query, think.prune(keys, channels), channels, recent), -1)
     for group in range(G):
         asked = queries[0, 2 * group : 2 * group + 2].reshape(-1, H)
         importance = [
@@ -186,38 +186,73 @@ def test_think_keeps_the_channels_that_questions_use() -> None:
 def test_think_with_all_channels_is_dense() -> None:
     keys, query = draw(1, G, 9, H), draw(1, HEADS, 1, H, seed=1)
     channels = think.choose_channels(draw(1, HEADS, 4, H, seed=2), keys, H)
-    got = think.score(query, think.prune(keys, channels), channels, keys[:, :, :2])
+    got, _ = think.score(query, think.prune(keys, channels), channels, keys[:, :, :2])
     dense = query @ keys.repeat_interleave(2, 1).transpose(2, 3)
-    torch.testing.assert_close(got[..., :9], dense)
+    torch.testing.assert_close(got, dense)
+
+
+def test_think_prunes_a_key_when_it_leaves_the_ring() -> None:
+    waiting, slots, keep = 4, 15, 5
+    region, ring = torch.zeros(1, G, slots - waiting, keep), torch.zeros(1, G, waiting, H)
+    channels = torch.stack([torch.randperm(H)[:keep].sort().values for _ in range(G)])[None]
+    keys: list[torch.Tensor] = []  # the loop's own memory: all of them, whole
+    for count in range(slots):
+        key, query = draw(1, G, 1, H, seed=count), draw(1, HEADS, 1, H, seed=100 + count)
+        region, ring = think.put_row(region, ring, channels, key, at(count))
+        keys.append(key[0, :, 0])
+        products = think.score(query, region, channels, ring)
+        got = think.order_scores(*products, at(count), slots)
+        for head in range(HEADS):
+            q, group = query[0, head, 0].tolist(), head // 2
+            want = [
+                sum(
+                    q[d] * float(k[group, d])
+                    for d in range(H)
+                    if row > count - waiting or d in channels[0, group]
+                )
+                for row, k in enumerate(keys)
+            ]
+            assert got[0, head, 0, : count + 1].tolist() == pytest.approx(want, abs=1e-4)
+
+
+def weigh(query: torch.Tensor, keys: torch.Tensor, held: int) -> torch.Tensor:
+    """Attention of one query per head to rows up to and with `held`: [G, heads / G, C]."""
+    scores = query.reshape(G, HEADS // G, H) @ keys[0].transpose(1, 2)
+    scores[..., held + 1 :] = -torch.inf
+    return torch.softmax(scores, -1)
 
 
 def test_tidaldecode_reads_what_a_selection_layer_chose() -> None:
     slots, held, k = 40, 25, 7
     keys, values = draw(1, G, slots, H), draw(1, G, slots, H, seed=1)
-    true = torch.arange(slots) < held
     asked, query = draw(1, HEADS, 1, H, seed=2), draw(1, HEADS, 1, H, seed=3)
-    rows = tidaldecode.choose_rows(asked, keys, true, k)
-    got = tidaldecode.attend(query, keys, values, rows, true)
+    rows = tidaldecode.choose_rows(weigh(asked, keys, held), at(held), k)
+    places, true = tidaldecode.with_newest(rows, at(held))
+    picked = [tidaldecode.gather_rows(buffer, places) for buffer in (keys, values)]
+    got = tidaldecode.attend(query, *picked, true)
     for group in range(G):
         paid = [0.0] * held
         for head in (2 * group, 2 * group + 1):
-            grown = [math.exp(float(asked[0, head, 0] @ keys[0, group, i])) for i in range(held)]
-            paid = [p + g / sum(grown) for p, g in zip(paid, grown, strict=True)]
+            grown = [math.exp(float(asked[0, head, 0] @ keys[0, group, i])) for i in range(40)]
+            paid = [p + g / sum(grown[: held + 1]) for p, g in zip(paid, grown, strict=False)]
         chosen = sorted(range(held), key=lambda i: -paid[i])[:k]
-        assert sorted(rows[0, group].tolist()) == sorted(chosen)
+        assert sorted(rows[group].tolist()) == sorted(chosen)
+        read = [*chosen, held]
         for head in (2 * group, 2 * group + 1):
-            grown = [math.exp(float(query[0, head, 0] @ keys[0, group, i])) for i in chosen]
+            grown = [math.exp(float(query[0, head, 0] @ keys[0, group, i])) for i in read]
             want = sum(
-                g / sum(grown) * values[0, group, i] for g, i in zip(grown, chosen, strict=True)
+                g / sum(grown) * values[0, group, i] for g, i in zip(grown, read, strict=True)
             )
             torch.testing.assert_close(got[0, head, 0], want, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("held", [3, 7])
+@pytest.mark.parametrize("held", [0, 3, 7])
 def test_tidaldecode_with_room_for_all_is_dense(held: int) -> None:
     keys, values, query = draw(1, G, 9, H), draw(1, G, 9, H, seed=1), draw(1, HEADS, 1, H, seed=2)
-    true = torch.arange(9) < held
-    rows = tidaldecode.choose_rows(query, keys, true, 7)
-    got = tidaldecode.attend(query, keys, values, rows, true)
-    dense = torch.softmax(query @ keys[:, :, :held].repeat_interleave(2, 1).transpose(2, 3), -1)
-    torch.testing.assert_close(got, dense @ values[:, :, :held].repeat_interleave(2, 1))
+    rows = tidaldecode.choose_rows(weigh(query, keys, held), at(held), 7)
+    assert ((rows >= 0).sum(1) == held).all()
+    places, true = tidaldecode.with_newest(rows, at(held))
+    picked = [tidaldecode.gather_rows(buffer, places) for buffer in (keys, values)]
+    got = tidaldecode.attend(query, *picked, true)
+    dense = weigh(query, keys, held) @ values[0]
+    torch.testing.assert_close(got, dense.reshape(1, HEADS, 1, H))

@@ -1,7 +1,8 @@
 """ThinK (arXiv 2407.21018): keys without the channels that questions hardly use.
 
-Which channels stay is decided per head from the last queries of the prompt and all its keys; rows
-behind the prompt keep every channel. Exact: how many channels stay is a constant.
+Which channels stay is decided per head from the last queries of the prompt and all its keys. The
+last rows keep every channel, in a ring where row n is in slot n mod R; a row that leaves it is
+pruned like those of the prompt. Exact: how many channels stay is a constant.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def prune(keys: Tensor, channels: Tensor) -> Tensor:
     return keys.gather(3, channels.unsqueeze(2).expand(-1, -1, rows, -1))
 
 
-def score(query: Tensor, pruned: Tensor, channels: Tensor, recent: Tensor) -> Tensor:
-    """Products of one query per head with pruned and recent keys.
+def score(query: Tensor, pruned: Tensor, channels: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+    """Products of one query per head with pruned keys, and with recent ones.
 
     Args:
         query: float32 [1, heads, 1, H], scaled.
@@ -45,12 +46,53 @@ def score(query: Tensor, pruned: Tensor, channels: Tensor, recent: Tensor) -> Te
         recent: [1, G, R, H], with all channels.
 
     Returns:
-        float32 [1, heads, 1, S + R].
+        float32 [1, heads, 1, S] and [1, heads, 1, R].
     """
-    import torch
-
     heads, groups = query.shape[1], pruned.shape[1]
     rows = query.reshape(1, groups, heads // groups, -1)
     picked = rows.gather(3, channels.unsqueeze(2).expand(-1, -1, heads // groups, -1))
-    parts = [picked @ pruned.transpose(2, 3), rows @ recent.transpose(2, 3)]
-    return torch.cat(parts, dim=-1).reshape(1, heads, 1, -1)
+    pairs = ((picked, pruned), (rows, recent))
+    of_pruned, of_recent = (
+        (asking @ keys.transpose(2, 3)).reshape(1, heads, 1, -1) for asking, keys in pairs
+    )
+    return of_pruned, of_recent
+
+
+def put_row(
+    region: Tensor, ring: Tensor, channels: Tensor, key: Tensor, count: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Let a key [1, G, 1, H] into the ring and the one that leaves it into the region.
+
+    Args:
+        region: [1, G, S, keep], pruned.
+        ring: [1, G, R, H].
+        channels: int64 [1, G, keep].
+        count: int64 [1], rows before this one.
+    """
+    import torch
+
+    rows = ring.shape[2]
+    slot = count % rows
+    joined = torch.cat([ring, key], dim=2)  # read once, since it may be written in place
+    leaving = prune(joined.index_select(2, slot), channels)
+    # While the ring fills, nothing leaves: slot 0 is written over when something does.
+    place = (count - rows).clamp(min=0).reshape(1, 1, 1, 1)
+    region = region.scatter(2, place.expand(leaving.shape), leaving)
+    order = torch.arange(rows)
+    return region, joined.index_select(2, torch.where(order == slot, rows, order))
+
+
+def order_scores(pruned: Tensor, recent: Tensor, count: Tensor, slots: int) -> Tensor:
+    """Products of `score` in the order of the rows: [1, heads, 1, slots].
+
+    Args:
+        pruned: [1, heads, 1, S], S at most `slots`.
+        recent: [1, heads, 1, R], row n in slot n mod R.
+        count: int64 [1], the last row's number; what stands behind it is no row's.
+    """
+    import torch
+
+    ring = recent.shape[-1]
+    padded = torch.nn.functional.pad(pruned, (0, slots - pruned.shape[-1]))
+    again = recent.repeat(1, 1, 1, -(-slots // ring))[..., :slots]
+    return torch.where(torch.arange(slots) <= count - ring, padded, again)

@@ -1,7 +1,7 @@
 """TidalDecode (arXiv 2410.05076): a few layers look at all rows and say which ones others read.
 
 Nothing is evicted: reading is what gets cheaper. Selection layers attend to everything and take the
-k rows that receive most; the layers behind them attend to those alone, until the next one.
+k rows that receive most; the layers behind them attend to those and the newest, until the next one.
 
 Frozen: rows are chosen per key/value head, by the attention that the heads of its group pay
 together, where the paper chooses per query head, so that one gather serves a group.
@@ -17,31 +17,51 @@ if TYPE_CHECKING:
 FORBIDDEN = -1e9  # a score that softmax makes zero
 
 
-def choose_rows(query: Tensor, keys: Tensor, true: Tensor, count: int) -> Tensor:
-    """Rows that one query per head attends to most: int64 [1, G, count].
+def choose_rows(weights: Tensor, held: Tensor, count: int) -> Tensor:
+    """Rows that one query per head attends to most: int64 [G, count].
 
     Args:
-        query: float32 [1, heads, 1, H], scaled.
-        keys: float32 [1, G, C, H].
-        true: bool [C], which slots hold a row. With fewer of them than `count`, slots that hold
-            none are among the chosen, and `attend` leaves them out.
+        weights: float32 [G, heads / G, C], attention of the newest row.
+        held: int64 [1], rows in front of the newest one. Where they are fewer than `count`, -1
+            stands for what is missing.
     """
     import torch
 
-    heads, groups = query.shape[1], keys.shape[1]
-    scores = query.reshape(1, groups, heads // groups, -1) @ keys.transpose(2, 3)
-    paid = torch.softmax(torch.where(true, scores, FORBIDDEN), dim=-1).sum(2)
-    return torch.topk(paid, count, dim=-1).indices
+    paid = weights.sum(1)
+    paid = torch.where(torch.arange(paid.shape[1]) < held, paid, -1.0)
+    chosen = torch.topk(paid, count, dim=-1).indices
+    return torch.where(chosen < held, chosen, -1)
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, rows: Tensor, true: Tensor) -> Tensor:
-    """Attention of one query per head to some rows [1, G, k]: float32 [1, heads, 1, H]."""
+def with_newest(chosen: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Places [G, k + 1] of chosen rows and the newest one, and which of them hold a row."""
+    import torch
+
+    newest = held.reshape(1, 1).expand(chosen.shape[0], 1)
+    rows = torch.cat([chosen, newest], dim=1)
+    return rows.clamp(min=0), rows >= 0
+
+
+def gather_rows(buffer: Tensor, places: Tensor) -> Tensor:
+    """Rows [1, G, n, H] at places [G, n] of a buffer [1, G, C, H]."""
+    import torch
+    from torch.nn.functional import embedding  # whole rows at a time
+
+    _, groups, slots, width = buffer.shape
+    firsts = torch.arange(groups).unsqueeze(1) * slots
+    return embedding(places + firsts, buffer.reshape(groups * slots, width)).unsqueeze(0)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, true: Tensor) -> Tensor:
+    """Attention of one query per head to rows where `true` [G, n]: float32 [1, heads, 1, H].
+
+    Args:
+        query: float32 [1, heads, 1, H], scaled.
+        keys, values: float32 [1, G, n, H].
+    """
     import torch
 
     heads, groups, head_dim = query.shape[1], keys.shape[1], keys.shape[3]
-    places = rows.unsqueeze(-1).expand(-1, -1, -1, head_dim)
-    picked = [part.gather(2, places) for part in (keys, values)]
-    allowed = true[rows].unsqueeze(2)
-    scores = query.reshape(1, groups, heads // groups, head_dim) @ picked[0].transpose(2, 3)
-    weights = torch.softmax(torch.where(allowed, scores, FORBIDDEN), dim=-1)
-    return (weights @ picked[1]).reshape(1, heads, 1, head_dim)
+    scores = query.reshape(1, groups, heads // groups, head_dim) @ keys.transpose(2, 3)
+    weights = torch.softmax(torch.where(true.unsqueeze(1), scores, FORBIDDEN), dim=-1)
+    return (weights @ values).reshape(1, heads, 1, head_dim)

@@ -1,0 +1,239 @@
+"""From records to a certified controller: choose a path on one half, test it on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgetok.calibration.outcomes import Bools, Floats, Outcomes, collect, unlabelled
+from edgetok.calibration.paths import Path, Spent, Step, follow, propose
+from edgetok.calibration.records import Record, digest_records
+from edgetok.calibration.samples import Sample
+from edgetok.control.certificate import (
+    binomial_p,
+    count_certified,
+    count_samples,
+    hoeffding_bentkus_p,
+)
+from edgetok.errors import InputError, UsageError
+from edgetok.rules import Case, Certificate, Controller, Loss
+
+Cost = Literal["tokens", "ms"]
+
+_FEWEST_IMAGES = 20
+_CASES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What is to be certified.
+
+    Args:
+        risk: the most that the expected loss may be.
+        confidence: how sure.
+        cost: what the policy is to save.
+        loss: see `rules.Certificate`.
+        seed: of the split.
+    """
+
+    risk: float = 0.02
+    confidence: float = 0.95
+    cost: Cost = "tokens"
+    loss: Loss = "wrong"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option, value in (("--risk", self.risk), ("--confidence", self.confidence)):
+            if not 0 < value < 1:
+                raise UsageError(f"{option} {value} is outside 0..1, both ends excluded")
+
+
+def require_samples(samples: Sequence[Sample], aim: Aim) -> None:
+    """Refuse samples that could certify nothing, before anything is asked.
+
+    Raises:
+        InputError: if there are too few images, or answers are missing and losses need them.
+    """
+    _require_images(len({sample.image for sample in samples}))
+    unknown = sum(sample.answer is None for sample in samples)
+    if unknown and aim.loss == "wrong":
+        raise InputError(unlabelled(unknown, len(samples)))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Means over questions; `right` is None where no answers are known."""
+
+    name: str
+    tokens: float
+    ms: float
+    lost: float
+    right: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The outcome of a calibration.
+
+    Args:
+        controller: None if only the full rung can be certified.
+        path: what was tested, in words.
+        test: the questions that tested it.
+        rows: what each rung, and the certified policy, do with them.
+        p_value: of the certified policy; 1 if there is none.
+        samples_wanted: how many questions would certify the policy that was hoped for; None if it
+            is certified or loses too much for any number.
+    """
+
+    controller: Controller | None
+    path: str
+    test: Outcomes
+    rows: tuple[Row, ...]
+    p_value: float
+    samples_wanted: int | None
+
+
+def certify(
+    records: Sequence[Record], budgets: Sequence[int], aim: Aim, bundle_sha256: str, flavour: str
+) -> Found:
+    """Find the cheapest policy whose risk is certified.
+
+    The questions are split by image. On the first half every path is tried, with scores of models
+    that had not seen the question, and the one that would save most is taken; its policies are
+    tested on the second half, which nothing was learned from.
+
+    Raises:
+        InputError: if there are too few images or the records do not tell losses.
+    """
+    outcomes = collect(records, budgets, aim.loss)
+    first = _split(outcomes, aim.seed)
+    design, test = outcomes.take(first), outcomes.take(~first)
+    path, hoped = _choose(design, aim)
+    enter, accept = path.scores(test)
+    spent = [follow(step, enter, accept, test) for step in path.steps]
+    p_values = [_p_value(s, test, aim) for s in spent]
+    passed = count_certified(p_values, 1 - aim.confidence)
+    best = _cheapest(spent[:passed], aim.cost)
+    if best == 0:
+        wanted = _count_wanted(path, hoped, design, aim)
+        return Found(None, path.name, test, _rows(test), 1.0, wanted)
+    certificate = Certificate(
+        risk=aim.risk,
+        confidence=aim.confidence,
+        loss=aim.loss,
+        unit="question" if test.one_question_each else "image",
+        units=len(test.by_unit(np.zeros(len(test)))),
+        mean_loss=float(test.by_unit(spent[best].losses(test)).mean()),
+        p_value=p_values[best],
+        mean_tokens=float(spent[best].tokens.mean()),
+        data_sha256=digest_records(records),
+        bundle_sha256=bundle_sha256,
+        flavour="portable" if flavour == "portable" else "ort",
+    )
+    controller = Controller(
+        rules=path.rules(path.steps[best], test.budgets),
+        full=test.budgets[-1],
+        certificate=certificate,
+        cases=_cases(path.steps[best], enter, accept, test),
+    )
+    rows = (*_rows(test), summarise("certified", spent[best], test))
+    return Found(controller, path.name, test, rows, p_values[best], None)
+
+
+def summarise(name: str, spent: Spent, outcomes: Outcomes) -> Row:
+    """What a policy costs and loses."""
+    right = outcomes.right[np.arange(len(outcomes)), spent.rung]
+    known = bool(outcomes.right.any())
+    tokens, ms, lost = (float(v.mean()) for v in (spent.tokens, spent.ms, spent.losses(outcomes)))
+    return Row(name, tokens, ms, lost, float(right.mean()) if known else None)
+
+
+def _rows(outcomes: Outcomes) -> tuple[Row, ...]:
+    """Each rung by itself."""
+    rows = []
+    nothing = np.zeros((len(outcomes), len(outcomes.budgets) - 1))
+    for rung, budget in enumerate(outcomes.budgets):
+        step = Step(() if rung == len(outcomes.budgets) - 1 else (rung,))
+        rows.append(summarise(str(budget), follow(step, nothing, nothing, outcomes), outcomes))
+    return tuple(rows)
+
+
+def _split(outcomes: Outcomes, seed: int) -> Bools:
+    """A random half of the images: [n] bool."""
+    images = np.unique(outcomes.images)
+    _require_images(len(images))
+    shuffled = np.random.default_rng(seed).permutation(images)
+    return np.isin(outcomes.images, shuffled[: len(images) // 2])
+
+
+def _require_images(count: int) -> None:
+    if count < _FEWEST_IMAGES:
+        raise InputError(
+            f"{count} images are too few to calibrate on; {_FEWEST_IMAGES} are the least, "
+            "and a risk of 2 % with 95 % confidence needs 149 without a loss in half of them"
+        )
+
+
+def _choose(design: Outcomes, aim: Aim) -> tuple[Path, int]:
+    """The path that would save most were the design the test, and its step."""
+    options = []
+    for path in propose(design):
+        spent = [follow(s, path.enter_unseen, path.accept_unseen, design) for s in path.steps]
+        passed = count_certified([_p_value(s, design, aim) for s in spent], 1 - aim.confidence)
+        step = _cheapest(spent[:passed], aim.cost)
+        options.append((float(_cost(spent[step], aim.cost).mean()), path, step))
+    _, path, step = min(options, key=lambda option: option[0])  # the simplest of equal ones
+    return path, step
+
+
+def _p_value(spent: Spent, outcomes: Outcomes, aim: Aim) -> float:
+    losses = outcomes.by_unit(spent.losses(outcomes))
+    if outcomes.one_question_each:
+        return binomial_p(round(float(losses.sum())), len(losses), aim.risk)
+    return hoeffding_bentkus_p(min(1.0, float(losses.mean())), len(losses), aim.risk)
+
+
+def _cheapest(spent: Sequence[Spent], cost: Cost) -> int:
+    """The step that costs least; 0, the full rung, if there is none."""
+    return int(np.argmin([_cost(s, cost).mean() for s in spent])) if spent else 0
+
+
+def _cost(spent: Spent, cost: Cost) -> Floats:
+    return spent.tokens if cost == "tokens" else spent.ms
+
+
+def _count_wanted(path: Path, hoped: int, design: Outcomes, aim: Aim) -> int | None:
+    """Questions, both halves, that would certify the step hoped for, or the first beyond full."""
+    step = path.steps[max(hoped, 1)]
+    spent = follow(step, path.enter_unseen, path.accept_unseen, design)
+    share = float(spent.losses(design).mean())
+    needed = count_samples(share, aim.risk, 1 - aim.confidence)
+    return None if needed is None else 2 * needed
+
+
+def _cases(step: Step, enter: Floats, accept: Floats, outcomes: Outcomes) -> list[Case]:
+    """Decisions to repeat: questions spread over the test, rungs as `follow` tries them."""
+    chosen = np.linspace(0, len(outcomes) - 1, min(_CASES, len(outcomes))).astype(int)
+    return [
+        _case(step, enter[i], accept[i], outcomes, int(i)) for i in sorted(set(chosen.tolist()))
+    ]
+
+
+def _case(step: Step, enter: Floats, accept: Floats, outcomes: Outcomes, i: int) -> Case:
+    record = outcomes.records[i]
+    tried = []
+    for rung in step.rungs:
+        if enter[rung] <= step.enter_at_most:
+            tried.append(rung)
+            if accept[rung] <= step.accept_at_most:
+                break
+    else:
+        tried.append(len(outcomes.budgets) - 1)
+    budgets = [outcomes.budgets[rung] for rung in tried]
+    answers = [dict(record.rungs[b].signals) for b in budgets]
+    return Case(
+        signals=dict(record.signals), question=record.question, answers=answers, budgets=budgets
+    )
