@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgetok.bundle.manifest import MANIFEST_FILE, encode_manifest, parse_manifest
+from edgetok.bundle.manifest import MANIFEST_FILE, encode_manifest
+from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.bundle.target import locked_directory, target_lock, temporary_beside
 from edgetok.errors import ResourceError

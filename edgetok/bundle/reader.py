@@ -11,7 +11,8 @@ from pathlib import Path
 
 from edgetok import limits
 from edgetok.bundle.admission import admit_graph
-from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, Stage, parse_manifest
+from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, Stage
+from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.paths import open_beneath
 from edgetok.bundle.strict import shorten
 from edgetok.errors import BundleError

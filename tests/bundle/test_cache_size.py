@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from edgetok.bundle.cache_size import cache_bytes, cache_bytes_by_flavour
-from edgetok.bundle.manifest import Precision, parse_manifest
+from edgetok.bundle.manifest import Precision
+from edgetok.bundle.parse import parse_manifest
 
 HEADS, WIDTH, SLOTS = 3, 16, (40, 24)
 DTYPES = {

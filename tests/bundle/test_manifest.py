@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetok import limits
-from edgetok.bundle.manifest import Manifest, encode_manifest, parse_manifest
+from edgetok.bundle.manifest import Manifest, encode_manifest
+from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.processor import parse_image_plan, parse_prompt_plan
 from edgetok.bundle.strict import decode_strict, encode_strict
 from edgetok.errors import BundleError

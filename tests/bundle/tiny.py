@@ -27,8 +27,8 @@ from edgetok.bundle.manifest import (
     Tensor,
     Text,
     Vision,
-    parse_manifest,
 )
+from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.processor import parse_image_plan, parse_prompt_plan
 from edgetok.bundle.reader import Bundle
 from edgetok.bundle.strict import encode_strict

@@ -16,7 +16,8 @@ import edgetok
 from edgetok import names
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.kivi import KiviShape
-from edgetok.bundle.manifest import Flavour, encode_manifest, parse_manifest, ring_shape
+from edgetok.bundle.manifest import Flavour, encode_manifest, ring_shape
+from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.bundle.think import RING_ROWS, ThinkShape, count_channels
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError

@@ -15,7 +15,8 @@ import torch
 import edgetok
 from edgetok import names
 from edgetok.bundle.cache_size import cache_bytes
-from edgetok.bundle.manifest import encode_manifest, parse_manifest
+from edgetok.bundle.manifest import encode_manifest
+from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
 from edgetok.export import external

@@ -14,7 +14,8 @@ import torch
 import edgetok
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.kivi import RING_ROWS
-from edgetok.bundle.manifest import Flavour, encode_manifest, parse_manifest, ring_shape
+from edgetok.bundle.manifest import Flavour, encode_manifest, ring_shape
+from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.bundle.zipcache import ZipShape, count_salient
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError

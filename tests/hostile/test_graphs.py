@@ -300,7 +300,7 @@ def test_graph_is_not_admitted(tiny, bundle_dir, name):
 @pytest.fixture(scope="module")
 def tower(tiny):
     """Stage, good bytes and files of the tower, without a bundle on disk."""
-    from edgetok.bundle.manifest import parse_manifest
+    from edgetok.bundle.parse import parse_manifest
 
     stage, model = tiny.graphs()[0]
     return stage, model.SerializeToString(), parse_manifest(tiny.good_manifest()).files

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from edgetok import limits
-from edgetok.bundle.manifest import parse_manifest
+from edgetok.bundle.parse import parse_manifest
 from edgetok.errors import BundleError
 
 # Name -> (bytes, or a replacement in the good manifest's text; what the message says).

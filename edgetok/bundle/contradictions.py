@@ -1,0 +1,232 @@
+"""What a well-formed manifest may still say that cannot be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+
+from edgetok import limits, names
+from edgetok.bundle import kivi, think, zipcache
+from edgetok.bundle.manifest import (
+    AT_PREFILL,
+    MANIFEST_FILE,
+    KvCache,
+    Manifest,
+    Rung,
+    Stage,
+    digest_content,
+    shared_stages,
+)
+from edgetok.bundle.paths import require_safe_path
+from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
+from edgetok.bundle.strict import shorten
+from edgetok.errors import BundleError
+
+
+def find_contradictions(manifest: Manifest) -> Iterator[str]:
+    """Everything in a well-formed manifest that contradicts itself, each in a sentence."""
+    yield from _ladder_problems(manifest)
+    yield from _model_problems(manifest)
+    yield from _file_problems(manifest)
+    yield from _compaction_problems(manifest)
+    yield from _ring_problems(manifest)
+    yield from _exit_problems(manifest)
+    yield from _reading_problems(manifest.kv)
+    yield from _controller_problems(manifest)
+    for stage in manifest.stages:
+        yield from _tensor_problems(stage)
+    for stage_name in shared_stages(manifest):
+        yield from _serving_problems(manifest, "ort", stage_name)
+    apart = {names.COMPACT, names.SEGMENT, names.EXITED}
+    spelled = {s.stage for s in manifest.stages if s.flavour == "portable"} - apart
+    for stage_name in sorted(spelled):
+        yield from _serving_problems(manifest, "portable", stage_name)
+
+
+def _ladder_problems(manifest: Manifest) -> Iterator[str]:
+    budgets = [rung.budget for rung in manifest.ladder]
+    if any(low >= high for low, high in pairwise(budgets)):
+        yield f"$.ladder: budgets {budgets} are not ascending and unique"
+    for index, rung in enumerate(manifest.ladder):
+        at = f"$.ladder[{index}]"
+        if rung.budget > manifest.vision.full_tokens:
+            yield f"{at}.budget {rung.budget} exceeds the {manifest.vision.full_tokens} full tokens"
+        if rung.cache_slots > max(manifest.kv.slots) and not manifest.kv.keep:
+            yield f"{at}.cache_slots {rung.cache_slots} exceeds $.kv.slots {max(manifest.kv.slots)}"
+        yield from _removed_problems(manifest.kv, rung, at)
+        if rung.cache_slots <= rung.budget + rung.prompt_tokens:
+            yield (
+                f"{at}.cache_slots {rung.cache_slots} leaves no room for an answer after "
+                f"{rung.budget} visual and {rung.prompt_tokens} prompt tokens"
+            )
+
+
+def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
+    if len(rung.removed) != kv.layers:
+        yield f"{at}.removed has {len(rung.removed)} entries for {kv.layers} layers"
+    if any(low > high for low, high in pairwise(rung.removed)):
+        yield f"{at}.removed {rung.removed} falls: rows that are gone do not come back"
+    layers = zip(rung.removed, kv.slots, strict=False)  # how many there are is checked elsewhere
+    if not kv.keep and any(rung.cache_slots - gone > slots for gone, slots in layers):
+        yield f"{at}.cache_slots {rung.cache_slots} less .removed exceeds $.kv.slots {kv.slots}"
+    if max(rung.removed, default=0) > rung.budget:
+        yield f"{at}.removed {rung.removed} is more than the {rung.budget} visual tokens"
+
+
+def _model_problems(manifest: Manifest) -> Iterator[str]:
+    vision, (rows, columns) = manifest.vision, manifest.vision.grid
+    if rows * columns * vision.parts + vision.separators != vision.full_tokens:
+        yield f"$.vision.grid {rows} x {columns} is not full_tokens {vision.full_tokens}"
+    if len(manifest.kv.slots) != manifest.kv.layers:
+        yield f"$.kv.slots has {len(manifest.kv.slots)} entries for {manifest.kv.layers} layers"
+    if max(manifest.kv.slots) > limits.CACHE_SLOTS:
+        yield f"$.kv.slots {max(manifest.kv.slots)} exceeds the limit of {limits.CACHE_SLOTS}"
+    if max(manifest.vision.height_px, manifest.vision.width_px) > limits.IMAGE_SIDE_PIXELS:
+        yield f"$.vision: an image side exceeds {limits.IMAGE_SIDE_PIXELS} pixels"
+    ids = [*manifest.text.stop_ids, manifest.text.pad_id]
+    if any(token >= manifest.text.vocabulary for token in ids):
+        yield f"$.text: a stop or pad id is outside the vocabulary of {manifest.text.vocabulary}"
+
+
+def _compaction_problems(manifest: Manifest) -> Iterator[str]:
+    """A layer that is full keeps fewer rows than it has slots, and exactly one graph says which."""
+    kv = manifest.kv
+    if kv.policy in AT_PREFILL and manifest.prefill.method == "none":
+        yield f"$.kv.policy {kv.policy} goes with a prefill that takes rows away, and none does"
+    empties = kv.policy not in ("none", *AT_PREFILL) and not kv.reads
+    if bool(kv.keep) != empties or len(kv.keep) not in (0, kv.layers):
+        yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers and policy {kv.policy}"
+    elif any(keep >= slots for keep, slots in zip(kv.keep, kv.slots, strict=False)):
+        yield f"$.kv.keep {kv.keep} frees no row of $.kv.slots {kv.slots}"
+    graphs = [s for s in manifest.stages if s.stage == names.COMPACT]
+    for flavour in sorted({s.flavour for s in graphs} | ({"ort"} if kv.keep else set())):
+        layers = sorted(-1 if s.layer is None else s.layer for s in graphs if s.flavour == flavour)
+        if layers != list(range(len(kv.keep))):
+            yield f"$.stages: {flavour} graphs of compact empty layers {layers}, not each one once"
+    apart = (names.COMPACT, names.SEGMENT, names.EXITED)
+    if any(s.layer is not None for s in manifest.stages if s.stage not in apart):
+        yield "$.stages: a graph that is not of compact, segment or exited has a layer"
+
+
+def _exit_problems(manifest: Manifest) -> Iterator[str]:
+    """Behind each exit a graph of each rung goes on with visual rows, and one without them."""
+    exits, kv = manifest.prefill.exits, manifest.kv
+    if any(low >= high for low, high in pairwise([*exits, kv.layers])):
+        yield f"$.prefill.exits {exits} are not ascending layers below {kv.layers}"
+    if exits and (manifest.prefill.method == "none" or kv.policy != "none" or kv.ring):
+        yield f"$.prefill.exits {exits} go with a method, and with a cache that keeps every row"
+    if exits and any(any(rung.removed) for rung in manifest.ladder):
+        yield f"$.prefill.exits {exits} and constant .removed are two rules for the same rows"
+    budgets = [rung.budget for rung in manifest.ladder]
+    wanted = Counter(
+        (stage, layer, bucket)
+        for layer in exits
+        for stage, bucket in [*((names.SEGMENT, k) for k in budgets), (names.EXITED, None)]
+    )
+    graphs = [s for s in manifest.stages if s.stage in (names.SEGMENT, names.EXITED)]
+    for flavour in sorted({s.flavour for s in manifest.stages}):
+        found = [(s.stage, s.layer, s.bucket) for s in graphs if s.flavour == flavour]
+        if Counter(found) != wanted:
+            yield f"$.stages: {flavour} graphs of segment and exited do not fit exits {exits}"
+
+
+def _ring_problems(manifest: Manifest) -> Iterator[str]:
+    """The last rows are in a ring where the cache has one; all layers hold as many."""
+    kv = manifest.kv
+    bits = (kivi.BITS | {zipcache.NAME: 2, think.NAME: 32}).get(manifest.precision.kv)
+    if (manifest.precision.kv == think.NAME) != (1 <= kv.key_channels <= kv.head_dim):
+        yield (
+            f"$.kv.key_channels {kv.key_channels} of {kv.head_dim} does not go with a cache of "
+            f"{manifest.precision.kv}"
+        )
+    if bool(kv.ring) != (bits is not None):
+        yield f"$.kv.ring {kv.ring} does not go with a cache of {manifest.precision.kv}"
+    elif bits is not None:
+        if kv.keep or len(set(kv.slots)) > 1:
+            yield f"$.kv.slots {kv.slots} and .keep {kv.keep}: a ring takes all rows alike"
+        if kv.ring > max(kv.slots):
+            yield f"$.kv.ring {kv.ring} exceeds $.kv.slots {max(kv.slots)}"
+        if kv.head_dim * bits % 8:
+            yield f"$.kv.head_dim {kv.head_dim} fills no whole bytes at {bits} bits"
+
+
+def _reading_problems(kv: KvCache) -> Iterator[str]:
+    """A step reads fewer rows in layers that lie behind one that chooses, of a plain cache."""
+    if not kv.reads and not kv.selects:
+        return
+    if not kv.reads or not kv.selects or kv.policy == "none":
+        yield f"$.kv.reads {kv.reads}, .selects {kv.selects} and policy {kv.policy} do not agree"
+    if any(low >= high for low, high in pairwise(kv.selects)) or max(kv.selects, default=0) >= (
+        kv.layers - 1
+    ):
+        yield f"$.kv.selects {kv.selects} does not rise in front of the last of {kv.layers} layers"
+    if kv.reads > min(kv.slots):
+        yield f"$.kv.reads {kv.reads} exceeds $.kv.slots {min(kv.slots)}"
+    if kv.ring or len(set(kv.slots)) > 1:
+        yield f"$.kv.slots {kv.slots} and .ring {kv.ring}: layers that share rows hold the same"
+
+
+def _controller_problems(manifest: Manifest) -> Iterator[str]:
+    """A certificate speaks of one bundle only, and of rungs that it has."""
+    controller = manifest.controller
+    if controller is None:
+        return
+    budgets = [rule.budget for rule in controller.rules] + [controller.full]
+    if any(low >= high for low, high in pairwise(budgets)):
+        yield f"$.controller: budgets {budgets} are not ascending and unique"
+    if unknown := set(budgets) - {rung.budget for rung in manifest.ladder}:
+        yield f"$.controller: {sorted(unknown)} are no rungs of $.ladder"
+    for rule in controller.rules:
+        for scorer in (rule.enter, rule.accept):
+            ids = [token for token, _ in scorer.tokens]
+            if any(low >= high for low, high in pairwise(ids)):
+                yield f"$.controller: tokens of rung {rule.budget} are not ascending and unique"
+    if controller.certificate.bundle_sha256 != digest_content(manifest):
+        yield (
+            "$.controller.certificate was issued for another bundle than this one; "
+            "run `edgetok calibrate` on this bundle"
+        )
+
+
+def _file_problems(manifest: Manifest) -> Iterator[str]:
+    for path in manifest.files:
+        try:
+            require_safe_path(path)
+        except BundleError as error:
+            yield f"$.files: {error}"
+    if MANIFEST_FILE in manifest.files:
+        yield f"$.files lists {MANIFEST_FILE}, which cannot hold its own hash"
+    if len(manifest.files) > limits.BUNDLE_FILES:
+        yield f"$.files: {len(manifest.files)} files, more than {limits.BUNDLE_FILES}"
+    if sum(file.bytes for file in manifest.files.values()) > limits.BUNDLE_BYTES:
+        yield f"$.files: more than {limits.BUNDLE_BYTES} bytes together"
+    for path in (IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE):
+        if path not in manifest.files:
+            yield f"$.files does not list {path}"
+    for index, stage in enumerate(manifest.stages):
+        if stage.file not in manifest.files:
+            yield f"$.stages[{index}].file `{shorten(stage.file)}` is not listed in $.files"
+
+
+def _tensor_problems(stage: Stage) -> Iterator[str]:
+    for tensors in (stage.inputs, stage.outputs):
+        counts = Counter(tensor.name for tensor in tensors)
+        for name in (name for name, count in counts.items() if count > 1):
+            yield f"{stage.stage} of bucket {stage.bucket}: tensor {name} is listed twice"
+
+
+def _serving_problems(manifest: Manifest, flavour: str, stage_name: str) -> Iterator[str]:
+    """Each rung must find exactly one graph: one of its own, or one that all rungs share."""
+    buckets = [
+        stage.bucket
+        for stage in manifest.stages
+        if stage.flavour == flavour and stage.stage == stage_name
+    ]
+    budgets = {rung.budget for rung in manifest.ladder}
+    for budget in sorted(budgets):
+        graphs = buckets.count(budget) + buckets.count(None)
+        if graphs != 1:
+            yield f"$.stages: rung {budget} has {graphs} {flavour} graphs of {stage_name}, not 1"
+    for bucket in sorted({b for b in buckets if b is not None} - budgets):
+        yield f"$.stages: {stage_name} serves bucket {bucket}, which is no rung of $.ladder"
