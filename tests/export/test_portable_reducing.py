@@ -128,7 +128,7 @@ def test_both_flavours_take_the_same_rows_away(name: str, export: Export) -> Non
         pytest.param(LEARNED, "int8", marks=slow),
         pytest.param("fastv", "int8", marks=slow),
         pytest.param("yopo", "int8", marks=slow),
-        pytest.param("pyramiddrop:0.7", "int4", marks=slow),
+        pytest.param("pyramiddrop:0.7", "int8", marks=slow),
     ],
 )
 def test_rows_with_scales_of_their_own(name: str, kv: str, export: Export) -> None:
