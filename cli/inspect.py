@@ -99,8 +99,8 @@ def _show_prefill(manifest: Manifest) -> str:
 def _show_policy(manifest: Manifest) -> str:
     kv = manifest.kv
     if kv.reads:
-        chosen = f"{kv.reads} rows that layers {', '.join(map(str, kv.selects))} chose"
-        return f"{kv.policy}: keeps every row; behind them, a step reads {chosen}, and the newest"
+        chosen = f"choose, and behind them a step reads {kv.reads} rows and the newest"
+        return f"{kv.policy}: keeps every row; layers {', '.join(map(str, kv.selects))} {chosen}"
     if not kv.keep:
         return f"{kv.policy}: an answer ends where the cache does"
     goes_on = "without end" if kv.positions == "renumbered" else "until the positions end"

@@ -75,9 +75,9 @@ def choose_cache(
         InputError: for weights that cannot be read.
     """
     reading, reduction = find_reading(policy), find_prefill(prefill)
-    require_reading_alone(reading, reads, slots, kv, reduction)
     named = NONE if isinstance(policy, Reading) or reading else policy
     found, reduction = _find_cache(named, slots, reduction)
+    require_reading_alone(reading, reads, slots, kv, reduction)
     found = with_kv_weights(found, None if kv_weights is None else Path(kv_weights))
     reduction = with_exit_weights(reduction, None if exit_weights is None else Path(exit_weights))
     _require_policy(found, slots)

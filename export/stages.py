@@ -32,7 +32,14 @@ from edgetok.export.flavours.ort import TowerAttention, spelling_of
 from edgetok.export.flow import probe_flow
 from edgetok.families.parts import Layout, Parts, TextParts, VisionParts
 from edgetok.methods import Method
-from edgetok.tokens import Features, Plan, elbow_tokens
+from edgetok.tokens import (
+    Features,
+    Plan,
+    edge_density,
+    effective_count,
+    elbow_tokens,
+    participation_rank,
+)
 
 _OF_NEXT_BLOCK = {
     names.NEXT_CLS_ATTENTION,
@@ -86,7 +93,9 @@ class Tower(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        signals = [names.SIGNAL_ELBOW] if self.vision.prefix_tokens else []
+        signals = [names.SIGNAL_RANK, names.SIGNAL_EDGES]
+        signals += [names.SIGNAL_ELBOW] if self.vision.prefix_tokens else []
+        signals += [names.SIGNAL_ATTENTION] if names.CLS_ATTENTION in self.needs else []
         deep = [names.DEEP_FEATURES] if self.vision.deep else []
         return [names.FEATURES, *self.needs, *deep, *signals]
 
@@ -112,8 +121,12 @@ class Tower(nn.Module):
             if name not in found:
                 probes = [mean_of_cells(self._probe(name, part), vision) for part in parts]
                 found[name] = torch.cat(probes) if len(probes) > 1 else probes[0]
+        found[names.SIGNAL_RANK] = participation_rank(found[names.FEATURES])
+        found[names.SIGNAL_EDGES] = edge_density(pixels)
         if prefix:
             found[names.SIGNAL_ELBOW] = elbow_tokens(mean_of_cells(patches[0], vision), cls)
+        if names.CLS_ATTENTION in self.needs:
+            found[names.SIGNAL_ATTENTION] = effective_count(found[names.CLS_ATTENTION])
         return tuple(found[name] for name in self.outputs)
 
     def _probe(self, name: str, attention: TowerEmitter) -> Tensor:

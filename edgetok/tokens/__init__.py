@@ -100,9 +100,11 @@ if TYPE_CHECKING:
         topk_mask,
     )
     from edgetok.tokens.signals import (
+        edge_density,
         effective_count,
         elbow,
         elbow_tokens,
+        participation_rank,
     )
     from edgetok.tokens.soft import (
         adaptive_cells,
@@ -142,6 +144,7 @@ __all__ = [
     "coverage",
     "dedup_halving",
     "determinantal",
+    "edge_density",
     "effective_count",
     "elbow",
     "elbow_tokens",
@@ -174,6 +177,7 @@ __all__ = [
     "one_hot",
     "order",
     "order_on_grid",
+    "participation_rank",
     "plus_mask",
     "quota_topk",
     "quotas",

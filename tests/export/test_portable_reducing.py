@@ -154,7 +154,7 @@ def test_rows_with_scales_of_their_own(name: str, kv: str, export: Export) -> No
         pytest.param("visual", "int4", marks=slow),
         pytest.param("h2o", "int8", marks=slow),
         pytest.param("pyramidkv", "fp32", marks=slow),
-        pytest.param("pyramiddrop:0.7", "int4", marks=slow),
+        pytest.param("fastv", "int8", marks=slow),
     ],
 )
 def test_memory_is_what_the_manifest_says(name: str, kv: str, export: Export, held_bytes) -> None:

@@ -46,6 +46,25 @@ def test_effective_count_of_uniform_and_single_attention() -> None:
     assert tokens.effective_count(half).item() == pytest.approx(2, rel=1e-4)
 
 
+def test_rank_counts_directions_that_vary_alike() -> None:
+    """By eigenvalues: (sum l)^2 / sum l^2."""
+    generator = torch.Generator().manual_seed(1)
+    for shape in ((30, 8), (8, 30)):
+        x = torch.randn(shape, generator=generator) * torch.linspace(0.1, 3, shape[1])
+        values = np.linalg.eigvalsh(np.cov(x.numpy().T.astype(np.float64)))
+        expected = values.sum() ** 2 / (values**2).sum()
+        assert tokens.participation_rank(x).item() == pytest.approx(expected, rel=1e-3)
+    assert tokens.participation_rank(torch.ones(9, 4)).item() == pytest.approx(1.0)
+
+
+def test_edges_are_steps_between_neighbours() -> None:
+    grey = torch.zeros(1, 3, 16, 16)
+    assert tokens.edge_density(grey).item() == 0
+    grey[:, :, :, 8:] = 2.0  # one step of 2 among three across, none down
+    assert tokens.edge_density(grey).item() == pytest.approx(2 / 3)
+    assert tokens.edge_density(grey.transpose(2, 3)).item() == pytest.approx(2 / 3)
+
+
 def test_cls_similarity_is_the_cosine_and_zero_vectors_have_none() -> None:
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [-8.0, 6.0], [1e-3, 0.0]])
     found = tokens.cls_similarity(x, torch.tensor([[2.0, 0.0]]))
