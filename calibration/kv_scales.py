@@ -8,8 +8,8 @@ both channels of a pair get the envelope: the largest radius of the pair, whatev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from edgetok.errors import InputError
 
@@ -23,12 +23,13 @@ SMALLEST_SCALE = 1e-8  # of a channel that is zero in every sample: it then stay
 
 
 def measure_kv_scales(
-    text: TextParts, rows: Iterable[Tensor], bits: int = 8
+    text: TextParts, rows: Iterable[Tensor | Mapping[str, Any]], bits: int = 8
 ) -> list[tuple[Tensor, Tensor]]:
     """Run the decoder over embedded prompts and measure its cache.
 
     Args:
-        rows: float32 [1, rows, D] each, text and visual tokens as the decoder sees them.
+        rows: float32 [1, rows, D] each, text and visual tokens as the decoder sees them; or all
+            that the decoder's `forward` takes, where it must be told more.
         bits: of the cache, 8 or 4.
 
     Returns:
@@ -42,7 +43,8 @@ def measure_kv_scales(
     largest: list[tuple[Tensor, Tensor]] = []
     for embeds in rows:
         with torch.no_grad():
-            cache = text.model(inputs_embeds=embeds, use_cache=True).past_key_values
+            given = {"inputs_embeds": embeds} if isinstance(embeds, torch.Tensor) else embeds
+            cache = text.model(**given, use_cache=True).past_key_values
         found = [
             (
                 pair_radius(layer.keys).amax(2, keepdim=True),

@@ -26,6 +26,7 @@ from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
 from edgetok.export.parity import ParityReport, prove, require_parity
+from edgetok.export.parity_cache import visual_rows
 from edgetok.export.parity_portable import prove_portable
 from edgetok.export.reads import eager_reads, shape_reads
 from edgetok.export.reference import Reference
@@ -304,10 +305,9 @@ def _measure_scales(reference: Reference, cases: Sequence[Case], bits: int) -> S
 
     def rows() -> Iterable[Any]:
         for case in cases:
-            tokens = reference.compress(reference.encode(case.pixels, full), full)[
-                names.VISUAL_TOKENS
-            ]
-            yield reference.embed(case.before, tokens, case.after)
+            made = reference.compress(reference.encode(case.pixels, full), full)
+            embeds = reference.embed(case.before, made[names.VISUAL_TOKENS], case.after)
+            yield reference.inputs(embeds, visual_rows(len(case.before), full), made=made)
 
     scales = measure_kv_scales(reference.parts.text, rows(), bits)
     require_scales(scales)

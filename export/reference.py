@@ -156,27 +156,33 @@ class Reference:
         ids: list[int] = []
         logits: list[Tensor] = []
         cache = self.begin_cache()
-        rows, mask = embeds, look_ahead(text, embeds, visual, prompt_rows)
-        places = self._place(embeds.shape[1], visual, made)
-        deep = self._deepen(embeds.shape[1], visual, made)
+        given = self.inputs(embeds, visual, prompt_rows, made)
         while len(ids) < new_tokens:
-            out = text.model(
-                inputs_embeds=rows,
-                past_key_values=cache,
-                use_cache=True,
-                attention_mask=mask,
-                **({} if places is None else {"position_ids": places}),
-                **deep,
-            )
-            deep = {}
-            cache, mask = out.past_key_values, None
-            places = None if places is None else places[:, :, -1:] + 1
+            out = text.model(**given, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
             logits.append(text.head(out.last_hidden_state[0, -1]))
             ids.append(int(logits[-1].argmax()))
             if ids[-1] in text.stop_ids:
                 break
-            rows = text.embed(torch.tensor([[ids[-1]]]))
+            places = given.get("position_ids")
+            given = {"inputs_embeds": text.embed(torch.tensor([[ids[-1]]]))}
+            given |= {} if places is None else {"position_ids": places[:, :, -1:] + 1}
         return Answer(torch.stack(logits), ids)
+
+    def inputs(
+        self,
+        embeds: Tensor,
+        visual: range,
+        prompt_rows: int | None = None,
+        made: dict[str, Tensor] | None = None,
+    ) -> dict[str, Any]:
+        """What Hugging Face's decoder takes of a prompt [1, n, D]; arguments as in `answer`."""
+        count = embeds.shape[1]
+        mask = look_ahead(self.parts.text, embeds, visual, prompt_rows)
+        places = self._place(count, visual, made)
+        told = {"attention_mask": mask, "position_ids": places}
+        told |= self._deepen(count, visual, made)
+        return {"inputs_embeds": embeds} | {n: v for n, v in told.items() if v is not None}
 
     def _deepen(self, count: int, visual: range, made: dict[str, Tensor] | None) -> dict[str, Any]:
         """What Hugging Face's decoder adds to visual rows behind its first layers."""

@@ -126,6 +126,9 @@ def test_a_tower_looks_at_all_tiles(tiny: ModuleType, tmp_path: Path, name: str)
     pixels = torch.randn(reference.parts.vision.n_parts, 3, 32, 32)
     want = reference.encode(pixels)
     for output, value in runner.run("tower", None, {"pixels": pixels.numpy()}).items():
+        if output.startswith("signal_"):
+            assert value.shape == (1,) and np.isfinite(value).all()
+            continue
         np.testing.assert_allclose(value, want[output], atol=1e-4, err_msg=output)
 
 
