@@ -164,7 +164,7 @@ def _trace(path: Path, digest: str, answer: Answer) -> None:
     from edgetok.control.trace import Entry, Tried, append_entry
 
     tried = [Tried(a.budget, dict(a.signals)) for a in answer.attempts]
-    signals, question = dict(answer.signals), list(answer.question)
+    signals, question = dict(answer.signals), list(answer.question_ids)
     timings = dict(answer.timings_ms)
     append_entry(path, Entry(digest, signals, question, tried, answer.reason, timings))
 

@@ -56,7 +56,7 @@ class Answer:
         budget: visual tokens that the language model saw.
         reason: why this rung, in words.
         attempts: the rungs that answered in turn; those before the last were not sure enough.
-        question: token ids of the user's own text.
+        question_ids: token ids of the user's own text; empty in later turns of a conversation.
         stop_reason: "stop" (the model ended), "length" (max_new_tokens), "cache" (no slot left),
             "numeric" (logits were not finite) or "cancelled" (the stream was closed).
         timings_ms: preprocess, tokenize, tower, compress, embed, prefill, ttft, decode_total,
@@ -88,7 +88,7 @@ class Answer:
     signals: Mapping[str, float]
     exit_layer: int | None = None
     attempts: tuple[Attempt, ...] = ()
-    question: tuple[int, ...] = ()
+    question_ids: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -207,7 +207,7 @@ class Progress:
             signals=dict(self.signals),
             exit_layer=self.exit_layer,
             attempts=(*self.rejected, self._attempt),
-            question=self.question,
+            question_ids=self.question,
         )
 
     @property

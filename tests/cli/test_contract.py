@@ -33,6 +33,8 @@ VERBS = (
     "verify",
     "bench",
     "eval",
+    "calibrate",
+    "replay",
     "methods",
     "doctor",
     "clean",
