@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from edgetok.export.attention import DecoderSpelling, merge_heads
+from edgetok.export.decoder import Decoder
 from edgetok.export.flavours.ort import attention_extras
-from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
 
 FORBIDDEN = -1e9  # a score that softmax makes zero

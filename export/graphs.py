@@ -19,6 +19,7 @@ from edgetok.bundle.manifest import Tensor as TensorSpec
 from edgetok.bundle.think import ThinkShape
 from edgetok.bundle.zipcache import ZipShape
 from edgetok.export import (
+    decoder,
     keeping,
     prefilling,
     pruned,
@@ -212,7 +213,7 @@ class GraphBuilder:
         return portable.spell(model, name, BITS[self.weights])
 
     def _folded(self, module: nn.Module) -> AbstractContextManager[None]:
-        if not isinstance(module, stages.Decoder):
+        if not isinstance(module, decoder.Decoder):
             return nullcontext()
         return portable_cache.folded_values(self.parts.text.layers, self.scales)
 
@@ -304,7 +305,7 @@ class GraphBuilder:
             )
             return turning, inputs | self._past(spelling)
         if self.prefill is None:
-            prefill = stages.Prefill(text, self.positions, scales, spelling)
+            prefill = decoder.Prefill(text, self.positions, scales, spelling)
             return prefill, inputs | self._past(spelling)
         if parts := segments.list_segments(self.prefill, self.layers):
             return self._segment(flavour, budget, parts[0])
@@ -364,7 +365,7 @@ class GraphBuilder:
             names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
             names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
         }
-        stage = stages.Extend(self.parts.text, self.positions, self.scales, spelling)
+        stage = decoder.Extend(self.parts.text, self.positions, self.scales, spelling)
         return stage, inputs | self._past(spelling)
 
     def _decode(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -387,7 +388,7 @@ class GraphBuilder:
         plain = self.parts.text, self.positions, self.scales, spelling
         if self.reads is not None:
             return reading.ReadingDecode(*plain, self.reads), past
-        return stages.Decode(*plain), past
+        return decoder.Decode(*plain), past
 
     def _flush(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         assert isinstance(self.ringed, KiviShape | ZipShape)  # noqa: S101

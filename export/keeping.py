@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import DecoderSpelling
+from edgetok.export.decoder import Decoder
 from edgetok.export.flavours.packing import PackingAttention
-from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
 from edgetok.kv import Room
 from edgetok.kv.mixing import mix_rows

@@ -21,10 +21,10 @@ from edgetok.export.attention import (
     replaced_forward,
     rotary_inside,
 )
+from edgetok.export.decoder import Decoder
 from edgetok.export.flavours.ort import attention_extras
 from edgetok.export.prompt_attention import Peek, PromptAttention, of_rows, recorded_gates
 from edgetok.export.rows import Rows, surviving_rows, text_rows, weave
-from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
 from edgetok.prefill import Prefill
 from edgetok.prefill.look import Look

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import DecoderSpelling, merge_heads
-from edgetok.export.stages import Decoder
+from edgetok.export.decoder import Decoder
 from edgetok.families.parts import TextParts
 from edgetok.kv.reading import Reads
 from edgetok.kv.stores.tidaldecode import attend, choose_rows, with_newest

@@ -14,8 +14,8 @@ from edgetok import names
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import RingShape
 from edgetok.export.attention import DecoderSpelling, merge_heads
+from edgetok.export.decoder import Decoder
 from edgetok.export.flavours.portable_cache import FORBIDDEN
-from edgetok.export.stages import Decoder
 from edgetok.families.parts import TextParts
 from edgetok.kv.stores import kivi
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from edgetok.export.attention import DecoderSpelling
-from edgetok.export.stages import Decoder
+from edgetok.export.decoder import Decoder
 from edgetok.families.parts import Grid, TextParts
 
 

@@ -7,25 +7,20 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgetok import names
-from edgetok.bundle.kivi import KiviShape
-from edgetok.bundle.manifest import Flavour, Manifest, Rung, Stage, ring_shape, shared_stages
+from edgetok.bundle.manifest import Flavour, Manifest, Rung
 from edgetok.bundle.reader import Bundle
-from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import InputError, UsageError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.cache import CacheRows, HeldRows, list_chunks
-from edgetok.runtimes.compaction import Compaction, load_compaction
-from edgetok.runtimes.flushing import Flushing
+from edgetok.runtimes.graphs import LoadedGraphs
 from edgetok.runtimes.interface import (
     SIGNAL_PREFIX,
     has_tower_per_rung,
     reduces_at_prefill,
-    require_interface,
 )
 from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import provider_of
 from edgetok.runtimes.requirements import (
-    WEIGHTS_PREFIX,
     loaded_ladder,
     require_flavour,
     require_memory,
@@ -35,8 +30,7 @@ from edgetok.runtimes.requirements import (
     require_tokens,
     require_visual,
 )
-from edgetok.runtimes.segments import Segments, load_segments
-from edgetok.runtimes.session import BoundGraph, Buffer, Memory, make_session
+from edgetok.runtimes.session import BoundGraph, Buffer, Memory
 
 _STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
 
@@ -77,11 +71,13 @@ class OrtRuntime:
         self._rows = CacheRows(self.manifest.kv, self.manifest.text.max_positions)
         self._held = HeldRows()
         self._memory = Memory(device)
-        self._graphs = self._load(bundle, provider)
-        self._extend = self._graphs.get((names.EXTEND, self.ladder.smallest.budget))
+        self._graphs = LoadedGraphs(
+            bundle, self.ladder, self.flavour, provider, self.threads, self._memory
+        )
+        self._extend = self._graphs.get(names.EXTEND, self.ladder.smallest)
         self._decode = self._graph("decode", self.ladder.smallest)
-        self._room = self._load_room(bundle, provider)
-        self._segments = self._load_segments(bundle, provider)
+        self._room = self._graphs.load_room(self._decode)
+        self._segments = self._graphs.load_segments()
         self._left: int | None = None
 
     def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
@@ -320,58 +316,7 @@ class OrtRuntime:
         )
 
     def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
-        try:
-            return self._graphs[stage, bucket.budget]
-        except KeyError:
-            raise UsageError(
-                f"the rung of {bucket.budget} visual tokens is not loaded; loaded are "
-                f"{self.ladder.budgets}"
-            ) from None
-
-    def _load(self, bundle: Bundle, provider: str) -> dict[tuple[str, int], BoundGraph]:
-        weights = [path for path in bundle.manifest.files if path.startswith(WEIGHTS_PREFIX)]
-        by_file: dict[str, BoundGraph] = {}
-        graphs = {}
-        for name in shared_stages(bundle.manifest):
-            for bucket in reversed(self.ladder.buckets):  # see `Memory`
-                stage = bundle.stage(name, bucket.budget, self.flavour)
-                tower = bundle.stage("tower", bucket.budget, self.flavour)
-                require_interface(bundle.manifest, stage, bucket, tower)
-                if stage.file not in by_file:
-                    by_file[stage.file] = self._bound(bundle, stage, provider)
-                graphs[name, bucket.budget] = by_file[stage.file]
-        for path in weights:  # sessions opened them by name: still the file that was hashed?
-            bundle.path_of(path)
-        return graphs
-
-    def _load_room(self, bundle: Bundle, provider: str) -> Compaction | Flushing:
-        """What makes room for a row where there is none."""
-        bucket = self.ladder.largest
-        tower = bundle.stage("tower", bucket.budget)
-        shape = ring_shape(bundle.manifest)
-        if isinstance(shape, KiviShape | ZipShape):
-            return Flushing(shape, self._graph(names.FLUSH, bucket), self._decode.inputs)
-
-        def bind(stage: Stage) -> BoundGraph:
-            require_interface(bundle.manifest, stage, bucket, tower)
-            return self._bound(bundle, stage, provider)
-
-        return load_compaction(bundle.manifest, self.flavour, bind)
-
-    def _load_segments(self, bundle: Bundle, provider: str) -> Segments:
-        """The graphs behind the first one of a prefill in segments."""
-
-        def bind(stage: Stage, bucket: Bucket) -> BoundGraph:
-            tower = bundle.stage("tower", bucket.budget, self.flavour)
-            require_interface(bundle.manifest, stage, bucket, tower)
-            return self._bound(bundle, stage, provider)
-
-        return load_segments(bundle.manifest, self.flavour, self.ladder, bind)
-
-    def _bound(self, bundle: Bundle, stage: Stage, provider: str) -> BoundGraph:
-        graph = bundle.graph(stage)
-        session = make_session(graph, stage, bundle.root, provider, self.threads)
-        return BoundGraph(session, stage, self._memory)
+        return self._graphs.find(stage, bucket)
 
 
 def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:

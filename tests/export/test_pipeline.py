@@ -175,10 +175,10 @@ def test_breach_of_parity_publishes_nothing(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong cos table is what a porting mistake looks like: the gate must see it."""
-    from edgetok.export import stages
+    from edgetok.export import decoder
 
-    right = stages.rotary_tables
-    monkeypatch.setattr(stages, "rotary_tables", lambda *args: right(*args)[::-1])
+    right = decoder.rotary_tables
+    monkeypatch.setattr(decoder, "rotary_tables", lambda *args: right(*args)[::-1])
     with pytest.raises(VerificationError, match="logits"):
         export_model(model_dir, tmp_path / "x.bundle", **SMALL)
     assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,7 @@ from edgetok.errors import (
     UsageError,
 )
 from edgetok.ladder import Ladder
-from edgetok.runtimes import machine, ort, providers, requirements, session
+from edgetok.runtimes import graphs, machine, providers, requirements, session
 from edgetok.runtimes.interface import require_interface
 from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.protocol import Runtime
@@ -241,7 +241,7 @@ def test_too_little_memory_is_refused_before_loading(
     opened: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
-    monkeypatch.setattr(ort, "make_session", lambda *_: pytest.fail("made a session"))
+    monkeypatch.setattr(graphs, "make_session", lambda *_: pytest.fail("made a session"))
     with pytest.raises(ResourceError, match="needs at least 0 MiB and 0 MiB are free"):
         OrtRuntime(opened)
 
@@ -286,7 +286,7 @@ def test_weights_changed_while_loading_are_noticed(
 ) -> None:
     path = tiny_vlm.write(tmp_path / "swapped.bundle")
     opened = Bundle.open(path)
-    real = ort.make_session
+    real = graphs.make_session
 
     def swap(*arguments: object) -> object:
         weights = path / "weights" / "model.bin"
@@ -295,6 +295,6 @@ def test_weights_changed_while_loading_are_noticed(
         weights.write_bytes(data)
         return real(*arguments)
 
-    monkeypatch.setattr(ort, "make_session", swap)
+    monkeypatch.setattr(graphs, "make_session", swap)
     with pytest.raises(BundleError, match=r"model\.bin"):
         OrtRuntime(opened)
