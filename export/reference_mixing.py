@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetok.kv.mixing import Mixer
+from edgetok.kv.mixer import Mixer
 
 if TYPE_CHECKING:
     from edgetok.export.reference_cache import Row

@@ -17,7 +17,7 @@ from edgetok.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgetok.kv.mixing import Mixer
+    from edgetok.kv.mixer import Mixer
 
 SCORE = "score"  # what a row has received, in the policy's own weighting
 SEEN = "seen"  # by how many queries it could have been attended to

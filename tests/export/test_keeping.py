@@ -24,7 +24,7 @@ from edgetok.export.pipeline import export_model
 from edgetok.export.reference_cache import CacheReference
 from edgetok.families import open_model
 from edgetok.kv import POLICIES, Policy, find_policy, make_room
-from edgetok.kv.mixing import Mixer
+from edgetok.kv.mixer import Mixer
 from edgetok.kv.policies import lococo, snapkv
 from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.verify import verify

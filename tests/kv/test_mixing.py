@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from edgetok.errors import InputError
-from edgetok.kv.mixing import Mixer, mix_rows, read_mixers, require_mixers_fit
+from edgetok.kv.mixer import Mixer
+from edgetok.kv.mixing import mix_rows, read_mixers, require_mixers_fit
 from edgetok.kv.policies.lococo import POLICY
 from edgetok.kv.select import choose
 
