@@ -12,9 +12,9 @@ patch and text embeddings, and a LLaVA checkpoint holds no text tower: here both
 the language model reads. The paper's sign is turned, because CLIP's dense similarity is inverted;
 between tokens of the language model it is not, so that more similar is more relevant here. K steps
 unrolled; what a token adds is compared on a grid of 1/131072 of the most it could, equal ones go
-to the lower index. Once no token adds as much as 1/1024, those taken span the others as far as
-half precision sees, in which the reference runs on (and divides by zero in the end): the most
-relevant of the others follow. On the demo model that is behind the 64th or so.
+to the lower index. Once the tokens taken span all others, where the reference divides by zero,
+the most relevant of them follow. Shortly before, what is left of each is no more than what two
+programs differ by, and they take different tokens: on the demo model behind the 64th or so.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from edgetok.tokens.selectors import (
 )
 
 GRAINS = 2.0**17  # per unit; float32 leaves residuals of a few millionths where none should be
-SPANNED = 2.0**-10  # half precision, in which the reference runs, sees nothing below
 
 Tensors = tuple[Tensor, ...]
 # What stays, what a choice changed, and the token taken [1] -> the state then, and the next [1].
@@ -145,8 +144,7 @@ def determinantal(similar: Tensor, quality: Tensor, k: int) -> Tensor:
 
     The kernel is `quality[i] * similar[i, j] * quality[j]`; each step takes the token with the
     largest residual of an incremental Cholesky decomposition, on a grid of 1 / `GRAINS`. Where
-    none is left above `SPANNED` those taken span the others, and the highest quality goes first:
-    smaller residuals are what rounding left, and two programs would order them differently.
+    none is left above 0 the volume is 0 whatever is taken, and the highest quality goes first.
 
     Args:
         similar: symmetric, 1 on the diagonal, or 0 for a token that is nothing.
@@ -161,8 +159,7 @@ def determinantal(similar: Tensor, quality: Tensor, k: int) -> Tensor:
     again = one_hot(first, n) * 0.5
 
     def score(known: Tensors, state: Tensors) -> Tensor:
-        residual = state[0].round()
-        return torch.maximum(torch.where(residual > SPANNED * GRAINS, residual, 0.0), known[1])
+        return torch.maximum(state[0].round(), known[1])
 
     def update(known: Tensors, state: Tensors, pick: Tensor) -> Tensors:
         residual, factor = state

@@ -27,7 +27,7 @@ def cdpruner(features: Any, k: int) -> Result:
     while len(taken) < k:
         left = [i for i in range(len(x)) if i not in taken]
         grown = {i: round(residual(kernel, taken, i) * 2**17) for i in left}
-        exhausted = max(grown.values()) <= 2**7
+        exhausted = max(grown.values()) <= 0
         taken.append(min(left, key=lambda i: (-quality[i] if exhausted else -grown[i], i)))
     return prune(features, sorted(taken))
 
