@@ -66,6 +66,6 @@ def test_the_chain_is_held_to_choices_that_are_not_open(border: float, passes: b
     ledger, reference = parity.Ledger(parity.LIMITS["fp32"]), reference_of(border)
     kept = keep(reference, CASE)
     other = {names.KEPT: 1 - kept, names.VISUAL_TOKENS: np.zeros((1, 2), np.float32)}
-    runner: Any = SimpleNamespace(run=lambda *_: other, answer=lambda *_: (None, [1, 2]))
+    runner: Any = SimpleNamespace(run=lambda *_: other, answer=lambda *_, **__: (None, [1, 2]))
     parity.prove_chain(ledger, reference, runner, CASE, {}, parity.Expected(kept, [1, 2]), 1)
     assert all(check.passed for check in ledger.checks()) is passes
