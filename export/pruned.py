@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,7 @@ from torch.nn import functional
 from edgetok.bundle.think import ThinkShape
 from edgetok.export.attention import DecoderSpelling, merge_heads
 from edgetok.export.flavours.portable_cache import FORBIDDEN
-from edgetok.export.ringed import RingedDecoder, RowAttention
-from edgetok.families.parts import TextParts
+from edgetok.export.ringed import RingedPrefill, RingedStep, RowAttention
 from edgetok.kv.saliency import ask_last
 from edgetok.kv.stores import think
 
@@ -110,38 +108,13 @@ def _attend(scores: Tensor, values: Tensor, count: Tensor) -> Tensor:
     return (weights.reshape(groups, -1, slots) @ values).reshape(1, 1, scores.shape[1] * head_dim)
 
 
-class PruningPrefill(RingedDecoder):
-    """input embeddings [1, S, D], padded on the right -> logits [1, W] and all buffers."""
+class PruningPrefill(RingedPrefill):
+    """A prompt of a ThinK cache."""
 
-    shape: ThinkShape
-
-    def __init__(
-        self, text: TextParts, positions: int, shape: ThinkShape, spelling: DecoderSpelling
-    ) -> None:
-        super().__init__(text, positions, shape, shape.buffers, spelling)
-
-    def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
-        attention = PruningAttention(self.shape, lengths, self._rotary(), self.spelling)
-        rows = self.attend(embeds, attention)
-        held = [buffer for buffers in attention.present for buffer in buffers]
-        return self.read_logits(rows[0].index_select(0, last)), *held
+    attention = PruningAttention
 
 
-class PrunedDecode(RingedDecoder):
-    """One token id [1, 1] -> logits [1, W], and keys and values with the new row's."""
+class PrunedDecode(RingedStep):
+    """A step of a ThinK cache: it writes keys and values with the new row's."""
 
-    shape: ThinkShape
-
-    def __init__(
-        self, text: TextParts, positions: int, shape: ThinkShape, spelling: DecoderSpelling
-    ) -> None:
-        super().__init__(text, positions, shape, shape.written, spelling)
-
-    def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
-        size = len(self.shape.buffers)
-        layers = [past[first : first + size] for first in range(0, len(past), size)]
-        given = lengths, positions, self._rotary(), self.spelling
-        attention = PrunedAttention(*given, self.shape, layers)
-        rows = self.attend(self.text.embed(token), attention)
-        held = [buffer for buffers in attention.present for buffer in buffers]
-        return self.read_logits(rows[0]), *held
+    attention = PrunedAttention

@@ -161,6 +161,49 @@ class RingedDecoder(Decoder):
         return [names.LOGITS, *part_names("present", self.shape, self._kinds)]
 
 
+class RingedPrefill(RingedDecoder):
+    """input embeddings [1, S, D], padded on the right -> logits [1, W] and all buffers.
+
+    `attention` attends to a prompt and lists the buffers of each layer.
+    """
+
+    attention: Any
+
+    def __init__(
+        self, text: TextParts, positions: int, shape: RingShape, spelling: DecoderSpelling
+    ) -> None:
+        super().__init__(text, positions, shape, shape.buffers, spelling)
+
+    def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
+        attention = self.attention(self.shape, lengths, self._rotary(), self.spelling)
+        rows = self.attend(embeds, attention)
+        held = [buffer for buffers in attention.present for buffer in buffers]
+        return self.read_logits(rows[0].index_select(0, last)), *held
+
+
+class RingedStep(RingedDecoder):
+    """One token id [1, 1] -> logits [1, W] and the buffers that a step writes.
+
+    `attention` attends to a row over the buffers of each layer and lists those it wrote.
+    """
+
+    attention: Any
+
+    def __init__(
+        self, text: TextParts, positions: int, shape: RingShape, spelling: DecoderSpelling
+    ) -> None:
+        super().__init__(text, positions, shape, shape.written, spelling)
+
+    def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
+        size = len(self.shape.buffers)
+        layers = [past[first : first + size] for first in range(0, len(past), size)]
+        given = lengths, positions, self._rotary(), self.spelling
+        attention = self.attention(*given, self.shape, layers)
+        rows = self.attend(self.text.embed(token), attention)
+        held = [buffer for buffers in attention.present for buffer in buffers]
+        return self.read_logits(rows[0]), *held
+
+
 class RingedFlush(nn.Module):
     """The full rings of all layers -> what is to be filed of each."""
 
@@ -173,41 +216,16 @@ class RingedFlush(nn.Module):
         return part_names("flushed", self.shape, self.shape.group)
 
 
-class FillingPrefill(RingedDecoder):
-    """input embeddings [1, S, D], padded on the right -> logits [1, W] and all buffers."""
+class FillingPrefill(RingedPrefill):
+    """A prompt of a KIVI cache."""
 
-    shape: KiviShape
-
-    def __init__(
-        self, text: TextParts, positions: int, shape: KiviShape, spelling: DecoderSpelling
-    ) -> None:
-        super().__init__(text, positions, shape, shape.buffers, spelling)
-
-    def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
-        attention = FillingAttention(self.shape, lengths, self._rotary(), self.spelling)
-        rows = self.attend(embeds, attention)
-        held = [buffer for buffers in attention.present for buffer in buffers]
-        return self.read_logits(rows[0].index_select(0, last)), *held
+    attention = FillingAttention
 
 
-class RingDecode(RingedDecoder):
-    """One token id [1, 1] -> logits [1, W] and the rings; the region stays as it is."""
+class RingDecode(RingedStep):
+    """A step of a KIVI cache: it writes the rings, the region stays as it is."""
 
-    shape: KiviShape
-
-    def __init__(
-        self, text: TextParts, positions: int, shape: KiviShape, spelling: DecoderSpelling
-    ) -> None:
-        super().__init__(text, positions, shape, shape.written, spelling)
-
-    def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
-        size = len(self.shape.buffers)
-        layers = [past[first : first + size] for first in range(0, len(past), size)]
-        given = lengths, positions, self._rotary(), self.spelling
-        attention = RingAttention(*given, self.shape, layers)
-        rows = self.attend(self.text.embed(token), attention)
-        held = [ring for rings in attention.present for ring in rings]
-        return self.read_logits(rows[0]), *held
+    attention = RingAttention
 
 
 class Flush(RingedFlush):

@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from edgetok.bundle.zipcache import BITS, OF, SALIENT, ZipShape, count_salient
 from edgetok.export.attention import DecoderSpelling, merge_heads
-from edgetok.export.ringed import RingedDecoder, RingedFlush, RowAttention, attend_row
-from edgetok.families.parts import TextParts
+from edgetok.export.ringed import RingedFlush, RingedPrefill, RingedStep, RowAttention, attend_row
 from edgetok.kv.policies.zipcache import ask
 from edgetok.kv.saliency import received, visible
 from edgetok.kv.stores import zipcache
@@ -143,15 +142,10 @@ class TierAttention(RowAttention):
         return rows
 
 
-class TieringPrefill(RingedDecoder):
+class TieringPrefill(RingedPrefill):
     """input embeddings [1, S, D], padded on the right -> logits [1, W] and all buffers."""
 
     shape: ZipShape
-
-    def __init__(
-        self, text: TextParts, positions: int, shape: ZipShape, spelling: DecoderSpelling
-    ) -> None:
-        super().__init__(text, positions, shape, shape.buffers, spelling)
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
         attention = TieringAttention(self.shape, lengths, self._rotary(), self.spelling)
@@ -160,15 +154,10 @@ class TieringPrefill(RingedDecoder):
         return self.read_logits(rows[0].index_select(0, last)), *held
 
 
-class TierDecode(RingedDecoder):
+class TierDecode(RingedStep):
     """One token id [1, 1] -> logits [1, W] and the rings; the tiers stay as they are."""
 
     shape: ZipShape
-
-    def __init__(
-        self, text: TextParts, positions: int, shape: ZipShape, spelling: DecoderSpelling
-    ) -> None:
-        super().__init__(text, positions, shape, shape.written, spelling)
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         kinds = list(self.shape.buffers)

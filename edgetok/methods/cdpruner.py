@@ -15,8 +15,8 @@ unrolled; what a token adds is compared on a grid of 1/131072 of the most it cou
 to the lower index. Once the tokens taken span all others, where the reference divides by zero,
 the most relevant of them follow. Shortly before, what is left of each is no more than what two
 programs differ by, and they take different tokens: on the demo model behind the 64th or so. (To
-count less than 1/1024 as nothing would have them agree, and cost 3.6 points of accuracy there at
-128 tokens and 5.6 at 192: what is left that late still tells tokens apart.)
+count such small residuals as nothing has programs agree, and costs accuracy: what is left that
+late still tells tokens apart.)
 """
 
 from __future__ import annotations
