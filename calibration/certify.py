@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from edgetok.calibration.outcomes import Bools, Floats, Outcomes, collect, unlabelled
 from edgetok.calibration.paths import Path, Spent, Step, follow, propose
 from edgetok.calibration.records import Record, digest_records
 from edgetok.calibration.samples import Sample
+from edgetok.control import Certified
 from edgetok.control.certificate import (
     binomial_p,
     count_certified,
     count_samples,
     hoeffding_bentkus_p,
 )
+from edgetok.control.certified import list_tried
 from edgetok.errors import InputError, UsageError
+from edgetok.ladder import Ladder, build_ladder
 from edgetok.rules import Case, Certificate, Controller, Loss
 
 Cost = Literal["tokens", "ms"]
@@ -137,8 +141,9 @@ def certify(
         rules=path.rules(path.steps[best], test.budgets),
         full=test.budgets[-1],
         certificate=certificate,
-        cases=_cases(path.steps[best], enter, accept, test),
+        cases=[],
     )
+    controller = msgspec.structs.replace(controller, cases=_cases(controller, test))
     rows = (*_rows(test), summarise("certified", spent[best], test))
     return Found(controller, path.name, test, rows, p_values[best], None)
 
@@ -214,26 +219,19 @@ def _count_wanted(path: Path, hoped: int, design: Outcomes, aim: Aim) -> int | N
     return None if needed is None else 2 * needed
 
 
-def _cases(step: Step, enter: Floats, accept: Floats, outcomes: Outcomes) -> list[Case]:
-    """Decisions to repeat: questions spread over the test, rungs as `follow` tries them."""
+def _cases(controller: Controller, outcomes: Outcomes) -> list[Case]:
+    """Decisions to repeat, as they are made live: questions spread over the test."""
+    policy, ladder = Certified(controller), build_ladder(outcomes.budgets, 1, 1)
     chosen = np.linspace(0, len(outcomes) - 1, min(_CASES, len(outcomes))).astype(int)
-    return [
-        _case(step, enter[i], accept[i], outcomes, int(i)) for i in sorted(set(chosen.tolist()))
-    ]
+    return [_case(policy, ladder, outcomes.records[i]) for i in sorted(set(chosen.tolist()))]
 
 
-def _case(step: Step, enter: Floats, accept: Floats, outcomes: Outcomes, i: int) -> Case:
-    record = outcomes.records[i]
-    tried = []
-    for rung in step.rungs:
-        if enter[rung] <= step.enter_at_most:
-            tried.append(rung)
-            if accept[rung] <= step.accept_at_most:
-                break
-    else:
-        tried.append(len(outcomes.budgets) - 1)
-    budgets = [outcomes.budgets[rung] for rung in tried]
-    answers = [dict(record.rungs[b].signals) for b in budgets]
+def _case(policy: Certified, ladder: Ladder, record: Record) -> Case:
+    answers = {budget: answer.signals for budget, answer in record.rungs.items()}
+    tried = list_tried(policy, ladder, record.signals, record.question, answers)
     return Case(
-        signals=dict(record.signals), question=record.question, answers=answers, budgets=budgets
+        signals=record.signals,
+        question=record.question,
+        answers=[answers[budget] for budget in tried],
+        budgets=tried,
     )
