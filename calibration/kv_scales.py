@@ -51,6 +51,7 @@ def measure_kv_scales(
                 layer.values.abs().amax(2, keepdim=True),
             )
             for layer in cache.layers
+            if hasattr(layer, "keys")  # a convolution has none
         ]
         if largest:
             found = [

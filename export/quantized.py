@@ -64,7 +64,7 @@ def hold_portable(
 def _rounded_layers(
     parts: Parts, bits: int, scales: list[tuple[Tensor, Tensor]] | None
 ) -> Iterator[None]:
-    factors = portable_cache.factors_of(parts.text.layers, scales)
+    factors = portable_cache.factors_of(parts.text.attending, scales)
     with ExitStack() as stack:
         for layer in parts.text.layers:
             linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]

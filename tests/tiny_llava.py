@@ -12,6 +12,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Lfm2Config,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -47,6 +48,10 @@ DECODERS: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
     "gemma3": (Gemma3TextConfig, WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}),
     "smollm3": (SmolLM3Config, {}),
     "phi3": (Phi3Config, {}),
+    "lfm2": (
+        Lfm2Config,
+        {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgetok.bundle.manifest import SeesAhead
+from edgetok.errors import InputError
 from edgetok.families.parts import TextParts
 
 
@@ -16,7 +17,13 @@ def find_text(
     sees_ahead: SeesAhead = "nothing",
     axes: tuple[int, ...] = (),
 ) -> TextParts:
-    """The parts of a Llama-like decoder: `layers`, `norm`, `embed_tokens`, `rotary_emb`."""
+    """The parts of a Llama-like decoder: `layers`, `norm`, `embed_tokens`, `rotary_emb`.
+
+    LFM2 has `embedding_norm` for `norm`, and short convolutions in some layers.
+
+    Raises:
+        InputError: if no layer has attention.
+    """
     from optimum.utils import NormalizedTextConfig
 
     config = decoder.config
@@ -31,7 +38,7 @@ def find_text(
     return TextParts(
         model=decoder,
         layers=tuple(decoder.layers),
-        norm=decoder.norm,
+        norm=decoder.norm if hasattr(decoder, "norm") else decoder.embedding_norm,
         embed=decoder.embed_tokens,
         head=head,
         rotary=decoder.rotary_emb,
@@ -46,7 +53,20 @@ def find_text(
         rotary_kinds=_rotary_kinds(decoder),
         sees_ahead=sees_ahead,
         axes=axes,
+        convolutions=_find_convolutions(decoder),
+        kernel=getattr(config, "conv_L_cache", 0),
     )
+
+
+def _find_convolutions(decoder: Any) -> tuple[int, ...]:
+    layers = decoder.layers
+    found = tuple(n for n, layer in enumerate(layers) if not hasattr(layer, "self_attn"))
+    if len(found) == len(layers) or not all(hasattr(layers[n], "conv") for n in found):
+        raise InputError(
+            f"layers of the language model are {sorted({type(b).__name__ for b in layers})}; each "
+            "must have `self_attn` or `conv`, and one at least attention"
+        )
+    return found
 
 
 def _rotary_kinds(decoder: Any) -> tuple[str, ...]:

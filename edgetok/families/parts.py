@@ -151,6 +151,9 @@ class TextParts:
             (Gemma 3), or all (PaliGemma).
         axes: of each pair of rotary channels the axis that turns it, time, line or column of a
             token in the picture (Qwen-VL); empty where positions are numbers in a row.
+        convolutions: numbers of the layers that have a short convolution in place of attention
+            (LFM2), each with the J - 1 rows before a row as its memory.
+        kernel: J, the rows that such a convolution reads.
     """
 
     model: nn.Module
@@ -170,6 +173,13 @@ class TextParts:
     rotary_kinds: tuple[str, ...] = ()
     sees_ahead: SeesAhead = "nothing"
     axes: tuple[int, ...] = ()
+    convolutions: tuple[int, ...] = ()
+    kernel: int = 0
+
+    @property
+    def attending(self) -> tuple[Any, ...]:
+        """The layers that have a KV cache, in order: all but convolutions."""
+        return tuple(b for n, b in enumerate(self.layers) if n not in self.convolutions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,7 +324,8 @@ def factors_of(
         return {}
     found = {}
     for layer, (_, measured) in zip(layers, scales, strict=True):
-        projection, equaliser = layer.self_attn.o_proj, build_equaliser(measured)
+        attention, equaliser = layer.self_attn, build_equaliser(measured)
+        projection = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
         groups, head_dim = equaliser.shape[1], equaliser.shape[3]
         heads = projection.in_features // head_dim
         shared = equaliser[0].expand(groups, heads // groups, head_dim)
