@@ -70,7 +70,8 @@ class Reference:
             Projections(block) as next_,
             Values(vision) as values,
         ):
-            out = vision.model(pixels, output_hidden_states=True, output_attentions=True)
+            told = vision.tell(pixels)
+            out = vision.model(**told, output_hidden_states=True, output_attentions=True)
         rows, attention = out.hidden_states[layer][0], out.attentions[layer - 1][0]
         found = {
             names.CLS_ATTENTION: attention[:, 0, prefix:].mean(0),

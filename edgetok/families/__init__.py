@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgetok import limits
 from edgetok.errors import InputError, UsageError
-from edgetok.families import gemma, internvl, llava, llava_next, qwen_vl, smolvlm
+from edgetok.families import gemma, internvl, lfm2_vl, llava, llava_next, qwen_vl, smolvlm
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 
@@ -26,11 +26,13 @@ FAMILIES = {  # by `model_type` in config.json
     "qwen2_vl": qwen_vl.open_qwen2,
     "qwen2_5_vl": qwen_vl.open_qwen2_5,
     "qwen3_vl": qwen_vl.open_qwen3,
+    "lfm2_vl": lfm2_vl.open_parts,
 }
 OF_ANY_SIZE = {
     "qwen2_vl": qwen_vl.open_qwen2,
     "qwen2_5_vl": qwen_vl.open_qwen2_5,
     "qwen3_vl": qwen_vl.open_qwen3,
+    "lfm2_vl": lfm2_vl.open_parts,
 }
 
 

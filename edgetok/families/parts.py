@@ -66,6 +66,18 @@ def process(processor: Any, picture: Any) -> Tensor:
     return pixels.float()
 
 
+def open_processor(path: Path) -> Any:
+    """The image processor of a model directory."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(str(path), local_files_only=True)
+
+
+def tell_pixels(pixels: Tensor) -> dict[str, Tensor]:
+    """What the `forward` of most towers takes of pixels [1, 3, h, w]."""
+    return {"pixel_values": pixels}
+
+
 @dataclass(frozen=True, slots=True)
 class VisionParts:
     """A vision transformer up to the layer that the projector reads.
@@ -93,6 +105,7 @@ class VisionParts:
             raster order; None where they do.
         deep: numbers of earlier blocks whose rows go to the language model too.
         group: rows of those blocks [1, n, V] -> [N, what a deep projector reads].
+        tell: pixels [1, 3, h, w] -> what `forward` of the whole tower takes, by name.
     """
 
     model: nn.Module
@@ -112,6 +125,7 @@ class VisionParts:
     pool: Callable[[Tensor], Tensor] | None = None
     deep: tuple[int, ...] = ()
     group: Callable[[Tensor], Tensor] = keep_rows
+    tell: Callable[[Tensor], dict[str, Tensor]] = tell_pixels
 
     @property
     def n_parts(self) -> int:
@@ -204,6 +218,7 @@ class Parts:
             have no separators.
         process: the family's own image processor and a Pillow picture -> pixels [P, 3, h, w], the
             thumbnail first: what the image plan is held against.
+        open_processor: the model directory -> the image processor that `process` is given.
         deep_projectors: for each of `vision.deep`, from its groups to what is added to the rows of
             the picture behind one of the decoder's first layers.
     """
@@ -218,6 +233,7 @@ class Parts:
     prompt: PromptPlan
     layout: Layout | None = None
     process: Callable[[Any, Any], Tensor] = process
+    open_processor: Callable[[Path], Any] = open_processor
     deep_projectors: tuple[nn.Module, ...] = ()
 
     def shift(self, budget: int) -> int:

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import AutoImageProcessor
 
 import edgetok
 from edgetok.bundle.golden import load_golden
@@ -36,7 +35,7 @@ from edgetok.runtimes.preprocess import preprocess
 ROWS = (
     *("llava_next 1x2", "llava_onevision", "llava_onevision 2x2", "internvl"),
     *("smolvlm", "smolvlm 2x1", "idefics3 1x2", "gemma3", "paligemma", "paligemma 2"),
-    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl"),
 )
 QUESTION = "What is in the picture?"
 WINDOWED = ("gemma3", "paligemma 2")  # the portable flavour has no windows
@@ -66,7 +65,7 @@ def compare_golden(tiny: ModuleType, path: Path, name: str) -> float:
     bundle = Bundle.open(path / "out.bundle")
     full = bundle.manifest.vision.full_tokens
     parts = open_model(path / "model", tiny.FAMILIES[name].tiles, tiny.FAMILIES[name].size_px)
-    processor = AutoImageProcessor.from_pretrained(path / "model")
+    processor = parts.open_processor(parts.path)
     (case,) = load_golden(bundle)
     picture = Image.open(io.BytesIO(bundle.read(case.image))).convert("RGB")
     reference = tiny.HuggingFace(path / "model", name)
@@ -78,7 +77,7 @@ def compare_golden(tiny: ModuleType, path: Path, name: str) -> float:
 def compare_pixels(tiny: ModuleType, path: Path, name: str) -> float:
     """How far our image processor is from the family's, over pictures of several shapes."""
     parts = open_model(path / "model", tiny.FAMILIES[name].tiles, tiny.FAMILIES[name].size_px)
-    processor = AutoImageProcessor.from_pretrained(path / "model")
+    processor = parts.open_processor(parts.path)
     found = []
     for picture in tiny.pictures(6):
         want = parts.process(processor, picture).numpy()
@@ -92,7 +91,7 @@ def test_parts_answer_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, nam
     family = tiny.FAMILIES[name]
     parts = open_model(tiny.write_tiny(tmp_path / "model", name), family.tiles, family.size_px)
     reference = Reference(parts, find_method("pool"))
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    processor = parts.open_processor(parts.path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "model/tokenizer.json"))
     before, after = split_prompt(parts.prompt, tokenizer, QUESTION)
     visual = range(len(before), len(before) + parts.full_tokens)
@@ -177,7 +176,7 @@ def test_twenty_prompts_at_an_odd_shape(
 def count_equal(tiny: ModuleType, path: Path, name: str, flavour: str) -> int:
     """Of twenty prompts, two for each picture, those that are answered as `generate` does."""
     parts = open_model(path / "model", tiny.FAMILIES[name].tiles, tiny.FAMILIES[name].size_px)
-    processor = AutoImageProcessor.from_pretrained(path / "model")
+    processor = parts.open_processor(parts.path)
     reference = tiny.HuggingFace(path / "model", name)
     model, full, equal = edgetok.load(path / "out.bundle", flavour=flavour), parts.full_tokens, 0
     shown = tiny.pictures(10, seed=1)

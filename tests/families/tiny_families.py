@@ -261,6 +261,32 @@ def _qwen3_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
     )
 
 
+def _lfm2_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    kinds = ["conv", "full_attention", "conv", "conv"]
+    own = {"num_hidden_layers": 4, "layer_types": kinds}
+    vision = _vision("Siglip2VisionConfig", num_patches=16, vision_use_head=False)
+    return transformers.Lfm2VlConfig(
+        text_config=_text("Lfm2Config", shape, vocabulary, **own),
+        vision_config=vision,
+        image_token_id=vocabulary["<image>"],
+        projector_hidden_size=96,
+    )
+
+
+def _naflex(pixels: Tensor) -> dict[str, Any]:
+    """Patches of 8 pixels, line by line, channels last, with padding behind them."""
+    _, _, height, width = pixels.shape
+    cut = [
+        pixels[0, :, top : top + 8, left : left + 8].permute(1, 2, 0).flatten()
+        for top in range(0, height, 8)
+        for left in range(0, width, 8)
+    ]
+    rows = torch.stack([*cut, torch.zeros_like(cut[0])])[None]
+    mask = torch.tensor([[1] * len(cut) + [0]])
+    shapes = torch.tensor([[height // 8, width // 8]])
+    return {"pixel_values": rows, "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+
 def _patches(pixels: Tensor) -> dict[str, Any]:
     """Groups of 2 x 2 patches of 4 pixels, each patch as two frames."""
     lines, columns = pixels.shape[2] // 4, pixels.shape[3] // 4
@@ -431,6 +457,19 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2_5_vl": Family(
         "Qwen2_5_VLForConditionalGeneration", config=_qwen2_5_vl, size_px=(32, 48), **_QWEN
+    ),
+    "lfm2_vl": Family(
+        "Lfm2VlForConditionalGeneration",
+        config=_lfm2_vl,
+        image="<image>",
+        processor=_sized(
+            "Lfm2VlImageProcessor", resample=2, min_image_tokens=4, encoder_patch_size=8
+        ),
+        spell=lambda n: "<|image_start|>" + "<image>" * n + "<|image_end|>",
+        inputs=_naflex,
+        tokens=("<image>", "<|image_start|>", "<|image_end|>"),
+        size_px=(32, 48),
+        budgets="3,5",
     ),
     "smolvlm": Family(
         "SmolVLMForConditionalGeneration",
