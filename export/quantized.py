@@ -30,7 +30,7 @@ def hold_quantized(parts: Parts, weights: Weights) -> None:
     if not bits:
         return
     for modules, stage in (
-        (parts.vision.blocks, "tower"),
+        ((*parts.vision.blocks, *parts.vision.stems), "tower"),
         ((parts.projector, *parts.deep_projectors), "compress"),
         (parts.text.layers, "decode"),
         ((parts.text.head,), "head"),
@@ -50,7 +50,8 @@ def hold_portable(
     """
     bits, vision = BITS[weights], parts.vision
     projectors = (parts.projector, *parts.deep_projectors)
-    stages = {"tower": vision.blocks, "compress": projectors, "head": (parts.text.head,)}
+    tower = (*vision.blocks, *vision.stems)
+    stages = {"tower": tower, "compress": projectors, "head": (parts.text.head,)}
     with ExitStack() as stack:
         for stage, modules in stages.items():
             if stage in bits:

@@ -44,7 +44,7 @@ _OF_NEXT_BLOCK = {
 
 
 def require_tower(vision: VisionParts, method: Method) -> None:
-    """Refuse a method that takes a tower apart in a way that this one does not allow.
+    """Refuse a method that asks more of a tower than this one tells.
 
     Raises:
         UsageError: naming another kind of method.
@@ -53,6 +53,11 @@ def require_tower(vision: VisionParts, method: Method) -> None:
         raise UsageError(
             f"{method.name} reduces inside the tower, and this family merges or cuts what its "
             "tower makes; choose a method behind the tower (`edgetok methods` lists them)"
+        )
+    if not vision.blocks and method.tower_needs:
+        raise UsageError(
+            f"{method.name} reads {', '.join(method.tower_needs)}, and this family's tower tells "
+            "its features alone; `edgetok methods` lists what each method needs"
         )
     of_last = {names.KEYS, names.RECEIVED_ATTENTION, *names.OF_PROMPT}
     if vision.pool is not None and not of_last.issuperset(method.needs):

@@ -121,6 +121,7 @@ def _find_vision(model: Any, size_px: Grid) -> VisionParts:
         feature_width=width * cell**2,
         finish=finish,
         tell=tell,
+        stems=(embeddings.patch_embedding,),
     )
 
 

@@ -67,10 +67,10 @@ def process(processor: Any, picture: Any) -> Tensor:
 
 
 def open_processor(path: Path) -> Any:
-    """The image processor of a model directory."""
+    """The image processor of a model directory, with Pillow's resampling where it has that."""
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(str(path), local_files_only=True)
+    return AutoImageProcessor.from_pretrained(str(path), local_files_only=True, backend="pil")
 
 
 def tell_pixels(pixels: Tensor) -> dict[str, Tensor]:
@@ -89,7 +89,8 @@ class VisionParts:
         embed: pixels [P, 3, h, w] -> hidden rows [P, prefix + n, V], position embedding added.
         blocks: the blocks to run, in order; the last one is the feature layer. Methods inside the
             tower take them apart: `layer_norm1`, `self_attn`, `layer_norm2` and `mlp`, in this
-            order, as Hugging Face's CLIP and SigLIP name them.
+            order, as Hugging Face's CLIP and SigLIP name them. None where `embed` runs the whole
+            tower, whose attention nobody sees.
         next_block: the block behind the feature layer, of which some probes read queries and
             keys; None if there is none, and they read those of the feature layer.
         prefix_tokens: rows before the patches (1 with a CLS token, 0 without).
@@ -106,6 +107,7 @@ class VisionParts:
         deep: numbers of earlier blocks whose rows go to the language model too.
         group: rows of those blocks [1, n, V] -> [N, what a deep projector reads].
         tell: pixels [1, 3, h, w] -> what `forward` of the whole tower takes, by name.
+        stems: modules beside the blocks that hold matrices of the tower's graph.
     """
 
     model: nn.Module
@@ -126,6 +128,7 @@ class VisionParts:
     deep: tuple[int, ...] = ()
     group: Callable[[Tensor], Tensor] = keep_rows
     tell: Callable[[Tensor], dict[str, Tensor]] = tell_pixels
+    stems: tuple[nn.Module, ...] = ()
 
     @property
     def n_parts(self) -> int:
@@ -140,7 +143,8 @@ class VisionParts:
     @property
     def is_plain(self) -> bool:
         """Whether a token is a patch of one picture, and blocks are what the projector reads."""
-        return self.cell == 1 and self.tiles is None and self.finish is keep_rows
+        plain = self.cell == 1 and self.tiles is None and self.finish is keep_rows
+        return plain and bool(self.blocks)
 
     @property
     def late_blocks(self) -> range:

@@ -273,6 +273,39 @@ def _lfm2_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
     )
 
 
+def _fast_vlm(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    sizes = {"layers": [1] * 5, "embed_dims": [16, 16, 32, 32, 64], "mlp_ratios": [2] * 5}
+    vision = {
+        "model_type": "timm_wrapper",
+        "architecture": "fastvit_mci3",
+        "hidden_size": 128,  # of the last convolution: twice the last stage
+        "model_args": sizes | {"inference_mode": True},
+    }
+    return transformers.FastVlmConfig(
+        vision_config=vision,
+        text_config=_text("Qwen2Config", shape, vocabulary),
+        image_token_index=vocabulary["<image>"],
+        image_seq_length=9,
+    )
+
+
+def _perception_lm(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 4, "patch_size": 8, "img_size": [48, 48]}
+    vision = {
+        "model_type": "timm_wrapper",
+        "architecture": "vit_pe_lang_large_patch14_448",
+        "do_pooling": False,
+        "model_args": sizes | {"ref_feat_shape": [6, 6]},
+    }
+    return transformers.PerceptionLMConfig(
+        vision_config=vision,
+        text_config=_text("LlamaConfig", shape, vocabulary),
+        image_token_id=vocabulary["<|image|>"],
+        video_token_id=vocabulary["<|video|>"],
+        projector_pooling_ratio=2,
+    )
+
+
 def _naflex(pixels: Tensor) -> dict[str, Any]:
     """Patches of 8 pixels, line by line, channels last, with padding behind them."""
     _, _, height, width = pixels.shape
@@ -470,6 +503,29 @@ FAMILIES: dict[str, Family] = {
         tokens=("<image>", "<|image_start|>", "<|image_end|>"),
         size_px=(32, 48),
         budgets="3,5",
+    ),
+    "fast_vlm": Family(
+        "FastVlmForConditionalGeneration",
+        config=_fast_vlm,
+        processor=_sized(
+            "CLIPImageProcessor",
+            size={"shortest_edge": 192},
+            crop_size={"height": 192, "width": 192},
+            do_center_crop=True,
+        ),
+        inputs=_plain,
+        methods=("divprune", "aim"),
+        **_LLAVA_IMAGE,
+    ),
+    "perception_lm": Family(
+        "PerceptionLMForConditionalGeneration",
+        image="<|image|>",
+        config=_perception_lm,
+        processor=_sized("PerceptionLMImageProcessor", tile_size=48),
+        spell=lambda n: "<|image|>" * n,
+        inputs=lambda pixels: {"pixel_values": pixels[None]},
+        tokens=("<|image|>", "<|video|>"),
+        methods=("divprune", "aim"),
     ),
     "smolvlm": Family(
         "SmolVLMForConditionalGeneration",
