@@ -59,16 +59,16 @@ Methods are those whose reduced rungs passed the export's gate.
 def render(results: dict[str, Any]) -> str:
     """The page."""
     rows = [f"| `{name}` | {' | '.join(facts)} |" for name, facts in FAMILIES.items()]
-    measured = [_row(name, found) for name, found in sorted(results.items())]
+    measured = [_row(found) for _, found in sorted(results.items())]
     return HEAD + "\n".join(rows) + "\n" + MEASURED + "\n".join(measured) + "\n"
 
 
-def _row(name: str, found: dict[str, Any]) -> str:
+def _row(found: dict[str, Any]) -> str:
     equal = f"{found['prompts']} of {found['prompts']}"
     methods = ", ".join(f"`{method}`" for method in found["methods"])
     flavours = ", ".join(found["flavours"])
     return (
-        f"| {name} | {found['shape']} | {equal} | {found['logits']:.1e} | {found['pixels']:.0e} "
+        f"| {found['model']} | {found['shape']} | {equal} | {found['logits']:.1e} | {found['pixels']:.0e} "
         f"| {flavours} | {methods} |"
     )
 

@@ -55,7 +55,13 @@ class CacheChoice:
         if flavour != "ort":
             # What both flavours spell out:
             plain = replace(
-                text, sees_ahead="nothing", axes=(), layers=text.attending, convolutions=()
+                text,
+                sees_ahead="nothing",
+                axes=(),
+                layers=text.attending,
+                convolutions=(),
+                rotary_dim=text.head_dim,
+                rotary_kinds=(),
             )
             require_plain_attention(plain, f"the {flavour} flavour", "use --flavour ort")
 

@@ -21,7 +21,7 @@ from edgetok.export.attention import (
 )
 from edgetok.export.convolutions import Convolutions
 from edgetok.export.flavours.ort import spelling_of
-from edgetok.families.parts import TextParts
+from edgetok.families.parts import UNTURNED, TextParts
 
 
 class Decoder(nn.Module):
@@ -155,10 +155,13 @@ class Decode(Decoder):
 
 
 def rotary_tables(text: TextParts, count: int, kind: str = "") -> tuple[Tensor, Tensor]:
-    """cos and sin of positions from 0, [count, H / 2], from the model's own rotary module.
+    """cos and sin of positions from 0, [count, turned channels / 2], by the model's own module.
 
     `kind` is one of `text.rotary_kinds`, where there are several.
     """
+    if kind == UNTURNED:  # the operator turns rows by nothing
+        shape = (count, text.rotary_dim // 2)
+        return torch.ones(shape), torch.zeros(shape)
     positions = torch.arange(count)[None]
     which = {"layer_type": kind} if kind else {}
     cos, sin = text.rotary(torch.zeros(1, 1, text.hidden), position_ids=positions, **which)

@@ -50,6 +50,7 @@ def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
     has += ["positions on three axes"] if text.axes else []
     has += ["short convolutions"] if text.convolutions else []
     has += ["several rotary embeddings"] if len(set(text.rotary_kinds)) > 1 else []
+    has += ["partial rotary embedding"] if text.rotary_dim != text.head_dim else []
     if has:
         raise IncompatibleError(
             f"this decoder has {' and '.join(has)}, and {what} knows plain attention only; "

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgetok.bundle.manifest import SeesAhead
 from edgetok.errors import InputError
-from edgetok.families.parts import TextParts
+from edgetok.families.parts import UNTURNED, TextParts
 
 
 def find_text(
@@ -29,6 +29,7 @@ def find_text(
     config = decoder.config
     common = NormalizedTextConfig(config)  # by names that all decoders share
     heads = common.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or common.hidden_size // heads
     stop = model.generation_config.eos_token_id
     stop = config.eos_token_id if stop is None else stop
     stop_ids = (
@@ -45,11 +46,12 @@ def find_text(
         hidden=common.hidden_size,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or common.hidden_size // heads,
+        head_dim=head_dim,
         vocabulary=common.vocab_size,
-        max_positions=config.max_position_embeddings,
+        max_positions=_max_positions(config),
         stop_ids=stop_ids,
         pad_id=pad if pad is not None else 0,
+        rotary_dim=_rotary_dim(decoder.rotary_emb, head_dim),
         rotary_kinds=_rotary_kinds(decoder),
         sees_ahead=sees_ahead,
         axes=axes,
@@ -69,6 +71,29 @@ def _find_convolutions(decoder: Any) -> tuple[int, ...]:
     return found
 
 
+def _max_positions(config: Any) -> int:
+    """Positions that one table of angles serves.
+
+    LongRoPE (arXiv 2402.13753) has other angles for texts longer than the model first knew; a cache
+    cannot change them on the way, so those it begins with are all.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    most: int = config.max_position_embeddings
+    if rope.get("rope_type") != "longrope":
+        return most
+    short = rope.get("original_max_position_embeddings")
+    return min(most, short or getattr(config, "original_max_position_embeddings", None) or most)
+
+
+def _rotary_dim(rotary: Any, head_dim: int) -> int:
+    """Channels that are turned: twice the angles, where all layers have the same."""
+    angles = getattr(rotary, "inv_freq", None)
+    return head_dim if angles is None else 2 * len(angles)
+
+
 def _rotary_kinds(decoder: Any) -> tuple[str, ...]:
-    kinds = getattr(decoder.rotary_emb, "layer_types", None)
-    return tuple(decoder.config.layer_types) if kinds else ()
+    if getattr(decoder.rotary_emb, "layer_types", None):
+        return tuple(decoder.config.layer_types)
+    attentions = [b.self_attn for b in decoder.layers if hasattr(b, "self_attn")]
+    turned = [bool(getattr(attention, "use_rope", True)) for attention in attentions]
+    return () if all(turned) else tuple("" if turns else UNTURNED for turns in turned)

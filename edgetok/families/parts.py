@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 Grid = tuple[int, int]  # rows and columns
+UNTURNED = "unturned"  # the rotary kind of a layer whose rows have no positions
 
 
 def refuse_tiles(checkpoint: Checkpoint, tiles: Grid | None) -> None:
@@ -163,8 +164,9 @@ class TextParts:
     """A decoder whose layers call Hugging Face's attention interface.
 
     Args:
-        rotary_kinds: for each layer which of several rotary embeddings it has (Gemma 3); empty
-            where all layers share one.
+        rotary_kinds: for each layer which of several rotary embeddings it has (Gemma 3), or
+            `UNTURNED` (SmolLM3); empty where all layers share one.
+        rotary_dim: channels of a head that are turned, from the first on.
         sees_ahead: which rows of a prompt see later ones of their kind: those of the picture
             (Gemma 3), or all (PaliGemma).
         axes: of each pair of rotary channels the axis that turns it, time, line or column of a
@@ -188,6 +190,7 @@ class TextParts:
     max_positions: int
     stop_ids: tuple[int, ...]
     pad_id: int
+    rotary_dim: int
     rotary_kinds: tuple[str, ...] = ()
     sees_ahead: SeesAhead = "nothing"
     axes: tuple[int, ...] = ()

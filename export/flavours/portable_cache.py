@@ -22,6 +22,7 @@ from edgetok.export.attention import (
     DecoderSpelling,
     merge_heads,
     spelled_norms,
+    turned_part,
 )
 from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows, width_of
 from edgetok.kv.stores.tidaldecode import gather_rows
@@ -191,6 +192,7 @@ def turn_heads(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Ten
     return torch.onnx.ops.symbolic(
         "RotaryEmbedding",
         (rows, cos, sin, positions[None]),
+        attrs=turned_part(rows.shape[3], cos),
         dtype=rows.dtype,
         shape=rows.shape,
         version=OPSET,

@@ -33,6 +33,18 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 1,
         "head_dim": 80,
     },
+    "groups of 3, head 96": {
+        "hidden_size": 96,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 96,
+    },
+    "groups of 7, head 128": {
+        "hidden_size": 112,
+        "num_attention_heads": 7,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+    },
     "head 256": {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256},
 }
 TEMPLATE = (
