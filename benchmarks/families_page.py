@@ -27,6 +27,13 @@ FAMILIES = {
     "qwen2_vl": ("Qwen2-VL", "2 x 2 groups", "`--image-size`, 448x448 if none is given"),
     "qwen2_5_vl": ("Qwen2.5-VL", "2 x 2 groups", "`--image-size`, 448x448 if none is given"),
     "qwen3_vl": ("Qwen3-VL", "2 x 2 groups", "`--image-size`, 448x448 if none is given"),
+    "lfm2_vl": (
+        "LFM2-VL",
+        "cells of pixel shuffle",
+        "`--image-size`, 512x512 if none is given",
+    ),
+    "fast_vlm": ("FastVLM (needs `edgetok[timm]`)", "cells of the last map", "one part"),
+    "perception_lm": ("PerceptionLM (needs `edgetok[timm]`)", "averaged cells", "one part"),
 }
 HEAD = """# Families
 
@@ -37,11 +44,19 @@ write.
 |---|---|---|---|
 """
 MEASURED = """
-One picture per prompt. Decoders: Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3, SmolLM3 and Phi-3
-under LLaVA (`tests/export/test_decoders.py`), and those of the families above. At the full budget,
-bundles answer as Hugging Face does; smaller ones have no separators (ends of lines, names of
-tiles). Methods inside the tower know CLIP and SigLIP towers of LLaVA alone; `hired` and
-`globalcom2` are the methods that take tiles.
+One picture per prompt. Decoders: Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3, SmolLM3, Phi-3 and
+LFM2 under LLaVA (`tests/export/test_decoders.py`), with q/k norms, soft caps, sliding windows,
+biases, layers without positions, partial rotary embedding and rotary scaling (Llama 3, YaRN,
+dynamic, LongRoPE up to the length that its first angles are for), and those of the families above.
+`tests/export/test_decoder_parts.py` has each of them at groups of 3 and 7 and heads of 64 to 256
+channels. At the full budget, bundles answer as Hugging Face does; smaller ones have no separators
+(ends of lines, names of tiles). Methods inside the tower know CLIP and SigLIP towers of LLaVA
+alone; `hired` and `globalcom2` are the methods that take tiles.
+
+The short convolutions of LFM2 remember the rows before a row. What takes rows away, or proves
+itself row by row (a KV policy, `--prefill`, caches with rings, an int4 cache), is refused for it.
+Towers from timm are run whole and tell their features alone: methods that read attention, keys or
+a CLS row are refused for FastVLM and PerceptionLM.
 
 ## What was measured
 

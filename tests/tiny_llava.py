@@ -46,6 +46,13 @@ def _scale(**rope: object) -> Sizes:
     return {"rope_parameters": {"rope_theta": 10000.0, **rope}}
 
 
+def _partial(sizes: Sizes) -> Sizes:
+    """32 channels of each head are turned, the others are not."""
+    width = max(64, sizes["head_dim"])
+    rope = _scale(rope_type="default", partial_rotary_factor=32 / width)
+    return rope | {"head_dim": width}
+
+
 def _longrope(sizes: Sizes) -> Sizes:
     """Two sets of angles: for texts of up to 224 rows, and for longer ones."""
     pairs = sizes["head_dim"] // 2
@@ -65,7 +72,7 @@ DECODERS: dict[str, tuple[type[PretrainedConfig], Sizes | Callable[[Sizes], Size
     "gemma3": (Gemma3TextConfig, WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}),
     "smollm3": (SmolLM3Config, {"num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 1]}),
     "phi3": (Phi3Config, {}),
-    "phi3-partial": (Phi3Config, _scale(rope_type="default", partial_rotary_factor=0.5)),
+    "phi3-partial": (Phi3Config, _partial),
     "longrope": (LlamaConfig, _longrope),
     "yarn": (Qwen2Config, _scale(rope_type="yarn", factor=4.0)),
     "llama3": (

@@ -9,6 +9,9 @@ from edgetok.errors import InputError
 from edgetok.families.parts import UNTURNED, TextParts
 
 
+_TURNED_UNIT = 16  # GroupQueryAttention takes no other tables
+
+
 def find_text(
     decoder: Any,
     head: Any,
@@ -22,10 +25,11 @@ def find_text(
     LFM2 has `embedding_norm` for `norm`, and short convolutions in some layers.
 
     Raises:
-        InputError: if no layer has attention.
+        InputError: if it is no such decoder, no layer has attention, or rotary embedding turns no multiple of 16 channels.
     """
     from optimum.utils import NormalizedTextConfig
 
+    _require_parts(decoder)
     config = decoder.config
     common = NormalizedTextConfig(config)  # by names that all decoders share
     heads = common.num_attention_heads
@@ -60,6 +64,15 @@ def find_text(
     )
 
 
+def _require_parts(decoder: Any) -> None:
+    missing = [name for name in ("layers", "embed_tokens", "rotary_emb") if not hasattr(decoder, name)]
+    if missing:
+        raise InputError(
+            f"the language model, {type(decoder).__name__}, has no {', '.join(missing)}; decoders "
+            "with rotary embedding that are laid out as Llama's are supported, see docs/families.md"
+        )
+
+
 def _find_convolutions(decoder: Any) -> tuple[int, ...]:
     layers = decoder.layers
     found = tuple(n for n, layer in enumerate(layers) if not hasattr(layer, "self_attn"))
@@ -88,7 +101,13 @@ def _max_positions(config: Any) -> int:
 def _rotary_dim(rotary: Any, head_dim: int) -> int:
     """Channels that are turned: twice the angles, where all layers have the same."""
     angles = getattr(rotary, "inv_freq", None)
-    return head_dim if angles is None else 2 * len(angles)
+    turned = head_dim if angles is None else 2 * len(angles)
+    if turned % _TURNED_UNIT:
+        raise InputError(
+            f"rotary embedding turns {turned} of {head_dim} channels of each head; multiples of "
+            f"{_TURNED_UNIT} are supported"
+        )
+    return turned
 
 
 def _rotary_kinds(decoder: Any) -> tuple[str, ...]:
