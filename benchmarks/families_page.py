@@ -83,8 +83,8 @@ def _row(found: dict[str, Any]) -> str:
     methods = ", ".join(f"`{method}`" for method in found["methods"])
     flavours = ", ".join(found["flavours"])
     return (
-        f"| {found['model']} | {found['shape']} | {equal} | {found['logits']:.1e} | {found['pixels']:.0e} "
-        f"| {flavours} | {methods} |"
+        f"| {found['model']} | {found['shape']} | {equal} | {found['logits']:.1e} "
+        f"| {found['pixels']:.0e} | {flavours} | {methods} |"
     )
 
 

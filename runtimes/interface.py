@@ -96,8 +96,8 @@ def _expected(
                 prompt[names.VISUAL_START] = ("int64", [1])
             # A policy's prefill, or that of a KIVI cache, begins with an empty one, and writes all.
             afresh = bool(manifest.kv.keep or manifest.kv.ring)
-            rows = {n: place for n, place in past.items() if n not in _memory(manifest)}
-            return prompt | ({} if afresh else rows), logits | present
+            held = {n: place for n, place in past.items() if n not in _memory(manifest)}
+            return prompt | ({} if afresh else held), logits | present
         case "extend":
             rows = _chunk_rows(manifest, stage)
             return {

@@ -8,7 +8,6 @@ from edgetok.bundle.manifest import SeesAhead
 from edgetok.errors import InputError
 from edgetok.families.parts import UNTURNED, TextParts
 
-
 _TURNED_UNIT = 16  # GroupQueryAttention takes no other tables
 
 
@@ -25,7 +24,8 @@ def find_text(
     LFM2 has `embedding_norm` for `norm`, and short convolutions in some layers.
 
     Raises:
-        InputError: if it is no such decoder, no layer has attention, or rotary embedding turns no multiple of 16 channels.
+        InputError: if it is no such decoder, no layer has attention, or rotary embedding turns no
+            multiple of 16 channels.
     """
     from optimum.utils import NormalizedTextConfig
 
@@ -65,7 +65,9 @@ def find_text(
 
 
 def _require_parts(decoder: Any) -> None:
-    missing = [name for name in ("layers", "embed_tokens", "rotary_emb") if not hasattr(decoder, name)]
+    missing = [
+        name for name in ("layers", "embed_tokens", "rotary_emb") if not hasattr(decoder, name)
+    ]
     if missing:
         raise InputError(
             f"the language model, {type(decoder).__name__}, has no {', '.join(missing)}; decoders "

@@ -52,10 +52,21 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
 
 
 def _find_vision(model: Any) -> VisionParts:
-    tower, projector, config = model.model.vision_tower, model.model.multi_modal_projector, model.config
-    patches, image_px = tower.timm_model.patch_embed.grid_size, tower.timm_model.patch_embed.img_size
+    tower, projector, config = (
+        model.model.vision_tower,
+        model.model.multi_modal_projector,
+        model.config,
+    )
+    patches, image_px = (
+        tower.timm_model.patch_embed.grid_size,
+        tower.timm_model.patch_embed.img_size,
+    )
     cell, prefix = config.projector_pooling_ratio, int(config.vision_use_cls_token)
-    if patches[0] != patches[1] or patches[0] % cell or tower.timm_model.num_prefix_tokens != prefix:
+    if (
+        patches[0] != patches[1]
+        or patches[0] % cell
+        or tower.timm_model.num_prefix_tokens != prefix
+    ):
         raise InputError(
             f"a tower of {patches[0]} x {patches[1]} patches behind "
             f"{tower.timm_model.num_prefix_tokens} other rows is not supported with cells of "

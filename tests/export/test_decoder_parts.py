@@ -146,9 +146,7 @@ def run_parts(text: TextParts, embeds: Tensor, ids: list[int]) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("decoder", "shape"), list(zip(DECODERS, cycle(SHAPES), strict=False))
-)
+@pytest.mark.parametrize(("decoder", "shape"), list(zip(DECODERS, cycle(SHAPES), strict=False)))
 def test_decoder_equals_hugging_face(tiny_llava: ModuleType, decoder: str, shape: str) -> None:
     compare(tiny_llava, decoder, shape)
 

@@ -39,7 +39,7 @@ def test_longrope_is_held_to_its_first_angles(tiny_llava: ModuleType, tmp_path: 
 
 
 def test_odd_rotary_widths_are_refused(tiny_llava: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="turns 24 of 24 channels .* multiples of 16"):
+    with pytest.raises(InputError, match=r"turns 24 of 24 channels .* multiples of 16"):
         open_decoder(tiny_llava, tmp_path, "llama", head_dim=24)
 
 

@@ -184,7 +184,13 @@ def test_twenty_prompts_at_an_odd_shape(
     assert logits < 1e-3 and pixels < 1e-6
     for flavour in flavours:
         assert count_equal(tiny, tmp_path, name, flavour) == 20
-    note = {"model": name, "shape": shape, "methods": family.methods, "flavours": flavours, "prompts": 20}
+    note = {
+        "model": name,
+        "shape": shape,
+        "methods": family.methods,
+        "flavours": flavours,
+        "prompts": 20,
+    }
     record(f"{name}, {shape}", note | {"logits": logits, "pixels": pixels})
 
 
@@ -229,7 +235,9 @@ def test_the_page_lists_every_family_and_what_was_measured() -> None:
     page = load_page()
     results = json.loads(page.RESULTS.read_text())
     assert set(page.FAMILIES) == set(FAMILIES)
-    assert set(results) == {", ".join(row) for row in ODD}, "run the slow tests with EDGETOK_RESULTS"
+    assert set(results) == {", ".join(row) for row in ODD}, (
+        "run the slow tests with EDGETOK_RESULTS"
+    )
     written = page.PAGE.read_text(encoding="utf-8")
     assert written == page.render(results), "docs/families.md is out of date: run `make docs`"
 
