@@ -120,6 +120,27 @@ def test_parts_answer_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, nam
     assert compare_pixels(tiny, tmp_path, name) < 1e-6
 
 
+def test_pixels_of_lfm2_vl_are_those_of_its_own_processor(
+    tiny: ModuleType, tmp_path: Path
+) -> None:
+    """SigLIP 2's stands in for it, since it needs torchvision."""
+    pytest.importorskip("torchvision")
+    from transformers import Lfm2VlImageProcessor
+
+    size_px = tiny.FAMILIES["lfm2_vl"].size_px
+    parts = open_model(tiny.write_tiny(tmp_path, "lfm2_vl"), None, size_px)
+    own = Lfm2VlImageProcessor.from_pretrained(tmp_path, do_image_splitting=False)
+    processor = parts.open_processor(parts.path)
+    for picture in tiny.pictures(3):
+        stretched = picture.resize(size_px[::-1], processor.resample)
+        told = tiny.FAMILIES["lfm2_vl"].inputs(parts.process(processor, picture))
+        want = own(images=stretched, return_tensors="pt")
+        count = int(want["pixel_attention_mask"].sum())
+        assert want["spatial_shapes"].tolist() == told["spatial_shapes"].tolist()
+        got = told["pixel_values"][:, :count]
+        torch.testing.assert_close(got, want["pixel_values"][:, :count], atol=1e-6, rtol=0)
+
+
 def make_runner(tiny: ModuleType, path: Path, name: str, stage: str) -> tuple[Any, GraphRunner]:
     """The reference of a family, and one of its graphs with a rung of three tokens."""
     family = tiny.FAMILIES[name]
