@@ -57,7 +57,7 @@ class Scratch:
         """The file with this room taken: writing to a map of a full disk would kill the process."""
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._directory)
+                self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115
             os.posix_fallocate(self._file.fileno(), start, size_bytes)
         except OSError as error:
             raise ResourceError(

@@ -51,7 +51,7 @@ class WeightStore:
     def chunks(self) -> Iterator[bytes | memoryview]:
         """The weights file, tensor by tensor, each padded to a page."""
         for data in self.tensors:
-            yield memoryview(data)
+            yield data.data
             padding = _aligned(data.nbytes) - data.nbytes
             if padding:
                 yield bytes(padding)

@@ -37,9 +37,7 @@ def load_checkpoint(model_class: Any, checkpoint: Checkpoint) -> Any:
             config=model_class.config_class.from_pretrained(
                 str(checkpoint.path), local_files_only=True
             ),
-            state_dict={
-                name: _widen(weight, checkpoint.scratch) for name, weight in _read(checkpoint)
-            },
+            state_dict=dict(_read_wide(checkpoint)),
             dtype=torch.float32,
             attn_implementation="eager",
             output_loading_info=True,
@@ -65,14 +63,14 @@ def load_checkpoint(model_class: Any, checkpoint: Checkpoint) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """Names and weights of all shards; weights are maps of the files."""
+def _read_wide(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights of all shards in float32; weights are maps of files."""
     from safetensors import safe_open
 
     for path in _list_shards(checkpoint.path):
         with safe_open(path, framework="pt") as shard:
             for name in shard.keys():  # noqa: SIM118  # a file, not a dict
-                yield name, shard.get_tensor(name)
+                yield name, _widen(shard.get_tensor(name), checkpoint.scratch)
 
 
 def _list_shards(folder: Path) -> list[Path]:
