@@ -37,7 +37,7 @@ IDS = (5, 9, 20, 77, 130, 8)  # what is decoded behind each prompt
 def load_families() -> ModuleType:
     path = ROOT / "tests/families/tiny_families.py"
     spec = importlib.util.spec_from_file_location("tiny_families", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None and spec.loader is not None  # noqa: S101
     module = importlib.util.module_from_spec(spec)
     sys.modules["tiny_families"] = module
     spec.loader.exec_module(module)

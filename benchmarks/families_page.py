@@ -75,13 +75,13 @@ BEHIND = """
 ## Random weights and an int8 cache
 
 With int4 weights and an int8 cache, some of these tiny models miss the gate's cosine of 0.98 to
-PyTorch (LLaVA-OneVision at the full budget: 0.966 at decode). It is what rounding rows costs random
-weights, and no fault of the graphs: they are as PyTorch is with the same rows rounded (cosine above
-0.99999, `tests/export/test_int8_cache.py`), and PyTorch with rounded rows is as far from itself. The
-weights are spread so that answers depend on the picture, which makes attention sharp; the
-distance grows with that and with depth. `benchmarks/cache_rounding.py`: the lowest cosine of 14
-logits of tiny LLaVA-OneVision, float32 weights, prompts of 40 random tokens, PyTorch with an int8
-cache beside PyTorch without.
+PyTorch (LLaVA-OneVision at the full budget: 0.966 at decode). It is what rounding rows costs
+random weights, and no fault of the graphs: they are as PyTorch is with the same rows rounded
+(cosine above 0.99999, `tests/export/test_int8_cache.py`), and PyTorch with rounded rows is as far
+from itself. The weights are spread so that answers depend on the picture, which makes attention
+sharp; the distance grows with that and with depth. `benchmarks/cache_rounding.py`: the lowest
+cosine of 14 logits of tiny LLaVA-OneVision, float32 weights, prompts of 40 random tokens, PyTorch
+with an int8 cache beside PyTorch without.
 
 | layers | as spread here | two thirds of it | one third |
 |---|---|---|---|

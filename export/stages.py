@@ -49,15 +49,16 @@ def require_tower(vision: VisionParts, method: Method) -> None:
     Raises:
         UsageError: naming another kind of method.
     """
+    if not vision.blocks and (method.inside is not None or method.tower_needs):
+        asks = f"reads {', '.join(method.tower_needs)}" if method.inside is None else "acts inside"
+        raise UsageError(
+            f"{method.name} {asks}, and this family's tower is run whole and tells its features "
+            "alone; `edgetok methods` lists what each method needs"
+        )
     if method.inside is not None and not vision.is_plain:
         raise UsageError(
             f"{method.name} reduces inside the tower, and this family merges or cuts what its "
             "tower makes; choose a method behind the tower (`edgetok methods` lists them)"
-        )
-    if not vision.blocks and method.tower_needs:
-        raise UsageError(
-            f"{method.name} reads {', '.join(method.tower_needs)}, and this family's tower tells "
-            "its features alone; `edgetok methods` lists what each method needs"
         )
     of_last = {names.KEYS, names.RECEIVED_ATTENTION, *names.OF_PROMPT}
     if vision.pool is not None and not of_last.issuperset(method.needs):

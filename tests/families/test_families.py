@@ -281,6 +281,8 @@ def load_page() -> ModuleType:
         ("smolvlm", {"tiles": (9, 9)}, "1 to 64 are possible"),
         ("qwen2_5_vl", {"size_px": (32, 40)}, "multiples of 16"),
         ("qwen2_vl", {"size_px": (8, 9000)}, "1 to 4096"),
+        ("lfm2_vl", {"size_px": (32, 40)}, "multiples of 16"),
+        ("lfm2_vl", {"size_px": (16, 32)}, "are 2 tokens; this model reads 4 to 256"),
     ],
 )
 def test_views_that_a_family_does_not_take_are_refused(
@@ -297,12 +299,15 @@ def test_views_that_a_family_does_not_take_are_refused(
         ("internvl", "visionzip", "tokens are wider"),
         ("internvl", "tome", "behind the tower"),
         ("qwen2_5_vl", "hiprune", "within windows"),
+        ("fast_vlm", "visionzip", "tells its features alone"),
+        ("perception_lm", "tome", "tells its features alone"),
         ("smolvlm 2x1", "divprune", "2 x 1 tiles; hired and globalcom2"),
     ],
 )
 def test_methods_that_a_family_does_not_allow_are_refused(
     tiny: ModuleType, tmp_path: Path, name: str, method: str, message: str
 ) -> None:
+    require_tower_of(name)
     tiny.write_tiny(tmp_path / "model", name)
     with pytest.raises(UsageError, match=message):
         export(tiny, tmp_path, name, method=method)
