@@ -120,9 +120,7 @@ def test_parts_answer_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, nam
     assert compare_pixels(tiny, tmp_path, name) < 1e-6
 
 
-def test_pixels_of_lfm2_vl_are_those_of_its_own_processor(
-    tiny: ModuleType, tmp_path: Path
-) -> None:
+def test_pixels_of_lfm2_vl_are_those_of_its_own_processor(tiny: ModuleType, tmp_path: Path) -> None:
     """SigLIP 2's stands in for it, since it needs torchvision."""
     pytest.importorskip("torchvision")
     from transformers import Lfm2VlImageProcessor
