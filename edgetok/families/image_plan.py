@@ -25,17 +25,42 @@ def read_image_plan(checkpoint: Checkpoint, side_px: int) -> ImagePlan:
     Raises:
         InputError: if there is no such configuration, or it yields another size.
     """
-    config = read_processor_config(checkpoint)
-    shortest, exact = _read_resize(config)
-    crop = _read_pair(config.get("crop_size")) if config.get("do_center_crop") else None
-    result = crop or exact
+    plan = read_any_plan(checkpoint)
+    result = plan.crop_px or plan.resize_px
     if result != [side_px, side_px]:
         raise InputError(
             f"the image processor yields {result}, but the tower wants {side_px} x {side_px}"
         )
+    return plan
+
+
+def read_any_plan(checkpoint: Checkpoint) -> ImagePlan:
+    """Read an image processor that resizes, and perhaps cuts out the middle, whatever its size.
+
+    Raises:
+        InputError: if there is no such configuration.
+    """
+    config = read_processor_config(checkpoint)
+    shortest, exact = _read_resize(config)
+    crop = _read_pair(config.get("crop_size")) if config.get("do_center_crop") else None
     return ImagePlan(
         resize_shortest_px=shortest, resize_px=exact, crop_px=crop, **read_values(config)
     )
+
+
+def size_of(plan: ImagePlan) -> tuple[int, int]:
+    """Height and width of every picture behind a plan.
+
+    Raises:
+        InputError: if they depend on the picture.
+    """
+    size = plan.crop_px or plan.resize_px
+    if size is None:
+        raise InputError(
+            "the image processor yields pictures of many sizes; only one size can be exported, so "
+            "give it a crop_size, or height and width"
+        )
+    return size[0], size[1]
 
 
 def read_processor_config(checkpoint: Checkpoint) -> dict[str, Any]:
