@@ -22,6 +22,7 @@ from edgetok.export import external
 from edgetok.export.cache_choice import choose_cache
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
+from edgetok.export.encoder_pipeline import export_encoder
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
@@ -36,7 +37,8 @@ from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
 from edgetok.export.stages import require_tower
 from edgetok.families import open_model
-from edgetok.families.checkpoint import read_checkpoint
+from edgetok.families.checkpoint import Checkpoint, read_checkpoint, require_tokenizer
+from edgetok.families.encoders import is_encoder
 from edgetok.families.parts import Grid, Parts, TextParts
 from edgetok.kv import NONE, Policy, Reading, Room, keep_all, make_room
 from edgetok.kv.mixing import require_mixers_fit
@@ -44,6 +46,7 @@ from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill
 
+METHOD, BUDGETS = "visionzip", "64,128,192,full"
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 KV_BITS = {"int8": 8, "int4": 4}
 GOLDEN_CASES = 2  # each holds its image and pixels: 0.5 MB at 192 pixels, 1.5 MB at 336
@@ -64,8 +67,8 @@ def export_model(
     model_dir: str | Path,
     out: str | Path,
     *,
-    budgets: str | int | Iterable[int | str] = "64,128,192,full",
-    method: str = "visionzip",
+    budgets: str | int | Iterable[int | str] | None = None,
+    method: str | None = None,
     mask_sinks: bool = False,
     scorer: str | Path | None = None,
     weights: Weights = "fp32",
@@ -93,7 +96,9 @@ def export_model(
     Args:
         model_dir: local model directory.
         out: the bundle to publish.
-        budgets: visual tokens per rung, such as "64,128,full".
+        budgets: visual tokens per rung, such as "64,128,full"; `BUDGETS` when None, or what suits
+            an encoder.
+        method: token compressor; `METHOD` when None, or what suits an encoder.
         mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
             method with "+masked-sinks".
         scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
@@ -125,6 +130,12 @@ def export_model(
     """
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
+    options = locals()
+    checkpoint = read_checkpoint(Path(model_dir), tokenizer=False)  # cheap refusals come first
+    if is_encoder(checkpoint):
+        return _export_encoder(checkpoint, started, say, options)
+    require_tokenizer(checkpoint.path)
+    budgets, method = BUDGETS if budgets is None else budgets, method or METHOD
     _require_precision(weights, kv, flavour, samples)
     cache = choose_cache(
         kv=kv,
@@ -139,7 +150,6 @@ def export_model(
     reduction = cache.reduction
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
-    read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         parts = open_model(Path(model_dir), tiles, size_px)
@@ -185,6 +195,53 @@ def export_model(
     say("done", 1.0)
     seconds = time.monotonic() - started
     return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
+
+
+# Options that only a language model has a use for, and what stands for not having asked.
+OF_ANSWERS: dict[str, Any] = {
+    "mask_sinks": False,
+    "scorer": None,
+    "kv": "fp32",
+    "kv_channels": None,
+    "kv_policy": NONE,
+    "kv_slots": None,
+    "kv_weights": None,
+    "kv_reads": None,
+    "prefill": (None, NONE),
+    "exit_weights": None,
+    "prompt_tokens": 96,
+    "new_tokens": 128,
+    "tiles": None,
+    "size_px": None,
+}
+
+
+def _export_encoder(
+    checkpoint: Checkpoint,
+    started: float,
+    say: Callable[[str, float], None],
+    options: dict[str, Any],
+) -> ExportReport:
+    """A model without a language model; `options` are those of `export_model`."""
+    for name, unasked in OF_ANSWERS.items():
+        unasked = unasked if isinstance(unasked, tuple) else (unasked,)
+        if options[name] not in unasked:
+            flag = {"size_px": "image-size"}.get(name, name.replace("_", "-"))
+            raise UsageError(
+                f"{checkpoint.path} is an encoder of type {checkpoint.model_type!r}, which has no "
+                f"use for --{flag}; leave it out"
+            )
+    _require_precision(options["weights"], "fp32", options["flavour"], options["samples"])
+    shared = ("budgets", "method", "weights", "flavour", "samples", "seed", "force")
+    made = export_encoder(
+        checkpoint,
+        options["out"],
+        **{name: options[name] for name in shared},
+        parity_images=options["parity_images"],
+        say=say,
+    )
+    seconds, parity = time.monotonic() - started, msgspec.to_builtins(made.parity)
+    return ExportReport(Path(options["out"]), made.digest, seconds, made.bytes, parity)
 
 
 def _of(graphs: Iterable[Graph], flavour: Flavour) -> list[Graph]:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgetok.bundle.manifest import File, Name, Path, Stage, Tensor, Vision, Weights
-from edgetok.bundle.strict import Count, Positive, Struct
+from edgetok.bundle.strict import Positive, Struct
 
 Task = Literal["classify", "embed", "similarity", "depth", "segment"]
 LABELLED = ("classify", "segment")  # tasks whose outputs have a channel per class
@@ -34,11 +34,9 @@ class Similarity(Struct, frozen=True):
 
 
 class TextSide(Struct, frozen=True):
-    """Texts are cut to `tokens`, the last one being `end_id`, or padded with `pad_id`."""
+    """Every text is padded to `tokens`, its control tokens among them, as the tokenizer says."""
 
     tokens: Positive
-    pad_id: Count
-    end_id: Count
     similarity: Similarity
 
 

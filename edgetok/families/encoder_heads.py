@@ -7,7 +7,6 @@ attention does so where the method's attention does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,8 +43,6 @@ class PairHead(nn.Module):
 
 class MeanHead(nn.Module):
     """`then` of the mean over the rows from `start` on, behind the CLS row if `beside_cls`.
-
-    DINOv2 counts registers among the patches; they stand for one each.
     """
 
     def __init__(
@@ -96,17 +93,6 @@ class Unit(nn.Module):
 
     def forward(self, seen: Any) -> Tensor:
         return unit(self.inner(seen))
-
-
-class Apply(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.function(rows)
 
 
 def unit(rows: Tensor) -> Tensor:

@@ -49,15 +49,14 @@ class TextEncoder:
     """The text side of an image-text model: `module` maps ids [1, T] to embeddings [1, E].
 
     Args:
-        length: T, to which every text is padded with `pad_id` or cut.
-        end_id: the last token of a text that was cut.
+        length: T, to which every text is padded.
+        tokenizer: a `tokenizer.json` that pads by itself, as Hugging Face does.
         similarity: how two embeddings become a score.
     """
 
     module: nn.Module
     length: int
-    pad_id: int
-    end_id: int
+    tokenizer: str
     similarity: Similarity
 
 

@@ -25,7 +25,7 @@ def read_image_plan(checkpoint: Checkpoint, side_px: int) -> ImagePlan:
     Raises:
         InputError: if there is no such configuration, or it yields another size.
     """
-    plan = read_any_plan(checkpoint)
+    plan = plan_of(read_processor_config(checkpoint))
     result = plan.crop_px or plan.resize_px
     if result != [side_px, side_px]:
         raise InputError(
@@ -34,13 +34,12 @@ def read_image_plan(checkpoint: Checkpoint, side_px: int) -> ImagePlan:
     return plan
 
 
-def read_any_plan(checkpoint: Checkpoint) -> ImagePlan:
-    """Read an image processor that resizes, and perhaps cuts out the middle, whatever its size.
+def plan_of(config: dict[str, Any]) -> ImagePlan:
+    """The plan of an image processor that resizes, and perhaps cuts out the middle.
 
     Raises:
-        InputError: if there is no such configuration.
+        InputError: if it does not resize.
     """
-    config = read_processor_config(checkpoint)
     shortest, exact = _read_resize(config)
     crop = _read_pair(config.get("crop_size")) if config.get("do_center_crop") else None
     return ImagePlan(

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from edgetok.families.checkpoint import Checkpoint
 
 
-def load_checkpoint(model_class: Any, checkpoint: Checkpoint) -> Any:
+def load_checkpoint(model_class: Any, checkpoint: Checkpoint, **options: Any) -> Any:
     """Load safetensors weights into `model_class`, in float32 and with eager attention.
+
+    `options` go to the class, such as which parts it shall have.
 
     Raises:
         InputError: if transformers cannot load it, weights are missing, or values are not finite.
@@ -31,6 +33,7 @@ def load_checkpoint(model_class: Any, checkpoint: Checkpoint) -> Any:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
     except Exception as error:  # transformers raises whatever its dependencies do
         raise InputError(f"{checkpoint.path} cannot be loaded: {_first_line(error)}") from error
