@@ -154,9 +154,7 @@ def _made_the_same(got: dict[str, Array], want: dict[str, Array]) -> bool:
 
 
 @contextmanager
-def hold_rounded(
-    reference: EncoderReference, weights: Weights, flavour: Flavour
-) -> Iterator[None]:
+def hold_rounded(reference: EncoderReference, weights: Weights, flavour: Flavour) -> Iterator[None]:
     """Round the model's matrices as the graphs of a flavour do, for a time; fp32 changes nothing."""
     parts, bits = reference.parts, BITS[weights]
     if not bits:

@@ -230,9 +230,7 @@ def serving_problems(
 ) -> Iterator[str]:
     """Each rung must find exactly one graph: one of its own, or one that all rungs share."""
     buckets = [
-        stage.bucket
-        for stage in stages
-        if stage.flavour == flavour and stage.stage == stage_name
+        stage.bucket for stage in stages if stage.flavour == flavour and stage.stage == stage_name
     ]
     for budget in sorted(budgets):
         graphs = buckets.count(budget) + buckets.count(None)

@@ -1,4 +1,4 @@
-"""Golden cases of encoders: some pictures, and a text, with what the exporter's graphs made of them.
+"""Golden cases of encoders: pictures and a text, with what the exporter's graphs made of them.
 
 Files are those of `golden`: `golden/cases.json` lists the cases, `golden/tensors.npz` their arrays.
 """

@@ -13,7 +13,6 @@ from edgetok.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest
 from edgetok.bundle.strict import require_plain_json, shorten
 from edgetok.errors import BundleError, UsageError
 
-
 ANSWER = "answer"  # the task of a bundle that names none
 _M = TypeVar("_M")
 

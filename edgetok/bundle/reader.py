@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 
 from edgetok import limits
 from edgetok.bundle.admission import admit_graph
-from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, Stage
 from edgetok.bundle.encoder_parse import parse_encoder_manifest
 from edgetok.bundle.encoders import EncoderManifest
+from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, Stage
 from edgetok.bundle.parse import ANSWER, parse_manifest, read_task
 from edgetok.bundle.paths import open_beneath
 from edgetok.bundle.strict import require_plain_json, shorten
@@ -178,12 +178,21 @@ def open_bundle(path: str | Path, *, check_hashes: bool = True) -> Bundle | Enco
     Raises:
         BundleError: if the bundle is missing, incomplete, malformed or damaged.
     """
+    kind = Bundle if task_of(path) == ANSWER else EncoderBundle
+    return kind.open(path, check_hashes=check_hashes)
+
+
+def task_of(path: str | Path) -> str:
+    """What a bundle is for, by its manifest alone: `answer`, or the task of an encoder.
+
+    Raises:
+        BundleError: if there is no bundle, or its manifest is malformed.
+    """
     root = Path(path).absolute()
     with _opened_root(root) as root_fd:
         data = _read_manifest(root_fd, root)
     require_plain_json(data, MANIFEST_FILE, limits.MANIFEST_BYTES)
-    kind = Bundle if read_task(data) == ANSWER else EncoderBundle
-    return kind.open(path, check_hashes=check_hashes)
+    return read_task(data)
 
 
 def _open(

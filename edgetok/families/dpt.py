@@ -116,7 +116,9 @@ class DptAttention(nn.Module):
 def view_dpt_block(block: Any) -> BlockView:
     """A block of DPT's own transformer under CLIP's names."""
     mlp = nn.Sequential(block.intermediate, block.output.dense)
-    return BlockView(block.layernorm_before, DptAttention(block.attention), block.layernorm_after, mlp)
+    return BlockView(
+        block.layernorm_before, DptAttention(block.attention), block.layernorm_after, mlp
+    )
 
 
 def _require_plain(checkpoint: Checkpoint) -> bool:
