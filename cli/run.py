@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -177,7 +178,7 @@ def _require_one_choice(*choices: object) -> None:
         )
 
 
-def _refuse(options: dict[str, object], why: str) -> None:
+def _refuse(options: Mapping[str, object], why: str) -> None:
     """Refuse options that do not go with the bundle; None where one was not given."""
     for name, value in options.items():
         if value is not None:

@@ -21,7 +21,7 @@ from edgetok.bundle.processor import IMAGE_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
 from edgetok.calibration.samples import draw, load_samples
-from edgetok.errors import InputError
+from edgetok.errors import InputError, UsageError
 from edgetok.export import external
 from edgetok.export.cases import synthetic_pictures
 from edgetok.export.encoder_graphs import EncoderBuilder
@@ -33,12 +33,32 @@ from edgetok.export.runner import GraphRunner
 from edgetok.families.checkpoint import Checkpoint
 from edgetok.families.encoder_parts import EncoderParts
 from edgetok.families.encoders import open_encoder
+from edgetok.kv import NONE
 from edgetok.ladder import parse_budgets
 from edgetok.methods import Method, find_method
 
 GOLDEN_CASES = 2
 TEXTS = ("a photo of a cat", "a diagram", "two red circles on a white table")
 Say = Callable[[str, float], None]
+
+
+# Options that only a language model has a use for, and what stands for not having asked.
+OF_ANSWERS: dict[str, tuple[object, ...]] = {
+    "mask_sinks": (False,),
+    "scorer": (None,),
+    "kv": ("fp32",),
+    "kv_channels": (None,),
+    "kv_policy": (NONE,),
+    "kv_slots": (None,),
+    "kv_weights": (None,),
+    "kv_reads": (None,),
+    "prefill": (None, NONE),
+    "exit_weights": (None,),
+    "prompt_tokens": (96,),
+    "new_tokens": (128,),
+    "tiles": (None,),
+    "image_size": (None,),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,20 @@ class Exported:
     digest: str
     bytes: int
     parity: EncoderParity
+
+
+def refuse_options(checkpoint: Checkpoint, **asked: object) -> None:
+    """Refuse what only a language model has a use for.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    for name, value in asked.items():
+        if value not in OF_ANSWERS[name]:
+            raise UsageError(
+                f"{checkpoint.path} is an encoder of type {checkpoint.model_type!r}, which has no "
+                f"use for --{name.replace('_', '-')}; leave it out"
+            )
 
 
 def export_encoder(

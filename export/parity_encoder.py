@@ -1,4 +1,4 @@
-"""The gate of encoders: every graph against PyTorch, and the full budget against the whole model."""
+"""The gate of encoders: graphs against PyTorch, and the full budget against the whole model."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _made_the_same(got: dict[str, Array], want: dict[str, Array]) -> bool:
 
 @contextmanager
 def hold_rounded(reference: EncoderReference, weights: Weights, flavour: Flavour) -> Iterator[None]:
-    """Round the model's matrices as the graphs of a flavour do, for a time; fp32 changes nothing."""
+    """Round the model's matrices as a flavour's graphs do, for a time; fp32 changes nothing."""
     parts, bits = reference.parts, BITS[weights]
     if not bits:
         yield

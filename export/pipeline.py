@@ -22,7 +22,7 @@ from edgetok.export import external
 from edgetok.export.cache_choice import choose_cache
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
-from edgetok.export.encoder_pipeline import export_encoder
+from edgetok.export.encoder_pipeline import export_encoder, refuse_options
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
@@ -37,7 +37,7 @@ from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
 from edgetok.export.stages import require_tower
 from edgetok.families import open_model
-from edgetok.families.checkpoint import Checkpoint, read_checkpoint, require_tokenizer
+from edgetok.families.checkpoint import read_checkpoint, require_tokenizer
 from edgetok.families.encoders import is_encoder
 from edgetok.families.parts import Grid, Parts, TextParts
 from edgetok.kv import NONE, Policy, Reading, Room, keep_all, make_room
@@ -130,10 +130,41 @@ def export_model(
     """
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
-    options = locals()
     checkpoint = read_checkpoint(Path(model_dir), tokenizer=False)  # cheap refusals come first
     if is_encoder(checkpoint):
-        return _export_encoder(checkpoint, started, say, options)
+        refuse_options(
+            checkpoint,
+            mask_sinks=mask_sinks,
+            scorer=scorer,
+            kv=kv,
+            kv_channels=kv_channels,
+            kv_policy=kv_policy,
+            kv_slots=kv_slots,
+            kv_weights=kv_weights,
+            kv_reads=kv_reads,
+            prefill=prefill,
+            exit_weights=exit_weights,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            tiles=tiles,
+            image_size=size_px,
+        )
+        _require_precision(weights, "fp32", flavour, samples)
+        made = export_encoder(
+            checkpoint,
+            out,
+            budgets=budgets,
+            method=method,
+            weights=weights,
+            flavour=flavour,
+            samples=samples,
+            seed=seed,
+            force=force,
+            parity_images=parity_images,
+            say=say,
+        )
+        seconds, parity = time.monotonic() - started, msgspec.to_builtins(made.parity)
+        return ExportReport(Path(out), made.digest, seconds, made.bytes, parity)
     require_tokenizer(checkpoint.path)
     budgets, method = BUDGETS if budgets is None else budgets, method or METHOD
     _require_precision(weights, kv, flavour, samples)
@@ -195,53 +226,6 @@ def export_model(
     say("done", 1.0)
     seconds = time.monotonic() - started
     return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
-
-
-# Options that only a language model has a use for, and what stands for not having asked.
-OF_ANSWERS: dict[str, Any] = {
-    "mask_sinks": False,
-    "scorer": None,
-    "kv": "fp32",
-    "kv_channels": None,
-    "kv_policy": NONE,
-    "kv_slots": None,
-    "kv_weights": None,
-    "kv_reads": None,
-    "prefill": (None, NONE),
-    "exit_weights": None,
-    "prompt_tokens": 96,
-    "new_tokens": 128,
-    "tiles": None,
-    "size_px": None,
-}
-
-
-def _export_encoder(
-    checkpoint: Checkpoint,
-    started: float,
-    say: Callable[[str, float], None],
-    options: dict[str, Any],
-) -> ExportReport:
-    """A model without a language model; `options` are those of `export_model`."""
-    for name, unasked in OF_ANSWERS.items():
-        unasked = unasked if isinstance(unasked, tuple) else (unasked,)
-        if options[name] not in unasked:
-            flag = {"size_px": "image-size"}.get(name, name.replace("_", "-"))
-            raise UsageError(
-                f"{checkpoint.path} is an encoder of type {checkpoint.model_type!r}, which has no "
-                f"use for --{flag}; leave it out"
-            )
-    _require_precision(options["weights"], "fp32", options["flavour"], options["samples"])
-    shared = ("budgets", "method", "weights", "flavour", "samples", "seed", "force")
-    made = export_encoder(
-        checkpoint,
-        options["out"],
-        **{name: options[name] for name in shared},
-        parity_images=options["parity_images"],
-        say=say,
-    )
-    seconds, parity = time.monotonic() - started, msgspec.to_builtins(made.parity)
-    return ExportReport(Path(options["out"]), made.digest, seconds, made.bytes, parity)
 
 
 def _of(graphs: Iterable[Graph], flavour: Flavour) -> list[Graph]:

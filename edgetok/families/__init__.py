@@ -12,6 +12,7 @@ from edgetok import limits
 from edgetok.errors import InputError, UsageError
 from edgetok.families import gemma, internvl, llava, llava_next, qwen_vl, smolvlm
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
+from edgetok.families.encoders import ENCODERS
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 
 FAMILIES = {  # by `model_type` in config.json
@@ -43,8 +44,9 @@ def find_family(checkpoint: Checkpoint) -> str:
     if checkpoint.model_type not in FAMILIES:
         raise InputError(
             f"{checkpoint.path}: model_type {checkpoint.model_type!r} is not supported; "
-            f"edgetok knows {', '.join(sorted(FAMILIES))}. docs/adding-a-family.md says what a "
-            "file for another one must provide"
+            f"edgetok knows {', '.join(sorted(FAMILIES))}, and encoders alone: "
+            f"{', '.join(sorted(ENCODERS))}. docs/adding-a-family.md says what a file for another "
+            "one must provide"
         )
     return checkpoint.model_type
 

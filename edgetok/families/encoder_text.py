@@ -1,4 +1,4 @@
-"""The text side of an image-text model: its tokenizer, how long texts are, and how they are padded."""
+"""The text side of an image-text model: its tokenizer, how long texts are and how padded."""
 
 from __future__ import annotations
 
