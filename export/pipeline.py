@@ -130,6 +130,7 @@ def export_model(
     """
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
+    _require_precision(weights, kv, flavour, samples)
     checkpoint = read_checkpoint(Path(model_dir), tokenizer=False)  # cheap refusals come first
     if is_encoder(checkpoint):
         refuse_options(
@@ -149,7 +150,6 @@ def export_model(
             tiles=tiles,
             image_size=size_px,
         )
-        _require_precision(weights, "fp32", flavour, samples)
         made = export_encoder(
             checkpoint,
             out,
@@ -163,11 +163,9 @@ def export_model(
             parity_images=parity_images,
             say=say,
         )
-        seconds, parity = time.monotonic() - started, msgspec.to_builtins(made.parity)
-        return ExportReport(Path(out), made.digest, seconds, made.bytes, parity)
+        return _report(out, made.digest, started, made.bytes, made.parity)
     require_tokenizer(checkpoint.path)
     budgets, method = BUDGETS if budgets is None else budgets, method or METHOD
-    _require_precision(weights, kv, flavour, samples)
     cache = choose_cache(
         kv=kv,
         policy=kv_policy,
@@ -224,8 +222,14 @@ def export_model(
         digest = writer.publish(manifest)
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
+    return _report(out, digest, started, total_bytes, report)
+
+
+def _report(
+    out: str | Path, digest: str, started: float, total_bytes: int, parity: msgspec.Struct
+) -> ExportReport:
     seconds = time.monotonic() - started
-    return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
+    return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(parity))
 
 
 def _of(graphs: Iterable[Graph], flavour: Flavour) -> list[Graph]:
