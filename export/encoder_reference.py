@@ -68,8 +68,7 @@ class EncoderReference:
     def describe(self, ids: Tensor) -> Tensor:
         """The embedding [1, E] of a text's ids [1, T]."""
         assert self.parts.text is not None  # noqa: S101
-        made: Tensor = self.parts.text.module(ids)
-        return made
+        return self.parts.text.whole(ids)
 
 
 def give_back(patches: Tensor, then: Tensor, now: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.errors import UsageError
+from edgetok.export.attention import emitting
 from edgetok.export.flavours.ort import fused_attention
 from edgetok.export.reducing import TracedBlock, encoder_of
 from edgetok.families.encoder_parts import Encoded, EncoderParts
@@ -89,8 +90,14 @@ class Encode(nn.Module):
             watch,
         )
         bias = rows.sizes.log() if self.biased else None
-        out = self.head(Encoded(tuple(taps), rows.sizes, bias, moment.restore))
+        with emitting(vision.model, self._emit):  # of blocks that a head has
+            out = self.head(Encoded(tuple(taps), rows.sizes, bias, moment.restore))
         return out, rows.indices[prefix:], rows.sizes[prefix:]
+
+    def _emit(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        return self.attention(query[0], key[0], value[0], scaling, None).unsqueeze(0)
 
 
 @dataclass

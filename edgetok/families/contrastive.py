@@ -56,18 +56,6 @@ def open_siglip(checkpoint: Checkpoint) -> EncoderParts:
     return _finish(checkpoint, model, tower, head, image)
 
 
-class TextTower(nn.Module):
-    """token ids [1, T] -> the embedding of a text [1, E], of length 1."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Tensor) -> Tensor:
-        made: Tensor = self.model.get_text_features(input_ids=ids).pooler_output
-        return unit(made)
-
-
 def _load(checkpoint: Checkpoint) -> Any:
     import transformers
 
@@ -140,4 +128,4 @@ def _find_text(checkpoint: Checkpoint, model: Any) -> TextEncoder:
         bias=0.0 if bias is None else float(bias),
         kind="softmax" if bias is None else "sigmoid",
     )
-    return find_text_encoder(checkpoint, TextTower(model), model, similarity)
+    return find_text_encoder(checkpoint, model, similarity)

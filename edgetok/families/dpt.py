@@ -98,7 +98,10 @@ class DepthHead(nn.Module):
 
 
 class DptAttention(nn.Module):
-    """DPT's attention under CLIP's names; it takes no mask."""
+    """DPT's attention under CLIP's names, through Hugging Face's attention interface.
+
+    Its own forward pass takes no mask, and wants heads apart of whoever spells it.
+    """
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -107,10 +110,20 @@ class DptAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = inner.query, inner.key, inner.value
 
     def forward(self, rows: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if attention_mask is not None:
-            raise TypeError("DPT's attention takes no mask")
-        mixed, maps = self.inner(rows)
-        return self.out_proj(mixed), maps
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+        from transformers.models.dpt.modeling_dpt import eager_attention_forward
+
+        inner: Any = self.inner
+        query, key, value = (
+            project(rows).reshape(1, rows.shape[1], inner.num_attention_heads, -1).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        name = inner.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+        mixed, maps = attend(
+            inner, query, key, value, attention_mask, scaling=inner.scaling, dropout=0.0
+        )
+        return self.out_proj(mixed.reshape(rows.shape)), maps
 
 
 def view_dpt_block(block: Any) -> BlockView:

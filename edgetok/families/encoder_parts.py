@@ -46,15 +46,18 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class TextEncoder:
-    """The text side of an image-text model: `module` maps ids [1, T] to embeddings [1, E].
+    """The text side of an image-text model.
 
     Args:
+        module: ids [1, T] -> the embedding [1, E] of a text, of length 1.
+        whole: the same by Hugging Face's own forward pass.
         length: T, to which every text is padded.
         tokenizer: a `tokenizer.json` that pads by itself, as Hugging Face does.
         similarity: how two embeddings become a score.
     """
 
     module: nn.Module
+    whole: Callable[[Tensor], Tensor]
     length: int
     tokenizer: str
     similarity: Similarity

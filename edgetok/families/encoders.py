@@ -36,22 +36,36 @@ ENCODERS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "siglip": (("SiglipModel", "SiglipForImageClassification"), "contrastive", "open_siglip"),
     "siglip_vision_model": (("SiglipVisionModel",), "contrastive", "open_siglip"),
     "dpt": (("DPTForDepthEstimation",), "dpt", "open_dpt"),
+    "eomt": (("EomtForUniversalSegmentation",), "eomt", "open_eomt"),
+}
+# Encoders that are not supported, and why.
+REFUSED = {
+    "sam": "its blocks attend within windows, and pictures are padded as no plan of a bundle has "
+    "it; export a plain vision transformer instead",
+    "siglip2": "NaFlex pictures have many shapes, and a graph has one; export a SigLIP 2 "
+    "checkpoint of a fixed resolution, whose model_type is 'siglip'",
 }
 
 
 def is_encoder(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint is of an encoder that is known, and not of a family that answers."""
-    return checkpoint.model_type in ENCODERS
+    """Whether a checkpoint is of an encoder, and not of a family that answers."""
+    return checkpoint.model_type in ENCODERS or checkpoint.model_type in REFUSED
 
 
 def open_encoder(checkpoint: Checkpoint) -> EncoderParts:
     """Open a checkpoint that `is_encoder` as its parts, weights in float32 on the CPU.
 
     Raises:
-        InputError: for a head that is not known; lists those that are.
+        InputError: for a head that is not known, listing those that are; or an encoder that
+            cannot be exported.
     """
     from importlib import import_module
 
+    if checkpoint.model_type in REFUSED:
+        raise InputError(
+            f"{checkpoint.path}: encoders of type {checkpoint.model_type!r} are not supported: "
+            f"{REFUSED[checkpoint.model_type]}"
+        )
     known, module, name = ENCODERS[checkpoint.model_type]
     found = checkpoint.config.get("architectures")
     if not isinstance(found, list) or len(found) != 1 or found[0] not in known:

@@ -109,6 +109,21 @@ def _dpt_dino(shape: dict[str, int]) -> Any:
     )
 
 
+def _eomt(shape: dict[str, int]) -> Any:
+    config = hf.EomtConfig(
+        **_plain(shape | {"num_hidden_layers": 6}, image_size=64),
+        num_blocks=2,
+        num_queries=7,
+        num_upscale_blocks=1,
+        num_register_tokens=2,
+        mlp_ratio=2,
+        **_NAMED,
+    )
+    model = hf.EomtForUniversalSegmentation(config)
+    model.attn_mask_probs.zero_()
+    return model
+
+
 KINDS: dict[str, Kind] = {
     "vit": Kind(
         lambda s: hf.ViTForImageClassification(hf.ViTConfig(**_plain(s, **_NAMED))),
@@ -193,7 +208,16 @@ KINDS: dict[str, Kind] = {
         "depth",
         {"expedit": "9,25"},
     ),
+    "eomt": Kind(
+        _eomt,
+        _VALUES
+        | {"image_processor_type": "EomtImageProcessor", "resample": 2}
+        | {"size": {"shortest_edge": 64, "longest_edge": 64}, "do_split_image": False},
+        "segment",
+        {"expedit": "9,25"},
+    ),
 }
+LABELLED = ("classify", "segment")
 SHAPES = {"": _BASE, "3 heads of 16": _ODD}
 
 
