@@ -142,7 +142,7 @@ def test_methods_that_fit_are_listed_and_the_others_refused(
         (
             "vit",
             {"architectures": ["ViTForMaskedImageModeling"]},
-            "knows ViTForImageClassification",
+            "knows ViTForImageClass",
         ),
         ("vit", {"architectures": None}, "architectures None"),
         ("dpt", {"is_hybrid": True}, "convolutional or timm backbone"),
@@ -187,14 +187,20 @@ def test_sizes_that_the_model_does_not_take_are_refused(
         open_encoder(read_checkpoint(tmp_path, tokenizer=False))
 
 
-def test_texts_are_padded_as_hugging_face_pads_them(tiny: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "length"), [("clip", 24), ("siglip", 20)])
+def test_texts_are_padded_and_read_as_hugging_face_does(
+    tiny: ModuleType, tmp_path: Path, name: str, length: int
+) -> None:
     from tokenizers import Tokenizer
 
-    tiny.write_tiny_encoder(tmp_path, "clip")
+    tiny.write_tiny_encoder(tmp_path, name)
     parts = open_encoder(read_checkpoint(tmp_path, tokenizer=False))
     assert parts.text is not None
     own = Tokenizer.from_str(parts.text.tokenizer)
-    assert len(own.encode("a photo").ids) == parts.text.length == 24
+    assert len(own.encode("a photo").ids) == parts.text.length == length
+    for text in ("a photo", "A TABLE, a table", ""):
+        ids = torch.tensor([own.encode(text).ids])
+        assert torch.allclose(parts.text.module(ids), parts.text.whole(ids), atol=1e-6)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"no tokenizer\.json"):
         open_encoder(read_checkpoint(tmp_path, tokenizer=False))
