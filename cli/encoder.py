@@ -96,7 +96,7 @@ def _describe(
         return _list_scores(encoder.rank_texts(made, wishes.texts))
     if encoder.task in ("embed", "similarity"):
         return _show_embedding(made, wishes.output)
-    return _show_map(encoder, made, source, wishes.output)
+    return show_map(made.output, encoder.manifest.labels, source, wishes.output)
 
 
 def _list_scores(scores: list[Score]) -> tuple[dict[str, Any], list[str]]:
@@ -114,41 +114,44 @@ def _show_embedding(made: Encoding, output: Path | None) -> tuple[dict[str, Any]
     return {"output": str(output)}, [f"{output}: {about}"]
 
 
-def _show_map(
-    encoder: Encoder, made: Encoding, source: bytes | Path, output: Path | None
+def show_map(
+    made: NDArray[np.float32], labels: Sequence[str], source: bytes | Path, output: Path | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Depth or classes per pixel: a summary, and a file if asked."""
-    if encoder.task == "depth":
-        low, high = float(made.output.min()), float(made.output.max())
+    """Depth [h, w], or the likeliest class of scores [classes, h, w], and a file if asked.
+
+    Returns the fields of the JSON object, and lines for people.
+    """
+    if made.ndim == 2:
+        low, high = float(made.min()), float(made.max())
         fields: dict[str, Any] = {"least": low, "most": high}
-        values, lines = made.output, [f"depth from {low:.4g} to {high:.4g}"]
+        values, lines = made, [f"depth from {low:.4g} to {high:.4g}"]
     else:
-        values = made.output.argmax(0).astype(np.int32)
+        values = made.argmax(0).astype(np.int32)
         numbers, counts = np.unique(values, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        labels = [(encoder.manifest.labels[numbers[i]], counts[i] / values.size) for i in order]
-        fields = {"shares": [{"label": name, "share": float(part)} for name, part in labels]}
-        lines = [f"{part:7.4f}  {name}" for name, part in labels]
+        found = [(labels[numbers[i]], counts[i] / values.size) for i in order]
+        fields = {"shares": [{"label": name, "share": float(part)} for name, part in found]}
+        lines = [f"{part:7.4f}  {name}" for name, part in found]
     height, width = values.shape
     fields["size"] = [height, width]
     if output is not None:
         if output.suffix.lower() == ".npy":
             _write(output, _npy(values))
         else:
-            _write(output, _png(encoder.task, values, source))
+            _write(output, _png(values, source))
         fields["output"] = str(output)
         lines.append(f"written to {output}")
     return fields, lines
 
 
-def _png(task: str, values: NDArray[Any], source: bytes | Path) -> bytes:
+def _png(values: NDArray[Any], source: bytes | Path) -> bytes:
     """A picture as large as the one that was given: 16 bits of depth, or numbers of classes."""
     from PIL import Image
 
     from edgetok.runtimes.preprocess import open_image
 
     size = open_image(source).size
-    if task == "depth":
+    if values.dtype == np.float32:
         low, high = float(values.min()), float(values.max())
         share = (values - low) / (high - low) if high > low else np.zeros_like(values)
         smooth = Image.fromarray(share.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)

@@ -81,7 +81,7 @@ class TextTower(nn.Module):
     def _first_end(self, ids: Tensor) -> Tensor:
         """1 at the first end token [1, T]; older checkpoints name a wrong one, and mean the last
         of the vocabulary that the text has."""
-        end = ids.amax() if self.end_id == _OLD_END else torch.tensor(self.end_id)
+        end = ids.amax(1) if self.end_id == _OLD_END else torch.tensor(self.end_id)
         ends = torch.eq(ids, end).float()
         return ends * (ends.cumsum(1) == 1).float()
 

@@ -218,7 +218,8 @@ def test_bundles_make_what_hugging_face_makes(
     kind, model_dir, out = tiny.KINDS[name], tmp_path / "model", tmp_path / "out.bundle"
     tiny.write_tiny_encoder(model_dir, name, shape)
     for method, budgets in list(kind.methods.items())[1:]:
-        export_model(model_dir, out, method=method, budgets=budgets, parity_images=1, force=True)
+        smallest = budgets.split(",")[0]
+        export_model(model_dir, out, method=method, budgets=smallest, parity_images=1, force=True)
     method, budgets = next(iter(kind.methods.items()), (None, ""))
     wanted = f"{budgets},full".lstrip(",")
     export_model(
