@@ -15,11 +15,11 @@ from PIL import Image
 import edgetok as library
 from edgetok.bundle.encoder_golden import load_encoder_golden
 from edgetok.bundle.reader import EncoderBundle
-from edgetok.cli.encoder import Wishes, _describe, require_wishes
+from edgetok.cli.encoder import Wishes, require_wishes, show_map
 from edgetok.errors import BundleError, UsageError
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.encoders import open_encoder
-from edgetok.runtimes.encoder import Encoding, score
+from edgetok.runtimes.encoder import score
 
 from .conftest import Run
 
@@ -191,19 +191,6 @@ def test_a_bundle_that_answers_wants_a_prompt(edgetok: Run, bundle: Path, image:
         library.load_encoder(bundle)
 
 
-class Drawn:
-    """What `edgetok run` asks of an encoder that draws."""
-
-    def __init__(self, task: str, labels: tuple[str, ...] = ()) -> None:
-        self.task = task
-        self.manifest = type("Manifest", (), {"labels": labels})
-
-
-def encoding(output: np.ndarray) -> Encoding:
-    nothing = np.zeros(0)
-    return Encoding(output, nothing.astype(np.int64), nothing, 1, {})
-
-
 def wishes(output: Path | None, *texts: str) -> Wishes:
     return Wishes(texts, output, 5, None, "ort", "cpu", None, False)
 
@@ -211,16 +198,15 @@ def wishes(output: Path | None, *texts: str) -> Wishes:
 def test_depth_is_written_as_16_bits_as_large_as_the_picture(tmp_path: Path, image: Path) -> None:
     depth = np.linspace(2, 6, 12 * 16, dtype=np.float32).reshape(12, 16)
     out = tmp_path / "depth.png"
-    fields, _ = _describe(Drawn("depth"), encoding(depth), image, wishes(out))
+    fields, _ = show_map(depth, (), image, out)
     drawn = np.asarray(Image.open(out))
     assert drawn.dtype == np.uint16 and drawn.shape == (41, 60)
     assert (drawn.min(), drawn.max()) == (0, 65535)
     assert (np.diff(drawn.astype(int).mean(1)) >= 0).all()  # nearer rows stay nearer
     assert (fields["least"], fields["most"]) == (2.0, 6.0)
-    _describe(Drawn("depth"), encoding(depth), image, wishes(tmp_path / "depth.npy"))
+    show_map(depth, (), image, tmp_path / "depth.npy")
     assert np.array_equal(np.load(tmp_path / "depth.npy"), depth)
-    flat = encoding(np.zeros((3, 3), np.float32))
-    _describe(Drawn("depth"), flat, image.read_bytes(), wishes(out))
+    show_map(np.zeros((3, 3), np.float32), (), image.read_bytes(), out)
     assert not np.asarray(Image.open(out)).any()
     assert not list(tmp_path.glob(".*.part"))
 
@@ -229,8 +215,7 @@ def test_masks_hold_the_number_of_the_class_of_each_pixel(tmp_path: Path, image:
     scores = np.zeros((3, 4, 4), np.float32)
     scores[2, :2], scores[1, 2:] = 1, 1
     out = tmp_path / "mask.png"
-    drawn = Drawn("segment", ("a", "b", "c"))
-    fields, lines = _describe(drawn, encoding(scores), image, wishes(out))
+    fields, lines = show_map(scores, ("a", "b", "c"), image, out)
     mask = np.asarray(Image.open(io.BytesIO(out.read_bytes())))
     assert (
         mask.shape == (41, 60) and set(mask[:20].ravel()) == {2} and set(mask[21:].ravel()) == {1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from itertools import cycle
@@ -290,6 +291,19 @@ def test_coarser_weights_are_proved_against_the_same_rounded_weights(
     assert report.bytes < plain.bytes
     bundle = EncoderBundle.open(tmp_path / "out")
     assert not verify_encoder(bundle, edgetok.load_encoder(bundle)).failures
+
+
+def test_the_page_lists_every_encoder_and_what_was_measured() -> None:
+    path = Path(__file__).parents[2] / "benchmarks/encoders_page.py"
+    spec = importlib.util.spec_from_file_location("encoders_page", path)
+    assert spec is not None and spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    results = json.loads(page.RESULTS.read_text())
+    assert set(page.FAMILIES) == set(ENCODERS)
+    assert set(results) == set(KINDS), "run the slow tests with EDGETOK_ENCODERS"
+    written = page.PAGE.read_text(encoding="utf-8")
+    assert written == page.render(results), "docs/encoders.md is out of date: run `make docs`"
 
 
 def test_the_list_of_encoders_names_functions_that_exist() -> None:
