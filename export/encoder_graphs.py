@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 import torch
@@ -19,6 +19,7 @@ from edgetok.export.trace import quiet, trace
 from edgetok.export.weights import Quantizer
 from edgetok.families.encoder_parts import EncoderParts
 from edgetok.methods.inside import Inside
+from edgetok.scratch import Scratch
 
 # Of all matrices alike: an encoder is its tower, so that keeping it at 8 bits would keep all.
 BITS = {"fp32": 0, "int8": 8, "int4": 4}
@@ -26,17 +27,18 @@ BITS = {"fp32": 0, "int8": 8, "int4": 4}
 
 @dataclass
 class EncoderBuilder:
-    """Builds the graphs of one bundle over one weights file."""
+    """Builds the graphs of one bundle over one weights file; weights wait in `scratch`."""
 
     parts: EncoderParts
     inside: Inside
     budgets: Sequence[int]
     weights: Weights
     flavour: Flavour = "ort"
+    scratch: Scratch = field(default_factory=Scratch)
 
     def __post_init__(self) -> None:
-        self.store = WeightStore()
-        self._quantizer = Quantizer()
+        self.store = WeightStore(self.scratch)
+        self._quantizer = Quantizer(self.scratch)
 
     def build(self, progress: Callable[[str, float], None]) -> list[Graph]:
         """Rung by rung, then the texts', in each flavour."""

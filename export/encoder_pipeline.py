@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from edgetok.families.encoders import open_encoder
 from edgetok.kv import NONE
 from edgetok.ladder import parse_budgets
 from edgetok.methods import Method, find_method
+from edgetok.scratch import Scratch
 
 GOLDEN_CASES = 2
 TEXTS = ("a photo of a cat", "a diagram", "two red circles on a white table")
@@ -118,14 +119,15 @@ def export_encoder(
     """
     with BundleWriter(out, force=force, sources=[checkpoint.path]) as writer:
         say("load model", 0.0)
-        parts = open_encoder(checkpoint)
+        scratch = Scratch(writer.path_of(""))  # on the disk that the bundle needs too
+        parts = open_encoder(replace(checkpoint, scratch=scratch))
         chosen = find_method(method or ("expedit" if parts.needs_patches else "tome"), seed)
         inside = require_fit(parts, chosen)
         vision = parts.vision
         chosen = chosen.for_tower(vision.prefix_tokens, len(vision.blocks))
         ladder = _choose_budgets(parts, chosen, budgets)
         pictures = _read_pictures(parts, samples, max(1, parity_images), seed)
-        builder = EncoderBuilder(parts, inside, ladder, weights, flavour)
+        builder = EncoderBuilder(parts, inside, ladder, weights, flavour, scratch)
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         writer.write(external.FILE, builder.store.chunks())
         for graph in graphs:
