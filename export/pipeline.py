@@ -178,8 +178,9 @@ def export_model(
         exit_weights=exit_weights,
     )
     reduction = cache.reduction
-    chosen = find_method(method, seed, mask_sinks=mask_sinks)
-    chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
+    chosen = with_scorer(
+        find_method(method, seed, mask_sinks=mask_sinks), None if scorer is None else Path(scorer)
+    )
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         scratch = Scratch(writer.path_of(""))  # on the disk that the bundle needs too
