@@ -79,6 +79,25 @@ def test_parts_put_together_are_the_whole_model(
         assert off < 1e-6
 
 
+def test_pictures_need_not_be_square(tiny: ModuleType, tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    config = ViTConfig(**tiny._plain(tiny._BASE) | {"image_size": [32, 48], "num_labels": 3})
+    ViTForImageClassification(config).save_pretrained(tmp_path)
+    size = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 48}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(tiny._VALUES | size))
+    parts = open_encoder(read_checkpoint(tmp_path, tokenizer=False))
+    reference, pixels = (
+        EncoderReference(parts, find_method("expedit").inside),
+        torch.rand(1, 3, 32, 48),
+    )
+    assert parts.vision.grid == (4, 6)
+    made = reference.run(pixels, 24)["logits"]
+    assert torch.allclose(made, reference.whole(pixels), atol=1e-5)
+    assert not torch.allclose(made, reference.run(pixels, 6)["logits"], atol=1e-5)
+
+
 def test_rows_are_given_back_as_a_loop_over_patches_does() -> None:
     torch.manual_seed(0)
     patches, then, now = torch.randn(30, 6), torch.randn(40, 6), torch.randn(40, 6)
