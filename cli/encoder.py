@@ -79,7 +79,7 @@ def require_wishes(task: str, wishes: Wishes) -> None:
         )
     if wishes.output is None:
         return
-    endings = () if wishes.texts else ENDINGS[task]
+    endings = () if wishes.texts else ENDINGS.get(task, ())
     if wishes.output.suffix.lower() not in endings:
         possible = f"a name that ends in {' or '.join(endings)}" if endings else "no --output"
         asked = "comparing texts" if wishes.texts else f"a bundle whose task is {task}"

@@ -23,8 +23,6 @@ from edgetok.runtimes.encoder import score
 
 from .conftest import Run
 
-BUDGETS = ("--budgets", "5,full", "--parity-images", "1")
-
 
 @pytest.fixture(scope="module")
 def tiny(load_helper: object) -> ModuleType:
@@ -33,7 +31,7 @@ def tiny(load_helper: object) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def vit_dir(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tiny.write_tiny_encoder(tmp_path_factory.mktemp("vit"), "vit", "3 heads of 16")
+    path: Path = tiny.write_tiny_encoder(tmp_path_factory.mktemp("vit"), "vit", "two blocks")
     return path
 
 
@@ -164,7 +162,7 @@ def test_pictures_that_cannot_be_read_are_5(edgetok: Run, vit_bundle: Path, tmp_
     [
         (("--method", "visionzip"), 2, "methods that can: tome"),
         (("--budgets", "17"), 2, "budget 17 is outside 1..16"),
-        (("--budgets", "1"), 2, "the nearest possible budget is 2"),
+        (("--budgets", "1"), 2, "the nearest possible budget is 4"),
         (("--kv", "think"), 2, "has no use for --kv; leave it out"),
         (("--prefill", "fastv"), 2, "no use for --prefill"),
         (("--tiles", "2x2"), 2, "no use for --tiles"),

@@ -218,7 +218,11 @@ KINDS: dict[str, Kind] = {
     ),
 }
 LABELLED = ("classify", "segment")
-SHAPES = {"": _BASE, "3 heads of 16": _ODD}
+SHAPES = {
+    "": _BASE,
+    "3 heads of 16": _ODD,
+    "two blocks": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+}
 
 
 def write_tiny_encoder(path: Path, name: str, shape: str = "") -> Path:
