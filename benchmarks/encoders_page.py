@@ -50,7 +50,7 @@ edgetok run dpt.bundle --image room.png --output depth.png    # 16 bits, as larg
 ```python
 encoder = edgetok.load_encoder("clip.bundle")
 encoder.compare("cat.png", ["a photo of a cat", "a photo of a dog"])  # zero-shot classes
-encoder.encode("cat.png", budget=64).output                           # the embedding
+encoder.encode("cat.png", budget=64).output  # the embedding
 ```
 
 | `model_type` | models | a bundle can |
