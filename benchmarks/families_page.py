@@ -38,7 +38,7 @@ FAMILIES = {
 HEAD = """# Families
 
 Made by `make docs` from `docs/results/families.json`, which the slow tests of `tests/families`
-write.
+write. Encoders without a language model are in [encoders.md](encoders.md).
 
 | `model_type` | models | a budget counts | pictures |
 |---|---|---|---|

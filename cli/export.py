@@ -23,11 +23,19 @@ def export_command(
         Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Directory to publish.")
     ],
     budgets: Annotated[
-        str, typer.Option(help="Visual tokens of each rung; `full` keeps all.")
-    ] = "64,128,192,full",
+        str | None,
+        typer.Option(
+            help="Visual tokens of each rung; `full` keeps all. 64,128,192,full by default; of an "
+            "encoder alone, a quarter, a half and all."
+        ),
+    ] = None,
     method: Annotated[
-        str, typer.Option(help="Token compressor; `edgetok methods` lists them.")
-    ] = "visionzip",
+        str | None,
+        typer.Option(
+            help="Token compressor; `edgetok methods` lists them. visionzip by default; of an "
+            "encoder alone, tome, or expedit where it draws a map."
+        ),
+    ] = None,
     mask_sinks: Annotated[
         bool,
         typer.Option(
@@ -111,6 +119,7 @@ def export_command(
 ) -> None:
     """Freeze a model into a ladder of static graphs, prove them and publish the bundle.
 
+    Vision-language models, and encoders alone: classifiers, embeddings, CLIP and SigLIP, depth.
     Nothing is published unless every graph agrees with torch (exit code 7 otherwise).
 
     Example: edgetok export llava-dir -o out.bundle --budgets 64,128,full --weights int4
@@ -163,5 +172,6 @@ def export_command(
         as_json,
         f"{output} in {report.seconds:.1f} s, {report.bytes / _MIB:.1f} MiB",
         f"digest {fields['digest']}",
-        f'next: edgetok run {output} --image FILE --prompt "…"',
+        f"next: edgetok run {output} --image FILE"
+        + (' --prompt "…"' if "precision" in report.parity else ""),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +11,9 @@ import msgspec
 import typer
 
 from edgetok import limits
+from edgetok.bundle.parse import ANSWER
+from edgetok.bundle.reader import task_of
+from edgetok.cli.encoder import Wishes, require_wishes, run_encoder
 from edgetok.cli.options import BundleDir, Device, Json, Seed, Threads
 from edgetok.cli.output import echo, emit, say, working
 from edgetok.errors import InputError, UsageError
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 _CHOICE = "Which rung"
 _SAMPLING = "Sampling"
+_ENCODERS = "Bundles without a language model"
+TOP = 5
 _MIB = 1 << 20
 
 
@@ -30,7 +36,30 @@ def run_command(
     image: Annotated[
         str, typer.Option(metavar="FILE", help="JPEG, PNG or WebP; - reads standard input.")
     ],
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="The question.")],
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="The question, for bundles with a language model."),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Compare the picture with this; give several. For bundles of CLIP and SigLIP.",
+            rich_help_panel=_ENCODERS,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write an embedding (.npy), or a depth or class map (.png, .npy), here.",
+            rich_help_panel=_ENCODERS,
+        ),
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(min=1, help="Show so many classes.", rich_help_panel=_ENCODERS),
+    ] = TOP,
     budget: Annotated[
         int | None, typer.Option(help="This many visual tokens.", rich_help_panel=_CHOICE)
     ] = None,
@@ -79,11 +108,14 @@ def run_command(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Answer a question about an image.
+    """Answer a question about an image; or classify, embed, compare or draw it.
 
     The answer goes to standard output; rung, reason, times and memory go to standard error.
     Without a choice of rung the certified controller of the bundle chooses if it has one (see
     `edgetok calibrate`), else the largest rung answers. Limits need `edgetok bench` first.
+
+    Bundles of encoders, which have no language model, take no --prompt: they print classes with
+    probabilities, an embedding, how well each --text fits, or write a map to --output.
 
     Example: edgetok run out.bundle --image scene.png --prompt "What is on the sign?" --budget 64
     """
@@ -91,6 +123,29 @@ def run_command(
     _require_one_choice(budget, limit, signal)
     if stream and as_json:
         raise UsageError("--stream and --json exclude each other: --json prints one whole object")
+    if (task := task_of(bundle)) != ANSWER:
+        refused = {
+            "prompt": prompt,
+            "max-ttft-ms": max_ttft_ms,
+            "max-memory-mib": max_memory_mib,
+            "signal": signal,
+            "stream": stream or None,
+            "max-new-tokens": max_new_tokens,
+            "temperature": temperature or None,
+            "top-p": None if top_p == 1 else top_p,
+            "trace": trace,
+        }
+        _refuse(refused, f"this bundle has no language model, its task is {task}")
+        wishes = Wishes(text or [], output, top, budget, flavour, device, threads, as_json)
+        require_wishes(task, wishes)
+        run_encoder(bundle, task, _read_stdin() if image == "-" else Path(image), wishes)
+        return
+    _refuse(
+        {"text": text or None, "output": output, "top": None if top == TOP else top},
+        "this bundle answers questions",
+    )
+    if prompt is None:
+        raise UsageError("Missing option '--prompt': this bundle answers questions about pictures")
     source = _read_stdin() if image == "-" else Path(image)
     model = _load(bundle, device, budget, threads, flavour, as_json)
     pieces = model.stream(
@@ -121,6 +176,13 @@ def _require_one_choice(*choices: object) -> None:
             "--budget, a limit (--max-ttft-ms, --max-memory-mib) and --signal exclude each other; "
             "give one of them"
         )
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that do not go with the bundle; None where one was not given."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"{why}, so --{name} means nothing; leave it out")
 
 
 def _read_stdin() -> bytes:

@@ -40,6 +40,14 @@ ANSWER_MARGIN = "answer_margin"  # probability of the likeliest first token less
 ANSWER_LOG_PROBABILITY = "answer_log_probability"  # natural logarithm, mean over generated tokens
 ANSWER_SIGNALS = (ANSWER_MARGIN, ANSWER_LOG_PROBABILITY)
 
+# Of encoders, which have no language model.
+ENCODE = "encode"  # stage: pixels -> the head's output, of a rung
+DESCRIBE = "describe"  # stage: a text -> its embedding, shared by all rungs
+EMBEDDING = "embedding"  # float32 [1, E], of length 1 where it is compared with texts
+TEXT_EMBEDDING = "text_embedding"  # float32 [1, E], of length 1
+DEPTH = "depth"  # float32 [1, height, width], relative unless the model says otherwise
+SCORES = "scores"  # float32 [1, classes, height, width], of each class at each place
+
 VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected
 KEPT = "kept"  # int64 [K], source index of each token; -1 for the CLS token or a mixture of all
 SIZES = "sizes"  # float32 [K], how many source tokens each stands for

@@ -182,8 +182,8 @@ class GraphBuilder:
             bucket=budget,
             flavour=flavour,
             file=f"onnx/{flavour}/{title}.onnx",
-            inputs=[_describe(value) for value in model.graph.inputs],
-            outputs=[_describe(value) for value in model.graph.outputs],
+            inputs=[describe_tensor(value) for value in model.graph.inputs],
+            outputs=[describe_tensor(value) for value in model.graph.outputs],
             layer=layer,
         )
         return Graph(stage, self.store.externalize(model))
@@ -456,7 +456,8 @@ def cache_slots(ladder: Ladder, prefill: Prefill | None, layers: int) -> list[in
     ]
 
 
-def _describe(value: ir.Value) -> TensorSpec:
+def describe_tensor(value: ir.Value) -> TensorSpec:
+    """A graph's input or output as the manifest lists it."""
     dtype = str(value.dtype).lower().replace("float", "float32") if value.dtype else ""
     shape = [int(dim) for dim in value.shape]
     return TensorSpec(name=str(value.name), dtype=dtype, shape=shape)  # type: ignore[arg-type]

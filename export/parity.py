@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -320,7 +320,14 @@ def prove_chain(
     ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
 
 
-def require_parity(report: ParityReport) -> None:
+class Checked(Protocol):
+    """A report of any kind of bundle."""
+
+    @property
+    def checks(self) -> list[Check]: ...
+
+
+def require_parity(report: Checked) -> None:
     """Raise unless every check passed.
 
     Raises:

@@ -22,6 +22,7 @@ from edgetok.export import external
 from edgetok.export.cache_choice import choose_cache
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
+from edgetok.export.encoder_pipeline import export_encoder, refuse_options
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
@@ -36,7 +37,8 @@ from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
 from edgetok.export.stages import require_tower
 from edgetok.families import open_model
-from edgetok.families.checkpoint import read_checkpoint
+from edgetok.families.checkpoint import read_checkpoint, require_tokenizer
+from edgetok.families.encoders import is_encoder
 from edgetok.families.parts import Grid, Parts, TextParts
 from edgetok.kv import NONE, Policy, Reading, Room, keep_all, make_room
 from edgetok.kv.mixing import require_mixers_fit
@@ -45,6 +47,7 @@ from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill
 from edgetok.scratch import Scratch
 
+METHOD, BUDGETS = "visionzip", "64,128,192,full"
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 KV_BITS = {"int8": 8, "int4": 4}
 GOLDEN_CASES = 2  # each holds its image and pixels: 0.5 MB at 192 pixels, 1.5 MB at 336
@@ -65,8 +68,8 @@ def export_model(
     model_dir: str | Path,
     out: str | Path,
     *,
-    budgets: str | int | Iterable[int | str] = "64,128,192,full",
-    method: str = "visionzip",
+    budgets: str | int | Iterable[int | str] | None = None,
+    method: str | None = None,
     mask_sinks: bool = False,
     scorer: str | Path | None = None,
     weights: Weights = "fp32",
@@ -94,7 +97,9 @@ def export_model(
     Args:
         model_dir: local model directory.
         out: the bundle to publish.
-        budgets: visual tokens per rung, such as "64,128,full".
+        budgets: visual tokens per rung, such as "64,128,full"; `BUDGETS` when None, or what suits
+            an encoder.
+        method: token compressor; `METHOD` when None, or what suits an encoder.
         mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
             method with "+masked-sinks".
         scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
@@ -127,6 +132,41 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
+    checkpoint = read_checkpoint(Path(model_dir), tokenizer=False)  # cheap refusals come first
+    if is_encoder(checkpoint):
+        refuse_options(
+            checkpoint,
+            mask_sinks=mask_sinks,
+            scorer=scorer,
+            kv=kv,
+            kv_channels=kv_channels,
+            kv_policy=kv_policy,
+            kv_slots=kv_slots,
+            kv_weights=kv_weights,
+            kv_reads=kv_reads,
+            prefill=prefill,
+            exit_weights=exit_weights,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            tiles=tiles,
+            image_size=size_px,
+        )
+        made = export_encoder(
+            checkpoint,
+            out,
+            budgets=budgets,
+            method=method,
+            weights=weights,
+            flavour=flavour,
+            samples=samples,
+            seed=seed,
+            force=force,
+            parity_images=parity_images,
+            say=say,
+        )
+        return _report(out, made.digest, started, made.bytes, made.parity)
+    require_tokenizer(checkpoint.path)
+    budgets, method = BUDGETS if budgets is None else budgets, method or METHOD
     cache = choose_cache(
         kv=kv,
         policy=kv_policy,
@@ -138,9 +178,9 @@ def export_model(
         exit_weights=exit_weights,
     )
     reduction = cache.reduction
-    chosen = find_method(method, seed, mask_sinks=mask_sinks)
-    chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
-    read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
+    chosen = with_scorer(
+        find_method(method, seed, mask_sinks=mask_sinks), None if scorer is None else Path(scorer)
+    )
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         scratch = Scratch(writer.path_of(""))  # on the disk that the bundle needs too
@@ -185,8 +225,14 @@ def export_model(
         digest = writer.publish(manifest)
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
+    return _report(out, digest, started, total_bytes, report)
+
+
+def _report(
+    out: str | Path, digest: str, started: float, total_bytes: int, parity: msgspec.Struct
+) -> ExportReport:
     seconds = time.monotonic() - started
-    return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
+    return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(parity))
 
 
 def _of(graphs: Iterable[Graph], flavour: Flavour) -> list[Graph]:

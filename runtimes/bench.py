@@ -13,6 +13,7 @@ from edgetok.control import Row
 from edgetok.errors import UsageError
 from edgetok.runtimes import machine
 from edgetok.runtimes.answer import Answer
+from edgetok.runtimes.encoder import Encoder
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.preprocess import ImageInput
 
@@ -73,6 +74,34 @@ def measure(
         return model.generate(image, prompt, budget=budget, max_new_tokens=max_new_tokens)
 
     return [_measure_rung(answer, budget, repeats) for budget in model.ladder.budgets]
+
+
+def measure_encoder(encoder: Encoder, *, repeats: int, image: ImageInput) -> list[Row]:
+    """One row per loaded rung: the time to first token is that of preprocessing and encoding.
+
+    Raises:
+        UsageError: if `repeats` is not positive.
+        InputError: if the image is rejected.
+    """
+    if repeats < 1:
+        raise UsageError(f"repeats {repeats} is not positive")
+    return [_measure_encoding(encoder, budget, repeats, image) for budget in encoder.budgets]
+
+
+def _measure_encoding(encoder: Encoder, budget: int, repeats: int, image: ImageInput) -> Row:
+    with PeakMemory() as memory:
+        for _ in range(WARM_UP_ANSWERS):
+            encoder.encode(image, budget=budget)
+    times = [
+        sum(encoder.encode(image, budget=budget).milliseconds.values()) for _ in range(repeats)
+    ]
+    return Row(
+        budget=budget,
+        ttft_ms_p50=statistics.median(times),
+        ttft_ms_p95=float(np.percentile(times, 95, method="higher")),
+        decode_ms_p50=0.0,
+        memory_mib=memory.peak_bytes / _MIB,
+    )
 
 
 def _measure_rung(answer: Callable[[int], Answer], budget: int, repeats: int) -> Row:

@@ -50,6 +50,8 @@ STAGE_OPTIONS = {
     "exited": StageOptions(False, False, False, "a part of prefill"),
     "flush": StageOptions(False, False, False, "some roundings, once in many steps"),
     "compact": StageOptions(False, False, False, "a gather, once in many steps"),
+    "encode": StageOptions(False, False, False, "as the tower, and there is one per rung"),
+    "describe": StageOptions(False, False, False, "a few rows, once per text"),
     "extend": StageOptions(False, False, False, "as prefill: packing would copy all its weights"),
     "decode": StageOptions(
         True, True, True, "one row per run: int4 takes 0.8 ms packed, 30 ms not"

@@ -90,7 +90,7 @@ def encode_golden(cases: Iterable[GoldenCase]) -> dict[str, bytes]:
             arrays[f"{case.name}/{budget}/kept"] = rung.kept.astype("<i8")
             arrays[f"{case.name}/{budget}/logits"] = rung.logits.astype("<f4")
             arrays[f"{case.name}/{budget}/answer_ids"] = rung.answer_ids.astype("<i8")
-    return {CASES_FILE: encode_strict(lines), TENSORS_FILE: _encode_npz(arrays)}
+    return {CASES_FILE: encode_strict(lines), TENSORS_FILE: encode_npz(arrays)}
 
 
 def load_golden(bundle: Bundle) -> tuple[GoldenCase, ...]:
@@ -108,7 +108,7 @@ def load_golden(bundle: Bundle) -> tuple[GoldenCase, ...]:
     for line in lines:
         if line.image not in bundle.manifest.files:
             raise BundleError(f"{CASES_FILE}: image `{shorten(line.image)}` is not in the bundle")
-    arrays = _decode_npz(bundle.read(TENSORS_FILE))
+    arrays = decode_npz(bundle.read(TENSORS_FILE))
     cases = tuple(_case(line, arrays, bundle.manifest) for line in lines)
     if arrays:
         raise BundleError(f"{TENSORS_FILE}: `{shorten(min(arrays))}` belongs to no case and rung")
@@ -119,19 +119,22 @@ def _case(line: Case, arrays: dict[str, Array], manifest: Manifest) -> GoldenCas
     """Take the arrays of one case out of `arrays`."""
     name, vision, width = line.tensors, manifest.vision, manifest.text.vocabulary
     shape = (3 * vision.parts, vision.height_px, vision.width_px)
-    pixels = _take(arrays, f"{name}/pixels", "<f4", shape)
-    text_ids = _take(arrays, f"{name}/text_ids", "<i8", (None,))
+    pixels = take_array(arrays, f"{name}/pixels", "<f4", shape)
+    text_ids = take_array(arrays, f"{name}/text_ids", "<i8", (None,))
     rungs = {}
     for budget in (rung.budget for rung in manifest.ladder):
         rungs[budget] = GoldenRung(
-            kept=_take(arrays, f"{name}/{budget}/kept", "<i8", (budget,)),
-            logits=_take(arrays, f"{name}/{budget}/logits", "<f4", (width,)),
-            answer_ids=_take(arrays, f"{name}/{budget}/answer_ids", "<i8", (None,)),
+            kept=take_array(arrays, f"{name}/{budget}/kept", "<i8", (budget,)),
+            logits=take_array(arrays, f"{name}/{budget}/logits", "<f4", (width,)),
+            answer_ids=take_array(arrays, f"{name}/{budget}/answer_ids", "<i8", (None,)),
         )
     return GoldenCase(name, line.image, line.prompt, pixels, text_ids, rungs)
 
 
-def _take(arrays: dict[str, Array], key: str, dtype: str, shape: tuple[int | None, ...]) -> Array:
+def take_array(
+    arrays: dict[str, Array], key: str, dtype: str, shape: tuple[int | None, ...]
+) -> Array:
+    """Take an array of this type and shape out of `arrays`; raises BundleError if there is none."""
     if key not in arrays:
         raise BundleError(f"{TENSORS_FILE}: `{key}` is missing")
     array = arrays.pop(key)
@@ -145,7 +148,8 @@ def _take(arrays: dict[str, Array], key: str, dtype: str, shape: tuple[int | Non
     return array
 
 
-def _encode_npz(arrays: Mapping[str, Array]) -> bytes:
+def encode_npz(arrays: Mapping[str, Array]) -> bytes:
+    """An archive of arrays: equal bytes for equal arrays."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for key in sorted(arrays):
@@ -159,7 +163,8 @@ def _encode_npz(arrays: Mapping[str, Array]) -> bytes:
     return packed.getvalue()
 
 
-def _decode_npz(data: bytes) -> dict[str, Array]:
+def decode_npz(data: bytes) -> dict[str, Array]:
+    """The arrays of an archive; raises BundleError for anything malformed or too large."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()

@@ -64,6 +64,8 @@ class Stage(Struct, frozen=True):
         "decode",
         "flush",
         "compact",
+        "encode",
+        "describe",
     ]
     bucket: Positive | None
     flavour: Flavour

@@ -23,6 +23,7 @@ from edgetok.families import (
     smolvlm,
 )
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
+from edgetok.families.encoders import ENCODERS
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 from edgetok.scratch import Scratch
 
@@ -59,8 +60,9 @@ def find_family(checkpoint: Checkpoint) -> str:
     if checkpoint.model_type not in FAMILIES:
         raise InputError(
             f"{checkpoint.path}: model_type {checkpoint.model_type!r} is not supported; "
-            f"edgetok knows {', '.join(sorted(FAMILIES))}. docs/adding-a-family.md says what a "
-            "file for another one must provide"
+            f"edgetok knows {', '.join(sorted(FAMILIES))}, and encoders alone: "
+            f"{', '.join(sorted(ENCODERS))}. docs/adding-a-family.md says what a file for another "
+            "one must provide"
         )
     return checkpoint.model_type
 

@@ -37,8 +37,11 @@ class Checkpoint:
         return read_json_object(path) if path.exists() else {}
 
 
-def read_checkpoint(model_dir: Path) -> Checkpoint:
+def read_checkpoint(model_dir: Path, *, tokenizer: bool = True) -> Checkpoint:
     """Check a Hugging Face model directory before anything of it is loaded.
+
+    Args:
+        tokenizer: whether there must be one.
 
     Raises:
         InputError: if it is no model directory, has pickle weights only, misses shards, or asks
@@ -57,12 +60,22 @@ def read_checkpoint(model_dir: Path) -> Checkpoint:
     for name in ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
         _refuse_code(checkpoint.read_json(name), path / name)
     _require_weights(path)
+    if tokenizer:
+        require_tokenizer(path)
+    return checkpoint
+
+
+def require_tokenizer(path: Path) -> None:
+    """Refuse a model directory without `tokenizer.json`.
+
+    Raises:
+        InputError: saying how to make one.
+    """
     if not (path / "tokenizer.json").is_file():
         raise InputError(
             f"{path} has no tokenizer.json; save the model's fast tokenizer into it with "
             "`AutoTokenizer.from_pretrained(...).save_pretrained(DIR)`"
         )
-    return checkpoint
 
 
 def read_json_object(path: Path, limit_bytes: int = limits.CONFIG_BYTES) -> dict[str, Any]:

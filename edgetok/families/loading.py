@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def load_checkpoint(model_class: Any, checkpoint: Checkpoint) -> Any:
+def load_checkpoint(model_class: Any, checkpoint: Checkpoint, **options: Any) -> Any:
     """Load safetensors weights into `model_class`, in float32 and with eager attention.
+
+    `options` go to the class, such as which parts it shall have.
 
     Raises:
         InputError: if transformers cannot load it, weights are missing, or values are not finite.
@@ -41,6 +43,7 @@ def load_checkpoint(model_class: Any, checkpoint: Checkpoint) -> Any:
             dtype=torch.float32,
             attn_implementation="eager",
             output_loading_info=True,
+            **options,
         )
         if (checkpoint.path / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(
