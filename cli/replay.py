@@ -14,6 +14,7 @@ from edgetok.cli.output import emit, table
 from edgetok.errors import InputError
 
 if TYPE_CHECKING:
+    from edgetok.control import Pace, Policy
     from edgetok.control.trace import Entry, Repeated
 
 
@@ -26,6 +27,9 @@ def replay_command(
     ] = None,
     max_memory_mib: Annotated[
         float | None, typer.Option(help="The largest rung measured to need no more memory.")
+    ] = None,
+    max_energy_j: Annotated[
+        float | None, typer.Option(help="The largest rung measured to need no more energy.")
     ] = None,
     signal: Annotated[
         Literal["elbow"] | None, typer.Option(help="Let the image choose, by this signal.")
@@ -41,7 +45,7 @@ def replay_command(
     """
     from edgetok.bundle.manifest import digest_content
     from edgetok.bundle.reader import Bundle
-    from edgetok.control.table import load_table
+    from edgetok.control import Pace, load_table
     from edgetok.control.trace import load_trace, repeat
     from edgetok.runtimes.request import Choice
 
@@ -53,11 +57,14 @@ def replay_command(
             f"{strangers} of {len(entries)} lines of {trace} were written with another bundle than "
             f"{bundle}; give the one that answered"
         )
-    choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
-    policy = choice.policy(
-        opened.ladder, lambda: load_table(content, device), opened.manifest.controller
-    )
-    repeated = repeat(policy, opened.ladder, entries)
+    choice = Choice(budget, max_ttft_ms, max_memory_mib, signal, max_energy_j)
+    table = load_table(content, device) if choice.is_limited else None
+
+    def begin() -> tuple[Policy, Pace | None]:
+        pace = None if table is None else Pace(table)
+        return choice.policy(opened.ladder, pace, opened.manifest.controller), pace
+
+    repeated = repeat(begin, opened.ladder, entries)
     emit(_describe(entries, repeated), as_json, _show(entries, repeated), _summarise(repeated))
 
 

@@ -48,6 +48,13 @@ def run_command(
             rich_help_panel=_CHOICE,
         ),
     ] = None,
+    max_energy_j: Annotated[
+        float | None,
+        typer.Option(
+            help="The largest rung whose answer was measured to take no more joules.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
     signal: Annotated[
         Literal["elbow"] | None,
         typer.Option(help="Let the image choose, by this signal.", rich_help_panel=_CHOICE),
@@ -87,8 +94,8 @@ def run_command(
 
     Example: edgetok run out.bundle --image scene.png --prompt "What is on the sign?" --budget 64
     """
-    limit = max_ttft_ms if max_memory_mib is None else max_memory_mib
-    _require_one_choice(budget, limit, signal)
+    limits_given = [v for v in (max_ttft_ms, max_memory_mib, max_energy_j) if v is not None]
+    _require_one_choice(budget, next(iter(limits_given), None), signal)
     if stream and as_json:
         raise UsageError("--stream and --json exclude each other: --json prints one whole object")
     source = _read_stdin() if image == "-" else Path(image)
@@ -99,6 +106,7 @@ def run_command(
         budget=budget,
         max_ttft_ms=max_ttft_ms,
         max_memory_mib=max_memory_mib,
+        max_energy_j=max_energy_j,
         signal=signal,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -107,7 +115,9 @@ def run_command(
     )
     answer = _follow(pieces, shown=stream)
     if trace is not None:
-        _trace(trace, model.digest, answer)
+        from edgetok.runtimes.tracing import note_answer
+
+        note_answer(trace, model, answer)
     memory_mib = _measure_memory_mib()
     if as_json or not stream:
         emit(_describe(answer, memory_mib), as_json, answer.text.strip())
@@ -118,8 +128,8 @@ def run_command(
 def _require_one_choice(*choices: object) -> None:
     if sum(choice is not None for choice in choices) > 1:
         raise UsageError(
-            "--budget, a limit (--max-ttft-ms, --max-memory-mib) and --signal exclude each other; "
-            "give one of them"
+            "--budget, a limit (--max-ttft-ms, --max-memory-mib, --max-energy-j) and --signal "
+            "exclude each other; give one of them"
         )
 
 
@@ -158,15 +168,6 @@ def _follow(stream: Stream, *, shown: bool) -> Answer:
     if shown:
         echo("")
     return stream.answer
-
-
-def _trace(path: Path, digest: str, answer: Answer) -> None:
-    from edgetok.control.trace import Entry, Tried, append_entry
-
-    tried = [Tried(a.budget, dict(a.signals)) for a in answer.attempts]
-    signals, question = dict(answer.signals), list(answer.question_ids)
-    timings = dict(answer.timings_ms)
-    append_entry(path, Entry(digest, signals, question, tried, answer.reason, timings))
 
 
 def _measure_memory_mib() -> float | None:

@@ -158,7 +158,9 @@ def test_limits_are_positive_numbers(value: float) -> None:
 
 
 def test_a_limit_policy_needs_a_limit() -> None:
-    with pytest.raises(UsageError, match="needs --max-ttft-ms or --max-memory-mib"):
+    with pytest.raises(
+        UsageError, match="needs one of --max-ttft-ms, --max-memory-mib, --max-energy-j"
+    ):
         Limit(TABLE)
 
 
