@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from edgetok.calibration.samples import Sample
 from edgetok.control import Certified
 from edgetok.control.certificate import (
     binomial_p,
+    bound_risk,
     count_certified,
     count_samples,
     hoeffding_bentkus_p,
@@ -136,6 +138,7 @@ def certify(
         data_sha256=digest_records(records),
         bundle_sha256=bundle_sha256,
         flavour="portable" if flavour == "portable" else "ort",
+        differs=_bound_differing(spent[best], test, 1 - aim.confidence),
     )
     controller = Controller(
         rules=path.rules(path.steps[best], test.budgets),
@@ -195,10 +198,20 @@ def _choose(design: Outcomes, aim: Aim) -> tuple[Path, int]:
 
 
 def _p_value(spent: Spent, outcomes: Outcomes, aim: Aim) -> float:
-    losses = outcomes.by_unit(spent.losses(outcomes))
+    return _test(spent.losses(outcomes), outcomes)(aim.risk)
+
+
+def _bound_differing(spent: Spent, outcomes: Outcomes, error: float) -> float:
+    """How often answers may be others than the full rung's, right or wrong."""
+    return bound_risk(_test(outcomes.differing(spent.rung), outcomes), error)
+
+
+def _test(losses: Floats, outcomes: Outcomes) -> Callable[[float], float]:
+    """The p-value of the claim that losses [n] are above a limit, by the limit."""
+    units = outcomes.by_unit(losses)
     if outcomes.one_question_each:
-        return binomial_p(round(float(losses.sum())), len(losses), aim.risk)
-    return hoeffding_bentkus_p(min(1.0, float(losses.mean())), len(losses), aim.risk)
+        return partial(binomial_p, round(float(units.sum())), len(units))
+    return partial(hoeffding_bentkus_p, min(1.0, float(units.mean())), len(units))
 
 
 def _cheapest(spent: Sequence[Spent], cost: Cost) -> int:

@@ -58,6 +58,13 @@ class Outcomes:
         budget = None if rung is None else self.budgets[rung]
         return np.array([_score(scorer, record, budget) for record in self.records])
 
+    def differing(self, rung: npt.NDArray[np.intp]) -> Floats:
+        """[n] of 0 and 1: whether the answer of `rung` [n] is another than the full rung's."""
+        full = self.budgets[-1]
+        pairs = zip(self.records, rung.tolist(), strict=True)
+        texts = [(r.rungs[self.budgets[at]].text, r.rungs[full].text) for r, at in pairs]
+        return np.array([float(normalise(a) != normalise(b)) for a, b in texts])
+
     def by_unit(self, values: Floats) -> Floats:
         """Mean over the questions of each image: [n] -> [images]."""
         _, unit = np.unique(self.images, return_inverse=True)

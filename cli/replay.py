@@ -46,6 +46,7 @@ def replay_command(
     from edgetok.bundle.manifest import digest_content
     from edgetok.bundle.reader import Bundle
     from edgetok.control import Pace, load_table
+    from edgetok.control.audits import describe, watch
     from edgetok.control.trace import load_trace, repeat
     from edgetok.runtimes.request import Choice
 
@@ -65,7 +66,23 @@ def replay_command(
         return choice.policy(opened.ladder, pace, opened.manifest.controller), pace
 
     repeated = repeat(begin, opened.ladder, entries)
-    emit(_describe(entries, repeated), as_json, _show(entries, repeated), _summarise(repeated))
+    fields, shown = _describe(entries, repeated), _summarise(repeated)
+    controller, audits = opened.manifest.controller, _count_audits(entries)
+    if controller is not None and audits:
+        drift = watch(entries, controller.certificate)
+        shown = f"{shown}\n{describe(drift, audits[True])}"
+        fields["drift"] = {
+            "audits": drift.audits,
+            "differ": audits[True],
+            "at_most": drift.risk,
+            "broken": drift.broken_once,
+        }
+    emit(fields, as_json, _show(entries, repeated), shown)
+
+
+def _count_audits(entries: list[Entry]) -> Counter[bool]:
+    """How many audited answers differ from the full rung's, and how many do not."""
+    return Counter(entry.differs for entry in entries if entry.differs is not None)
 
 
 def _describe(entries: list[Entry], repeated: list[Repeated]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from edgetok.errors import InputError, UsageError
 if TYPE_CHECKING:
     from edgetok.bundle.manifest import Flavour
     from edgetok.runtimes.answer import Answer
+    from edgetok.runtimes.auditing import Auditor
     from edgetok.runtimes.generate import Model
     from edgetok.runtimes.stream import Stream
 
@@ -82,6 +83,15 @@ def run_command(
             rich_help_panel=_CHOICE,
         ),
     ] = None,
+    audit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Ask the full rung too, for this share of answers, and warn of drift; "
+            "needs --trace.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Json = False,
@@ -98,8 +108,11 @@ def run_command(
     _require_one_choice(budget, next(iter(limits_given), None), signal)
     if stream and as_json:
         raise UsageError("--stream and --json exclude each other: --json prints one whole object")
+    if audit is not None:
+        _require_audited(trace, temperature, budget, signal, *limits_given)
     source = _read_stdin() if image == "-" else Path(image)
     model = _load(bundle, device, budget, threads, flavour, as_json)
+    auditor = None if audit is None else _open_auditor(model, audit)
     pieces = model.stream(
         source,
         prompt,
@@ -114,15 +127,28 @@ def run_command(
         seed=seed,
     )
     answer = _follow(pieces, shown=stream)
+    differs = None if auditor is None else auditor.differs(source, prompt, answer)
     if trace is not None:
         from edgetok.runtimes.tracing import note_answer
 
-        note_answer(trace, model, answer)
+        note_answer(trace, model, answer, differs)
+        if differs is not None:
+            _warn_of_drift(trace, model)
     memory_mib = _measure_memory_mib()
     if as_json or not stream:
         emit(_describe(answer, memory_mib), as_json, answer.text.strip())
     if not as_json:
         say(_summarise(answer, memory_mib))
+
+
+def _require_audited(trace: Path | None, temperature: float, *choices: object) -> None:
+    if trace is None:
+        raise UsageError("--audit adds up what it finds in a trace; give --trace FILE as well")
+    if temperature > 0 or any(choice is not None for choice in choices):
+        raise UsageError(
+            "--audit watches the certified controller, which decides only where neither a rung, a "
+            "limit, a signal nor a temperature is given; leave them out"
+        )
 
 
 def _require_one_choice(*choices: object) -> None:
@@ -168,6 +194,26 @@ def _follow(stream: Stream, *, shown: bool) -> Answer:
     if shown:
         echo("")
     return stream.answer
+
+
+def _open_auditor(model: Model, share: float) -> Auditor:
+    from edgetok.runtimes.auditing import Auditor
+
+    return Auditor(model, share)
+
+
+def _warn_of_drift(trace: Path, model: Model) -> None:
+    """What all audits of this bundle in the trace say, if they speak against the certificate."""
+    from edgetok.control.audits import describe, watch
+    from edgetok.control.trace import load_trace
+
+    controller = model.manifest.controller
+    if controller is None:
+        return
+    entries = [entry for entry in load_trace(trace) if entry.bundle == model.digest]
+    drift = watch(entries, controller.certificate)
+    if drift.broken_once:
+        say(describe(drift, sum(entry.differs is True for entry in entries)))
 
 
 def _measure_memory_mib() -> float | None:

@@ -82,6 +82,8 @@ class Certificate(_Part, frozen=True):
         data_sha256: of the samples and their answers.
         bundle_sha256: of the manifest without its controller.
         flavour: of the graphs that answered.
+        differs: with the same confidence, the share of answers that are others than the full
+            rung's is at most this; audits are held against it.
     """
 
     risk: Share
@@ -95,6 +97,7 @@ class Certificate(_Part, frozen=True):
     data_sha256: Digest
     bundle_sha256: Digest
     flavour: Literal["ort", "portable"]
+    differs: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
 class Case(_Part, frozen=True):

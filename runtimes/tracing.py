@@ -9,8 +9,12 @@ from edgetok.runtimes.answer import Answer
 from edgetok.runtimes.generate import Model
 
 
-def note_answer(path: Path, model: Model, answer: Answer) -> Entry:
-    """Add what the choice of the rung saw to a trace; raises ResourceError if that fails."""
+def note_answer(path: Path, model: Model, answer: Answer, differs: bool | None = None) -> Entry:
+    """Add what the choice of the rung saw to a trace; raises ResourceError if that fails.
+
+    Args:
+        differs: what an audit found.
+    """
     entry = Entry(
         bundle=model.digest,
         signals=dict(answer.signals),
@@ -19,6 +23,7 @@ def note_answer(path: Path, model: Model, answer: Answer) -> Entry:
         reason=answer.reason,
         timings_ms=dict(answer.timings_ms),
         session=model.session,
+        differs=differs,
     )
     append_entry(path, entry)
     return entry

@@ -32,6 +32,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tried: the rungs in turn; the answer of the last one was taken.
         session: of which load of the bundle; limits learn from one answer to the next of it. An
             empty one stands alone.
+        differs: whether the full rung, asked for an audit, answered otherwise; None if it was not.
     """
 
     bundle: str
@@ -41,6 +42,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
     timings_ms: dict[str, float]
     session: str = ""
+    differs: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
