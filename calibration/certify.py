@@ -10,6 +10,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgetok import names
+from edgetok.calibration.complexity import add_complexity
 from edgetok.calibration.outcomes import Bools, Floats, Outcomes, collect, unlabelled
 from edgetok.calibration.paths import Path, Spent, Step, follow, propose
 from edgetok.calibration.records import Record, digest_records
@@ -116,7 +118,7 @@ def certify(
     """
     outcomes = collect(records, budgets, aim.loss)
     first = _split(outcomes, aim.seed)
-    design, test = outcomes.take(first), outcomes.take(~first)
+    thumbnail, design, test = add_complexity(outcomes.take(first), outcomes.take(~first))
     path, hoped = _choose(design, aim)
     enter, accept = path.scores(test)
     spent = [follow(step, enter, accept, test) for step in path.steps]
@@ -140,11 +142,14 @@ def certify(
         flavour="portable" if flavour == "portable" else "ort",
         differs=_bound_differing(spent[best], test, 1 - aim.confidence),
     )
+    rules = path.rules(path.steps[best], test.budgets)
+    asked = {name for rule in rules for name in (*rule.enter.signals, *rule.accept.signals)}
     controller = Controller(
-        rules=path.rules(path.steps[best], test.budgets),
+        rules=rules,
         full=test.budgets[-1],
         certificate=certificate,
         cases=[],
+        thumbnail=thumbnail if names.SIGNAL_COMPLEXITY in asked else None,
     )
     controller = msgspec.structs.replace(controller, cases=_cases(controller, test))
     rows = (*_rows(test), summarise("certified", spent[best], test))

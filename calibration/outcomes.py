@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,10 @@ class Outcomes:
         records = tuple(r for r, c in zip(self.records, chosen, strict=True) if c)
         arrays = self.lost[chosen], self.right[chosen], self.ms[chosen]
         return Outcomes(records, self.budgets, *arrays, self.images[chosen])
+
+    def with_records(self, records: Sequence[Record]) -> Outcomes:
+        """The same outcomes of questions of which something else is known."""
+        return replace(self, records=tuple(records))
 
     def scores(self, scorer: Scorer, rung: int | None = None) -> Floats:
         """What a scorer says of each question [n]; of its answer too if a rung is given."""

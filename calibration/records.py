@@ -45,6 +45,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         question: token ids of the user's text.
         tower_ms: to read and encode the image.
         rungs: by budget.
+        thumbnail: `control.thumbnail.describe` of the image; empty in records of older versions.
     """
 
     sample: str
@@ -54,12 +55,14 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     question: list[int]
     tower_ms: float
     rungs: dict[int, RungAnswer]
+    thumbnail: list[float] = []
 
 
 class Model(Protocol):
     """What is calibrated; `edgetok.load` gives one."""
 
     def encode(self, image: Path, /) -> Any: ...
+    def describe(self, image: Path, /) -> list[float]: ...
     def question_ids(self, prompt: str, /) -> Sequence[int]: ...
     def forget(self) -> None: ...
     def generate(self, image: Any, prompt: str, /, *, budget: int) -> Any: ...
@@ -133,6 +136,7 @@ def _ask(
         list(model.question_ids(sample.prompt)),
         tower_ms,
         rungs,
+        model.describe(sample.image),
     )
 
 

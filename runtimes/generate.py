@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from edgetok.bundle.manifest import Manifest
 from edgetok.control import Fixed, load_table
+from edgetok.control.thumbnail import describe
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
@@ -175,6 +176,10 @@ class Model:
         with self._exclusive():
             rows = self._pipeline.open(image, prompt, request, progress)
             return self._pipeline.fill(rows, progress.bucket, progress).copy()
+
+    def describe(self, image: ImageInput) -> list[float]:
+        """The cells of an image's thumbnail (`control.thumbnail`); raises InputError."""
+        return describe(self.processor.pixels(image))
 
     def question_ids(self, prompt: str) -> tuple[int, ...]:
         """Token ids of the user's own text, as a controller sees them; raises InputError."""

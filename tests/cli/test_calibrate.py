@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgetok import names
 from edgetok.bundle.amend import put_controller
 from edgetok.bundle.manifest import digest_content
 from edgetok.bundle.reader import Bundle
+from edgetok.control.thumbnail import describe
 from edgetok.errors import BundleError, VerificationError
+from edgetok.rules import Rule, Scorer, Thumbnail
 from edgetok.runtimes.load import load
 from edgetok.runtimes.verify import Report, decision_checks
 
@@ -276,3 +279,36 @@ def test_verify_repeats_the_decisions(calibrated: Path) -> None:
     report = Report(tuple(decision_checks(Bundle.open(calibrated))))
     with pytest.raises(VerificationError, match="8 of 8 checks failed: decisions of case 0"):
         report.require_passed()
+
+
+def test_the_thumbnail_of_a_controller_chooses_live(calibrated: Path, questions: Path) -> None:
+    """Rung 4 is entered for pictures that are dark in their upper half, and for no others."""
+    opened = Bundle.open(calibrated)
+    controller = opened.manifest.controller
+    assert controller is not None
+    weights = [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    rule = Rule(
+        budget=4,
+        enter=Scorer(signals={names.SIGNAL_COMPLEXITY: 1.0}),
+        enter_at_most=0.0,
+        accept=Scorer(),
+        accept_at_most=0.0,
+    )
+    made = msgspec.structs.replace(
+        controller,
+        rules=[rule],
+        cases=[],
+        thumbnail=Thumbnail(cells=2, bias=0.0, weights=weights),
+    )
+    put_controller(opened, made)
+    model = load(calibrated)
+    picture = np.zeros((40, 40, 3), np.uint8)
+    picture[20:] = 255
+    for upright, budget in ((picture, 4), (picture[::-1].copy(), 16)):
+        answer = model.generate(upright, "What?", max_new_tokens=1)
+        assert answer.budget == budget
+        cells = describe(model.processor.pixels(upright), 2)
+        assert answer.signals[names.SIGNAL_COMPLEXITY] == cells[0] + cells[1]
+    short = msgspec.structs.replace(made, thumbnail=Thumbnail(cells=2, bias=0.0, weights=[1.0] * 7))
+    with pytest.raises(BundleError, match="7 weights for 2 cells a side, which need 8"):
+        put_controller(opened, short)
