@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 
 import edgetok
+from edgetok import names
 from edgetok.calibration.certify import Aim, certify
 from edgetok.calibration.outcomes import Outcomes, collect
 from edgetok.calibration.records import Record, ask_rungs
@@ -51,7 +52,12 @@ def main() -> None:
     samples = common.demo_samples("evaluate", options.questions, 1, FIRST_SCENE)
     model = edgetok.load(bundle, threads=options.threads)
     path = common.OUT / f"controller-{options.method}-{options.questions}.jsonl"
-    records = ask_rungs(model, samples, BUDGETS, path, _show, time.perf_counter)
+    asked = ask_rungs(model, samples, BUDGETS, path, _show, time.perf_counter)
+    # Records of an older version lack what the thumbnail shows; the pictures are still there.
+    records = [
+        r if r.thumbnail else msgspec.structs.replace(r, thumbnail=model.describe(s.image))
+        for r, s in zip(asked, samples, strict=True)
+    ]
     population = collect(records, BUDGETS, "wrong")
     kept = [
         _calibrate(records, population, model.ladder, options, seed)
@@ -93,7 +99,11 @@ def _follow(controller: Controller | None, population: Outcomes, ladder: Any) ->
         if controller is not None:
             answers = {b: record.rungs[b].signals for b in BUDGETS}
             policy = Certified(controller)
-            tried = list_tried(policy, ladder, record.signals, record.question, answers)
+            signals = dict(record.signals)
+            if controller.thumbnail is not None:
+                complexity = controller.thumbnail.complexity(record.thumbnail)
+                signals[names.SIGNAL_COMPLEXITY] = complexity
+            tried = list_tried(policy, ladder, signals, record.question, answers)
         rung = BUDGETS.index(tried[-1])
         lost.append(bool(population.lost[i, rung]))
         right.append(bool(population.right[i, rung]))

@@ -92,7 +92,7 @@ def ask_rungs(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
-            _end_line(file)
+            end_line(file)
             for number, sample in enumerate(samples):
                 progress("answering", number / len(samples))
                 key = _digest_sample(sample, images)
@@ -163,7 +163,7 @@ def _digest_sample(sample: Sample, images: dict[Path, str]) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def _end_line(file: BinaryIO) -> None:
+def end_line(file: BinaryIO) -> None:
     """Begin a line of its own behind one that a crash cut short."""
     if file.seek(0, os.SEEK_END):
         file.seek(-1, os.SEEK_END)
