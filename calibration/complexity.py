@@ -33,7 +33,7 @@ def add_complexity(design: Outcomes, test: Outcomes) -> tuple[Thumbnail | None, 
     cells = np.array([record.thumbnail for record in design.records])
     thumbnail = _fit(cells, needed)
     unseen = np.zeros(len(design))
-    for held in _folds(design):
+    for held in design.folds(_FOLDS):
         learned = _fit(cells[~held], needed[~held])
         unseen[held] = [learned.complexity(row) for row in cells[held].tolist()]
     seen = [thumbnail.complexity(record.thumbnail) for record in test.records]
@@ -66,12 +66,6 @@ def _fit(cells: Floats, needed: Floats) -> Thumbnail:
     weights = ridge.coef_ / spread
     bias = float(ridge.intercept_ - (weights * mean).sum())
     return Thumbnail(cells=CELLS, bias=bias, weights=[float(weight) for weight in weights])
-
-
-def _folds(outcomes: Outcomes) -> list[np.ndarray]:
-    """[n] bool of each fold; questions about one image are in the same."""
-    images = np.random.default_rng(0).permutation(np.unique(outcomes.images))
-    return [np.isin(outcomes.images, part) for part in np.array_split(images, _FOLDS)]
 
 
 def _with_signal(outcomes: Outcomes, values: list[float]) -> Outcomes:

@@ -57,6 +57,11 @@ class Outcomes:
         """The same outcomes of questions of which something else is known."""
         return replace(self, records=tuple(records))
 
+    def folds(self, count: int) -> list[Bools]:
+        """[n] bool of each of `count` parts; questions about one image are in the same part."""
+        images = np.random.default_rng(0).permutation(np.unique(self.images))
+        return [np.isin(self.images, part) for part in np.array_split(images, count)]
+
     def scores(self, scorer: Scorer, rung: int | None = None) -> Floats:
         """What a scorer says of each question [n]; of its answer too if a rung is given."""
         budget = None if rung is None else self.budgets[rung]
