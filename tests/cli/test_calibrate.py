@@ -17,9 +17,12 @@ from edgetok import names
 from edgetok.bundle.amend import put_controller
 from edgetok.bundle.manifest import digest_content
 from edgetok.bundle.reader import Bundle
+from edgetok.calibration.certify import Aim
+from edgetok.calibration.samples import load_samples
 from edgetok.control.thumbnail import describe
 from edgetok.errors import BundleError, VerificationError
 from edgetok.rules import Rule, Scorer, Thumbnail
+from edgetok.runtimes.calibrate import calibrate
 from edgetok.runtimes.load import load
 from edgetok.runtimes.verify import Report, decision_checks
 
@@ -136,6 +139,25 @@ def test_records_are_not_asked_again(
     assert done.code == 0
     whole = [line for line in torn.read_bytes().splitlines() if line in before.splitlines()]
     assert len(whole) == 43 and len(torn.read_bytes().splitlines()) == 45
+
+
+def test_an_interrupted_calibration_goes_on_where_it_was(
+    own: Path, questions: Path, tmp_path: Path
+) -> None:
+    """Interrupted as by Ctrl-C while the twelfth question was to be asked."""
+    kept, samples = tmp_path / "records.jsonl", load_samples(questions, count=24)
+    aim = Aim(risk=0.7, confidence=0.5, loss="differs")
+
+    def interrupt(doing: str, share: float) -> None:
+        if share >= 11 / 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(own, samples, aim, records=kept, progress=interrupt)
+    before = kept.read_bytes()
+    assert len(before.splitlines()) == 11 and Bundle.open(own).manifest.controller is None
+    assert calibrate(own, samples, aim, records=kept).controller is not None
+    assert kept.read_bytes().startswith(before) and len(kept.read_bytes().splitlines()) == 24
 
 
 def test_dry_run_leaves_the_bundle_as_it_is(
