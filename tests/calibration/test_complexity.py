@@ -74,6 +74,7 @@ def test_a_picture_without_cells_is_refused() -> None:
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8), st.data())
+@settings(deadline=None)
 def test_a_damaged_cell_is_the_most_complex_picture(
     cells: list[float], data: st.DataObject
 ) -> None:

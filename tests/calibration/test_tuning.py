@@ -82,6 +82,7 @@ def test_a_useful_candidate_is_before_a_useless_one(found: list[Measured], goal:
 
 
 @given(st.integers(1, 256), st.integers(1, 2000))
+@settings(deadline=None)
 def test_rounds_halve_until_few_are_left_who_are_asked_everything(count: int, asked: int) -> None:
     rounds = plan_rounds(count, asked)
     assert rounds[0][0] == count and rounds[-1][1] == asked and rounds[-1][0] <= FINALISTS

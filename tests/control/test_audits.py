@@ -7,7 +7,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetok.control.audits import describe, watch, watched_risk
@@ -66,6 +66,7 @@ def test_a_trace_of_questions_like_the_samples_raises_no_alarm() -> None:
 
 
 @given(st.integers(1, 400), st.data())
+@settings(deadline=None)
 def test_the_bound_is_where_the_exact_tail_meets_the_error(total: int, data: st.DataObject) -> None:
     wrong = data.draw(st.integers(0, total - 1))
     found = bound_risk(lambda risk: binomial_p(wrong, total, risk), 0.05)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetok.control import Certified, Fixed
@@ -89,6 +89,7 @@ def test_a_damaged_signal_never_saves_tokens(signals: dict[str, float]) -> None:
 
 
 @given(RULES, SIGNALS, QUESTIONS, st.data())
+@settings(deadline=None)
 def test_rungs_rise_until_an_answer_is_taken(
     rules: Controller, signals: dict[str, float], question: list[int], data: st.DataObject
 ) -> None:
@@ -107,6 +108,7 @@ def test_rungs_rise_until_an_answer_is_taken(
 
 
 @given(RULES, SIGNALS, QUESTIONS)
+@settings(deadline=None)
 def test_numbers_survive_the_manifest(
     rules: Controller, signals: dict[str, float], question: list[int]
 ) -> None:

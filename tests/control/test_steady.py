@@ -149,6 +149,7 @@ def test_few_answers_take_longer_than_expected_whatever_the_noise(seed: int) -> 
 
 
 @given(st.lists(st.tuples(st.sampled_from([*BUDGETS, 7]), st.floats()), max_size=50))
+@settings(deadline=None)
 def test_a_factor_is_a_number_of_one_or_more_whatever_is_noted(
     noted: list[tuple[int, float]],
 ) -> None:
