@@ -21,6 +21,10 @@ def main() -> None:
     sections: Sequence[tuple[str, str, Callable[[Result], str]]] = (
         ("accuracy", "Accuracy of methods at equal budgets", _accuracy),
         ("accuracy-oracle", "What a controller could reach", _table),
+        ("controller", "Certified controllers and what they save", _table),
+        ("limit", "A limit on the first token while a core is loaded", _table),
+        ("pace", "Limits decided on recorded times", _table),
+        ("decision", "What a decision costs", _table),
         ("parity", "Graphs against PyTorch", _table),
         ("agreement", "Quantized answers against float32", _table),
         ("agreement-blame", "Which parts rounding hurts", _table),

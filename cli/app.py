@@ -23,6 +23,7 @@ from edgetok.cli import (
     methods,
     replay,
     run,
+    tune,
     verify,
 )
 from edgetok.cli.failures import EXIT_CODES, Failure, explain
@@ -59,6 +60,7 @@ for verb in (
     bench,
     eval,
     calibrate,
+    tune,
     replay,
     methods,
     doctor,

@@ -43,10 +43,15 @@ doctor (float[4] x) => (float[4] y) { y = Add(x, x) }
 def doctor_command(as_json: Json = False) -> None:
     """Check this machine: versions, memory, and a real graph on every provider."""
     from edgetok.runtimes import machine
+    from edgetok.runtimes.energy import find_meter
 
     packages = _list_versions()
     providers, problems = _try_providers()
-    facts = machine.facts() | {"free_memory_mib": (machine.available_bytes() or 0) >> 20}
+    meter = find_meter()
+    facts = machine.facts() | {
+        "free_memory_mib": (machine.available_bytes() or 0) >> 20,
+        "energy_meter": "none (RAPL, INA3221)" if meter is None else type(meter).__name__,
+    }
     fields: dict[str, Any] = {
         "packages": packages,
         "machine": facts | _read_system_files(),

@@ -41,6 +41,23 @@ Threads = Annotated[
 Seed = Annotated[int, typer.Option(help="Makes what is drawn repeatable.")]
 
 
+def parse_mib(text: str | None, option: str) -> float | None:
+    """Memory as users write it, in MiB; None if there is none.
+
+    Raises:
+        UsageError: for anything else.
+
+    >>> parse_mib("1.5GiB", "--max-memory")
+    1536.0
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(mib|gib)?", text.strip().lower())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{option} {text!r} is no size; write it like 512MiB or 2GiB")
+    return float(found[1]) * (1024 if found[2] == "gib" else 1)
+
+
 def parse_pair(text: str | None, option: str) -> tuple[int, int] | None:
     """Two whole numbers as users write them; None if there are none.
 

@@ -21,6 +21,7 @@ from edgetok.errors import InputError, UsageError
 if TYPE_CHECKING:
     from edgetok.bundle.manifest import Flavour
     from edgetok.runtimes.answer import Answer
+    from edgetok.runtimes.auditing import Auditor
     from edgetok.runtimes.generate import Model
     from edgetok.runtimes.stream import Stream
 
@@ -77,6 +78,13 @@ def run_command(
             rich_help_panel=_CHOICE,
         ),
     ] = None,
+    max_energy_j: Annotated[
+        float | None,
+        typer.Option(
+            help="The largest rung whose answer was measured to take no more joules.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
     signal: Annotated[
         Literal["elbow"] | None,
         typer.Option(help="Let the image choose, by this signal.", rich_help_panel=_CHOICE),
@@ -104,6 +112,15 @@ def run_command(
             rich_help_panel=_CHOICE,
         ),
     ] = None,
+    audit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Ask the full rung too, for this share of answers, and warn of drift; "
+            "needs --trace.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Json = False,
@@ -119,8 +136,8 @@ def run_command(
 
     Example: edgetok run out.bundle --image scene.png --prompt "What is on the sign?" --budget 64
     """
-    limit = max_ttft_ms if max_memory_mib is None else max_memory_mib
-    _require_one_choice(budget, limit, signal)
+    limits_given = [v for v in (max_ttft_ms, max_memory_mib, max_energy_j) if v is not None]
+    _require_one_choice(budget, next(iter(limits_given), None), signal)
     if stream and as_json:
         raise UsageError("--stream and --json exclude each other: --json prints one whole object")
     if (task := task_of(bundle)) != ANSWER:
@@ -128,12 +145,14 @@ def run_command(
             "prompt": prompt,
             "max-ttft-ms": max_ttft_ms,
             "max-memory-mib": max_memory_mib,
+            "max-energy-j": max_energy_j,
             "signal": signal,
             "stream": stream or None,
             "max-new-tokens": max_new_tokens,
             "temperature": temperature or None,
             "top-p": None if top_p == 1 else top_p,
             "trace": trace,
+            "audit": audit,
         }
         _refuse(refused, f"this bundle has no language model, its task is {task}")
         wishes = Wishes(text or [], output, top, budget, flavour, device, threads, as_json)
@@ -146,14 +165,18 @@ def run_command(
     )
     if prompt is None:
         raise UsageError("Missing option '--prompt': this bundle answers questions about pictures")
+    if audit is not None:
+        _require_audited(trace, temperature, budget, signal, *limits_given)
     source = _read_stdin() if image == "-" else Path(image)
     model = _load(bundle, device, budget, threads, flavour, as_json)
+    auditor = None if audit is None else _open_auditor(model, audit)
     pieces = model.stream(
         source,
         prompt,
         budget=budget,
         max_ttft_ms=max_ttft_ms,
         max_memory_mib=max_memory_mib,
+        max_energy_j=max_energy_j,
         signal=signal,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -161,8 +184,13 @@ def run_command(
         seed=seed,
     )
     answer = _follow(pieces, shown=stream)
+    differs = None if auditor is None else auditor.differs(source, prompt, answer)
     if trace is not None:
-        _trace(trace, model.digest, answer)
+        from edgetok.runtimes.tracing import note_answer
+
+        note_answer(trace, model, answer, differs)
+        if differs is not None:
+            _warn_of_drift(trace, model)
     memory_mib = _measure_memory_mib()
     if as_json or not stream:
         emit(_describe(answer, memory_mib), as_json, answer.text.strip())
@@ -170,11 +198,21 @@ def run_command(
         say(_summarise(answer, memory_mib))
 
 
+def _require_audited(trace: Path | None, temperature: float, *choices: object) -> None:
+    if trace is None:
+        raise UsageError("--audit adds up what it finds in a trace; give --trace FILE as well")
+    if temperature > 0 or any(choice is not None for choice in choices):
+        raise UsageError(
+            "--audit watches the certified controller, which decides only where neither a rung, a "
+            "limit, a signal nor a temperature is given; leave them out"
+        )
+
+
 def _require_one_choice(*choices: object) -> None:
     if sum(choice is not None for choice in choices) > 1:
         raise UsageError(
-            "--budget, a limit (--max-ttft-ms, --max-memory-mib) and --signal exclude each other; "
-            "give one of them"
+            "--budget, a limit (--max-ttft-ms, --max-memory-mib, --max-energy-j) and --signal "
+            "exclude each other; give one of them"
         )
 
 
@@ -222,13 +260,24 @@ def _follow(stream: Stream, *, shown: bool) -> Answer:
     return stream.answer
 
 
-def _trace(path: Path, digest: str, answer: Answer) -> None:
-    from edgetok.control.trace import Entry, Tried, append_entry
+def _open_auditor(model: Model, share: float) -> Auditor:
+    from edgetok.runtimes.auditing import Auditor
 
-    tried = [Tried(a.budget, dict(a.signals)) for a in answer.attempts]
-    signals, question = dict(answer.signals), list(answer.question_ids)
-    timings = dict(answer.timings_ms)
-    append_entry(path, Entry(digest, signals, question, tried, answer.reason, timings))
+    return Auditor(model, share)
+
+
+def _warn_of_drift(trace: Path, model: Model) -> None:
+    """What all audits of this bundle in the trace say, if they speak against the certificate."""
+    from edgetok.control.audits import describe, watch
+    from edgetok.control.trace import load_trace
+
+    controller = model.manifest.controller
+    if controller is None:
+        return
+    entries = [entry for entry in load_trace(trace) if entry.bundle == model.digest]
+    drift = watch(entries, controller.certificate)
+    if drift.broken_once:
+        say(describe(drift, sum(entry.differs is True for entry in entries)))
 
 
 def _measure_memory_mib() -> float | None:

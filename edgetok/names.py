@@ -36,6 +36,7 @@ SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-sim
 SIGNAL_ATTENTION = "signal_attention_tokens"  # float32 [1], effective count of CLS attention
 SIGNAL_RANK = "signal_rank"  # float32 [1], participation rank of the features, 1..N
 SIGNAL_EDGES = "signal_edges"  # float32 [1], mean step between neighbours of a small grey picture
+SIGNAL_COMPLEXITY = "signal_complexity"  # of a thumbnail, by `rules.Thumbnail`; no graph emits it
 ANSWER_MARGIN = "answer_margin"  # probability of the likeliest first token less that of the second
 ANSWER_LOG_PROBABILITY = "answer_log_probability"  # natural logarithm, mean over generated tokens
 ANSWER_SIGNALS = (ANSWER_MARGIN, ANSWER_LOG_PROBABILITY)

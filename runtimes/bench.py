@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import TracebackType
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgetok.errors import UsageError
 from edgetok.runtimes import machine
 from edgetok.runtimes.answer import Answer
 from edgetok.runtimes.encoder import Encoder
+from edgetok.runtimes.energy import Meter, find_meter
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.preprocess import ImageInput
 
@@ -54,13 +56,20 @@ class PeakMemory:
 
 
 def measure(
-    model: Model, *, repeats: int, image: ImageInput, prompt: str, max_new_tokens: int = 32
+    model: Model,
+    *,
+    repeats: int,
+    image: ImageInput,
+    prompt: str,
+    max_new_tokens: int = 32,
+    meters: Callable[[], Meter | None] = find_meter,
 ) -> list[Row]:
     """One row per loaded rung; encoding the image is part of every time to first token.
 
     Args:
         repeats: timed answers per rung, after the warm-up.
         max_new_tokens: the decode speed is measured over at most so many.
+        meters: gives a meter of the device's energy for each rung, or None.
 
     Raises:
         UsageError: if `repeats` is not positive.
@@ -73,7 +82,7 @@ def measure(
         model.forget()  # the same question again would find its rows in the cache
         return model.generate(image, prompt, budget=budget, max_new_tokens=max_new_tokens)
 
-    return [_measure_rung(answer, budget, repeats) for budget in model.ladder.budgets]
+    return [_measure_rung(answer, budget, repeats, meters()) for budget in model.ladder.budgets]
 
 
 def measure_encoder(encoder: Encoder, *, repeats: int, image: ImageInput) -> list[Row]:
@@ -104,16 +113,22 @@ def _measure_encoding(encoder: Encoder, budget: int, repeats: int, image: ImageI
     )
 
 
-def _measure_rung(answer: Callable[[int], Answer], budget: int, repeats: int) -> Row:
+def _measure_rung(
+    answer: Callable[[int], Answer], budget: int, repeats: int, meter: Meter | None
+) -> Row:
     # Memory first and apart: reading it stops the world for a moment.
     with PeakMemory() as memory:
         for _ in range(WARM_UP_ANSWERS):
             answer(budget)
-    answers = [answer(budget) for _ in range(repeats)]
-    return summarise(budget, answers, memory.peak_bytes)
+    with nullcontext() if meter is None else meter:
+        answers = [answer(budget) for _ in range(repeats)]
+    joules = None if meter is None else meter.joules / repeats
+    return summarise(budget, answers, memory.peak_bytes, joules)
 
 
-def summarise(budget: int, answers: list[Answer], peak_bytes: int) -> Row:
+def summarise(
+    budget: int, answers: list[Answer], peak_bytes: int, energy_j: float | None = None
+) -> Row:
     """The row of a rung from its timed answers."""
     first = [answer.timings_ms["ttft"] for answer in answers]
     per_token = [a.timings_ms["decode_per_token"] for a in answers if len(a.token_ids) > 1]
@@ -123,4 +138,5 @@ def summarise(budget: int, answers: list[Answer], peak_bytes: int) -> Row:
         ttft_ms_p95=float(np.percentile(first, 95, method="higher")),
         decode_ms_p50=statistics.median(per_token) if per_token else 0.0,
         memory_mib=peak_bytes / _MIB,
+        energy_j=energy_j,
     )

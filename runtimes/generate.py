@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 from edgetok.bundle.manifest import Manifest
-from edgetok.control import BenchTable, Fixed, load_table
+from edgetok.control import Fixed, load_table
+from edgetok.control.thumbnail import describe
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
-from edgetok.rules import Controller
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
+from edgetok.runtimes.choosing import Chooser, Tables
 from edgetok.runtimes.conversation import Conversation
 from edgetok.runtimes.pipeline import Pipeline
 from edgetok.runtimes.preprocess import ImageInput
@@ -41,14 +42,14 @@ class Model:
         processor: Processor,
         digest: str,
         *,
-        tables: Callable[[str, str], BenchTable] = load_table,
+        tables: Tables = load_table,
         clock: Clock = time.perf_counter,
     ) -> None:
         self.runtime = runtime
         self.processor = processor
         self.digest = digest
-        self._tables = tables
         self._clock = clock
+        self._chooser = Chooser(runtime, digest, tables)
         self._pipeline = Pipeline(runtime, processor, digest)
         self._in_use = threading.Lock()
 
@@ -64,6 +65,11 @@ class Model:
     @property
     def device(self) -> str:
         return self.runtime.device
+
+    @property
+    def session(self) -> str:
+        """A name of its own for this load: what limits learn lives as long."""
+        return self._chooser.session
 
     def encode(self, image: ImageInput, *, budget: int | None = None) -> EncodedImage:
         """Run the tower once; give the result to `generate` in place of the image.
@@ -88,6 +94,7 @@ class Model:
         budget: int | None = None,
         max_ttft_ms: float | None = None,
         max_memory_mib: float | None = None,
+        max_energy_j: float | None = None,
         signal: Signal | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
@@ -101,6 +108,7 @@ class Model:
             budget=budget,
             max_ttft_ms=max_ttft_ms,
             max_memory_mib=max_memory_mib,
+            max_energy_j=max_energy_j,
             signal=signal,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -119,6 +127,7 @@ class Model:
         budget: int | None = None,
         max_ttft_ms: float | None = None,
         max_memory_mib: float | None = None,
+        max_energy_j: float | None = None,
         signal: Signal | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
@@ -137,6 +146,7 @@ class Model:
                 rung answers.
             max_ttft_ms: limit for the time to the first token.
             max_memory_mib: limit for the memory of the process.
+            max_energy_j: limit for the energy of an answer, on devices that tell it.
             signal: "elbow" lets the image choose.
             max_new_tokens: as many as the rung was exported for when None.
             temperature, top_p, seed: see `sampling.Sampling`.
@@ -146,8 +156,8 @@ class Model:
                 first piece, while another stream of this model is open.
             InputError: at the first piece, if image or prompt is rejected.
         """
-        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
-        policy = choice.policy(self.ladder, self._table, self._controller(temperature))
+        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal, max_energy_j)
+        policy = self._chooser.policy(choice, temperature)
         request = Request(policy, Sampling(temperature, top_p, seed), max_new_tokens)
         progress = Progress(Stopwatch(self._clock))
         return Stream(self._run(image, prompt, request, progress), progress)
@@ -166,6 +176,10 @@ class Model:
         with self._exclusive():
             rows = self._pipeline.open(image, prompt, request, progress)
             return self._pipeline.fill(rows, progress.bucket, progress).copy()
+
+    def describe(self, image: ImageInput) -> list[float]:
+        """The cells of an image's thumbnail (`control.thumbnail`); raises InputError."""
+        return describe(self.processor.pixels(image))
 
     def question_ids(self, prompt: str) -> tuple[int, ...]:
         """Token ids of the user's own text, as a controller sees them; raises InputError."""
@@ -193,6 +207,7 @@ class Model:
         budget: int | None = None,
         max_ttft_ms: float | None = None,
         max_memory_mib: float | None = None,
+        max_energy_j: float | None = None,
         signal: Signal | None = None,
     ) -> Conversation:
         """Talk about an image in several turns; nothing runs before the first question.
@@ -204,8 +219,8 @@ class Model:
             UsageError: for options that are out of range or contradict each other, or if the
                 model's chat template has no later turns.
         """
-        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
-        policy = choice.policy(self.ladder, self._table)
+        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal, max_energy_j)
+        policy = self._chooser.policy(choice, certified=False)
         self.processor.encode_turn("")  # says whether there can be a second turn
         return Conversation(self._pipeline, image, policy, self._exclusive, self._clock)
 
@@ -219,18 +234,6 @@ class Model:
         """
         with self._exclusive():
             self.runtime.forget()
-
-    def _table(self) -> BenchTable:
-        return self._tables(self.digest, self.device)
-
-    def _controller(self, temperature: float) -> Controller | None:
-        """The bundle's own, where its certificate speaks of what is asked."""
-        controller = self.manifest.controller
-        if controller is None or temperature > 0:  # it was certified on greedy answers
-            return None
-        needed = {controller.full, *(rule.budget for rule in controller.rules)}
-        same_graphs = controller.certificate.flavour == self.runtime.flavour
-        return controller if same_graphs and needed <= set(self.ladder.budgets) else None
 
     def _run(
         self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
@@ -246,6 +249,7 @@ class Model:
                         break
                     progress.reject(following)
                     pieces = self._begin(prompt, encoded, request, progress)
+            self._chooser.note(progress)
             yield from pieces
 
     def _begin(

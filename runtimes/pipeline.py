@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from edgetok import names
+from edgetok.control.thumbnail import describe
 from edgetok.errors import UsageError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.answer import Progress, Stopwatch
@@ -15,7 +17,13 @@ from edgetok.runtimes.interface import has_tower_per_rung, reads_prompt
 from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.processor import Processor
 from edgetok.runtimes.prompt import Detokenizer, Prompt, require_prompt_fits
-from edgetok.runtimes.protocol import FloatArray, Runtime, TextRows, VisualTokens
+from edgetok.runtimes.protocol import (
+    FloatArray,
+    Runtime,
+    TextRows,
+    TowerOutput,
+    VisualTokens,
+)
 from edgetok.runtimes.request import EncodedImage, Request
 from edgetok.runtimes.reuse import PromptRows, embed_rows, fill
 from edgetok.runtimes.sampling import Sampler
@@ -137,10 +145,20 @@ class Pipeline:
             with watch.measure("preprocess"):
                 pixels = self.processor.pixels(image)
             with watch.measure("tower"):
-                return EncodedImage(self.runtime.encode(pixels, bucket), self.digest)
+                output = self.runtime.encode(pixels, bucket)
+                return EncodedImage(self._with_complexity(output, pixels), self.digest)
         if image.digest != self.digest:
             raise UsageError("the image was encoded by another bundle; encode it with this one")
         return image
+
+    def _with_complexity(self, output: TowerOutput, pixels: FloatArray) -> TowerOutput:
+        """With the signal of the controller's thumbnail, if it asks for one."""
+        controller = self.runtime.manifest.controller
+        if controller is None or controller.thumbnail is None:
+            return output
+        cells = describe(pixels, controller.thumbnail.cells)
+        complexity = controller.thumbnail.complexity(cells)
+        return replace(output, signals={**output.signals, names.SIGNAL_COMPLEXITY: complexity})
 
     def compress(self, image: EncodedImage, bucket: Bucket, prompt: Prompt) -> VisualTokens:
         """The visual tokens of a rung; computed once per image unless they depend on the prompt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from edgetok.bundle.golden import IMAGE_PLACEHOLDER, GoldenCase, GoldenRung, load_golden
 from edgetok.bundle.manifest import Precision
 from edgetok.bundle.reader import Bundle
+from edgetok.control import Certified
+from edgetok.control.certified import list_tried
 from edgetok.errors import VerificationError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.generate import Model
@@ -125,7 +128,20 @@ def verify(bundle: Bundle, model: Model, tolerances: Tolerances | None = None) -
         for case in load_golden(bundle)
         for check in _case_checks(bundle, model, case, allowed)
     ]
-    return Report(tuple(checks))
+    return Report((*checks, *decision_checks(bundle)))
+
+
+def decision_checks(bundle: Bundle) -> Iterator[Check]:
+    """The controller's golden cases: the same rungs in the same order, from the numbers alone."""
+    controller = bundle.manifest.controller
+    if controller is None:
+        return
+    policy = Certified(controller)
+    for number, case in enumerate(controller.cases):
+        known: dict[int, dict[str, float]] = dict(zip(case.budgets, case.answers, strict=False))
+        answers = defaultdict[int, dict[str, float]](dict, known)
+        tried = list_tried(policy, bundle.ladder, case.signals, case.question, answers)
+        yield Check(f"case {number}", None, "decisions", float(tried != case.budgets), 0)
 
 
 def _case_checks(

@@ -201,6 +201,12 @@ def _controller_problems(manifest: Manifest) -> Iterator[str]:
             ids = [token for token, _ in scorer.tokens]
             if any(low >= high for low, high in pairwise(ids)):
                 yield f"$.controller: tokens of rung {rule.budget} are not ascending and unique"
+    thumbnail = controller.thumbnail
+    if thumbnail is not None and len(thumbnail.weights) != 2 * thumbnail.cells**2:
+        yield (
+            f"$.controller.thumbnail: {len(thumbnail.weights)} weights for {thumbnail.cells} cells "
+            f"a side, which need {2 * thumbnail.cells**2}"
+        )
     if controller.certificate.bundle_sha256 != digest_content(manifest):
         yield (
             "$.controller.certificate was issued for another bundle than this one; "

@@ -34,6 +34,7 @@ VERBS = (
     "bench",
     "eval",
     "calibrate",
+    "tune",
     "replay",
     "methods",
     "doctor",
