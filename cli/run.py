@@ -10,14 +10,17 @@ import msgspec
 import typer
 
 from edgetok import limits
-from edgetok.cli.options import BundleDir, Device, Json, Seed, Threads
+from edgetok.cli.options import BundleDir, Device, Json, Seed, Threads, parse_weights
 from edgetok.cli.output import echo, emit, say, working
 from edgetok.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from edgetok.bundle.manifest import Flavour
     from edgetok.runtimes.answer import Answer
     from edgetok.runtimes.generate import Model
+    from edgetok.runtimes.preprocess import ImageInput
     from edgetok.runtimes.stream import Stream
 
 _CHOICE = "Which rung"
@@ -27,10 +30,32 @@ _MIB = 1 << 20
 
 def run_command(
     bundle: BundleDir,
-    image: Annotated[
-        str, typer.Option(metavar="FILE", help="JPEG, PNG or WebP; - reads standard input.")
-    ],
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="The question.")],
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="JPEG, PNG or WebP; - reads standard input. Once for each picture of a prompt.",
+        ),
+    ] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR_OR_VIDEO",
+            help="In place of --image: frames at even steps from a folder of images or a video.",
+        ),
+    ] = None,
+    frame_count: Annotated[
+        int | None,
+        typer.Option(help="How many frames; must be the bundle's number of pictures.", min=1),
+    ] = None,
+    frame_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,W,...",
+            help="What each frame or picture counts, for bundles of the method `quota`.",
+        ),
+    ] = None,
     budget: Annotated[
         int | None, typer.Option(help="This many visual tokens.", rich_help_panel=_CHOICE)
     ] = None,
@@ -87,19 +112,22 @@ def run_command(
 
     Example: edgetok run out.bundle --image scene.png --prompt "What is on the sign?" --budget 64
     """
+    _require_one_source(image, frames, frame_count)
     limit = max_ttft_ms if max_memory_mib is None else max_memory_mib
     _require_one_choice(budget, limit, signal)
     if stream and as_json:
         raise UsageError("--stream and --json exclude each other: --json prints one whole object")
-    source = _read_stdin() if image == "-" else Path(image)
+    weights = parse_weights(frame_weights, "--frame-weights")
+    sources: list[ImageInput] = [_read_stdin() if f == "-" else Path(f) for f in image or ()]
     model = _load(bundle, device, budget, threads, flavour, as_json)
     pieces = model.stream(
-        source,
+        sources if frames is None else _open_frames(model, frames, frame_count),
         prompt,
         budget=budget,
         max_ttft_ms=max_ttft_ms,
         max_memory_mib=max_memory_mib,
         signal=signal,
+        weights=weights,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -113,6 +141,30 @@ def run_command(
         emit(_describe(answer, memory_mib), as_json, answer.text.strip())
     if not as_json:
         say(_summarise(answer, memory_mib))
+
+
+def _require_one_source(
+    image: list[str] | None, frames: Path | None, frame_count: int | None
+) -> None:
+    if bool(image) == (frames is not None):
+        raise UsageError("give either --image, once for each picture, or --frames, and not both")
+    if frame_count is not None and frames is None:
+        raise UsageError("--frame-count goes with --frames")
+    if image and image.count("-") > 1:
+        raise UsageError("standard input holds one picture; give - once")
+
+
+def _open_frames(model: Model, path: Path, count: int | None) -> Collection[ImageInput]:
+    """As many frames as prompts of the bundle have pictures."""
+    from edgetok.runtimes.frames import open_frames
+
+    wanted = model.manifest.vision.pictures
+    if count not in (None, wanted):
+        raise UsageError(
+            f"--frame-count {count}, and prompts of this bundle have {wanted} pictures; leave it "
+            f"out, or export with --images {count}"
+        )
+    return open_frames(path, wanted)
 
 
 def _require_one_choice(*choices: object) -> None:

@@ -42,6 +42,7 @@ CONFIG_BYTES = 4 << 20  # the largest config.json seen is 60 KiB
 TOKENIZER_BYTES = 256 << 20  # the largest tokenizer.json seen is 35 MB
 CHAT_TEMPLATE_BYTES = 256 << 10  # the largest seen is 20 KiB
 TILES = 64  # the largest grid of a published model has 36; each tile is a run of the tower
+PICTURES = 64  # of one prompt; each is a run of the tower, and 64 frames are what papers look at
 TOWER_SIDE_PIXELS = 4096  # 21,000 groups of 28 pixels: no decoder on a device reads more
 SCORER_BYTES = 64 << 20  # a published one has five layers of 512 channels, about 2 MB
 CHAT_TEMPLATE_SECONDS = 20  # rendering takes milliseconds; a template is code from a stranger

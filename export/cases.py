@@ -22,9 +22,10 @@ SYNTHETIC_PROMPT = "What is in the picture?"
 
 @dataclass(frozen=True)
 class Case:
-    """One image and prompt: the file's bytes, its pixels [P, 3, h, w], the ids around the image.
+    """Images and prompt: a file's bytes, all pixels [P, 3, h, w], the ids around the images.
 
-    `question` are the places of the user's own text in `before` and `after` put together.
+    `question` are the places of the user's own text in `before` and `after` put together; `more`
+    the bytes and suffixes of the images behind the first one.
     """
 
     image: bytes
@@ -34,10 +35,14 @@ class Case:
     before: list[int]
     after: list[int]
     question: range
+    more: tuple[tuple[bytes, str], ...] = ()
 
 
 def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
     """Prepare samples as Hugging Face would.
+
+    Where a prompt has several pictures, those of a sample are its own and the ones that follow it
+    in the list, from whose end on it begins again.
 
     Raises:
         InputError: if an image cannot be read.
@@ -47,13 +52,15 @@ def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
     processor = AutoImageProcessor.from_pretrained(str(parts.path), local_files_only=True)
     tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
     cases = []
-    for sample in samples:
-        data, picture = _read(sample)
-        pixels = parts.process(processor, picture)
+    for number, sample in enumerate(samples):
+        shown = [samples[(number + i) % len(samples)] for i in range(parts.vision.pictures)]
+        read = [(*_read(each), each.image.suffix.lower()) for each in shown]
+        pixels = torch.cat([parts.process(processor, picture) for _, picture, _ in read])
         before, after = split_prompt(parts.prompt, tokenizer, sample.prompt)
         question = find_question(parts.prompt, tokenizer, sample.prompt)
-        suffix = sample.image.suffix.lower()
-        cases.append(Case(data, suffix, sample.prompt, pixels, before, after, question))
+        (data, _, suffix), *others = read
+        more = tuple((each, ending) for each, _, ending in others)
+        cases.append(Case(data, suffix, sample.prompt, pixels, before, after, question, more))
     return cases
 
 
@@ -121,14 +128,21 @@ def synthetic_cases(parts: Parts, count: int) -> list[Case]:
     tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
     before, after = split_prompt(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
     question = find_question(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
-    cases = []
-    for picture in synthetic_pictures(count):
-        packed = io.BytesIO()
-        picture.save(packed, "PNG")
-        pixels = parts.process(processor, picture)
-        data = packed.getvalue()
-        cases.append(Case(data, ".png", SYNTHETIC_PROMPT, pixels, before, after, question))
+    cases, several = [], parts.vision.pictures
+    pictures = synthetic_pictures(count * several)
+    for first in range(0, len(pictures), several):
+        shown = pictures[first : first + several]
+        pixels = torch.cat([parts.process(processor, picture) for picture in shown])
+        data, *others = map(_pack, shown)
+        more = tuple((each, ".png") for each in others)
+        cases.append(Case(data, ".png", SYNTHETIC_PROMPT, pixels, before, after, question, more))
     return cases
+
+
+def _pack(picture: Image.Image) -> bytes:
+    packed = io.BytesIO()
+    picture.save(packed, "PNG")
+    return packed.getvalue()
 
 
 def _read(sample: Sample) -> tuple[bytes, Image.Image]:

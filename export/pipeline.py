@@ -86,6 +86,7 @@ def export_model(
     parity_images: int = 4,
     tiles: Grid | None = None,
     size_px: Grid | None = None,
+    pictures: int = 1,
     progress: Callable[[str, float], None] | None = None,
 ) -> ExportReport:
     """Freeze a Hugging Face model with a compressor into a bundle, proved against PyTorch.
@@ -119,6 +120,7 @@ def export_model(
         tiles: rows and columns of the tiles into which pictures are cut, for families that do so;
             the tower then looks at a thumbnail and at each tile. None for pictures in one part.
         size_px: height and width to which pictures are stretched, for families that take any size.
+        pictures: how many a prompt has, which share its budget; frames of a video too.
 
     Raises:
         EdgetokError: one of its subclasses; nothing is published then.
@@ -142,9 +144,10 @@ def export_model(
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
-        parts = open_model(Path(model_dir), tiles, size_px)
+        parts = open_model(Path(model_dir), tiles, size_px, pictures)
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
+        chosen = chosen.for_pictures(pictures)
         require_tower(parts.vision, chosen)
         cache.require_decoder(parts.text, flavour)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)

@@ -14,7 +14,7 @@ from edgetok.errors import UsageError
 from edgetok.runtimes import machine
 from edgetok.runtimes.answer import Answer
 from edgetok.runtimes.generate import Model
-from edgetok.runtimes.preprocess import ImageInput
+from edgetok.runtimes.pictures import Pictures
 
 WARM_UP_ANSWERS = 1  # the first one touches pages of weights and cache for the first time
 MEMORY_INTERVAL_S = 0.01
@@ -53,7 +53,7 @@ class PeakMemory:
 
 
 def measure(
-    model: Model, *, repeats: int, image: ImageInput, prompt: str, max_new_tokens: int = 32
+    model: Model, *, repeats: int, image: Pictures, prompt: str, max_new_tokens: int = 32
 ) -> list[Row]:
     """One row per loaded rung; encoding the image is part of every time to first token.
 

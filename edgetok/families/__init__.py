@@ -13,6 +13,7 @@ from edgetok.errors import InputError, UsageError
 from edgetok.families import gemma, internvl, llava, llava_next, qwen_vl, smolvlm
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
+from edgetok.families.pictures import require_pictures
 
 FAMILIES = {  # by `model_type` in config.json
     "llava": llava.open_parts,
@@ -32,6 +33,13 @@ OF_ANY_SIZE = {
     "qwen2_5_vl": qwen_vl.open_qwen2_5,
     "qwen3_vl": qwen_vl.open_qwen3,
 }
+OF_SEVERAL = {  # that are known with several pictures in a prompt
+    "llava": llava.open_parts,
+    "llava_onevision": llava_next.open_onevision,
+    "internvl": internvl.open_parts,
+    "smolvlm": smolvlm.open_smolvlm,
+    "idefics3": smolvlm.open_idefics3,
+}
 
 
 def find_family(checkpoint: Checkpoint) -> str:
@@ -49,20 +57,29 @@ def find_family(checkpoint: Checkpoint) -> str:
     return checkpoint.model_type
 
 
-def open_model(model_dir: Path, tiles: Grid | None = None, size_px: Grid | None = None) -> Parts:
+def open_model(
+    model_dir: Path,
+    tiles: Grid | None = None,
+    size_px: Grid | None = None,
+    pictures: int = 1,
+) -> Parts:
     """Open a Hugging Face model directory as its parts, weights in float32 on the CPU.
 
     Args:
         tiles: rows and columns into which pictures are cut; None for pictures in one part.
         size_px: height and width of all pictures, for families that take any size.
+        pictures: how many a prompt has.
 
     Raises:
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.
-        UsageError: if the family does not cut pictures, or takes them in one size.
+        UsageError: if the family does not cut pictures, takes them in one size, or one per prompt.
     """
     _require_within(tiles, size_px)
     checkpoint = read_checkpoint(model_dir)
     family = find_family(checkpoint)
+    require_pictures(family, [*OF_SEVERAL], tiles, pictures)
+    if pictures > 1 and size_px is None:
+        return OF_SEVERAL[family](checkpoint, tiles, pictures)
     if size_px is None:
         return FAMILIES[family](checkpoint, tiles)
     if family not in OF_ANY_SIZE:

@@ -57,6 +57,13 @@ if TYPE_CHECKING:
         square_windows,
         window_likeness,
     )
+    from edgetok.tokens.pictures import (
+        frame_similarity,
+        grouped_topk,
+        join_plans,
+        share_evenly,
+        split_pictures,
+    )
     from edgetok.tokens.plan import Plan, one_hot
     from edgetok.tokens.quota import (
         cells,
@@ -154,7 +161,10 @@ __all__ = [
     "exclude",
     "farthest",
     "forced_topk",
+    "frame_similarity",
+    "grouped_topk",
     "halve",
+    "join_plans",
     "keep_and_sum",
     "keep_prefix",
     "kmeans",
@@ -192,12 +202,14 @@ __all__ = [
     "score_learned",
     "seeded_subset",
     "set_edges",
+    "share_evenly",
     "shares",
     "similarity",
     "soft_anchors",
     "soft_kmeans",
     "spread_anchors",
     "spread_indices",
+    "split_pictures",
     "spread_over_tiles",
     "square_windows",
     "sum_by_tile",
@@ -222,6 +234,7 @@ _HOMES = (
     "matchers",
     "mergers",
     "merging",
+    "pictures",
     "plan",
     "quota",
     "scorers",
