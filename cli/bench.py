@@ -13,7 +13,6 @@ from edgetok.cli.options import BundleDir, Device, Json, Threads
 from edgetok.cli.output import emit, say, table, working
 from edgetok.control.table import BenchTable, save_table
 
-
 if TYPE_CHECKING:
     from edgetok.bundle.reader import Bundle
 

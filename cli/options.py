@@ -55,7 +55,9 @@ def parse_weights(text: str | None, option: str) -> list[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise UsageError(f"{option} {text!r} is no list of numbers; write it like 1,2,0.5") from error
+        raise UsageError(
+            f"{option} {text!r} is no list of numbers; write it like 1,2,0.5"
+        ) from error
 
 
 def parse_pair(text: str | None, option: str) -> tuple[int, int] | None:

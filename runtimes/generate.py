@@ -14,8 +14,8 @@ from edgetok.ladder import Ladder
 from edgetok.rules import Controller
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
 from edgetok.runtimes.conversation import Conversation
-from edgetok.runtimes.pipeline import Pipeline
 from edgetok.runtimes.pictures import Pictures, require_weights
+from edgetok.runtimes.pipeline import Pipeline
 from edgetok.runtimes.processor import Processor
 from edgetok.runtimes.prompt import Prompt, require_prompt_fits
 from edgetok.runtimes.protocol import FloatArray, Runtime, VisualTokens

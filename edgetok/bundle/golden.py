@@ -149,9 +149,7 @@ def _case(line: Case, arrays: dict[str, Array], manifest: Manifest) -> GoldenCas
             logits=_take(arrays, f"{name}/{budget}/logits", "<f4", (width,)),
             answer_ids=_take(arrays, f"{name}/{budget}/answer_ids", "<i8", (None,)),
         )
-    return GoldenCase(
-        name, line.image, line.prompt, pixels, text_ids, rungs, tuple(line.more)
-    )
+    return GoldenCase(name, line.image, line.prompt, pixels, text_ids, rungs, tuple(line.more))
 
 
 def _take(arrays: dict[str, Array], key: str, dtype: str, shape: tuple[int | None, ...]) -> Array:

@@ -43,9 +43,7 @@ def open_next(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     return _open(checkpoint, LlavaNextForConditionalGeneration, tiles or (2, 2))
 
 
-def open_onevision(
-    checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1
-) -> Parts:
+def open_onevision(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
     """Load a LLaVA-OneVision and point at its parts.
 
     Raises:

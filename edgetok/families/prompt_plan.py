@@ -61,8 +61,10 @@ def read_prompt_plan(
     rendered, longer = _render(checkpoint, template or _read_template(checkpoint), pictures)
     rendered, longer = spell(rendered), [None if text is None else spell(text) for text in longer]
     controls = _control_tokens(tokenizer, image_token_id)
-    segments = _join_pictures(_cut(rendered, controls, image_token_id), pictures)
-    if [s.slot for s in segments if s.slot] not in (["image", "user"], ["user", "image"]):
+    cut = _cut(rendered, controls, image_token_id)
+    shown, segments = sum(s.slot == "image" for s in cut), _join_pictures(cut)
+    placed = [s.slot for s in segments if s.slot]
+    if shown != pictures or placed not in (["image", "user"], ["user", "image"]):
         raise InputError(
             f"the chat template of {checkpoint.path} does not place exactly "
             f"{'one image' if pictures == 1 else f'{pictures} images in a row'} and one text: "
@@ -101,10 +103,10 @@ def read_gaps(
     return [ids[start + 1 : end] for start, end in pairwise(places)]
 
 
-def _join_pictures(segments: list[Segment], pictures: int) -> list[Segment]:
+def _join_pictures(segments: list[Segment]) -> list[Segment]:
     """The segments with one place for all pictures; as they are if those do not stand in a row."""
     places = [place for place, segment in enumerate(segments) if segment.slot == "image"]
-    if len(places) != pictures or len(places) < 2:
+    if len(places) < 2:
         return segments
     between = segments[places[0] : places[-1]]
     if any(segment.slot == "user" for segment in between):
@@ -159,9 +161,7 @@ def _converse(turns: int, pictures: int) -> list[dict[str, Any]]:
     return messages
 
 
-def _render(
-    checkpoint: Checkpoint, template: str, pictures: int
-) -> tuple[str, list[str | None]]:
+def _render(checkpoint: Checkpoint, template: str, pictures: int) -> tuple[str, list[str | None]]:
     """The template with one turn and more; None where it refuses that many."""
     request = {
         "template": template,

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from edgetok.tokens.complete_graph import merge_complete
     from edgetok.tokens.encoder import Look, Place, Rows, merge_attention, reduce_inside
     from edgetok.tokens.features import Features
+    from edgetok.tokens.frames import (
+        Segments,
+        cut_segments,
+        find_static,
+        frame_similarity,
+        frame_topk,
+        resample_frames,
+    )
     from edgetok.tokens.greedy import (
         coverage,
         dedup_halving,
@@ -57,13 +65,7 @@ if TYPE_CHECKING:
         square_windows,
         window_likeness,
     )
-    from edgetok.tokens.pictures import (
-        frame_similarity,
-        grouped_topk,
-        join_plans,
-        share_evenly,
-        split_pictures,
-    )
+    from edgetok.tokens.pictures import join_plans, share_evenly, split_pictures
     from edgetok.tokens.plan import Plan, one_hot
     from edgetok.tokens.quota import (
         cells,
@@ -134,6 +136,7 @@ __all__ = [
     "Place",
     "Plan",
     "Rows",
+    "Segments",
     "Separable",
     "adaptive_cells",
     "ahead_in_order",
@@ -149,6 +152,7 @@ __all__ = [
     "complement",
     "cosine",
     "coverage",
+    "cut_segments",
     "dedup_halving",
     "determinantal",
     "edge_density",
@@ -160,9 +164,10 @@ __all__ = [
     "every_kth",
     "exclude",
     "farthest",
+    "find_static",
     "forced_topk",
     "frame_similarity",
-    "grouped_topk",
+    "frame_topk",
     "halve",
     "join_plans",
     "keep_and_sum",
@@ -197,6 +202,7 @@ __all__ = [
     "reduce_inside",
     "relative",
     "repeatable_similarity",
+    "resample_frames",
     "rescaled",
     "row_topk",
     "score_learned",
@@ -207,9 +213,9 @@ __all__ = [
     "similarity",
     "soft_anchors",
     "soft_kmeans",
+    "split_pictures",
     "spread_anchors",
     "spread_indices",
-    "split_pictures",
     "spread_over_tiles",
     "square_windows",
     "sum_by_tile",
@@ -229,6 +235,7 @@ _HOMES = (
     "complete_graph",
     "encoder",
     "features",
+    "frames",
     "greedy",
     "learned",
     "matchers",

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from edgetok import names
 from edgetok.tokens.features import Features
 from edgetok.tokens.plan import Plan
-from edgetok.tokens.scorers import on_grid, unit_rows
-from edgetok.tokens.selectors import forced_topk
 
 
 def share_evenly(budget: int, pictures: int) -> list[int]:
@@ -70,26 +67,3 @@ def join_plans(plans: Sequence[Plan], n: int) -> Plan:
             blocks += cls
         matrices.append(torch.cat(blocks, dim=1))
     return Plan(indices, sizes, n * count + count * has_cls, torch.cat(matrices))
-
-
-def frame_similarity(x: Tensor, pictures: int) -> Tensor:
-    """Cosine of each patch with that in its place in the picture before, on the grid.
-
-    [P * N, V] -> [P - 1, N].
-    """
-    units = unit_rows(x).reshape(pictures, -1, x.shape[1])
-    return on_grid((units[1:] * units[:-1]).sum(2))
-
-
-def grouped_topk(scores: Tensor, counts: Tensor, k: int) -> Tensor:
-    """The `counts[g]` best of each row, then the best of all others: [G, N] -> [k] int64.
-
-    `quota_topk` for groups that lie one behind the other: G * N * N comparisons. Indices are those
-    of the flattened scores, ascending.
-    """
-    n = scores.shape[1]
-    place = torch.arange(n)
-    earlier = place.unsqueeze(0) < place.unsqueeze(1)
-    own, other = scores.unsqueeze(2), scores.unsqueeze(1)
-    rank = ((other > own) | ((other == own) & earlier)).float().sum(2)
-    return forced_topk(scores.flatten(), (rank < counts.unsqueeze(1)).flatten(), k)
