@@ -31,6 +31,7 @@ NEW_TOKENS = 32_768  # generated tokens per answer
 IMAGE_PIXELS = 64_000_000  # 64 Mpx decode to 192 MB; cameras stay below, bombs do not
 IMAGE_SIDE_PIXELS = 32_768  # beyond this, strides of thin images overflow resamplers
 IMAGE_FILE_BYTES = 256 << 20  # nothing larger decodes below IMAGE_PIXELS
+VIDEO_FRAMES = 1_000_000  # nine hours at 30 a second; their times take 8 MB
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")  # decoders with a fuzzing history; no PDF, EPS, FITS
 PROMPT_BYTES = 1 << 20  # far above any prompt bucket; bounds the tokenizer's work
 SAMPLES_FILE_BYTES = 256 << 20  # about a million JSON lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 
 import numpy as np
 from PIL import Image
@@ -26,25 +25,22 @@ def list_pictures(image: Pictures, wanted: int) -> Iterator[ImageInput]:
         UsageError: for another number of them.
         InputError: if there turn out to be fewer than was said.
     """
-    single = isinstance(image, str | bytes | os.PathLike | np.ndarray | Image.Image)
-    count = 1
-    with suppress(TypeError):  # what is no picture and no list of them is refused when it is read
-        count = 1 if single else len(image)  # type: ignore[arg-type]
+    one = (str, bytes, os.PathLike, np.ndarray, Image.Image)
+    # What is neither a picture nor a list of them is refused when it is read.
+    shown = image if isinstance(image, Collection) and not isinstance(image, one) else [image]
+    count = len(shown)
     if count != wanted:
         given = f"{count} picture{'s were' if count != 1 else ' was'} given"
         raise UsageError(
             f"{given} and prompts of this bundle have {wanted}; give {wanted}, or export with "
             f"--images {max(count, 1)}"
         )
-    if single or not isinstance(image, Collection):
-        yield image  # type: ignore[misc]
-        return
-    shown = 0
-    for picture in image:
-        shown += 1
+    read = 0
+    for picture in shown:
+        read += 1
         yield picture
-    if shown != wanted:
-        raise InputError(f"{shown} of {wanted} pictures could be read; give a longer video")
+    if read != wanted:
+        raise InputError(f"{read} of {wanted} pictures could be read; give a longer video")
 
 
 def join_outputs(outputs: Sequence[TowerOutput]) -> TowerOutput:

@@ -48,7 +48,7 @@ def preprocess(image: ImageInput, plan: ImagePlan) -> NDArray[np.float32]:
     picture = open_image(image)
     if plan.square_rgb is not None:
         side = max(picture.size)
-        _require_size(side, side, "the image, made square,")
+        require_size(side, side, "the image, made square,")
         picture = _pad(picture, (side, side), plan.square_rgb)
     if plan.resize_longest_px is not None:
         picture = _resize(picture, longest_size(picture, plan.resize_longest_px), plan)
@@ -89,7 +89,7 @@ def resized_size(height: int, width: int, plan: ImagePlan) -> tuple[int, int]:
     short = plan.resize_shortest_px
     long = int(short * max(height, width) / min(height, width))
     resized = (long, short) if width <= height else (short, long)
-    _require_size(*resized, "the resized image")
+    require_size(*resized, "the resized image")
     return resized
 
 
@@ -100,7 +100,7 @@ def longest_size(picture: Image.Image, longest_px: int) -> tuple[int, int]:
     short = int(longest_px / (width / height) if wide else longest_px * (width / height))
     short = max(short + short % 2, 1)
     resized = (short, longest_px) if wide else (longest_px, short)
-    _require_size(*resized, "the resized image")
+    require_size(*resized, "the resized image")
     return resized
 
 
@@ -219,7 +219,7 @@ def _without_warnings() -> Iterator[None]:
 
 def _decode(picture: Image.Image, name: str) -> Image.Image:
     """Decode the first frame, turn it upright, make it RGB."""
-    _require_size(picture.height, picture.width, name)
+    require_size(picture.height, picture.width, name)
     try:
         with _without_warnings():
             return _to_rgb(ImageOps.exif_transpose(picture))
@@ -248,7 +248,7 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
             f"an image array is {array.dtype} {list(array.shape)}; it must be uint8 "
             f"[height, width, 3], RGB"
         )
-    _require_size(array.shape[0], array.shape[1], "the image")
+    require_size(array.shape[0], array.shape[1], "the image")
     return Image.fromarray(np.ascontiguousarray(array))
 
 
@@ -260,7 +260,8 @@ def _require_file_size(size_bytes: int, name: str) -> None:
         )
 
 
-def _require_size(height: int, width: int, name: str) -> None:
+def require_size(height: int, width: int, name: str) -> None:
+    """Refuse pictures of no pixels or too many, before they are decoded; raises InputError."""
     if min(height, width) < 1:
         raise InputError(f"{name} is {width}x{height} pixels; it has no pixels to look at")
     if max(height, width) > limits.IMAGE_SIDE_PIXELS:
