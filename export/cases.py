@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -148,9 +148,26 @@ def _pack(picture: Image.Image) -> bytes:
 def _read(sample: Sample) -> tuple[bytes, Image.Image]:
     try:
         data = sample.image.read_bytes()
-        return data, Image.open(io.BytesIO(data)).convert("RGB")
+        return data, _show(Image.open(io.BytesIO(data)))
     except (OSError, ValueError) as error:
         raise InputError(f"image {sample.image} cannot be read: {error}") from error
+
+
+def _show(picture: Image.Image) -> Image.Image:
+    """Upright RGB, as Hugging Face loads a picture, transparency put on white as it converts one.
+
+    Raises:
+        ValueError: for more than 8 bits, which it clips.
+    """
+    if picture.mode[0] in "IF":
+        raise ValueError(f"grey levels of more than 8 bits (mode {picture.mode}); save it with 8")
+    picture = ImageOps.exif_transpose(picture)
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    shown = Image.new("RGB", picture.size, "white")
+    shown.paste(picture, mask=picture.getchannel("A"))
+    return shown
 
 
 def embed_ids(parts: Parts, ids: list[int]) -> Tensor:

@@ -1,7 +1,7 @@
 """From an image file or array to the pixels that the tower reads, as Hugging Face computes them.
 
 Limits are checked on the header, before anything is decoded. Transparent pixels become white,
-as in transformers' `convert_to_rgb`.
+as in transformers' `convert_to_rgb`, and what EXIF says is turned upright, as in its `load_image`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_DEEP_MODES = ("I", "F")  # I;16 and its kin, I, and F
 # Everything that Pillow's decoders raise on damaged files.
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
 
@@ -222,7 +223,7 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
     require_size(picture.height, picture.width, name)
     try:
         with _without_warnings():
-            return _to_rgb(ImageOps.exif_transpose(picture))
+            return _to_rgb(ImageOps.exif_transpose(picture), name)
     except _DECODE_ERRORS as error:
         raise InputError(
             f"{name} is damaged ({error}); its header is sound but its pixels cannot be decoded, "
@@ -230,15 +231,16 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
         ) from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode.startswith(_DEEP_MODES):
+        raise InputError(
+            f"{name} has grey levels of more than 8 bits (mode {picture.mode}), which Hugging "
+            "Face's processors clip, so that nearly everything turns white; save it with 8 bits"
+        )
     if "A" in picture.getbands() or picture.info.get("transparency") is not None:
         front = picture.convert("RGBA")
         white = Image.new("RGBA", front.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, front).convert("RGB")
-    if picture.mode.startswith("I;16"):
-        # Pillow would clip to 255, which turns nearly everything white; keep the high byte, as
-        # its own decoder does with 16-bit colour.
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
     return picture.convert("RGB")
 
 

@@ -28,7 +28,7 @@ from edgetok.export.graphs import GraphBuilder
 from edgetok.export.pipeline import ExportReport, export_model
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
-from edgetok.families import FAMILIES, open_model
+from edgetok.families import FAMILIES, Parts, open_model
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
 from edgetok.runtimes.preprocess import preprocess
@@ -46,6 +46,11 @@ SHAPES = ("groups of 3, head 64", "groups of 7, head 80", "head 256")
 @pytest.fixture(scope="module")
 def tiny(load_helper: object) -> ModuleType:
     return load_helper("families/tiny_families")  # type: ignore[operator]
+
+
+@pytest.fixture(scope="module")
+def odd(load_helper: object) -> ModuleType:
+    return load_helper("families/odd_pictures")  # type: ignore[operator]
 
 
 def export(tiny: ModuleType, path: Path, name: str, **options: object) -> ExportReport:
@@ -87,7 +92,9 @@ def compare_pixels(tiny: ModuleType, path: Path, name: str) -> float:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_parts_answer_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, name: str) -> None:
+def test_parts_answer_as_hugging_face_does(
+    tiny: ModuleType, odd: ModuleType, tmp_path: Path, name: str
+) -> None:
     """What the family file says, put together in PyTorch: the reference of every graph."""
     family = tiny.FAMILIES[name]
     parts = open_model(tiny.write_tiny(tmp_path / "model", name), family.tiles, family.size_px)
@@ -105,6 +112,24 @@ def test_parts_answer_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, nam
         assert got.ids == ids
         assert (got.logits - want).abs().max() < 1e-3
     assert compare_pixels(tiny, tmp_path, name) < 1e-6
+    require_odd_pictures_agree(odd, parts, processor)
+
+
+def require_odd_pictures_agree(odd: ModuleType, parts: Parts, processor: object) -> None:
+    """Each kind is processed as the family's processor does, or refused with a sentence."""
+    found = odd.compare(parts, processor)
+    refused = {kind for kind, value in found.items() if value == odd.REFUSED}
+    assert {*odd.DEEP, "huge"} <= refused <= {*odd.DEEP, "huge", "1 x 3000", "3000 x 1"}
+    limit = odd.tolerance(processor)
+    far = {kind: found[kind] for kind in found.keys() - refused if not found[kind] <= limit}
+    assert not far
+
+
+def test_llava_processes_odd_pictures_as_hugging_face_does(
+    odd: ModuleType, model_dir: Path
+) -> None:
+    processor = AutoImageProcessor.from_pretrained(model_dir)
+    require_odd_pictures_agree(odd, open_model(model_dir), processor)
 
 
 def make_runner(tiny: ModuleType, path: Path, name: str, stage: str) -> tuple[Any, GraphRunner]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -12,12 +16,15 @@ from transformers import AutoImageProcessor
 
 import edgetok
 from edgetok.bundle.reader import Bundle
+from edgetok.cli.app import execute
 from edgetok.errors import UsageError
 from edgetok.export.cases import split_prompt
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference import Reference
 from edgetok.families import open_model
 from edgetok.methods import find_method
+from edgetok.runtimes.pictures import require_weights
+from edgetok.runtimes.request import EncodedImage
 
 ROWS = ("llava_onevision", "internvl", "smolvlm")
 QUESTION = "What is in the picture?"
@@ -56,13 +63,13 @@ def _rows_of_one(tiny: ModuleType, path: Path) -> int:
 
 @pytest.fixture(scope="module")
 def exported(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaVA-OneVision for three pictures a prompt; a method that mixes, with a CLS-free tower."""
+    """A LLaVA-OneVision for three pictures a prompt, which share a budget as they are told to."""
     path = tmp_path_factory.mktemp("pictures")
     tiny.write_tiny(path / "model", "llava_onevision")
     export_model(
         path / "model",
         path / "out.bundle",
-        method="visionzip",
+        method="quota",
         budgets="7,full",
         pictures=COUNT,
         parity_images=1,
@@ -91,17 +98,36 @@ def test_a_bundle_answers_as_hugging_face_does(tiny: ModuleType, exported: Path)
     assert len(answers) > 2  # the order matters to what is answered
 
 
-def test_each_picture_gets_an_equal_share(tiny: ModuleType, exported: Path) -> None:
+def count_kept(model: edgetok.Model, image: EncodedImage, weights: list[float] | None) -> list[int]:
+    answer = model.generate(image, QUESTION, budget=7, weights=weights, max_new_tokens=1)
+    return np.bincount(np.array(answer.kept) // 16, minlength=COUNT).tolist()
+
+
+def test_pictures_share_the_budget_as_they_are_told(tiny: ModuleType, exported: Path) -> None:
+    """One graph for all shares; without weights they are equal, also behind other ones."""
     model = edgetok.load(exported / "out.bundle")
     image = model.encode(tiny.pictures(COUNT))
-    kept = model.compress(image, QUESTION, budget=7).kept
-    assert [int(((kept >= 16 * p) & (kept < 16 * (p + 1))).sum()) for p in range(COUNT)] == [
-        3,
-        2,
-        2,
-    ]
-    answer = model.generate(image, QUESTION, budget=7)
-    assert answer.token_ids == model.generate(tiny.pictures(COUNT), QUESTION, budget=7).token_ids
+    assert count_kept(model, image, None) == [3, 2, 2]
+    assert count_kept(model, image, [0, 2, 5]) == [0, 2, 5]
+    assert count_kept(model, image, [1, 1, 1]) == [3, 2, 2]
+    assert count_kept(model, image, None) == [3, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, 2], "2 weights were given for 3 pictures"),
+        ([0, 0, 0], "one above 0"),
+        ([1, -1, 1], "each must be 0 to"),
+        ([1, float("nan"), 1], "each must be 0 to"),
+        ([1, 1e30, 1], "each must be 0 to"),
+    ],
+)
+def test_odd_weights_are_refused(
+    tiny: ModuleType, exported: Path, weights: list[float], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        edgetok.load(exported / "out.bundle").generate(tiny.pictures(COUNT), "?", weights=weights)
 
 
 def test_golden_cases_of_several_pictures_are_repeated(exported: Path) -> None:
@@ -122,9 +148,69 @@ def test_another_number_of_pictures_is_refused(
 
 
 def test_weights_that_no_method_reads_are_refused(tiny: ModuleType, exported: Path) -> None:
-    model = edgetok.load(exported / "out.bundle")
+    manifest = Bundle.open(exported / "out.bundle").manifest
+    others = [s for s in manifest.stages if s.stage != "compress"]
+    changed = msgspec.structs.replace(manifest, method="visionzip", stages=others)
     with pytest.raises(UsageError, match="visionzip of this bundle reads no weights"):
-        model.generate(tiny.pictures(COUNT), QUESTION, weights=[1, 2, 3])
+        require_weights(changed, [1, 2, 3])
+
+
+@pytest.fixture
+def run(exported: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`edgetok run` on the bundle: exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        line = ["run", exported / "out.bundle", "--prompt", QUESTION, *arguments]
+        code = execute([str(argument) for argument in line])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_run_takes_pictures_and_frames(
+    tiny: ModuleType, exported: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, picture in enumerate(tiny.pictures(5)):
+        picture.save(folder / f"{number}.png")
+    three = [part for n in (0, 2, 4) for part in ("--image", folder / f"{n}.png")]
+    options = ("--budget", 7, "--json", "--frame-weights", "1,2,4")
+    code, out, _ = run(*three, *options)
+    assert code == 0
+    kept = np.array(json.loads(out)["kept"]) // 16
+    assert np.bincount(kept).tolist() == [1, 2, 4]
+    code, again, _ = run("--frames", folder, "--frame-count", 3, *options)
+    assert code == 0
+    assert json.loads(again)["token_ids"] == json.loads(out)["token_ids"]
+
+
+def test_conversations_are_about_all_pictures(tiny: ModuleType, exported: Path) -> None:
+    model = edgetok.load(exported / "out.bundle")
+    shown = tiny.pictures(COUNT)
+    talk = model.converse(shown, budget=7)
+    assert talk.ask(QUESTION).token_ids == model.generate(shown, QUESTION, budget=7).token_ids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --image, once for each picture, or --frames"),
+        (["--image", "a.png", "--frames", "b"], "and not both"),
+        (["--image", "a.png", "--frame-count", "2"], "--frame-count goes with --frames"),
+        (["--frames", "b", "--frame-count", "2"], "export with --images 2"),
+        (["--image", "-", "--image", "-"], "give - once"),
+        (["--frames", "b", "--frame-weights", "1,x"], "no list of numbers"),
+        (["--frames", "no-such-file"], "cannot be read: No such file"),
+    ],
+)
+def test_run_refuses(
+    run: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert code in (2, 5) and out == ""
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

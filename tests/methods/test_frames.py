@@ -198,8 +198,18 @@ def test_tokens_are_those_of_the_loop(name: str, case: str) -> None:
         assert (plan.indices >= 0).all()
 
 
-@pytest.mark.parametrize("opset", [OPSET, portable.OPSET], ids=["ort", "portable"])
-@pytest.mark.parametrize("name", FRAME_METHODS)
+@pytest.mark.parametrize(
+    ("name", "opset"),
+    [
+        pytest.param("holitom", OPSET, id="holitom"),
+        pytest.param("quota", OPSET, id="quota"),
+        *(
+            pytest.param(name, opset, marks=pytest.mark.slow, id=f"{name}-{opset}")
+            for name in FRAME_METHODS
+            for opset in (OPSET, portable.OPSET)
+        ),
+    ],
+)
 def test_graphs_make_what_torch_makes(model_dir: Path, name: str, opset: int) -> None:
     """The compress stage as export traces it, of a rung that all kinds of films go through."""
     parts = open_model(model_dir, pictures=FRAMES)
