@@ -22,7 +22,7 @@ from edgetok.export.cases import split_prompt
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference import Reference
 from edgetok.families import open_model
-from edgetok.methods import find_method
+from edgetok.methods import FRAME_METHODS, find_method
 from edgetok.runtimes.pictures import require_weights
 from edgetok.runtimes.request import EncodedImage
 
@@ -238,3 +238,86 @@ def test_a_template_that_does_not_take_several_is_refused(tiny: ModuleType, tmp_
     template.write_text("<image>USER: {{ messages[0]['content'][-1]['text'] }}")
     with pytest.raises(edgetok.InputError, match="exactly 2 images in a row and one text"):
         open_model(tmp_path, pictures=2)
+
+
+def test_llava_reads_the_line_ends_between_pictures(
+    tiny_llava: ModuleType, model_dir: Path
+) -> None:
+    """LLaVA-1.5's template writes "<image>\\n" for each picture; beside `generate`."""
+    import transformers
+
+    parts = open_model(model_dir, pictures=COUNT)
+    tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+    assert parts.layout is not None
+    assert len(parts.layout.separators) == (COUNT - 1) * len(tokenizer.encode("\n").ids) > 0
+    before, after = split_prompt(parts.prompt, tokenizer, QUESTION)
+    rendered = "<image>" * 16 + "\n"
+    text = f"<s>USER: {rendered * COUNT}{QUESTION} ASSISTANT:"
+    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False).ids])
+    pixels = torch.randn(COUNT, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    kind = transformers.LlavaForConditionalGeneration
+    model = kind.from_pretrained(model_dir, attn_implementation="eager").eval()
+    with torch.no_grad():
+        want = model(input_ids=ids, pixel_values=pixels).logits[0, -1]
+    reference = Reference(parts, find_method("pool").for_pictures(COUNT))
+    made = reference.compress(reference.encode(pixels), parts.full_tokens)
+    embeds = reference.embed(before, made["visual_tokens"], after)
+    assert embeds.shape[1] == ids.shape[1]
+    visual = range(len(before), len(before) + parts.full_tokens)
+    got = reference.answer(embeds, 1, visual, made=made).logits[0]
+    assert (got - want).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*FRAME_METHODS, "divprune", "mmtok"])
+@pytest.mark.parametrize("name", ["llava", *ROWS])
+def test_shared_budgets_pass_the_gate_in_both_flavours(
+    tiny: ModuleType, model_dir: Path, tmp_path: Path, name: str, method: str
+) -> None:
+    """Nothing is published unless graphs choose and answer as PyTorch does."""
+    model = model_dir if name == "llava" else tiny.write_tiny(tmp_path / "model", name)
+    report = export_model(
+        model,
+        tmp_path / "out.bundle",
+        method=method,
+        budgets="5,11",
+        pictures=4,
+        parity_images=2,
+        prompt_tokens=48,
+        new_tokens=12,
+        flavour="portable",
+    )
+    checks = report.parity["checks"]
+    assert all(check["passed"] for check in checks)
+    assert any(check["stage"] == "portable end to end" for check in checks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prefill": "fastv:0.5"},
+        {"kv": "int8", "weights": "int8"},
+        {"kv_policy": "snapkv", "kv_slots": 24},
+        {"kv": "kivi"},
+    ],
+    ids=["prefill", "int8", "policy", "kivi"],
+)
+def test_shared_budgets_go_with_what_comes_behind(
+    model_dir: Path, samples: Path, tmp_path: Path, options: dict[str, object]
+) -> None:
+    export_model(
+        model_dir,
+        tmp_path / "out.bundle",
+        method="holitom",
+        budgets="8,full",
+        pictures=3,
+        parity_images=2,
+        prompt_tokens=64,
+        new_tokens=12,
+        samples=samples,
+        **options,
+    )
+    model = edgetok.load(tmp_path / "out.bundle")
+    pictures = sorted(samples.parent.glob("*.png"))[:3]
+    assert model.generate(pictures, QUESTION, budget=8, max_new_tokens=4).token_ids
