@@ -141,6 +141,7 @@ def export_model(
     reduction = cache.reduction
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
+    chosen.for_pictures(pictures)  # refuses what cannot be, here and now
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)

@@ -21,9 +21,10 @@ from transformers import AutoImageProcessor
 import edgetok
 from edgetok.bundle.golden import load_golden
 from edgetok.bundle.reader import Bundle
-from edgetok.errors import UsageError
+from edgetok.calibration.samples import Sample
+from edgetok.errors import InputError, UsageError
 from edgetok.export import external
-from edgetok.export.cases import split_prompt
+from edgetok.export.cases import make_cases, split_prompt
 from edgetok.export.graphs import GraphBuilder
 from edgetok.export.pipeline import ExportReport, export_model
 from edgetok.export.reference import Reference
@@ -130,6 +131,27 @@ def test_llava_processes_odd_pictures_as_hugging_face_does(
 ) -> None:
     processor = AutoImageProcessor.from_pretrained(model_dir)
     require_odd_pictures_agree(odd, open_model(model_dir), processor)
+
+
+def test_samples_are_read_as_the_device_reads_them(
+    odd: ModuleType, model_dir: Path, tmp_path: Path
+) -> None:
+    """Upright and on white: else a bundle's golden pictures would not verify."""
+    parts = open_model(model_dir)
+    processor = AutoImageProcessor.from_pretrained(model_dir)
+    for kind, picture in odd.odd_pictures().items():
+        if not isinstance(picture, bytes) or "3000" in kind:
+            continue
+        path = tmp_path / "picture.png"
+        path.write_bytes(picture)
+        sample = Sample(path, QUESTION)
+        if kind in odd.DEEP:
+            with pytest.raises(InputError, match="more than 8 bits"):
+                make_cases(parts, [sample])
+            continue
+        (case,) = make_cases(parts, [sample])
+        difference = np.abs(preprocess(picture, parts.image) - case.pixels.numpy()).max()
+        assert difference <= odd.tolerance(processor), kind
 
 
 def make_runner(tiny: ModuleType, path: Path, name: str, stage: str) -> tuple[Any, GraphRunner]:
