@@ -41,9 +41,9 @@ One picture per prompt, or several of `llava`, `llava_onevision`, `internvl`, `s
 `idefics3` ([frames.md](frames.md)); odd kinds of pictures are in [images.md](images.md). Decoders:
 Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3, SmolLM3 and Phi-3 under LLaVA
 (`tests/export/test_decoders.py`), and those of the families above. At the full budget, bundles
-answer as Hugging Face does; smaller ones have no separators (ends of lines, names of tiles). Methods
-inside the tower know CLIP and SigLIP towers of LLaVA alone; `hired` and `globalcom2` are the
-methods that take tiles.
+answer as Hugging Face does; smaller ones have no separators (ends of lines, names of tiles).
+Methods inside the tower know CLIP and SigLIP towers of LLaVA alone; `hired` and `globalcom2` are
+the methods that take tiles.
 
 ## What was measured
 
