@@ -22,7 +22,7 @@ from edgetok.export.cases import split_prompt
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference import Reference
 from edgetok.families import open_model
-from edgetok.methods import FRAME_METHODS, find_method
+from edgetok.methods import find_method
 from edgetok.runtimes.pictures import require_weights
 from edgetok.runtimes.request import EncodedImage
 
@@ -269,8 +269,14 @@ def test_llava_reads_the_line_ends_between_pictures(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [*FRAME_METHODS, "divprune", "mmtok"])
-@pytest.mark.parametrize("name", ["llava", *ROWS])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(("llava", "holitom"), ("llava_onevision", "kffocus"), ("smolvlm", "quota")),
+        *(("internvl", "quota-text"), ("llava", "visionzip"), ("smolvlm", "divprune")),
+        *(("llava_onevision", "holitom"), ("internvl", "mmtok")),
+    ],
+)
 def test_shared_budgets_pass_the_gate_in_both_flavours(
     tiny: ModuleType, model_dir: Path, tmp_path: Path, name: str, method: str
 ) -> None:
