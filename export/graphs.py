@@ -95,8 +95,8 @@ class GraphBuilder:
     reads: Reads | None = None
 
     def __post_init__(self) -> None:
-        self.store = WeightStore()
-        self._quantizer = Quantizer()
+        self.store = WeightStore(self.parts.scratch)
+        self._quantizer = Quantizer(self.parts.scratch)
 
     @property
     def kv(self) -> KvPrecision:

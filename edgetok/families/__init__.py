@@ -6,6 +6,7 @@ Supporting a new family means one file with `open_parts(checkpoint, tiles) -> Pa
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgetok import limits
@@ -14,6 +15,7 @@ from edgetok.families import gemma, internvl, llava, llava_next, qwen_vl, smolvl
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 from edgetok.families.pictures import require_pictures
+from edgetok.scratch import Scratch
 
 FAMILIES = {  # by `model_type` in config.json
     "llava": llava.open_parts,
@@ -61,6 +63,8 @@ def open_model(
     model_dir: Path,
     tiles: Grid | None = None,
     size_px: Grid | None = None,
+    scratch: Scratch | None = None,
+    *,
     pictures: int = 1,
 ) -> Parts:
     """Open a Hugging Face model directory as its parts, weights in float32 on the CPU.
@@ -68,6 +72,7 @@ def open_model(
     Args:
         tiles: rows and columns into which pictures are cut; None for pictures in one part.
         size_px: height and width of all pictures, for families that take any size.
+        scratch: where weights lie that the checkpoint does not hold in float32.
         pictures: how many a prompt has.
 
     Raises:
@@ -75,18 +80,20 @@ def open_model(
         UsageError: if the family does not cut pictures, takes them in one size, or one per prompt.
     """
     _require_within(tiles, size_px)
-    checkpoint = read_checkpoint(model_dir)
+    checkpoint = replace(read_checkpoint(model_dir), scratch=scratch or Scratch())
     family = find_family(checkpoint)
     require_pictures(family, [*OF_SEVERAL], tiles, pictures)
     if pictures > 1 and size_px is None:
-        return OF_SEVERAL[family](checkpoint, tiles, pictures)
+        several = OF_SEVERAL[family](checkpoint, tiles, pictures)
+        return replace(several, scratch=checkpoint.scratch)
     if size_px is None:
-        return FAMILIES[family](checkpoint, tiles)
+        return replace(FAMILIES[family](checkpoint, tiles), scratch=checkpoint.scratch)
     if family not in OF_ANY_SIZE:
         raise UsageError(
             f"models of type {family!r} take pictures in one size; leave --image-size out"
         )
-    return OF_ANY_SIZE[family](checkpoint, tiles, size_px)
+    parts = OF_ANY_SIZE[family](checkpoint, tiles, size_px)
+    return replace(parts, scratch=checkpoint.scratch)
 
 
 def _require_within(tiles: Grid | None, size_px: Grid | None) -> None:
