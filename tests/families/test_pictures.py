@@ -286,7 +286,7 @@ def test_shared_budgets_pass_the_gate_in_both_flavours(
         model,
         tmp_path / "out.bundle",
         method=method,
-        budgets="5,11",
+        budgets="9,14",
         pictures=4,
         parity_images=2,
         prompt_tokens=48,
