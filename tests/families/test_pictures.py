@@ -304,7 +304,7 @@ def test_shared_budgets_pass_the_gate_in_both_flavours(
     [
         {"prefill": "fastv:0.5"},
         {"kv": "int8", "weights": "int8"},
-        {"kv_policy": "snapkv", "kv_slots": 24},
+        {"kv_policy": "snapkv", "kv_slots": 48},
         {"kv": "kivi"},
     ],
     ids=["prefill", "int8", "policy", "kivi"],
