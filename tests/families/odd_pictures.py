@@ -63,7 +63,7 @@ def _compare(parts: Any, processor: Any, picture: bytes | Image.Image) -> float 
     opened = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
     opened = ImageOps.exif_transpose(opened)
     tiles = parts.image.tiles
-    if parts.family.startswith("qwen") or (tiles is not None and tiles.fit == "stretch"):
+    if parts.family.startswith(("qwen", "lfm2")) or (tiles is not None and tiles.fit == "stretch"):
         # The family file stretches these before the processor gets to convert them.
         opened = Image.fromarray(convert_to_rgb(opened, return_numpy=True))
     want = parts.process(processor, opened).numpy()
