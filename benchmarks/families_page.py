@@ -44,8 +44,11 @@ write. Encoders without a language model are in [encoders.md](encoders.md).
 |---|---|---|---|
 """
 MEASURED = """
-One picture per prompt. Decoders: Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3, SmolLM3, Phi-3 and
-LFM2 under LLaVA (`tests/export/test_decoders.py`), with q/k norms, soft caps, sliding windows,
+One picture per prompt, or several of `llava`, `llava_onevision`, `internvl`, `smolvlm` and
+`idefics3` ([frames.md](frames.md)); odd kinds of pictures are in [images.md](images.md).
+
+Decoders: Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3, SmolLM3, Phi-3 and LFM2 under LLaVA
+(`tests/export/test_decoders.py`), with q/k norms, soft caps, sliding windows,
 biases, layers without positions, partial rotary embedding and rotary scaling (Llama 3, YaRN,
 dynamic, LongRoPE up to the length that its first angles are for), and those of the families above.
 `tests/export/test_decoder_parts.py` has each of them at groups of 3 and 7 and heads of 64 to 256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -15,6 +15,16 @@ from edgetok.cli.options import BundleDir, Device, Json, Threads
 from edgetok.cli.output import emit, say, table, working
 from edgetok.control.table import BenchTable, save_table
 from edgetok.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgetok.bundle.reader import Bundle
+
+
+def _read_golden(bundle: Bundle) -> list[bytes]:
+    """The pictures of the first golden case."""
+    from edgetok.bundle.golden import load_golden
+
+    return [bundle.read(image) for image in load_golden(bundle)[0].images]
 
 
 def bench_command(
@@ -52,7 +62,7 @@ def bench_command(
         rows = measure(
             model,
             repeats=repeats,
-            image=opened.read(load_golden(opened)[0].image) if image is None else image,
+            image=_read_golden(opened) if image is None else [image],
             prompt=load_golden(opened)[0].prompt if prompt is None else prompt,
         )
     measured = BenchTable(model.digest, model.device, tuple(rows))

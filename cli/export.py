@@ -108,6 +108,10 @@ def export_command(
     new_tokens: Annotated[int, typer.Option(help="Room for the answer.")] = 128,
     tiles: Tiles = None,
     image_size: ImageSize = None,
+    images: Annotated[
+        int,
+        typer.Option(min=1, help="Pictures, or frames of a video, that a prompt has."),
+    ] = 1,
     seed: Seed = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that is already there.")
@@ -158,6 +162,7 @@ def export_command(
             parity_images=parity_images,
             tiles=grid,
             size_px=size_px,
+            pictures=images,
             progress=progress,
         )
     fields = {

@@ -90,7 +90,8 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
         "method": manifest.method,
         "prefill": _show_prefill(manifest),
         "precision": f"weights {manifest.precision.weights}, KV {manifest.precision.kv}",
-        "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
+        "image": f"{_show_pictures(vision.pictures)}{vision.height_px} x {vision.width_px} px, "
+        f"{vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
         "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
         f"{_show_channels(kv)}{_show_cache(manifest)}",
@@ -109,6 +110,11 @@ def _show_sizes(sizes: Mapping[str, int]) -> str:
 
 def _join_facts(facts: Mapping[str, str]) -> str:
     return "\n".join(f"{fact:<12}{value}" for fact, value in facts.items())
+
+
+def _show_pictures(count: int) -> str:
+    """How many a prompt has, if not one."""
+    return "" if count == 1 else f"{count} a prompt, "
 
 
 def _show_channels(kv: KvCache) -> str:

@@ -58,6 +58,25 @@ def parse_mib(text: str | None, option: str) -> float | None:
     return float(found[1]) * (1024 if found[2] == "gib" else 1)
 
 
+def parse_weights(text: str | None, option: str) -> list[float] | None:
+    """Numbers as users write them; None if there are none.
+
+    Raises:
+        UsageError: for anything else.
+
+    >>> parse_weights("1, 2.5", "--frame-weights")
+    [1.0, 2.5]
+    """
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            f"{option} {text!r} is no list of numbers; write it like 1,2,0.5"
+        ) from error
+
+
 def parse_pair(text: str | None, option: str) -> tuple[int, int] | None:
     """Two whole numbers as users write them; None if there are none.
 

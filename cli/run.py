@@ -14,15 +14,18 @@ from edgetok import limits
 from edgetok.bundle.parse import ANSWER
 from edgetok.bundle.reader import task_of
 from edgetok.cli.encoder import Wishes, require_wishes, run_encoder
-from edgetok.cli.options import BundleDir, Device, Json, Seed, Threads
+from edgetok.cli.options import BundleDir, Device, Json, Seed, Threads, parse_weights
 from edgetok.cli.output import echo, emit, say, working
 from edgetok.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from edgetok.bundle.manifest import Flavour
     from edgetok.runtimes.answer import Answer
     from edgetok.runtimes.auditing import Auditor
     from edgetok.runtimes.generate import Model
+    from edgetok.runtimes.preprocess import ImageInput
     from edgetok.runtimes.stream import Stream
 
 _CHOICE = "Which rung"
@@ -34,12 +37,34 @@ _MIB = 1 << 20
 
 def run_command(
     bundle: BundleDir,
-    image: Annotated[
-        str, typer.Option(metavar="FILE", help="JPEG, PNG or WebP; - reads standard input.")
-    ],
     prompt: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="The question, for bundles with a language model."),
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="JPEG, PNG or WebP; - reads standard input. Once for each picture of a prompt.",
+        ),
+    ] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR_OR_VIDEO",
+            help="In place of --image: frames at even steps from a folder of images or a video.",
+        ),
+    ] = None,
+    frame_count: Annotated[
+        int | None,
+        typer.Option(help="How many frames; must be the bundle's number of pictures.", min=1),
+    ] = None,
+    frame_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,W,...",
+            help="What each frame or picture counts, for bundles of the method `quota`.",
+        ),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -136,13 +161,18 @@ def run_command(
 
     Example: edgetok run out.bundle --image scene.png --prompt "What is on the sign?" --budget 64
     """
+    _require_one_source(image, frames, frame_count)
     limits_given = [v for v in (max_ttft_ms, max_memory_mib, max_energy_j) if v is not None]
     _require_one_choice(budget, next(iter(limits_given), None), signal)
     if stream and as_json:
         raise UsageError("--stream and --json exclude each other: --json prints one whole object")
+    weights = parse_weights(frame_weights, "--frame-weights")
+    sources = [_read_stdin() if file == "-" else Path(file) for file in image or ()]
     if (task := task_of(bundle)) != ANSWER:
         refused = {
             "prompt": prompt,
+            "frames": frames,
+            "frame-weights": frame_weights,
             "max-ttft-ms": max_ttft_ms,
             "max-memory-mib": max_memory_mib,
             "max-energy-j": max_energy_j,
@@ -155,9 +185,11 @@ def run_command(
             "audit": audit,
         }
         _refuse(refused, f"this bundle has no language model, its task is {task}")
+        if len(sources) > 1:
+            raise UsageError(f"{len(sources)} pictures; give one, this bundle looks at one")
         wishes = Wishes(text or [], output, top, budget, flavour, device, threads, as_json)
         require_wishes(task, wishes)
-        run_encoder(bundle, task, _read_stdin() if image == "-" else Path(image), wishes)
+        run_encoder(bundle, task, sources[0], wishes)
         return
     _refuse(
         {"text": text or None, "output": output, "top": None if top == TOP else top},
@@ -167,24 +199,25 @@ def run_command(
         raise UsageError("Missing option '--prompt': this bundle answers questions about pictures")
     if audit is not None:
         _require_audited(trace, temperature, budget, signal, *limits_given)
-    source = _read_stdin() if image == "-" else Path(image)
     model = _load(bundle, device, budget, threads, flavour, as_json)
     auditor = None if audit is None else _open_auditor(model, audit)
+    pictures = sources if frames is None else _open_frames(model, frames, frame_count)
     pieces = model.stream(
-        source,
+        pictures,
         prompt,
         budget=budget,
         max_ttft_ms=max_ttft_ms,
         max_memory_mib=max_memory_mib,
         max_energy_j=max_energy_j,
         signal=signal,
+        weights=weights,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
         seed=seed,
     )
     answer = _follow(pieces, shown=stream)
-    differs = None if auditor is None else auditor.differs(source, prompt, answer)
+    differs = None if auditor is None else auditor.differs(pictures, prompt, answer, weights)
     if trace is not None:
         from edgetok.runtimes.tracing import note_answer
 
@@ -206,6 +239,30 @@ def _require_audited(trace: Path | None, temperature: float, *choices: object) -
             "--audit watches the certified controller, which decides only where neither a rung, a "
             "limit, a signal nor a temperature is given; leave them out"
         )
+
+
+def _require_one_source(
+    image: list[str] | None, frames: Path | None, frame_count: int | None
+) -> None:
+    if bool(image) == (frames is not None):
+        raise UsageError("give either --image, once for each picture, or --frames, and not both")
+    if frame_count is not None and frames is None:
+        raise UsageError("--frame-count goes with --frames")
+    if image and image.count("-") > 1:
+        raise UsageError("standard input holds one picture; give - once")
+
+
+def _open_frames(model: Model, path: Path, count: int | None) -> Collection[ImageInput]:
+    """As many frames as prompts of the bundle have pictures."""
+    from edgetok.runtimes.frames import open_frames
+
+    wanted = model.manifest.vision.pictures
+    if count not in (None, wanted):
+        raise UsageError(
+            f"--frame-count {count}, and prompts of this bundle have {wanted} pictures; leave it "
+            f"out, or export with --images {count}"
+        )
+    return open_frames(path, wanted)
 
 
 def _require_one_choice(*choices: object) -> None:

@@ -59,6 +59,8 @@ TOKEN_IDS = "token_ids"  # int64 [T]
 TEXT_EMBEDS = "text_embeds"  # float32 [T, D], padded behind the prompt
 TEXT_MASK = "text_mask"  # float32 [T], 1 at rows of the user's own text, 0 at all others
 OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower emits it
+PICTURE_WEIGHTS = "picture_weights"  # float32 [P], of each picture of a prompt, as the user says
+OF_REQUEST = (*OF_PROMPT, PICTURE_WEIGHTS)  # what methods may read that no tower emits
 
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
 LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS

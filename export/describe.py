@@ -97,6 +97,7 @@ def describe(
             full_tokens=parts.full_tokens,
             parts=vision.n_parts,
             separators=parts.full_tokens - vision.full_tokens,
+            pictures=vision.pictures,
         ),
         stages=stages,
         files={},

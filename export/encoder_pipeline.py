@@ -45,6 +45,7 @@ Say = Callable[[str, float], None]
 
 # Options that only a language model has a use for, and what stands for not having asked.
 OF_ANSWERS: dict[str, tuple[object, ...]] = {
+    "images": (1,),
     "mask_sinks": (False,),
     "scorer": (None,),
     "kv": ("fp32",),

@@ -252,11 +252,12 @@ class GraphBuilder:
         n, width, head = vision.full_tokens, vision.width, vision.width // vision.heads
         shapes = {
             names.KEYS: (n, head),
-            names.CLS_FEATURE: (1, width),
+            names.CLS_FEATURE: (vision.pictures, width),
             names.NEXT_KEYS: (n, width),
             names.DEEP_FEATURES: (n, len(vision.deep) * (vision.feature_width or width)),
             names.TEXT_EMBEDS: (self.prompt_tokens, self.parts.text.hidden),
             names.TEXT_MASK: (self.prompt_tokens,),
+            names.PICTURE_WEIGHTS: (vision.pictures,),
         }
         inputs = {names.FEATURES: torch.rand(n, vision.feature_width or width)}
         compress = stages.Compress(self.parts, self.method, budget)

@@ -187,10 +187,11 @@ def prove_vision(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Array], bool]:
     """What PyTorch and the tower's graph see, and whether what follows can be compared too."""
     want = reference.look(case, budget)
-    got = runner.run("tower", budget, {names.PIXELS: case.pixels.numpy()})
+    got = runner.look(budget, case.pixels.numpy())
     if reference.method.inside is None:
         prove_tower(ledger, got, want)
-        return want, got, True
+        weights = {names.PICTURE_WEIGHTS: want[names.PICTURE_WEIGHTS].numpy()}
+        return want, got | weights, True
     return want, got, prove_reduced(ledger, reference, case.pixels, budget, got, want)
 
 

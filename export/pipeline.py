@@ -90,6 +90,7 @@ def export_model(
     parity_images: int = 4,
     tiles: Grid | None = None,
     size_px: Grid | None = None,
+    pictures: int = 1,
     progress: Callable[[str, float], None] | None = None,
 ) -> ExportReport:
     """Freeze a Hugging Face model with a compressor into a bundle, proved against PyTorch.
@@ -125,6 +126,7 @@ def export_model(
         tiles: rows and columns of the tiles into which pictures are cut, for families that do so;
             the tower then looks at a thumbnail and at each tile. None for pictures in one part.
         size_px: height and width to which pictures are stretched, for families that take any size.
+        pictures: how many a prompt has, which share its budget; frames of a video too.
 
     Raises:
         EdgetokError: one of its subclasses; nothing is published then.
@@ -150,6 +152,7 @@ def export_model(
             new_tokens=new_tokens,
             tiles=tiles,
             image_size=size_px,
+            images=pictures,
         )
         made = export_encoder(
             checkpoint,
@@ -178,15 +181,16 @@ def export_model(
         exit_weights=exit_weights,
     )
     reduction = cache.reduction
-    chosen = with_scorer(
-        find_method(method, seed, mask_sinks=mask_sinks), None if scorer is None else Path(scorer)
-    )
+    chosen = find_method(method, seed, mask_sinks=mask_sinks)
+    chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
+    chosen.for_pictures(pictures)  # refuses what cannot be, here and now
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         scratch = Scratch(writer.path_of(""))  # on the disk that the bundle needs too
-        parts = open_model(Path(model_dir), tiles, size_px, scratch)
+        parts = open_model(Path(model_dir), tiles, size_px, scratch, pictures=pictures)
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
+        chosen = chosen.for_pictures(pictures)
         require_tower(parts.vision, chosen)
         cache.require_decoder(parts.text, flavour)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)

@@ -49,6 +49,7 @@ class Reference:
     def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
         """pixels [P, 3, h, w] -> every output of the tower graph, by name.
 
+        Of several pictures, their parts come one after another, and so does all that is found.
         `budget` matters to methods inside the tower alone; all tokens if None.
         """
         vision = self.parts.vision
@@ -57,7 +58,12 @@ class Reference:
             return inside.run(pixels, budget or vision.full_tokens)
         seen = [self._encode_part(part[None]) for part in pixels]
         found = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
-        return found | {name: seen[0][name] for name in _OF_FIRST_PART if name in found}
+        first = seen[:: vision.n_parts]
+        return found | {
+            name: torch.cat([part[name] for part in first])
+            for name in _OF_FIRST_PART
+            if name in found
+        }
 
     def _encode_part(self, pixels: Tensor) -> dict[str, Tensor]:
         vision = self.parts.vision
@@ -98,7 +104,8 @@ class Reference:
         mask = torch.zeros(len(rows))
         mask[case.question.start : case.question.stop] = 1.0
         prompt = {names.TEXT_EMBEDS: rows, names.TEXT_MASK: mask}
-        return self.encode(case.pixels, budget) | prompt
+        weights = {names.PICTURE_WEIGHTS: weigh(self.parts.vision.pictures)}
+        return self.encode(case.pixels, budget) | prompt | weights
 
     @torch.no_grad()
     def compress(self, seen: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
@@ -115,8 +122,10 @@ class Reference:
             return lay_out_all(self.parts.projector(vision), self.parts.layout)
         probes = {name: seen[name] for name in self.method.needs_at(len(vision), budget)}
         rows = vision if in_vision else self.parts.projector(vision)
-        grid, tiles = self.parts.vision.grid, self.parts.vision.tiles
-        features = Features(rows, grid, probes, vision=vision, tiles=tiles)
+        seen_as = self.parts.vision
+        features = Features(
+            rows, seen_as.grid, probes, vision, tiles=seen_as.tiles, pictures=seen_as.pictures
+        )
         plan = self.method.compress(features, budget)
         tokens = plan.apply(features.rows())
         tokens = self.parts.projector(tokens) if in_vision else tokens
@@ -235,6 +244,11 @@ class Reference:
         hidden = text.model(inputs_embeds=rows, use_cache=False).last_hidden_state[0, -len(ids) :]
         logits: Tensor = text.head(hidden)
         return logits
+
+
+def weigh(pictures: int) -> Tensor:
+    """Weights [P] that graphs are proved with: 1, 2, ... and the first picture once more."""
+    return torch.arange(pictures).float() % 3 + 1
 
 
 def look_ahead(text: TextParts, embeds: Tensor, visual: range, prompt_rows: int | None) -> Any:

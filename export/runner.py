@@ -82,6 +82,15 @@ class GraphRunner:
         values = session.run(found, {name: feeds[name] for name in wanted})
         return dict(zip(found, values, strict=True))
 
+    def look(self, budget: int | None, pixels: Array) -> dict[str, Array]:
+        """All pictures of a prompt through the tower of a rung, one after another, by name."""
+        (parts, *_), _ = self._shapes[names.PIXELS]
+        seen = [
+            self.run("tower", budget, {names.PIXELS: pixels[first : first + parts]})
+            for first in range(0, len(pixels), parts)
+        ]
+        return {name: np.concatenate([one[name] for one in seen]) for name in seen[0]}
+
     def read_prompt(self, ids: Sequence[int], question: range) -> dict[str, Array]:
         """What text-aware methods read, by name: ids through the embed graph, and their mask."""
         (rows,), _ = self._shapes[names.TOKEN_IDS]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgetok.calibration.evaluate import normalise
 from edgetok.control.audits import watched_risk
 from edgetok.errors import UsageError
 from edgetok.runtimes.answer import Answer
 from edgetok.runtimes.generate import Model
-from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.request import EncodedImage
 
 
@@ -49,11 +48,17 @@ class Auditor:
         self._share = share
         self._chance = chance
 
-    def differs(self, image: ImageInput | EncodedImage, prompt: str, answer: Answer) -> bool | None:
+    def differs(
+        self,
+        image: Pictures | EncodedImage,
+        prompt: str,
+        answer: Answer,
+        weights: Sequence[float] | None = None,
+    ) -> bool | None:
         """Whether the full rung answers otherwise; None where this answer is not audited."""
         if self._chance() >= self._share:
             return None
         if answer.budget == self._full:
             return False
-        full = self._model.generate(image, prompt, budget=self._full)
+        full = self._model.generate(image, prompt, budget=self._full, weights=weights)
         return normalise(full.text) != normalise(answer.text)

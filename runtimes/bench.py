@@ -17,6 +17,7 @@ from edgetok.runtimes.answer import Answer
 from edgetok.runtimes.encoder import Encoder
 from edgetok.runtimes.energy import Meter, find_meter
 from edgetok.runtimes.generate import Model
+from edgetok.runtimes.pictures import Pictures
 from edgetok.runtimes.preprocess import ImageInput
 
 WARM_UP_ANSWERS = 1  # the first one touches pages of weights and cache for the first time
@@ -59,7 +60,7 @@ def measure(
     model: Model,
     *,
     repeats: int,
-    image: ImageInput,
+    image: Pictures,
     prompt: str,
     max_new_tokens: int = 32,
     meters: Callable[[], Meter | None] = find_meter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 from edgetok.bundle.manifest import Manifest
@@ -15,6 +15,7 @@ from edgetok.ladder import Ladder
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
 from edgetok.runtimes.choosing import Chooser, Tables
 from edgetok.runtimes.conversation import Conversation
+from edgetok.runtimes.pictures import Pictures, require_weights
 from edgetok.runtimes.pipeline import Pipeline
 from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.processor import Processor
@@ -71,10 +72,11 @@ class Model:
         """A name of its own for this load: what limits learn lives as long."""
         return self._chooser.session
 
-    def encode(self, image: ImageInput, *, budget: int | None = None) -> EncodedImage:
-        """Run the tower once; give the result to `generate` in place of the image.
+    def encode(self, image: Pictures, *, budget: int | None = None) -> EncodedImage:
+        """Run the tower once for each picture; give the result to `generate` in their place.
 
         Args:
+            image: one picture, or a list of them where prompts of the bundle have several.
             budget: the rung to encode for, where the method acts inside the tower and each rung
                 has its own; the largest when None. Another rung then encodes the image again.
 
@@ -88,7 +90,7 @@ class Model:
 
     def generate(
         self,
-        image: ImageInput | EncodedImage,
+        image: Pictures | EncodedImage,
         prompt: str,
         *,
         budget: int | None = None,
@@ -96,6 +98,7 @@ class Model:
         max_memory_mib: float | None = None,
         max_energy_j: float | None = None,
         signal: Signal | None = None,
+        weights: Sequence[float] | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -110,6 +113,7 @@ class Model:
             max_memory_mib=max_memory_mib,
             max_energy_j=max_energy_j,
             signal=signal,
+            weights=weights,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -121,7 +125,7 @@ class Model:
 
     def stream(
         self,
-        image: ImageInput | EncodedImage,
+        image: Pictures | EncodedImage,
         prompt: str,
         *,
         budget: int | None = None,
@@ -129,6 +133,7 @@ class Model:
         max_memory_mib: float | None = None,
         max_energy_j: float | None = None,
         signal: Signal | None = None,
+        weights: Sequence[float] | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -137,8 +142,8 @@ class Model:
         """Answer piece by piece. Nothing runs before the first piece is asked for.
 
         Args:
-            image: a path, the bytes of a file, a Pillow image, an array uint8 [H, W, 3], or what
-                `encode` returned.
+            image: a path, the bytes of a file, a Pillow image, an array uint8 [H, W, 3], a list of
+                these where prompts of the bundle have several, or what `encode` returned.
             prompt: the user's text; control tokens in it are plain text.
             budget: the rung to use. Or give limits, which need `edgetok bench` to have run here,
                 or a signal; without any of them the bundle's certified controller chooses, if
@@ -148,6 +153,7 @@ class Model:
             max_memory_mib: limit for the memory of the process.
             max_energy_j: limit for the energy of an answer, on devices that tell it.
             signal: "elbow" lets the image choose.
+            weights: of each picture, by which some methods divide the budget; all alike when None.
             max_new_tokens: as many as the rung was exported for when None.
             temperature, top_p, seed: see `sampling.Sampling`.
 
@@ -158,12 +164,13 @@ class Model:
         """
         choice = Choice(budget, max_ttft_ms, max_memory_mib, signal, max_energy_j)
         policy = self._chooser.policy(choice, temperature)
-        request = Request(policy, Sampling(temperature, top_p, seed), max_new_tokens)
+        shares = require_weights(self.manifest, weights)
+        request = Request(policy, Sampling(temperature, top_p, seed), max_new_tokens, shares)
         progress = Progress(Stopwatch(self._clock))
         return Stream(self._run(image, prompt, request, progress), progress)
 
     def first_logits(
-        self, image: ImageInput | EncodedImage, prompt: str, *, budget: int
+        self, image: Pictures | EncodedImage, prompt: str, *, budget: int
     ) -> FloatArray:
         """Logits [W] from which the first token of an answer is chosen, a copy.
 
@@ -202,7 +209,7 @@ class Model:
 
     def converse(
         self,
-        image: ImageInput | EncodedImage,
+        image: Pictures | EncodedImage,
         *,
         budget: int | None = None,
         max_ttft_ms: float | None = None,
@@ -236,7 +243,7 @@ class Model:
             self.runtime.forget()
 
     def _run(
-        self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
+        self, image: Pictures | EncodedImage, text: str, request: Request, progress: Progress
     ) -> Generator[str, None, None]:
         with self._exclusive():
             with progress.watch.measure("ttft"):

@@ -67,8 +67,13 @@ def _expected(
             features: Interface = {names.FEATURES: ("float32", None)}
             return {names.PIXELS: ("float32", pixels)}, features | signals
         case "compress":
-            # It reads what the tower wrote and the prompt, so those are its only possible inputs.
-            offered: Interface = {t.name: (t.dtype, t.shape) for t in tower.outputs}
+            # It reads what the tower wrote of all pictures and the request, and nothing else.
+            offered: Interface = {
+                t.name: (t.dtype, [vision.pictures * t.shape[0], *t.shape[1:]])
+                for t in tower.outputs
+                if t.shape
+            }
+            offered[names.PICTURE_WEIGHTS] = ("float32", [vision.pictures])
             offered[names.TEXT_EMBEDS] = ("float32", [bucket.prompt_tokens, text.hidden])
             offered[names.TEXT_MASK] = ("float32", [bucket.prompt_tokens])
             wanted = {t.name: offered[t.name] for t in stage.inputs if t.name in offered}

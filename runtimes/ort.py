@@ -99,9 +99,13 @@ class OrtRuntime:
         return TowerOutput(tensors, signals, bucket.budget, pixels.copy())
 
     def compress(
-        self, image: TowerOutput, bucket: Bucket, text: TextRows | None = None
+        self,
+        image: TowerOutput,
+        bucket: Bucket,
+        text: TextRows | None = None,
+        weights: FloatArray | None = None,
     ) -> VisualTokens:
-        """Reduce an encoded image to `bucket.budget` visual tokens.
+        """Reduce encoded images to `bucket.budget` visual tokens; `weights` are all 1 if None.
 
         Raises:
             UsageError: if the method looks at the prompt and there is none.
@@ -113,6 +117,8 @@ class OrtRuntime:
         for name, buffer in graph.inputs.items():
             if name in names.OF_PROMPT:
                 _write_prompt(name, buffer, text)
+            elif name == names.PICTURE_WEIGHTS:
+                buffer.write(np.ones_like(buffer.host) if weights is None else weights)
             else:
                 buffer.write(image.tensors[name])
         graph.run()

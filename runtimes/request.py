@@ -19,7 +19,7 @@ from edgetok.control import (
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
 from edgetok.rules import Controller
-from edgetok.runtimes.protocol import TowerOutput, VisualTokens
+from edgetok.runtimes.protocol import FloatArray, TowerOutput, VisualTokens
 from edgetok.runtimes.sampling import Sampling
 
 Signal = Literal["elbow"]
@@ -27,9 +27,10 @@ Signal = Literal["elbow"]
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """An image after the tower, for several questions or another rung; of one bundle only.
+    """An image after the tower, or all of a prompt, for several questions or another rung; of one
+    bundle only.
 
-    `tokens` are what rungs have made of it so far, by budget, unless they depend on the question.
+    `tokens` are what rungs have made of it so far, by budget, unless they depend on the request.
     """
 
     output: TowerOutput
@@ -106,6 +107,7 @@ class Request:
     policy: Policy
     sampling: Sampling
     max_new_tokens: int | None = None  # None: as many as the rung was exported for
+    weights: FloatArray | None = None  # of the pictures; None: all alike
 
     def __post_init__(self) -> None:
         count = self.max_new_tokens

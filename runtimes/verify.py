@@ -20,6 +20,7 @@ from edgetok.errors import VerificationError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.interface import has_tower_per_rung
+from edgetok.runtimes.pictures import join_outputs
 from edgetok.runtimes.request import EncodedImage
 
 
@@ -147,14 +148,16 @@ def decision_checks(bundle: Bundle) -> Iterator[Check]:
 def _case_checks(
     bundle: Bundle, model: Model, case: GoldenCase, tolerances: Tolerances
 ) -> Iterator[Check]:
-    pixels = model.processor.pixels(bundle.read(case.image))
+    shown = [model.processor.pixels(bundle.read(image)) for image in case.images]
+    pixels = np.concatenate(shown)
     prompt = model.processor.encode(case.prompt)
     ids = [*prompt.before, IMAGE_PLACEHOLDER, *prompt.after]
     difference = largest_difference(pixels.reshape(case.pixels.shape), case.pixels)
     yield Check(case.name, None, "pixels", difference, tolerances.pixels)
     yield Check(case.name, None, "prompt ids", mismatches(ids, case.text_ids), 0)
     # From the golden pixels on, so that one cause fails one check.
-    output = model.runtime.encode(case.pixels.reshape(pixels.shape))
+    golden = np.split(case.pixels.reshape(pixels.shape), len(shown))
+    output = join_outputs([model.runtime.encode(each) for each in golden])
     image = EncodedImage(output, model.digest)
     for bucket in model.ladder:
         yield from _rung_checks(model, case, image, bucket, tolerances)

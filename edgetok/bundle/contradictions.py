@@ -82,7 +82,8 @@ def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
 
 def _model_problems(manifest: Manifest) -> Iterator[str]:
     vision, (rows, columns) = manifest.vision, manifest.vision.grid
-    if rows * columns * vision.parts + vision.separators != vision.full_tokens:
+    tokens = rows * columns * vision.parts * vision.pictures
+    if tokens + vision.separators != vision.full_tokens:
         yield f"$.vision.grid {rows} x {columns} is not full_tokens {vision.full_tokens}"
     if len(manifest.kv.slots) != manifest.kv.layers:
         yield f"$.kv.slots has {len(manifest.kv.slots)} entries for {manifest.kv.layers} layers"
@@ -90,6 +91,8 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
         yield f"$.kv.slots {max(manifest.kv.slots)} exceeds the limit of {limits.CACHE_SLOTS}"
     if max(manifest.vision.height_px, manifest.vision.width_px) > limits.IMAGE_SIDE_PIXELS:
         yield f"$.vision: an image side exceeds {limits.IMAGE_SIDE_PIXELS} pixels"
+    if vision.pictures > limits.PICTURES:
+        yield f"$.vision.pictures {vision.pictures} exceeds the limit of {limits.PICTURES}"
     ids = [*manifest.text.stop_ids, manifest.text.pad_id]
     if any(token >= manifest.text.vocabulary for token in ids):
         yield f"$.text: a stop or pad id is outside the vocabulary of {manifest.text.vocabulary}"

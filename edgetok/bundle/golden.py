@@ -36,11 +36,17 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 
 
 class Case(Struct, frozen=True):
-    """One line of `golden/cases.json`; `tensors` is the prefix of its arrays."""
+    """One line of `golden/cases.json`; `tensors` is the prefix of its arrays.
+
+    `more` are the pictures of a prompt behind the first one.
+    """
 
     image: Path
     prompt: Annotated[str, msgspec.Meta(max_length=8192)]
     tensors: Name
+    more: Annotated[list[Path], msgspec.Meta(max_length=limits.PICTURES)] = msgspec.field(
+        default_factory=list
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +74,7 @@ class GoldenCase:
         pixels: [3 P, height, width], normalised, one picture of the tower after another.
         text_ids: prompt tokens, with `IMAGE_PLACEHOLDER` for the image.
         rungs: by budget.
+        more: paths of the pictures behind the first one.
     """
 
     name: str
@@ -76,12 +83,21 @@ class GoldenCase:
     pixels: Float32
     text_ids: Int64
     rungs: Mapping[int, GoldenRung]
+    more: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths of all pictures of the prompt."""
+        return (self.image, *self.more)
 
 
 def encode_golden(cases: Iterable[GoldenCase]) -> dict[str, bytes]:
     """The golden files of a bundle, to be written beside the images that the cases name."""
     cases = list(cases)
-    lines = [Case(image=case.image, prompt=case.prompt, tensors=case.name) for case in cases]
+    lines = [
+        Case(image=case.image, prompt=case.prompt, tensors=case.name, more=list(case.more))
+        for case in cases
+    ]
     arrays: dict[str, Array] = {}
     for case in cases:
         arrays[f"{case.name}/pixels"] = case.pixels.astype("<f4")
@@ -106,8 +122,9 @@ def load_golden(bundle: Bundle) -> tuple[GoldenCase, ...]:
     if len({line.tensors for line in lines}) != len(lines):
         raise BundleError(f"{CASES_FILE}: two cases share the same tensors")
     for line in lines:
-        if line.image not in bundle.manifest.files:
-            raise BundleError(f"{CASES_FILE}: image `{shorten(line.image)}` is not in the bundle")
+        for image in (line.image, *line.more):
+            if image not in bundle.manifest.files:
+                raise BundleError(f"{CASES_FILE}: image `{shorten(image)}` is not in the bundle")
     arrays = decode_npz(bundle.read(TENSORS_FILE))
     cases = tuple(_case(line, arrays, bundle.manifest) for line in lines)
     if arrays:
@@ -118,7 +135,11 @@ def load_golden(bundle: Bundle) -> tuple[GoldenCase, ...]:
 def _case(line: Case, arrays: dict[str, Array], manifest: Manifest) -> GoldenCase:
     """Take the arrays of one case out of `arrays`."""
     name, vision, width = line.tensors, manifest.vision, manifest.text.vocabulary
-    shape = (3 * vision.parts, vision.height_px, vision.width_px)
+    if 1 + len(line.more) != vision.pictures:
+        raise BundleError(
+            f"{CASES_FILE}: case `{name}` has {1 + len(line.more)} pictures, not {vision.pictures}"
+        )
+    shape = (3 * vision.parts * vision.pictures, vision.height_px, vision.width_px)
     pixels = take_array(arrays, f"{name}/pixels", "<f4", shape)
     text_ids = take_array(arrays, f"{name}/text_ids", "<i8", (None,))
     rungs = {}
@@ -128,7 +149,7 @@ def _case(line: Case, arrays: dict[str, Array], manifest: Manifest) -> GoldenCas
             logits=take_array(arrays, f"{name}/{budget}/logits", "<f4", (width,)),
             answer_ids=take_array(arrays, f"{name}/{budget}/answer_ids", "<i8", (None,)),
         )
-    return GoldenCase(name, line.image, line.prompt, pixels, text_ids, rungs)
+    return GoldenCase(name, line.image, line.prompt, pixels, text_ids, rungs, tuple(line.more))
 
 
 def take_array(

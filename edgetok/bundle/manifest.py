@@ -175,7 +175,8 @@ class Vision(Struct, frozen=True):
     """What preprocessing and compression need to know of the tower.
 
     `parts` are the pictures that the tower looks at, each of `grid` tokens: one, or a thumbnail
-    and its tiles. `separators` are the rows that stand between tokens at the full budget.
+    and its tiles. `separators` are the rows that stand between tokens at the full budget. A prompt
+    has `pictures` of them, which the tower looks at one after another.
     """
 
     height_px: Positive
@@ -184,6 +185,7 @@ class Vision(Struct, frozen=True):
     full_tokens: Positive
     parts: Positive = 1
     separators: Count = 0
+    pictures: Positive = 1
 
 
 class File(Struct, frozen=True):

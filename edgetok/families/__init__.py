@@ -25,6 +25,7 @@ from edgetok.families import (
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.encoders import ENCODERS
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
+from edgetok.families.pictures import require_pictures
 from edgetok.scratch import Scratch
 
 FAMILIES = {  # by `model_type` in config.json
@@ -49,6 +50,13 @@ OF_ANY_SIZE = {
     "qwen3_vl": qwen_vl.open_qwen3,
     "lfm2_vl": lfm2_vl.open_parts,
 }
+OF_SEVERAL = {  # that are known with several pictures in a prompt
+    "llava": llava.open_parts,
+    "llava_onevision": llava_next.open_onevision,
+    "internvl": internvl.open_parts,
+    "smolvlm": smolvlm.open_smolvlm,
+    "idefics3": smolvlm.open_idefics3,
+}
 
 
 def find_family(checkpoint: Checkpoint) -> str:
@@ -72,6 +80,8 @@ def open_model(
     tiles: Grid | None = None,
     size_px: Grid | None = None,
     scratch: Scratch | None = None,
+    *,
+    pictures: int = 1,
 ) -> Parts:
     """Open a Hugging Face model directory as its parts, weights in float32 on the CPU.
 
@@ -79,14 +89,19 @@ def open_model(
         tiles: rows and columns into which pictures are cut; None for pictures in one part.
         size_px: height and width of all pictures, for families that take any size.
         scratch: where weights lie that the checkpoint does not hold in float32.
+        pictures: how many a prompt has.
 
     Raises:
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.
-        UsageError: if the family does not cut pictures, or takes them in one size.
+        UsageError: if the family does not cut pictures, takes them in one size, or one per prompt.
     """
     _require_within(tiles, size_px)
     checkpoint = replace(read_checkpoint(model_dir), scratch=scratch or Scratch())
     family = find_family(checkpoint)
+    require_pictures(family, [*OF_SEVERAL], tiles, pictures)
+    if pictures > 1 and size_px is None:
+        several = OF_SEVERAL[family](checkpoint, tiles, pictures)
+        return replace(several, scratch=checkpoint.scratch)
     if size_px is None:
         return replace(FAMILIES[family](checkpoint, tiles), scratch=checkpoint.scratch)
     if family not in OF_ANY_SIZE:

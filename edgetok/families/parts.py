@@ -110,6 +110,7 @@ class VisionParts:
         group: rows of those blocks [1, n, V] -> [N, what a deep projector reads].
         tell: pixels [1, 3, h, w] -> what `forward` of the whole tower takes, by name.
         stems: modules beside the blocks that hold matrices of the tower's graph.
+        pictures: how many a prompt has; the tower looks at one after another.
     """
 
     model: nn.Module
@@ -131,21 +132,28 @@ class VisionParts:
     group: Callable[[Tensor], Tensor] = keep_rows
     tell: Callable[[Tensor], dict[str, Tensor]] = tell_pixels
     stems: tuple[nn.Module, ...] = ()
+    pictures: int = 1
 
     @property
     def n_parts(self) -> int:
-        """Pictures that the tower looks at: 1, or the thumbnail and the tiles."""
+        """Parts of a picture that the tower looks at: 1, or the thumbnail and the tiles."""
         return 1 if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
+
+    @property
+    def picture_tokens(self) -> int:
+        """Visual tokens of one picture."""
+        return self.grid[0] * self.grid[1] * self.n_parts
 
     @property
     def full_tokens(self) -> int:
         """N, the visual tokens that a method chooses from."""
-        return self.grid[0] * self.grid[1] * self.n_parts
+        return self.picture_tokens * self.pictures
 
     @property
     def is_plain(self) -> bool:
         """Whether a token is a patch of one picture, and blocks are what the projector reads."""
-        plain = self.cell == 1 and self.tiles is None and self.finish is keep_rows
+        is_one = self.tiles is None and self.pictures == 1
+        plain = self.cell == 1 and is_one and self.finish is keep_rows
         return plain and bool(self.blocks)
 
     @property

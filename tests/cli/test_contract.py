@@ -69,7 +69,8 @@ def test_version_is_one_line(edgetok: Run) -> None:
     ("arguments", "words"),
     [
         (("freeze",), "No such command 'freeze'"),
-        (("run", "some.bundle"), "Missing option '--image'"),
+        (("run", "some.bundle"), "Missing option '--prompt'"),
+        (("run", "some.bundle", "--prompt", "p"), "give either --image"),
         (("export", "model"), "Missing option '--output'"),
         (("export", "model", "-o", "out", "--weights", "int3"), "'int3'"),
         (("export", "model", "-o", "out", "--kv", "int8"), "add --samples"),
@@ -104,7 +105,7 @@ def test_usage_errors_in_json_are_one_object(edgetok: Run) -> None:
     assert (done.code, done.err) == (2, "")
     assert done.json == {
         "ok": False,
-        "error": {"code": "usage", "message": "Missing option '--image'."},
+        "error": {"code": "usage", "message": "Missing option '--prompt'."},
     }
 
 

@@ -19,14 +19,15 @@ from tokenizers import Tokenizer
 import edgetok
 from edgetok.bundle.golden import load_golden
 from edgetok.bundle.reader import Bundle
-from edgetok.errors import UsageError
+from edgetok.calibration.samples import Sample
+from edgetok.errors import InputError, UsageError
 from edgetok.export import external
-from edgetok.export.cases import split_prompt
+from edgetok.export.cases import make_cases, split_prompt
 from edgetok.export.graphs import GraphBuilder
 from edgetok.export.pipeline import ExportReport, export_model
 from edgetok.export.reference import Reference
 from edgetok.export.runner import GraphRunner
-from edgetok.families import FAMILIES, open_model
+from edgetok.families import FAMILIES, Parts, open_model
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
 from edgetok.runtimes.preprocess import preprocess
@@ -52,6 +53,11 @@ ODD = [  # each row at two shapes
 @pytest.fixture(scope="module")
 def tiny(load_helper: object) -> ModuleType:
     return load_helper("families/tiny_families")  # type: ignore[operator]
+
+
+@pytest.fixture(scope="module")
+def odd(load_helper: object) -> ModuleType:
+    return load_helper("families/odd_pictures")  # type: ignore[operator]
 
 
 def require_tower_of(name: str) -> None:
@@ -99,7 +105,9 @@ def compare_pixels(tiny: ModuleType, path: Path, name: str) -> float:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_parts_answer_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, name: str) -> None:
+def test_parts_answer_as_hugging_face_does(
+    tiny: ModuleType, odd: ModuleType, tmp_path: Path, name: str
+) -> None:
     """What the family file says, put together in PyTorch: the reference of every graph."""
     require_tower_of(name)
     family = tiny.FAMILIES[name]
@@ -118,6 +126,45 @@ def test_parts_answer_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, nam
         assert got.ids == ids
         assert (got.logits - want).abs().max() < 1e-3
     assert compare_pixels(tiny, tmp_path, name) < 1e-6
+    require_odd_pictures_agree(odd, parts, processor)
+
+
+def require_odd_pictures_agree(odd: ModuleType, parts: Parts, processor: object) -> None:
+    """Each kind is processed as the family's processor does, or refused with a sentence."""
+    found = odd.compare(parts, processor)
+    refused = {kind for kind, value in found.items() if value == odd.REFUSED}
+    assert {*odd.DEEP, "huge"} <= refused <= {*odd.DEEP, "huge", "1 x 3000", "3000 x 1"}
+    limit = odd.tolerance(processor)
+    far = {kind: found[kind] for kind in found.keys() - refused if not found[kind] <= limit}
+    assert not far
+
+
+def test_llava_processes_odd_pictures_as_hugging_face_does(
+    odd: ModuleType, model_dir: Path
+) -> None:
+    parts = open_model(model_dir)
+    require_odd_pictures_agree(odd, parts, parts.open_processor(model_dir))
+
+
+def test_samples_are_read_as_the_device_reads_them(
+    odd: ModuleType, model_dir: Path, tmp_path: Path
+) -> None:
+    """Upright and on white: else a bundle's golden pictures would not verify."""
+    parts = open_model(model_dir)
+    processor = parts.open_processor(model_dir)
+    for kind, picture in odd.odd_pictures().items():
+        if not isinstance(picture, bytes) or "3000" in kind:
+            continue
+        path = tmp_path / "picture.png"
+        path.write_bytes(picture)
+        sample = Sample(path, QUESTION)
+        if kind in odd.DEEP:
+            with pytest.raises(InputError, match="more than 8 bits"):
+                make_cases(parts, [sample])
+            continue
+        (case,) = make_cases(parts, [sample])
+        difference = np.abs(preprocess(picture, parts.image) - case.pixels.numpy()).max()
+        assert difference <= odd.tolerance(processor), kind
 
 
 def test_pixels_of_lfm2_vl_are_those_of_its_own_processor(tiny: ModuleType, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class Family:
         processor: `preprocessor_config.json`.
         spell: the text of a picture of n tokens, in the tokenizer's own words.
         inputs: what Hugging Face's `generate` takes besides ids: of pixels [P, 3, h, w] and tiles.
+        several: the same of several pictures in one part each.
         tiles: rows and columns, for families that cut pictures.
     """
 
@@ -87,6 +88,7 @@ class Family:
     methods: tuple[str, ...] = ("visionzip", "divprune")
     template: str = TEMPLATE
     budgets: str = "3,5"
+    several: Callable[[Tensor], dict[str, Any]] = lambda pixels: {"pixel_values": pixels}
 
 
 def _text(kind: str, shape: dict[str, int], vocabulary: dict[str, int], **extras: Any) -> Any:
@@ -406,6 +408,11 @@ def _of_one_of_two(pixels: Tensor) -> dict[str, Any]:
     return {"pixel_values": pixels[None], "image_sizes": sizes, "batch_num_images": count}
 
 
+def _of_all(pixels: Tensor) -> dict[str, Any]:
+    sizes, count = torch.tensor([[32, 32]] * len(pixels)), torch.tensor([len(pixels)])
+    return {"pixel_values": pixels[:, None], "image_sizes": sizes, "batch_num_images": count}
+
+
 def _plain(pixels: Tensor) -> dict[str, Any]:
     return {"pixel_values": pixels}
 
@@ -415,6 +422,7 @@ _SMOLVLM: dict[str, Any] = {
     "image": "<image>",
     "processor": _SMOL_PROCESSOR,
     "inputs": _thumbnail_last,
+    "several": lambda pixels: {"pixel_values": pixels[None]},
     "tokens": _SMOL_TOKENS,
 }
 _QWEN: dict[str, Any] = {
@@ -445,6 +453,7 @@ FAMILIES: dict[str, Family] = {
         config=_onevision,
         processor=_ONEVISION_PROCESSOR,
         inputs=_of_one_of_two,
+        several=_of_all,
         **_LLAVA_IMAGE | {"tokens": ("<image>", "<video>")},
     ),
     "llava_onevision 2x2": Family(
@@ -633,18 +642,24 @@ class HuggingFace:
         self.tokenizer.chat_template = self.family.template.replace("IMAGE", self.family.image)
 
     @torch.no_grad()
-    def ask(self, pixels: Tensor, question: str, tokens: int) -> tuple[Tensor, list[int]]:
-        """Logits [steps, W] and ids of `generate`'s greedy answer of at most 12 tokens."""
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+    def ask(
+        self, pixels: Tensor, question: str, tokens: int, pictures: int = 1
+    ) -> tuple[Tensor, list[int]]:
+        """Logits [steps, W] and ids of `generate`'s greedy answer of at most 12 tokens.
+
+        `tokens` are those of one of the pictures.
+        """
+        images = [{"type": "image"}] * pictures
+        content = [*images, {"type": "text", "text": question}]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-        text = text.replace(self.family.image, self.family.spell(tokens), 1)
+        text = text.replace(self.family.image, self.family.spell(tokens), pictures)
         ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         out = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            **self.family.inputs(pixels),
+            **(self.family.inputs if pictures == 1 else self.family.several)(pixels),
             **_marks(ids, self.model.config.image_token_id, self.family.kind),
             max_new_tokens=12,
             do_sample=False,
