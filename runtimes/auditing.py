@@ -10,6 +10,7 @@ from edgetok.control.audits import watched_risk
 from edgetok.errors import UsageError
 from edgetok.runtimes.answer import Answer
 from edgetok.runtimes.generate import Model
+from edgetok.runtimes.pictures import Pictures
 from edgetok.runtimes.request import EncodedImage
 
 
