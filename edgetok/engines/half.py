@@ -128,7 +128,7 @@ def _casts_to(node: NodeProto, dtype: int) -> bool:
 
 
 def _target(node: NodeProto) -> int:
-    return next(attribute.i for attribute in node.attribute if attribute.name == "to")
+    return int(next(attribute.i for attribute in node.attribute if attribute.name == "to"))
 
 
 def _cast(source: str, name: str, dtype: int) -> NodeProto:

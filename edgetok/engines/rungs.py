@@ -227,4 +227,4 @@ def count_bytes(tensor: TensorProto) -> int:
     """Of a tensor's values."""
     bits = 4 if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4) else None
     size = bits or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return (math.prod(tensor.dims) * size + 7) // 8
+    return int((math.prod(tensor.dims) * size + 7) // 8)
