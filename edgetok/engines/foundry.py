@@ -87,7 +87,6 @@ class Foundry:
             if (found := self._open_cached(recipe, deserialize)) is not None:
                 return found
             versions = ", ".join(self._cache.versions(job.bundle)) or "none"
-            _LOG.info("building %s with %s; cached: %s", job.name, self._toolkit.title, versions)
             made = deserialize(self._build(job, recipe))
             if made is None:
                 self._cache.remove(self._cache.path(recipe))
@@ -115,6 +114,8 @@ class Foundry:
         return engine
 
     def _build(self, job: EngineJob, recipe: Recipe) -> bytes:
+        versions = ", ".join(self._cache.versions(job.bundle)) or "none"
+        _LOG.info("building %s with %s; cached: %s", job.name, self._toolkit.title, versions)
         timing = self._cache.read_timing(self._toolkit)
         built = build_engine(
             job,
