@@ -10,6 +10,7 @@ from types import ModuleType
 from edgetok.errors import IncompatibleError, UsageError
 
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ENGINE_DEVICES = ("tensorrt", "rtx")  # which run engines of their own, without ONNX Runtime
 # All that unpack into the folder `onnxruntime`.
 WHEELS = (
     "onnxruntime",
@@ -107,7 +108,9 @@ def provider_of(device: str) -> str:
         IncompatibleError: if this build of ONNX Runtime lacks it, or as `import_onnxruntime`.
     """
     if device not in DEVICES:
-        raise UsageError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
+        raise UsageError(
+            f"device {device!r} is unknown; use one of {', '.join((*DEVICES, *ENGINE_DEVICES))}"
+        )
     available = import_onnxruntime().get_available_providers()
     if DEVICES[device] not in available:
         wheels = installed_wheels()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetok.bundle.manifest import Stage, Tensor
+from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, EdgetokError, IncompatibleError, ResourceError
 from edgetok.runtimes.providers import (
     STAGE_OPTIONS,
@@ -82,6 +83,26 @@ class Memory:
             # the KV cache costs nothing.
             storage = self._storage[name, tensor.dtype] = np.zeros(count, tensor.dtype)
         return storage
+
+
+class OrtBackend:
+    """ONNX Runtime with one execution provider."""
+
+    def __init__(self, bundle: Bundle, provider: str, device: str, threads: int) -> None:
+        self._bundle, self._provider, self._threads = bundle, provider, threads
+        self.memory = Memory(device)
+
+    def bind(self, stage: Stage) -> BoundGraph:
+        """A session of a stage's graph over the buffers of all.
+
+        Raises:
+            BundleError: if the graph is damaged.
+            IncompatibleError: if ONNX Runtime refuses it.
+            ResourceError: if there is too little memory.
+        """
+        graph, root = self._bundle.graph(stage), self._bundle.root
+        session = make_session(graph, stage, root, self._provider, self._threads)
+        return BoundGraph(session, stage, self.memory)
 
 
 class BoundGraph:

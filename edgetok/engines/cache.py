@@ -122,7 +122,7 @@ class EngineCache:
     def read(self, path: Path) -> bytes | None:
         """The bytes of an engine that nobody has touched since it was published; else None."""
         sidecar = _read_sidecar(path)
-        data = _read_own(path, sidecar.bytes) if sidecar else None
+        data = read_own(path, sidecar.bytes) if sidecar else None
         if sidecar is None or data is None:
             return None
         whole = len(data) == sidecar.bytes and hashlib.sha256(data).hexdigest() == sidecar.sha256
@@ -144,8 +144,8 @@ class EngineCache:
         with _resource_errors(path):
             self._make_folder(recipe)
             # A sidecar without its engine is no entry, nor is one beside another's bytes.
-            _publish(path, data)
-            _publish(_sidecar_path(path), msgspec.json.format(msgspec.json.encode(sidecar)))
+            publish(path, data)
+            publish(_sidecar_path(path), msgspec.json.format(msgspec.json.encode(sidecar)))
         return path
 
     def versions(self, bundle: str) -> list[str]:
@@ -181,15 +181,20 @@ class EngineCache:
         """Where timings of kernels are kept between builds."""
         return self.directory / f"{MODULES[toolkit.kind]}-{toolkit.version}.timing"
 
+    def kernels_path(self, toolkit: Toolkit, device: Device) -> Path:
+        """Where TensorRT for RTX keeps what it compiled for a GPU."""
+        key = hashlib.sha256(f"{toolkit.title}\n{device}".encode()).hexdigest()[:16]
+        return self.directory / f"{MODULES[toolkit.kind]}-{key}.kernels"
+
     def read_timing(self, toolkit: Toolkit) -> bytes:
-        return _read_own(self.timing_path(toolkit), limits.TIMING_BYTES) or b""
+        return read_own(self.timing_path(toolkit), limits.TIMING_BYTES) or b""
 
     def store_timing(self, toolkit: Toolkit, data: bytes) -> None:
         """Keep what was timed, if anything was."""
         if data:
             with _resource_errors(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _publish(self.timing_path(toolkit), data)
+                publish(self.timing_path(toolkit), data)
 
     def _folder(self, recipe: Recipe) -> Path:
         return self.directory / recipe.bundle[:16]
@@ -203,7 +208,7 @@ def _sidecar_path(engine: Path) -> Path:
 
 
 def _read_sidecar(engine: Path) -> Sidecar | None:
-    data = _read_own(_sidecar_path(engine), limits.MANIFEST_BYTES)
+    data = read_own(_sidecar_path(engine), limits.MANIFEST_BYTES)
     if data is None:
         return None
     try:
@@ -212,7 +217,7 @@ def _read_sidecar(engine: Path) -> Sidecar | None:
         return None
 
 
-def _read_own(path: Path, limit: int) -> bytes | None:
+def read_own(path: Path, limit: int) -> bytes | None:
     """A regular file of this user that no other may write to; None if there is no such file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -228,7 +233,7 @@ def _read_own(path: Path, limit: int) -> bytes | None:
     return None
 
 
-def _publish(path: Path, data: bytes) -> None:
+def publish(path: Path, data: bytes) -> None:
     """Write beside `path`, then rename, readable by this user alone."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

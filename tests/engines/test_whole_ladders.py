@@ -55,7 +55,7 @@ def test_a_tiny_model_of_every_family_builds(load_helper: Any, tmp_path: Path) -
             refused[name] = str(error)
             continue
         built[name] = build_all(folder / "out.bundle")
-        stages = [s for s in Bundle.open(folder / "out.bundle").manifest.stages]
+        stages = Bundle.open(folder / "out.bundle").manifest.stages
         wanted = {s.stage for s in stages if s.flavour == "portable"}
         assert {engine.partition("_")[0] for engine in built[name]} == wanted, name
     # The portable flavour has no sliding windows, and says so before anything is built.
