@@ -65,9 +65,9 @@ def run_command(
     ] = 1.0,
     seed: Seed = 0,
     flavour: Annotated[
-        Literal["ort", "portable"],
+        Literal["ort", "portable"] | None,
         typer.Option(help="Which graphs to run, if the bundle was exported with both."),
-    ] = "ort",
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -137,7 +137,7 @@ def _load(
     device: str,
     budget: int | None,
     threads: int | None,
-    flavour: Flavour,
+    flavour: Flavour | None,
     as_json: bool,
 ) -> Model:
     """Open the bundle; where the rung is known, without the others."""

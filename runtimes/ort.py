@@ -78,7 +78,7 @@ class OrtRuntime:
             backend: Any = EngineBackend(bundle, device, self.flavour, precision)
         else:
             backend = OrtBackend(bundle, provider, device, self.threads)
-        self._memory = backend.memory
+        self._backend, self._memory = backend, backend.memory
         self._graphs = LoadedGraphs(bundle, self.ladder, self.flavour, backend)
         self._extend = self._graphs.get(names.EXTEND, self.ladder.smallest)
         self._decode = self._graph("decode", self.ladder.smallest)
