@@ -80,6 +80,7 @@ class Counts:
     launched: int = 0
     allocated: int = 0
     copied_bytes: int = 0
+    kernels_read: int = 0
     profiles: list[int] = field(default_factory=list)
 
 
@@ -159,6 +160,7 @@ class TensorRt:
     """The parts of the module `tensorrt` that are used, of TensorRT 10."""
 
     DataType = DataType
+    ComputeCapability = SimpleNamespace(SM86="SM86", SM120="SM120")
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
 
     class ILogger:
@@ -177,6 +179,10 @@ class TensorRt:
     @property
     def __version__(self) -> str:
         return self.faults.version
+
+    @property
+    def is_rtx(self) -> bool:
+        return self.faults.version.startswith("1.")
 
     def Builder(self, logger: Any) -> Any:
         return _Builder(self)
@@ -203,7 +209,7 @@ class _Builder:
         self._module = module
 
     def create_network(self, flags: int) -> Any:
-        assert flags == 2, "a strongly typed network"
+        assert flags == (0 if self._module.is_rtx else 2), "a strongly typed network"
         return SimpleNamespace(data=b"", path="")
 
     def create_builder_config(self) -> Any:
@@ -220,6 +226,8 @@ class _Builder:
             progress_monitor=None,
             create_timing_cache=lambda data: SimpleNamespace(serialize=lambda: data + b"t"),
             set_timing_cache=lambda cache, ignore: timing.append(cache),
+            num_compute_capabilities=0,
+            set_compute_capability=lambda capability, index: capability == "SM86" or index == 1,
         )
 
     def create_optimization_profile(self) -> Any:
@@ -280,7 +288,20 @@ class _Engine:
         before = self._scattered.get(name)
         return before if before in self.inputs else None
 
-    def create_execution_context(self) -> Any:
+    def create_runtime_config(self) -> Any:
+        """Of TensorRT for RTX."""
+        counts = self.module.counts
+
+        def read(blob: bytes) -> bool:
+            counts.kernels_read += 1
+            return blob == b"kernels"
+
+        cache = SimpleNamespace(deserialize=read, serialize=lambda: b"kernels")
+        kept: list[Any] = []
+        return SimpleNamespace(create_runtime_cache=lambda: cache, set_runtime_cache=kept.append)
+
+    def create_execution_context(self, config: Any = None) -> Any:
+        assert (config is not None) == self.module.is_rtx
         self.module.counts.contexts += 1
         return None if self.module.faults.no_context else _Context(self)
 

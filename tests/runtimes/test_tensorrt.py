@@ -1,4 +1,4 @@
-"""The runtime of engines, over a `tensorrt` that computes with ONNX Runtime and fails on request."""
+"""The runtime of engines, over a `tensorrt` that ONNX Runtime is behind and that can fail."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 import edgetok
 from edgetok.bundle.reader import Bundle
+from edgetok.cli.app import execute
 from edgetok.engines.cache import EngineCache
 from edgetok.engines.device import checked, find_device, import_cuda
 from edgetok.errors import IncompatibleError, ResourceError, UsageError
@@ -31,7 +32,8 @@ class Fake:
         """A new process, as it were: nothing but the cache is left."""
         module, cuda, self.faults, self.counts = self._module.make()
         self.memory = cuda.memory
-        self._patch.setitem(sys.modules, "tensorrt", module)
+        for name in ("tensorrt", "tensorrt_rtx"):
+            self._patch.setitem(sys.modules, name, module)
         self._patch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
 
 
@@ -89,11 +91,11 @@ def test_rows_take_turns_where_an_engine_cannot_write_in_place(
     from edgetok.export.flavours.opset20 import lower
 
     load = plan._Planner._load
-    monkeypatch.setattr(
-        plan._Planner,
-        "_load",
-        lambda self, stage: ir.to_proto(lower(ir.from_proto(load(self, stage)))),
-    )
+
+    def lowered(self: Any, stage: Any) -> Any:
+        return ir.to_proto(lower(ir.from_proto(load(self, stage))))
+
+    monkeypatch.setattr(plan._Planner, "_load", lowered)
     engines = edgetok.load(portable_bundle, "tensorrt", precision="fp32")
     sessions = edgetok.load(portable_bundle, flavour="portable", threads=1)
     for budget in (4, 16):
@@ -209,13 +211,32 @@ def test_what_is_missing_is_named(
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with pytest.raises(IncompatibleError, match="pip install cuda-bindings"):
         open_engines(portable_bundle)
-    with pytest.raises(UsageError, match="no ort graphs|unknown"):
+    with pytest.raises(UsageError, match="flavour 'ort2' is unknown"):
         open_engines(portable_bundle, flavour="ort2")
 
 
+def test_rtx_takes_engines_that_were_built_elsewhere(fake: Fake, portable_bundle: Path) -> None:
+    """Built for two GPUs by the command; kernels that are compiled here are kept."""
+    fake.faults.version = "1.7.1"
+    build = ["build", str(portable_bundle), "--target", "rtx:sm86,sm120", "--precision", "fp32"]
+    assert execute(build) == 0
+    built = fake.counts.built
+    for kept in (0, 1):
+        fake.restart()
+        fake.faults.version, fake.faults.capability = "1.7.1", (8, 6)
+        model = edgetok.load(portable_bundle, "rtx", precision="fp32")
+        sessions = edgetok.load(portable_bundle, flavour="portable", threads=1)
+        for budget in (16, 4):
+            assert answer(model, budget) == answer(sessions, budget)
+        assert fake.counts.built == 0 and built > 5
+        assert fake.counts.profiles == []  # one range of shapes serves all rungs
+        assert fake.counts.kernels_read == kept
+        model.runtime._backend.close()
+
+
 def test_a_gpu_that_rtx_does_not_serve(fake: Fake, portable_bundle: Path) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="pip install 'edgetok[rtx]'")
-    with pytest.raises(IncompatibleError, match="sm87"):
+    fake.faults.version = "1.7.1"
+    with pytest.raises(IncompatibleError, match="does not serve Fake GPU, sm87"):
         open_engines(portable_bundle, device="rtx")
 
 
