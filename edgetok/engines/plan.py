@@ -24,8 +24,10 @@ PRECISIONS = ("fp32", *HALVES)
 # Stages whose rungs read the same weights; a `compress` has few, and its rungs differ in more.
 _SHARING = ("prefill", names.SEGMENT, "tower")
 _ROWS = re.compile(rf"(past|present)_(key|value)_[0-9]+|{names.KEPT_KEY}|{names.KEPT_VALUE}")
-# What building takes beside the weights, and in multiples of them (benchmarks/engines.py --memory).
-BASE_BYTES, PROFILE_BYTES, WEIGHTS_FACTOR = 320 << 20, 16 << 20, 4
+# What building takes beside the weights, for each rung, and in multiples of the weights: a little
+# more than benchmarks/engines_ladder.py saw, and than 3 and 2 times 200 to 500 MiB of weights.
+BASE_BYTES, PROFILE_BYTES = 320 << 20, 16 << 20
+WEIGHTS_FACTORS = {"fp32": 4, "fp16": 3, "bf16": 3}
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class EngineJob:
     def peak_bytes(self) -> int:
         """Memory that building it takes at its peak, predicted."""
         profiles = PROFILE_BYTES * len(self.stages)
-        return BASE_BYTES + profiles + WEIGHTS_FACTOR * self.weights_bytes
+        return BASE_BYTES + profiles + WEIGHTS_FACTORS[self.precision] * self.weights_bytes
 
     @property
     def profiles(self) -> list[tuple[dict[str, Shape], dict[str, Shape], dict[str, Shape]]]:
