@@ -35,7 +35,7 @@ ImageSize = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option(help="Where to run: cpu or cuda in ONNX Runtime; tensorrt or rtx (engines).")
+    str, typer.Option(help="cpu, cuda, ort-tensorrt or ort-rtx (ONNX Runtime); tensorrt or rtx.")
 ]
 Threads = Annotated[
     int | None, typer.Option(help="Threads per operator; one per physical core by default.")

@@ -11,7 +11,7 @@ from edgetok.bundle.reader import Bundle
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.processor import read_processor
-from edgetok.runtimes.providers import ENGINE_DEVICES
+from edgetok.runtimes.providers import runs_engines
 
 
 def load(
@@ -27,8 +27,8 @@ def load(
 
     Args:
         bundle: path of a bundle, or one that is open already.
-        device: "cpu" or "cuda" in ONNX Runtime; "tensorrt" or "rtx" for engines, which are built
-            where they are not in the cache.
+        device: "cpu", "cuda", "ort-tensorrt" or "ort-rtx" in ONNX Runtime; "tensorrt" or "rtx" for
+            engines without it, which are built where they are not in the cache.
         budgets: the rungs to load; all when None.
         threads: threads per operator; one per physical core when None.
         flavour: "ort", or "portable" for the graphs of standard operators that `edgetok export
@@ -48,7 +48,7 @@ def load(
         device=device,
         budgets=budgets,
         threads=threads,
-        flavour=flavour or ("portable" if device in ENGINE_DEVICES else "ort"),
+        flavour=flavour or ("portable" if runs_engines(device) else "ort"),
         precision=precision,
     )
     return Model(runtime, processor, digest_content(opened.manifest))

@@ -19,6 +19,7 @@ from edgetok.runtimes.interface import (
     has_tower_per_rung,
     reduces_at_prefill,
 )
+from edgetok.runtimes.probe import CPU, require_kv_bits
 from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.providers import ENGINE_DEVICES, provider_of
 from edgetok.runtimes.requirements import (
@@ -42,7 +43,8 @@ class OrtRuntime:
 
     Args:
         bundle: an opened bundle.
-        device: "cpu" or "cuda"; "tensorrt" or "rtx" for engines of the portable graphs.
+        device: "cpu", "cuda", "ort-tensorrt" or "ort-rtx" in ONNX Runtime; "tensorrt" or "rtx" for
+            engines without it.
         budgets: the rungs to load; all when None.
         threads: threads per operator; one per physical core when None.
         flavour: which of the bundle's graphs to run.
@@ -77,7 +79,8 @@ class OrtRuntime:
         if provider is None:
             backend: Any = EngineBackend(bundle, device, self.flavour, precision)
         else:
-            backend = OrtBackend(bundle, provider, device, self.threads)
+            _require_cache(self.manifest, self.flavour, provider)
+            backend = OrtBackend(bundle, provider, self.threads)
         self._backend, self._memory = backend, backend.memory
         self._graphs = LoadedGraphs(bundle, self.ladder, self.flavour, backend)
         self._extend = self._graphs.get(names.EXTEND, self.ladder.smallest)
@@ -323,6 +326,13 @@ class OrtRuntime:
 
     def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
         return self._graphs.find(stage, bucket)
+
+
+def _require_cache(manifest: Manifest, flavour: Flavour, provider: str) -> None:
+    """GroupQueryAttention of a GPU may have been compiled without caches of few bits."""
+    bits = {"int8": 8, "int4": 4}.get(manifest.precision.kv)
+    if bits and flavour == "ort" and provider != CPU:
+        require_kv_bits(provider, bits)
 
 
 def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:
