@@ -4,7 +4,8 @@ r"""Engines of a whole ladder and of one rung: bytes, seconds and memory that bu
     python benchmarks/engines_ladder.py --json docs/results/engines_ladder.json
 
 Each engine is built in a process of its own, whose peak is compared with what `edgetok build`
-predicts. Engines are for GPUs that need not be there, and nothing is run.
+predicts. Engines are for GPUs that need not be there, and nothing is run. `--bundles` takes bundles that were
+exported before.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ def main() -> None:
         __doc__,
         weights=("fp32", "int8", "int4"),
         precision="fp16",
-        target="rtx:sm75,sm86",
-        bundle="",
+        target="rtx:sm80,sm86",
+        bundles=("",),
     )
     rows = []
-    for weights in options.weights if not options.bundle else ("as exported",):
-        bundle = Path(options.bundle) if options.bundle else _export(common, options.model, weights)
+    given = [Path(bundle) for bundle in options.bundles if bundle]
+    for bundle in given or [_export(common, options.model, each) for each in options.weights]:
+        weights = Bundle.open(bundle).manifest.precision.weights
         four = [row | {"weights": weights} for row in _build_all(bundle, options, None)]
         one = _build_all(bundle, options, max(BUDGETS))
         total = {"engine": "all", "rungs": "four", "weights": weights}

@@ -14,6 +14,10 @@ from edgetok.errors import IncompatibleError, ResourceError
 
 Progress = Callable[[str, float], None]
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "std::bad_alloc", "could not allocate")
+_HINTS = {
+    "FP32 GEMM": "; sm75 multiplies in fp16 only (--precision fp16)",
+    "datatypes: int4": "; sm75 takes no weights of 4 bits; export with --weights int8",
+}
 _WAIT_SECONDS = 0.1  # between looks at whether the build is done: how late Ctrl-C may be noticed
 
 
@@ -148,8 +152,8 @@ class _Run:
                 f"{what}: memory ran out ({brief}); about {self._job.peak_bytes >> 20} MiB were "
                 "predicted; end other programs, or build elsewhere"
             )
-        half = "; sm75 multiplies in fp16 only (--precision fp16)" if "FP32 GEMM" in reason else ""
-        return IncompatibleError(f"{what}: {brief}{half}")
+        hint = next((hint for sign, hint in _HINTS.items() if sign in reason), "")
+        return IncompatibleError(f"{what}: {brief}{hint}")
 
 
 def _network_flags(toolkit: Toolkit) -> int:

@@ -38,7 +38,9 @@ def halve(model: ModelProto, precision: str, cache: Iterable[str]) -> ModelProto
     graph, rows = made.graph, frozenset(cache)
     booleans = _list_booleans(graph)
     nodes = _cast_cache(graph, rows, half, [_copy(node) for node in graph.node])
-    nodes = [each for node in nodes for each in _cast_around(node, half, booleans)]
+    nodes, weights = _halve_scales(nodes, half)
+    kept = booleans | weights
+    nodes = [each for node in nodes for each in _cast_around(node, half, kept)]
     _replace_nodes(graph, _drop_pairs(nodes, half, {v.name for v in graph.output}))
     del graph.value_info[:]
     return made
@@ -86,13 +88,31 @@ def _single(name: str) -> str:
     return f"{name}/float32"
 
 
-def _cast_around(node: NodeProto, half: int, booleans: set[str]) -> list[NodeProto]:
-    """A product between casts of its operands and its result."""
+def _halve_scales(nodes: list[NodeProto], half: int) -> tuple[list[NodeProto], set[str]]:
+    """Let weights that only products read come out of DequantizeLinear in half precision.
+
+    A cast behind it would stand between the weight and the kernel that reads its few bits. Returns
+    the nodes, and the names of such weights.
+    """
+    others = {name for node in nodes if node.op_type not in _PRODUCTS for name in node.input}
+    found, made = set(), []
+    for node in nodes:
+        if node.op_type == "DequantizeLinear" and node.output[0] not in others:
+            cast = _cast(node.input[1], f"{node.output[0]}/scales", half)
+            node.input[1] = cast.output[0]
+            found.add(node.output[0])
+            made.append(cast)
+        made.append(node)
+    return made, found
+
+
+def _cast_around(node: NodeProto, half: int, kept: set[str]) -> list[NodeProto]:
+    """A product between casts of its operands, but those to be kept, and of its result."""
     if node.op_type not in _PRODUCTS:
         return [node]
     before = []
     for place in _PRODUCTS[node.op_type]:
-        if place >= len(node.input) or not node.input[place] or node.input[place] in booleans:
+        if place >= len(node.input) or not node.input[place] or node.input[place] in kept:
             continue
         cast = _cast(node.input[place], f"{node.output[0]}/operand_{place}", half)
         node.input[place] = cast.output[0]

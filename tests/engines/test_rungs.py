@@ -106,6 +106,34 @@ def test_only_products_are_halved(prefill: EngineJob) -> None:
     assert kinds[names.INPUT_EMBEDS] == TensorProto.FLOAT
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_of_few_bits_come_out_halved(bits: int) -> None:
+    """No cast stands between a weight and its product, and the numbers are the rounded ones."""
+    generator = np.random.default_rng(bits)
+    levels = generator.integers(-7, 8, (64, 32), np.int8)
+    kind, axis = (TensorProto.INT4, 0) if bits == 4 else (TensorProto.INT8, 1)
+    scales = generator.uniform(0.01, 0.02, (2, 32) if bits == 4 else 32).astype(np.float32)
+    blocks = {"block_size": 32} if bits == 4 else {}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["weight"], axis=axis, **blocks),
+        helper.make_node("MatMul", ["x", "weight"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(*end) for end in (("x", 1, [3, 64]), ("y", 1, [3, 32]))]
+    held = [helper.make_tensor("w", kind, [64, 32], levels.ravel().tolist())]
+    graph = helper.make_graph(
+        nodes, "g", ends[:1], ends[1:], [*held, numpy_helper.from_array(scales, "s")]
+    )
+    opsets = [helper.make_opsetid("", 21)]
+    halved = halve(helper.make_model(graph, opset_imports=opsets, ir_version=10), "fp16", [])
+    (product,) = (node for node in halved.graph.node if node.op_type == "MatMul")
+    assert product.input[1] == "weight"
+    x = generator.normal(size=(3, 64)).astype(np.float32)
+    weight = levels * (np.repeat(scales, 32, axis=0) if bits == 4 else scales)
+    (got,) = run(halved.SerializeToString(), Path(), {"x": x}).values()
+    np.testing.assert_allclose(got, x @ weight, atol=0.01)
+    assert got.dtype == np.float32 and np.abs(got).max() > 0.3
+
+
 def reshaping(rows: int, axis_value: int = 1) -> onnx.ModelProto:
     """x [rows, 6] + a constant [rows, 1], as [2, rows, 3], summed over an axis."""
     shape = numpy_helper.from_array(np.array([2, rows, 3]), "shape")

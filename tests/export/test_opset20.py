@@ -177,7 +177,13 @@ def test_the_gate_holds_them_and_engines_build(
         assert model.opset_import[0].version <= (21 if weights == "int4" else 20)
         assert not LATER & {node.op_type for node in model.graph.node}
     pytest.importorskip("tensorrt_rtx", reason="pip install 'edgetok[rtx]'")
-    toolkit, two = find_toolkit("rtx"), Target("rtx", ("sm75", "sm86"))
+    toolkit, two = find_toolkit("rtx"), Target("rtx", ("sm86", "sm120"))
     jobs = plan_engines(opened, flavour="portable")
     assert "prefill" in {job.name for job in jobs}  # rungs still share their weights
     assert all(build_engine(job, out, toolkit, two).data for job in jobs)
+    oldest = Target("rtx", ("sm75",))
+    if weights == "int4":
+        with pytest.raises(IncompatibleError, match="no weights of 4 bits"):
+            build_engine(jobs[-1], out, toolkit, oldest)
+    else:
+        build_engine(jobs[-1], out, toolkit, oldest)

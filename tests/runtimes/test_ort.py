@@ -21,7 +21,7 @@ from edgetok.errors import (
     UsageError,
 )
 from edgetok.ladder import Ladder
-from edgetok.runtimes import graphs, machine, providers, requirements, session
+from edgetok.runtimes import machine, providers, requirements, session
 from edgetok.runtimes.interface import require_interface
 from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.protocol import Runtime
