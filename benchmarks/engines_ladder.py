@@ -4,8 +4,8 @@ r"""Engines of a whole ladder and of one rung: bytes, seconds and memory that bu
     python benchmarks/engines_ladder.py --json docs/results/engines_ladder.json
 
 Each engine is built in a process of its own, whose peak is compared with what `edgetok build`
-predicts. Engines are for GPUs that need not be there, and nothing is run. `--bundles` takes bundles that were
-exported before.
+predicts. Engines are for GPUs that need not be there, and nothing is run. `--bundles` takes
+bundles that were exported before.
 """
 
 from __future__ import annotations
