@@ -98,8 +98,8 @@ class GraphBuilder:
     opset: int = portable.OPSET
 
     def __post_init__(self) -> None:
-        self.store = WeightStore()
-        self._quantizer = Quantizer()
+        self.store = WeightStore(self.parts.scratch)
+        self._quantizer = Quantizer(self.parts.scratch)
 
     @property
     def kv(self) -> KvPrecision:

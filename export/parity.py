@@ -149,7 +149,7 @@ def prove(
 ) -> ParityReport:
     """Compare graphs and chain on every case. Rounds the reference's weights as the graphs' are."""
     ledger = Ledger(limits_of(precision))
-    expected = [[expect(reference, case, k, prefill) for k in ladder.budgets] for case in cases]
+    expected = [expect_all(reference, case, ladder, prefill) for case in cases]
     hold_quantized(reference.parts, precision.weights)
     one_tower = reference.method.inside is None
     for case, answers in zip(cases, expected, strict=True):
@@ -200,10 +200,24 @@ def prove_tower(ledger: Ledger, got: dict[str, Array], want: dict[str, torch.Ten
             ledger.compare("tower", None, name, value, want[name].numpy())
 
 
-def expect(
-    reference: Reference, case: Case, budget: int, prefill: Prefill | None = None
+def expect_all(
+    reference: Reference, case: Case, ladder: Ladder, prefill: Prefill | None = None
+) -> list[Expected]:
+    """What is expected at each budget; the tower looks once where all budgets share it."""
+    if reference.method.inside is not None:
+        looks = [reference.look(case, budget) for budget in ladder.budgets]
+    else:
+        looks = [reference.look(case)] * len(ladder.budgets)
+    return [
+        _expect(reference, case, seen, budget, prefill)
+        for budget, seen in zip(ladder.budgets, looks, strict=True)
+    ]
+
+
+def _expect(
+    reference: Reference, case: Case, seen: dict[str, Any], budget: int, prefill: Prefill | None
 ) -> Expected:
-    out = reference.compress(reference.look(case, budget), budget)
+    out = reference.compress(seen, budget)
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
     kept, visual = out[names.KEPT].numpy(), visual_rows(len(case.before), budget)
     if prefill is None:

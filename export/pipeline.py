@@ -44,6 +44,7 @@ from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill
+from edgetok.scratch import Scratch
 
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 KV_BITS = {"int8": 8, "int4": 4}
@@ -152,7 +153,8 @@ def export_model(
     read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
-        parts = open_model(Path(model_dir), tiles, size_px)
+        scratch = Scratch(writer.path_of(""))  # on the disk that the bundle needs too
+        parts = open_model(Path(model_dir), tiles, size_px, scratch)
         chosen = chosen.for_tiles(parts.vision.tiles)
         chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
         require_tower(parts.vision, chosen)

@@ -60,7 +60,9 @@ class GraphRunner:
             folder = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(folder, str(root))
             # As the runtime ships them: packed and unpacked kernels round int8 rows differently.
-            unpacked = "0" if graph.stage.stage == "decode" else "1"
+            # Float32 ones do not, and packing would copy every weight.
+            rounds = graph.stage.stage == "decode" and b"MatMulNBits" in graph.data
+            unpacked = "0" if rounds else "1"
             options.add_session_config_entry("session.disable_prepacking", unpacked)
             session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
             stage, layer = graph.stage.stage, graph.stage.layer

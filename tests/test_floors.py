@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"errors", "limits", "ladder", "names", "rules", "tokens"}
+GROUND = {"errors", "limits", "ladder", "names", "rules", "scratch", "tokens"}
 TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control", "engines"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
@@ -22,6 +22,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "ladder": {"errors", "limits"},
     "names": set(),
     "rules": set(),
+    "scratch": {"errors"},
     "tokens": {"errors", "limits", "names"},
     "methods": GROUND,
     "prefill": GROUND,

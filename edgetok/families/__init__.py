@@ -6,6 +6,7 @@ Supporting a new family means one file with `open_parts(checkpoint, tiles) -> Pa
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgetok import limits
@@ -13,6 +14,7 @@ from edgetok.errors import InputError, UsageError
 from edgetok.families import gemma, internvl, llava, llava_next, qwen_vl, smolvlm
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
+from edgetok.scratch import Scratch
 
 FAMILIES = {  # by `model_type` in config.json
     "llava": llava.open_parts,
@@ -49,27 +51,34 @@ def find_family(checkpoint: Checkpoint) -> str:
     return checkpoint.model_type
 
 
-def open_model(model_dir: Path, tiles: Grid | None = None, size_px: Grid | None = None) -> Parts:
+def open_model(
+    model_dir: Path,
+    tiles: Grid | None = None,
+    size_px: Grid | None = None,
+    scratch: Scratch | None = None,
+) -> Parts:
     """Open a Hugging Face model directory as its parts, weights in float32 on the CPU.
 
     Args:
         tiles: rows and columns into which pictures are cut; None for pictures in one part.
         size_px: height and width of all pictures, for families that take any size.
+        scratch: where weights lie that the checkpoint does not hold in float32.
 
     Raises:
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.
         UsageError: if the family does not cut pictures, or takes them in one size.
     """
     _require_within(tiles, size_px)
-    checkpoint = read_checkpoint(model_dir)
+    checkpoint = replace(read_checkpoint(model_dir), scratch=scratch or Scratch())
     family = find_family(checkpoint)
     if size_px is None:
-        return FAMILIES[family](checkpoint, tiles)
+        return replace(FAMILIES[family](checkpoint, tiles), scratch=checkpoint.scratch)
     if family not in OF_ANY_SIZE:
         raise UsageError(
             f"models of type {family!r} take pictures in one size; leave --image-size out"
         )
-    return OF_ANY_SIZE[family](checkpoint, tiles, size_px)
+    parts = OF_ANY_SIZE[family](checkpoint, tiles, size_px)
+    return replace(parts, scratch=checkpoint.scratch)
 
 
 def _require_within(tiles: Grid | None, size_px: Grid | None) -> None:

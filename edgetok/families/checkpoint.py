@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgetok import limits
 from edgetok.errors import InputError
+from edgetok.scratch import Scratch
 
 # Each names code or a way to code. `_attn_implementation_internal` is CVE-2026-4372.
 _CODE_FIELDS = ("auto_map", "_attn_implementation_internal", "model_file", "custom_pipelines")
@@ -17,10 +18,14 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model directory that passed the checks of `read_checkpoint`."""
+    """A model directory that passed the checks of `read_checkpoint`.
+
+    `scratch` is where weights are put that it does not hold in float32.
+    """
 
     path: Path
     config: dict[str, Any]
+    scratch: Scratch = field(default_factory=Scratch)
 
     @property
     def model_type(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgetok.bundle.manifest import SeesAhead
 from edgetok.bundle.processor import ImagePlan, PromptPlan
 from edgetok.errors import UsageError
+from edgetok.scratch import Scratch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -196,6 +197,7 @@ class Parts:
             thumbnail first: what the image plan is held against.
         deep_projectors: for each of `vision.deep`, from its groups to what is added to the rows of
             the picture behind one of the decoder's first layers.
+        scratch: where weights lie that were converted or rounded.
     """
 
     family: str
@@ -209,6 +211,7 @@ class Parts:
     layout: Layout | None = None
     process: Callable[[Any, Any], Tensor] = process
     deep_projectors: tuple[nn.Module, ...] = ()
+    scratch: Scratch = field(default_factory=Scratch)
 
     def shift(self, budget: int) -> int:
         """How far the rotary position of a row behind the picture is from its number."""
