@@ -49,7 +49,7 @@ def main() -> None:
     elif not torch.cuda.is_available():
         sys.exit("no GPU that PyTorch can use; --dry-run yes tries the script itself on the CPU")
     bundle = _export(options)
-    samples = common.demo_samples("evaluate", max(1, options.prompts // 4))[: options.prompts]
+    samples = common.demo_samples("evaluate", options.prompts)[: options.prompts]
     models = {device: _load(bundle, device, options) for device in options.devices}
     rows = [
         row
