@@ -39,8 +39,12 @@ def halve(model: ModelProto, precision: str, cache: Iterable[str]) -> ModelProto
     booleans = _list_booleans(graph)
     nodes = _cast_cache(graph, rows, half, [_copy(node) for node in graph.node])
     nodes, weights = _halve_scales(nodes, half)
-    kept = booleans | weights
-    nodes = [each for node in nodes for each in _cast_around(node, half, kept)]
+    kept, held = booleans | weights, {_single(name) for name in rows}
+    nodes = [
+        each
+        for node in nodes
+        for each in ([node] if _keeps(node, held) else _cast_around(node, half, kept))
+    ]
     _replace_nodes(graph, _drop_pairs(nodes, half, {v.name for v in graph.output}))
     del graph.value_info[:]
     return made
@@ -86,6 +90,11 @@ def _cast_cache(
 
 def _single(name: str) -> str:
     return f"{name}/float32"
+
+
+def _keeps(node: NodeProto, held: set[str]) -> bool:
+    """Whether rows are scattered into a buffer that stays float32, such as the scales of others."""
+    return node.op_type == "TensorScatter" and node.input[0] not in held
 
 
 def _halve_scales(nodes: list[NodeProto], half: int) -> tuple[list[NodeProto], set[str]]:

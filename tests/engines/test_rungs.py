@@ -134,6 +134,19 @@ def test_weights_of_few_bits_come_out_halved(bits: int) -> None:
     assert got.dtype == np.float32 and np.abs(got).max() > 0.3
 
 
+def test_scales_of_a_cache_of_bytes_stay_float32() -> None:
+    """TensorRT scatters into inputs of the network alone, so no cast may stand in between."""
+    node = helper.make_node("TensorScatter", ["past_key_scale_0", "row", "at"], ["y"], axis=2)
+    ends = {"past_key_scale_0": [1, 2, 8, 1], "row": [1, 2, 1, 1], "y": [1, 2, 8, 1]}
+    values = {name: helper.make_tensor_value_info(name, 1, shape) for name, shape in ends.items()}
+    at = helper.make_tensor_value_info("at", TensorProto.INT64, [1])
+    graph = helper.make_graph(
+        [node], "g", [values["past_key_scale_0"], values["row"], at], [values["y"]]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=12)
+    assert [n.op_type for n in halve(model, "fp16", ["past_key_0"]).graph.node] == ["TensorScatter"]
+
+
 def reshaping(rows: int, axis_value: int = 1) -> onnx.ModelProto:
     """x [rows, 6] + a constant [rows, 1], as [2, rows, 3], summed over an axis."""
     shape = numpy_helper.from_array(np.array([2, rows, 3]), "shape")
