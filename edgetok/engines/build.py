@@ -61,14 +61,15 @@ def build_engine(
 
     # In a thread of its own: an exception of a signal must not be raised inside a C++ callback.
     thread = threading.Thread(target=work, name=f"engine of {job.name}", daemon=True)
-    thread.start()
     try:
+        thread.start()  # a signal may come here already
         while thread.is_alive():
             thread.join(_WAIT_SECONDS)
             monitor.tell()
     except BaseException:
         monitor.cancelled = True
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         raise
     (made,) = outcome
     if isinstance(made, BaseException):
