@@ -54,13 +54,15 @@ def build_engine(
     outcome: list[Built | BaseException] = []
 
     def work() -> None:
+        if monitor.cancelled:
+            return
         try:
             outcome.append(run.build(monitor))
         except BaseException as error:
             outcome.append(error)
 
     # In a thread of its own: an exception of a signal must not be raised inside a C++ callback.
-    thread = threading.Thread(target=work, name=f"engine of {job.name}", daemon=True)
+    thread = threading.Thread(target=work, name=f"engine of {job.name}")
     try:
         thread.start()  # a signal may come here already
         while thread.is_alive():
