@@ -100,6 +100,11 @@ def past_value_scale(layer: int) -> str:
     return f"past_value_scale_{layer}"
 
 
+def past_convolution(number: int) -> str:
+    """float32 [1, D, J - 1], what a short convolution remembers; bound like `past_key`."""
+    return f"past_convolution_{number}"
+
+
 def rows_before(layer: int) -> str:
     """float32 [1, S, D], hidden rows of a prompt between two graphs of prefill."""
     return f"rows_{layer}"

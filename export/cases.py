@@ -42,9 +42,7 @@ def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
     Raises:
         InputError: if an image cannot be read.
     """
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(str(parts.path), local_files_only=True)
+    processor = parts.open_processor(parts.path)
     tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
     cases = []
     for sample in samples:
@@ -115,9 +113,7 @@ def synthetic_pictures(count: int, side_px: int = 256) -> list[Image.Image]:
 
 def synthetic_cases(parts: Parts, count: int) -> list[Case]:
     """Cases for an export that was given no samples; they prove graphs, not quality."""
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(str(parts.path), local_files_only=True)
+    processor = parts.open_processor(parts.path)
     tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
     before, after = split_prompt(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
     question = find_question(parts.prompt, tokenizer, SYNTHETIC_PROMPT)

@@ -221,7 +221,7 @@ class GraphBuilder:
     def _folded(self, module: nn.Module) -> AbstractContextManager[None]:
         if not isinstance(module, decoder.Decoder):
             return nullcontext()
-        return portable_cache.folded_values(self.parts.text.layers, self.scales)
+        return portable_cache.folded_values(self.parts.text.attending, self.scales)
 
     def _stage(
         self, name: str, budget: int | None, flavour: Flavour
@@ -372,7 +372,7 @@ class GraphBuilder:
             names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
         }
         stage = decoder.Extend(self.parts.text, self.positions, self.scales, spelling)
-        return stage, inputs | self._past(spelling)
+        return stage, inputs | self._past(spelling) | self._memory()
 
     def _decode(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {
@@ -394,7 +394,7 @@ class GraphBuilder:
         plain = self.parts.text, self.positions, self.scales, spelling
         if self.reads is not None:
             return reading.ReadingDecode(*plain, self.reads), past
-        return decoder.Decode(*plain), past
+        return decoder.Decode(*plain), past | self._memory()
 
     def _flush(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         assert isinstance(self.ringed, KiviShape | ZipShape)  # noqa: S101
@@ -409,7 +409,7 @@ class GraphBuilder:
 
     @property
     def layers(self) -> int:
-        return len(self.parts.text.layers)
+        return len(self.parts.text.attending)
 
     @property
     def positions(self) -> int:
@@ -425,6 +425,13 @@ class GraphBuilder:
         if self.room is None:
             return cache_slots(self.ladder, self.prefill, self.layers)
         return list(self.room.slots)
+
+    def _memory(self) -> dict[str, Tensor]:
+        """What short convolutions remember."""
+        text = self.parts.text
+        shape = (1, text.hidden, text.kernel - 1)
+        numbers = range(len(text.convolutions))
+        return {names.past_convolution(number): torch.zeros(shape) for number in numbers}
 
     def _past(self, spelling: DecoderSpelling) -> dict[str, Tensor]:
         text, past = self.parts.text, {}

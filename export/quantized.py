@@ -31,7 +31,7 @@ def hold_quantized(parts: Parts, weights: Weights) -> None:
     if not bits:
         return
     for modules, stage in (
-        (parts.vision.blocks, "tower"),
+        ((*parts.vision.blocks, *parts.vision.stems), "tower"),
         ((parts.projector, *parts.deep_projectors), "compress"),
         (parts.text.layers, "decode"),
         ((parts.text.head,), "head"),
@@ -51,7 +51,8 @@ def hold_portable(
     """
     bits, vision = BITS[weights], parts.vision
     projectors = (parts.projector, *parts.deep_projectors)
-    stages = {"tower": vision.blocks, "compress": projectors, "head": (parts.text.head,)}
+    tower = (*vision.blocks, *vision.stems)
+    stages = {"tower": tower, "compress": projectors, "head": (parts.text.head,)}
     with ExitStack() as stack:
         for stage, modules in stages.items():
             if stage in bits:
@@ -66,7 +67,7 @@ def hold_portable(
 def _rounded_layers(
     parts: Parts, bits: int, scales: list[tuple[Tensor, Tensor]] | None
 ) -> Iterator[None]:
-    factors = portable_cache.factors_of(parts.text.layers, scales)
+    factors = portable_cache.factors_of(parts.text.attending, scales)
     with ExitStack() as stack:
         for layer in parts.text.layers:
             linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]

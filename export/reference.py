@@ -63,6 +63,8 @@ class Reference:
         vision = self.parts.vision
         if vision.pool is not None:
             return look_packed(vision, pixels)
+        if not vision.blocks:
+            return {names.FEATURES: vision.finish(look_whole(vision, pixels))[0]}
         layer, prefix = len(vision.blocks), vision.prefix_tokens
         block = vision.next_block or vision.blocks[-1]
         with (
@@ -70,7 +72,8 @@ class Reference:
             Projections(block) as next_,
             Values(vision) as values,
         ):
-            out = vision.model(pixels, output_hidden_states=True, output_attentions=True)
+            told = vision.tell(pixels)
+            out = vision.model(**told, output_hidden_states=True, output_attentions=True)
         rows, attention = out.hidden_states[layer][0], out.attentions[layer - 1][0]
         found = {
             names.CLS_ATTENTION: attention[:, 0, prefix:].mean(0),
@@ -259,6 +262,15 @@ def look_ahead(text: TextParts, embeds: Tensor, visual: range, prompt_rows: int 
     if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
         return build(count)
     return {"full_attention": build(count), "sliding_attention": build(window)}
+
+
+def look_whole(vision: VisionParts, pixels: Tensor) -> Tensor:
+    """What a tower that is run whole makes of its patches, [1, n, V]."""
+    found = vision.model(**vision.tell(pixels)).last_hidden_state
+    if found.ndim == 4:  # a map of channels
+        found = torch.stack([channel.flatten() for channel in found[0]], dim=1)[None]
+    patches: Tensor = found[:, -vision.full_tokens * vision.cell**2 :]
+    return patches
 
 
 def pool_cells(rows: Tensor, vision: VisionParts) -> Tensor:

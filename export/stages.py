@@ -44,11 +44,17 @@ _OF_NEXT_BLOCK = {
 
 
 def require_tower(vision: VisionParts, method: Method) -> None:
-    """Refuse a method that takes a tower apart in a way that this one does not allow.
+    """Refuse a method that asks more of a tower than this one tells.
 
     Raises:
         UsageError: naming another kind of method.
     """
+    if not vision.blocks and (method.inside is not None or method.tower_needs):
+        asks = f"reads {', '.join(method.tower_needs)}" if method.inside is None else "acts inside"
+        raise UsageError(
+            f"{method.name} {asks}, and this family's tower is run whole and tells its features "
+            "alone; `edgetok methods` lists what each method needs"
+        )
     if method.inside is not None and not vision.is_plain:
         raise UsageError(
             f"{method.name} reduces inside the tower, and this family merges or cuts what its "

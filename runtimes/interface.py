@@ -96,7 +96,8 @@ def _expected(
                 prompt[names.VISUAL_START] = ("int64", [1])
             # A policy's prefill, or that of a KIVI cache, begins with an empty one, and writes all.
             afresh = bool(manifest.kv.keep or manifest.kv.ring)
-            return prompt | ({} if afresh else past), logits | present
+            held = {n: place for n, place in past.items() if n not in _memory(manifest)}
+            return prompt | ({} if afresh else held), logits | present
         case "extend":
             rows = _chunk_rows(manifest, stage)
             return {
@@ -175,7 +176,15 @@ def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
             past |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
         if manifest.kv.planes:
             past[names.past_state(layer)] = state
+    past |= _memory(manifest)
     return past, {names.present_of(name): place for name, place in past.items()}
+
+
+def _memory(manifest: Manifest) -> Interface:
+    """What short convolutions remember; the first row of a prompt finds nothing."""
+    kv, hidden = manifest.kv, manifest.text.hidden
+    place: _Place = ("float32", [1, hidden, kv.kernel - 1])
+    return {names.past_convolution(number): place for number in range(kv.convolutions)}
 
 
 def _has_slot_scales(manifest: Manifest, flavour: str) -> bool:

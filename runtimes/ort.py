@@ -300,10 +300,12 @@ class OrtRuntime:
         """Whether rows stand where they were written and nothing but them decides about answers.
 
         A prefill that treats visual rows apart makes other rows of them than a chunk would, even
-        where it takes none away; a group that is packed does not go back into its ring.
+        where it takes none away; a group that is packed does not go back into its ring, nor does a
+        convolution remember rows before its last ones.
         """
         kv = self.manifest.kv
         plain = kv.policy == "none" and not kv.ring and not reduces_at_prefill(self.manifest)
+        plain = plain and not kv.convolutions
         text = self.manifest.text
         plain = plain and text.sees_ahead == "nothing" and text.axes == 1
         return plain and self._rows.are_whole

@@ -33,6 +33,7 @@ def find_contradictions(manifest: Manifest) -> Iterator[str]:
     yield from _ring_problems(manifest)
     yield from _exit_problems(manifest)
     yield from _reading_problems(manifest.kv)
+    yield from _convolution_problems(manifest)
     yield from _controller_problems(manifest)
     for stage in manifest.stages:
         yield from _tensor_problems(stage)
@@ -165,6 +166,19 @@ def _reading_problems(kv: KvCache) -> Iterator[str]:
         yield f"$.kv.reads {kv.reads} exceeds $.kv.slots {min(kv.slots)}"
     if kv.ring or len(set(kv.slots)) > 1:
         yield f"$.kv.slots {kv.slots} and .ring {kv.ring}: layers that share rows hold the same"
+
+
+def _convolution_problems(manifest: Manifest) -> Iterator[str]:
+    """Convolutions read two rows or more, of a prompt that nothing takes rows of."""
+    kv = manifest.kv
+    if bool(kv.convolutions) != (kv.kernel > 1):
+        yield f"$.kv.convolutions {kv.convolutions} and .kernel {kv.kernel} do not agree"
+    plain = kv.policy == "none" and not kv.ring and manifest.prefill.method == "none"
+    if kv.convolutions and not plain:
+        yield (
+            f"$.kv.convolutions {kv.convolutions} remember every row; policy {kv.policy}, ring "
+            f"{kv.ring} or prefill {manifest.prefill.method} would take some away"
+        )
 
 
 def _controller_problems(manifest: Manifest) -> Iterator[str]:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 from edgetok import limits
 from edgetok.errors import InputError, UsageError
-from edgetok.families import gemma, internvl, llava, llava_next, qwen_vl, smolvlm
+from edgetok.families import (
+    fast_vlm,
+    gemma,
+    internvl,
+    lfm2_vl,
+    llava,
+    llava_next,
+    perception_lm,
+    qwen_vl,
+    smolvlm,
+)
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 from edgetok.scratch import Scratch
@@ -28,11 +38,15 @@ FAMILIES = {  # by `model_type` in config.json
     "qwen2_vl": qwen_vl.open_qwen2,
     "qwen2_5_vl": qwen_vl.open_qwen2_5,
     "qwen3_vl": qwen_vl.open_qwen3,
+    "lfm2_vl": lfm2_vl.open_parts,
+    "fast_vlm": fast_vlm.open_parts,
+    "perception_lm": perception_lm.open_parts,
 }
 OF_ANY_SIZE = {
     "qwen2_vl": qwen_vl.open_qwen2,
     "qwen2_5_vl": qwen_vl.open_qwen2_5,
     "qwen3_vl": qwen_vl.open_qwen3,
+    "lfm2_vl": lfm2_vl.open_parts,
 }
 
 

@@ -19,8 +19,11 @@ _RESAMPLE: dict[int, _Resample] = {
 }  # Pillow's numbers
 
 
-def read_image_plan(checkpoint: Checkpoint, side_px: int) -> ImagePlan:
+def read_image_plan(checkpoint: Checkpoint, side_px: int | None) -> ImagePlan:
     """Read a CLIP or SigLIP style image processor that yields squares of `side_px` pixels.
+
+    Args:
+        side_px: None for a tower that takes squares of any size.
 
     Raises:
         InputError: if there is no such configuration, or it yields another size.
@@ -29,10 +32,11 @@ def read_image_plan(checkpoint: Checkpoint, side_px: int) -> ImagePlan:
     shortest, exact = _read_resize(config)
     crop = _read_pair(config.get("crop_size")) if config.get("do_center_crop") else None
     result = crop or exact
+    if side_px is None and result is not None and result[0] == result[1]:
+        side_px = result[0]
     if result != [side_px, side_px]:
-        raise InputError(
-            f"the image processor yields {result}, but the tower wants {side_px} x {side_px}"
-        )
+        wanted = "squares" if side_px is None else f"{side_px} x {side_px}"
+        raise InputError(f"the image processor yields {result}, but the tower wants {wanted}")
     return ImagePlan(
         resize_shortest_px=shortest, resize_px=exact, crop_px=crop, **read_values(config)
     )

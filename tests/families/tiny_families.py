@@ -33,6 +33,18 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 1,
         "head_dim": 80,
     },
+    "groups of 3, head 96": {
+        "hidden_size": 96,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 96,
+    },
+    "groups of 7, head 128": {
+        "hidden_size": 112,
+        "num_attention_heads": 7,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+    },
     "head 256": {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256},
 }
 TEMPLATE = (
@@ -261,6 +273,65 @@ def _qwen3_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
     )
 
 
+def _lfm2_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    kinds = ["conv", "full_attention", "conv", "conv"]
+    own = {"num_hidden_layers": 4, "layer_types": kinds}
+    vision = _vision("Siglip2VisionConfig", num_patches=16, vision_use_head=False)
+    return transformers.Lfm2VlConfig(
+        text_config=_text("Lfm2Config", shape, vocabulary, **own),
+        vision_config=vision,
+        image_token_id=vocabulary["<image>"],
+        projector_hidden_size=96,
+    )
+
+
+def _fast_vlm(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    sizes = {"layers": [1] * 5, "embed_dims": [16, 16, 32, 32, 64], "mlp_ratios": [2] * 5}
+    vision = {
+        "model_type": "timm_wrapper",
+        "architecture": "fastvit_mci3",
+        "hidden_size": 128,  # of the last convolution: twice the last stage
+        "model_args": sizes | {"inference_mode": True},
+    }
+    return transformers.FastVlmConfig(
+        vision_config=vision,
+        text_config=_text("Qwen2Config", shape, vocabulary),
+        image_token_index=vocabulary["<image>"],
+        image_seq_length=9,
+    )
+
+
+def _perception_lm(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 4, "patch_size": 8, "img_size": [48, 48]}
+    vision = {
+        "model_type": "timm_wrapper",
+        "architecture": "vit_pe_lang_large_patch14_448",
+        "do_pooling": False,
+        "model_args": sizes | {"ref_feat_shape": [6, 6]},
+    }
+    return transformers.PerceptionLMConfig(
+        vision_config=vision,
+        text_config=_text("LlamaConfig", shape, vocabulary),
+        image_token_id=vocabulary["<|image|>"],
+        video_token_id=vocabulary["<|video|>"],
+        projector_pooling_ratio=2,
+    )
+
+
+def _naflex(pixels: Tensor) -> dict[str, Any]:
+    """Patches of 8 pixels, line by line, channels last, with padding behind them."""
+    _, _, height, width = pixels.shape
+    cut = [
+        pixels[0, :, top : top + 8, left : left + 8].permute(1, 2, 0).flatten()
+        for top in range(0, height, 8)
+        for left in range(0, width, 8)
+    ]
+    rows = torch.stack([*cut, torch.zeros_like(cut[0])])[None]
+    mask = torch.tensor([[1] * len(cut) + [0]])
+    shapes = torch.tensor([[height // 8, width // 8]])
+    return {"pixel_values": rows, "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+
 def _patches(pixels: Tensor) -> dict[str, Any]:
     """Groups of 2 x 2 patches of 4 pixels, each patch as two frames."""
     lines, columns = pixels.shape[2] // 4, pixels.shape[3] // 4
@@ -431,6 +502,42 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2_5_vl": Family(
         "Qwen2_5_VLForConditionalGeneration", config=_qwen2_5_vl, size_px=(32, 48), **_QWEN
+    ),
+    "lfm2_vl": Family(
+        "Lfm2VlForConditionalGeneration",
+        config=_lfm2_vl,
+        image="<image>",
+        processor=_sized(
+            "Lfm2VlImageProcessor", resample=2, min_image_tokens=4, encoder_patch_size=8
+        ),
+        spell=lambda n: "<|image_start|>" + "<image>" * n + "<|image_end|>",
+        inputs=_naflex,
+        tokens=("<image>", "<|image_start|>", "<|image_end|>"),
+        size_px=(32, 48),
+        budgets="3,5",
+    ),
+    "fast_vlm": Family(
+        "FastVlmForConditionalGeneration",
+        config=_fast_vlm,
+        processor=_sized(
+            "CLIPImageProcessor",
+            size={"shortest_edge": 192},
+            crop_size={"height": 192, "width": 192},
+            do_center_crop=True,
+        ),
+        inputs=_plain,
+        methods=("divprune", "aim"),
+        **_LLAVA_IMAGE,
+    ),
+    "perception_lm": Family(
+        "PerceptionLMForConditionalGeneration",
+        image="<|image|>",
+        config=_perception_lm,
+        processor=_sized("PerceptionLMImageProcessor", tile_size=48),
+        spell=lambda n: "<|image|>" * n,
+        inputs=lambda pixels: {"pixel_values": pixels[None]},
+        tokens=("<|image|>", "<|video|>"),
+        methods=("divprune", "aim"),
     ),
     "smolvlm": Family(
         "SmolVLMForConditionalGeneration",
