@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, Stage, digest_content
@@ -164,7 +164,7 @@ class _Planner:
         return EngineJob(name, tuple(stages), graph, self._digest, self._precision)
 
     def _load(self, stage: Stage) -> ModelProto:
-        return onnx.load_model_from_string(self._bundle.graph(stage))
+        return widen_softmax(onnx.load_model_from_string(self._bundle.graph(stage)))
 
     def _read(self, tensor: TensorProto) -> NDArray[np.generic]:
         """The values of a tensor, from the bundle's weights if they lie there."""
@@ -183,6 +183,31 @@ class _Planner:
         del inline.external_data[:]
         inline.raw_data = data
         return numpy_helper.to_array(inline)
+
+
+def widen_softmax(model: ModelProto) -> ModelProto:
+    """The same graph, with any Softmax of one dimension as one of [1, n]: TensorRT takes no other.
+
+    A Reshape to [1, -1] in front of it and one to [-1] behind it change no number.
+    """
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    flat = {v.name for v in values if len(v.type.tensor_type.shape.dim) == 1}
+    nodes = []
+    for index, node in enumerate(graph.node):
+        if node.op_type != "Softmax" or node.output[0] not in flat:
+            nodes.append(node)
+            continue
+        names_of = [f"softmax_{index}/{part}" for part in ("wide", "row", "shape", "rows")]
+        wide, row, shape, rows = names_of
+        graph.initializer.append(helper.make_tensor(shape, TensorProto.INT64, [2], [1, -1]))
+        graph.initializer.append(helper.make_tensor(rows, TensorProto.INT64, [1], [-1]))
+        nodes.append(helper.make_node("Reshape", [node.input[0], shape], [wide]))
+        nodes.append(helper.make_node("Softmax", [wide], [row], axis=-1))
+        nodes.append(helper.make_node("Reshape", [row, rows], [node.output[0]]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
 
 
 def list_cache(stage: Stage) -> list[str]:

@@ -10,15 +10,18 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
+import onnxruntime as ort
 import pytest
+from onnx import helper
 
 from edgetok.bundle.reader import Bundle
 from edgetok.cli.app import execute
 from edgetok.cli.build import parse_size
-from edgetok.engines.build import build_engine
+from edgetok.engines.build import build_engine, make_logger
 from edgetok.engines.cache import EngineCache
 from edgetok.engines.foundry import Foundry
-from edgetok.engines.plan import plan_engines
+from edgetok.engines.plan import plan_engines, widen_softmax
 from edgetok.engines.toolkit import Target, find_toolkit, parse_target
 from edgetok.errors import IncompatibleError, ResourceError, UsageError
 
@@ -100,6 +103,21 @@ def test_what_would_not_fit_is_refused_before_it_starts(portable_bundle: Path) -
     assert max(job.peak_bytes for job in split) < joined.peak_bytes
     with pytest.raises(ResourceError, match="--max-build-memory is 50 MiB"):
         plan_engines(opened, flavour="portable", max_build_bytes=50 << 20)
+
+
+def test_softmax_of_one_dimension_is_spelled_as_tensorrt_takes_it() -> None:
+    ends = [helper.make_tensor_value_info(name, 1, [7]) for name in "xy"]
+    nodes = [helper.make_node("Softmax", ["x"], ["y"], axis=0)]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    wide = widen_softmax(model)
+    x = np.arange(7, dtype=np.float32)
+    session = ort.InferenceSession(wide.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], np.exp(x) / np.exp(x).sum(), 1e-5)
+    toolkit = find_toolkit("rtx")
+    network = toolkit.module.Builder(make_logger(toolkit.module)).create_network(0)
+    parser = toolkit.module.OnnxParser(network, make_logger(toolkit.module))
+    assert parser.parse(wide.SerializeToString())
 
 
 @pytest.mark.parametrize(
