@@ -13,6 +13,7 @@ import typer
 
 from edgetok.cli import (
     bench,
+    build,
     calibrate,
     chat,
     clean,
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 for verb in (
     export,
+    build,
     run,
     chat,
     inspect,

@@ -82,10 +82,10 @@ def export_command(
         typer.Option(min=1, help="Rows that a step of tidaldecode reads; a quarter of all."),
     ] = None,
     flavour: Annotated[
-        Literal["ort", "portable"],
+        Literal["ort", "portable", "portable-20"],
         typer.Option(
             help="`portable` adds the same graphs in standard operators (opset 24), for TensorRT "
-            "and other runtimes."
+            "and other runtimes; `portable-20` in those of opset 20, for JetPack 6."
         ),
     ] = "ort",
     prefill: Annotated[

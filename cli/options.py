@@ -34,7 +34,9 @@ ImageSize = Annotated[
         help="Pixels that pictures are stretched to, for families that take any size.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where to run: cpu or cuda.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, ort-tensorrt or ort-rtx (ONNX Runtime); tensorrt or rtx.")
+]
 Threads = Annotated[
     int | None, typer.Option(help="Threads per operator; one per physical core by default.")
 ]

@@ -127,9 +127,9 @@ def run_command(
     ] = 1.0,
     seed: Seed = 0,
     flavour: Annotated[
-        Literal["ort", "portable"],
+        Literal["ort", "portable"] | None,
         typer.Option(help="Which graphs to run, if the bundle was exported with both."),
-    ] = "ort",
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -187,7 +187,7 @@ def run_command(
         _refuse(refused, f"this bundle has no language model, its task is {task}")
         if len(sources) > 1:
             raise UsageError(f"{len(sources)} pictures; give one, this bundle looks at one")
-        wishes = Wishes(text or [], output, top, budget, flavour, device, threads, as_json)
+        wishes = Wishes(text or [], output, top, budget, flavour or "ort", device, threads, as_json)
         require_wishes(task, wishes)
         run_encoder(bundle, task, sources[0], wishes)
         return
@@ -294,7 +294,7 @@ def _load(
     device: str,
     budget: int | None,
     threads: int | None,
-    flavour: Flavour,
+    flavour: Flavour | None,
     as_json: bool,
 ) -> Model:
     """Open the bundle; where the rung is known, without the others."""

@@ -75,12 +75,15 @@ def load(
     *,
     budgets: Iterable[int] | None = None,
     threads: int | None = None,
-    flavour: Flavour = "ort",
+    flavour: Flavour | None = None,
+    precision: str = "fp16",
 ) -> Model:
     """Load a bundle to answer questions about images; see `edgetok.runtimes.load.load`."""
     from edgetok.runtimes.load import load as load_bundle
 
-    return load_bundle(bundle, device, budgets=budgets, threads=threads, flavour=flavour)
+    return load_bundle(
+        bundle, device, budgets=budgets, threads=threads, flavour=flavour, precision=precision
+    )
 
 
 def load_encoder(

@@ -19,6 +19,7 @@ PATH_COMPONENTS = 8  # the format nests 3 deep
 GOLDEN_BYTES = 256 << 20  # two cases of 64 rungs with 150,000 logits each need 80 MB
 GOLDEN_CASES = 64  # the check on the target stays within seconds
 FREE_SPACE_FACTOR = 1.2  # an estimate of a bundle's size is not exact, nor is a disk's free space
+TIMING_BYTES = 256 << 20  # timings of kernels between builds; one of a whole model is a few MiB
 WEIGHTS_ALIGNMENT_BYTES = 4096  # a page, so that the file can be mapped tensor by tensor
 
 # --- ladders -----------------------------------------------------------------------------------

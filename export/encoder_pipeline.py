@@ -46,6 +46,7 @@ Say = Callable[[str, float], None]
 # Options that only a language model has a use for, and what stands for not having asked.
 OF_ANSWERS: dict[str, tuple[object, ...]] = {
     "images": (1,),
+    "flavour": ("ort", "portable"),  # opset 20 was spelled for decoders
     "mask_sinks": (False,),
     "scorer": (None,),
     "kv": ("fp32",),
@@ -89,9 +90,10 @@ def refuse_options(checkpoint: Checkpoint, **asked: object) -> None:
     """
     for name, value in asked.items():
         if value not in OF_ANSWERS[name]:
+            option = f"--{name.replace('_', '-')}" + (f" {value}" if isinstance(value, str) else "")
             raise UsageError(
                 f"{checkpoint.path} is an encoder of type {checkpoint.model_type!r}, which has no "
-                f"use for --{name.replace('_', '-')}; leave it out"
+                f"use for {option}; leave it out"
             )
 
 

@@ -35,6 +35,7 @@ from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import (
     fusion,
+    opset20,
     ort,
     packing,
     portable,
@@ -79,6 +80,7 @@ class GraphBuilder:
         seed: of a policy that draws.
         ringed: constants of a KIVI cache or ZipCache; None where there is another one.
         reads: what a decode step reads of the cache; None for all.
+        opset: of the `portable` graphs, 24 or 20.
     """
 
     parts: Parts
@@ -93,6 +95,7 @@ class GraphBuilder:
     seed: int = 0
     ringed: RingShape | None = None
     reads: Reads | None = None
+    opset: int = portable.OPSET
 
     def __post_init__(self) -> None:
         self.store = WeightStore(self.parts.scratch)
@@ -158,7 +161,7 @@ class GraphBuilder:
                 model = fusion.fuse(trace(module, past, module.outputs, title))
             else:
                 made = trace(module, past, module.outputs, title, portable.OPSET)
-                model = portable.spell(made, names.COMPACT, {})
+                model = self._lowered(portable.spell(made, names.COMPACT, {}))
         return self._graph(names.COMPACT, None, flavour, title, model, layer)
 
     def build_one(self, name: str, budget: int | None, flavour: Flavour = "ort") -> Graph:
@@ -210,7 +213,10 @@ class GraphBuilder:
             module.attention = portable.fused_attention
         with self._folded(module):
             model = trace(module, inputs, outputs, title, portable.OPSET)
-        return portable.spell(model, name, BITS[self.weights])
+        return self._lowered(portable.spell(model, name, BITS[self.weights]))
+
+    def _lowered(self, model: ir.Model) -> ir.Model:
+        return opset20.lower(model) if self.opset == opset20.OPSET else model
 
     def _folded(self, module: nn.Module) -> AbstractContextManager[None]:
         if not isinstance(module, decoder.Decoder):

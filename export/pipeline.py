@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,6 +23,7 @@ from edgetok.export.cache_choice import choose_cache
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
 from edgetok.export.encoder_pipeline import export_encoder, refuse_options
+from edgetok.export.flavours import opset20, portable
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
@@ -39,7 +40,7 @@ from edgetok.export.stages import require_tower
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint, require_tokenizer
 from edgetok.families.encoders import is_encoder
-from edgetok.families.parts import Grid, Parts, TextParts
+from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 from edgetok.kv import NONE, Policy, Reading, Room, keep_all, make_room
 from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
@@ -50,6 +51,13 @@ from edgetok.scratch import Scratch
 METHOD, BUDGETS = "visionzip", "64,128,192,full"
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 KV_BITS = {"int8": 8, "int4": 4}
+# What users ask for: the flavour that is added to `ort`, and its opset.
+Spelled = Literal["ort", "portable", "portable-20"]
+FLAVOURS: dict[str, tuple[Flavour, int]] = {
+    "ort": ("ort", portable.OPSET),
+    "portable": ("portable", portable.OPSET),
+    "portable-20": ("portable", opset20.OPSET),
+}
 GOLDEN_CASES = 2  # each holds its image and pixels: 0.5 MB at 192 pixels, 1.5 MB at 336
 
 
@@ -79,7 +87,7 @@ def export_model(
     kv_slots: int | None = None,
     kv_weights: str | Path | None = None,
     kv_reads: int | None = None,
-    flavour: Flavour = "ort",
+    flavour: Spelled = "ort",
     prefill: str | Prefill | None = None,
     exit_weights: str | Path | None = None,
     samples: str | Path | None = None,
@@ -115,7 +123,8 @@ def export_model(
         kv_reads: rows that a decode step reads behind layers that choose, where the policy is
             `tidaldecode`; a quarter of the slots when None.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
-        flavour: `portable` adds the same graphs in standard operators.
+        flavour: `portable` adds the same graphs in standard operators of opset 24, `portable-20`
+            in those of opset 20.
         prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
             NAME:RATIO; see `edgetok.prefill`.
         exit_weights: safetensors with the routers of a prefill method that has a slot for them.
@@ -134,6 +143,7 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
+    added, opset = FLAVOURS[flavour]
     checkpoint = read_checkpoint(Path(model_dir), tokenizer=False)  # cheap refusals come first
     if is_encoder(checkpoint):
         refuse_options(
@@ -153,6 +163,7 @@ def export_model(
             tiles=tiles,
             image_size=size_px,
             images=pictures,
+            flavour=flavour,
         )
         made = export_encoder(
             checkpoint,
@@ -160,7 +171,7 @@ def export_model(
             budgets=budgets,
             method=method,
             weights=weights,
-            flavour=flavour,
+            flavour=added,
             samples=samples,
             seed=seed,
             force=force,
@@ -188,11 +199,8 @@ def export_model(
         say("load model", 0.0)
         scratch = Scratch(writer.path_of(""))  # on the disk that the bundle needs too
         parts = open_model(Path(model_dir), tiles, size_px, scratch, pictures=pictures)
-        chosen = chosen.for_tiles(parts.vision.tiles)
-        chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
-        chosen = chosen.for_pictures(pictures)
-        require_tower(parts.vision, chosen)
-        cache.require_decoder(parts.text, flavour)
+        chosen = _fit_method(chosen, parts.vision, pictures)
+        cache.require_decoder(parts.text, added)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         room = _make_room(cache.policy, cache.slots, ladder, parts.text)
         reads = shape_reads(cache.reading, cache.reads, ladder, parts.text)
@@ -205,9 +213,10 @@ def export_model(
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
-            *(parts, chosen, ladder, weights, scales, flavour, reduction, bits or 8, room, seed),
+            *(parts, chosen, ladder, weights, scales, added, reduction, bits or 8, room, seed),
             ringed=grouped,
             reads=reads,
+            opset=opset,
         )
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
@@ -222,14 +231,19 @@ def export_model(
         write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
-        manifest = describe(
-            *(parts, chosen, ladder, precision, seed, stages, reduction, room, grouped),
-            reads=reads,
-        )
-        digest = writer.publish(manifest)
+        described = (parts, chosen, ladder, precision, seed, stages, reduction, room, grouped)
+        digest = writer.publish(describe(*described, reads=reads))
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
     return _report(out, digest, started, total_bytes, report)
+
+
+def _fit_method(method: Method, vision: VisionParts, pictures: int) -> Method:
+    """The method for this tower, its tiles and so many pictures; refused where it does not fit."""
+    fitted = method.for_tiles(vision.tiles)
+    fitted = fitted.for_tower(vision.prefix_tokens, len(vision.blocks)).for_pictures(pictures)
+    require_tower(vision, fitted)
+    return fitted
 
 
 def _report(
@@ -259,10 +273,10 @@ def _prove(
         cache = reference.cache if kept else None  # it begins anew with a prompt
         plain = make_reference(builder.parts, builder.method, cache, builder.ringed)
         scales, reduction = builder.scales, builder.prefill
-        portable = GraphRunner(
+        spelled_runner = GraphRunner(
             *(spelled, runner.root, reduction, builder.room, scales, builder.parts.shift)
         )
-        checks = prove_portable(plain, portable, ladder, cases, precision, scales, reduction)
+        checks = prove_portable(plain, spelled_runner, ladder, cases, precision, scales, reduction)
         if cache is not None:
             cache.agreement.clear()  # what it compared so far is in the checks
     report = prove(
@@ -275,7 +289,7 @@ def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> 
     for what, value, known in (
         ("weights precision", weights, ("fp32", "int8", "int4")),
         ("kv precision", kv, ("fp32", *KV_BITS, *RINGED)),
-        ("flavour", flavour, ("ort", "portable")),
+        ("flavour", flavour, tuple(FLAVOURS)),
     ):
         if value not in known:
             raise UsageError(f"{what} {value!r} is unknown; choose {', '.join(known)}")

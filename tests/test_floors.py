@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 GROUND = {"errors", "limits", "ladder", "names", "rules", "scratch", "tokens"}
-TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control"}
+TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control", "engines"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
 MAY_KNOW: dict[str, set[str]] = {
@@ -30,13 +30,20 @@ MAY_KNOW: dict[str, set[str]] = {
     "families": GROUND | {"bundle"},  # the image and prompt plans that a bundle holds
     "bundle": GROUND - {"tokens"},
     "control": GROUND - {"tokens"},
+    "engines": GROUND - {"tokens"} | {"bundle", "control"},  # the user's cache directory
     "calibration": GROUND | TOOLS,
     "export": GROUND | TOOLS | {"calibration"},
     "runtimes": GROUND | TOOLS | {"calibration"},
     "cli": GROUND | TOOLS | {"calibration", "export", "runtimes"},
 }
 REAL_FOLDERS = {"export", "runtimes", "calibration", "cli"}  # the others lie in edgetok/
-LIGHT_ROOMS = ("runtimes", "bundle", "control", "cli")  # a device that only runs has no torch
+LIGHT_ROOMS = (
+    "runtimes",
+    "bundle",
+    "control",
+    "engines",
+    "cli",
+)  # a device that only runs has no torch
 HEAVY = {"torch", "transformers"}
 
 

@@ -27,6 +27,7 @@ from .conftest import Run
 ROOT = Path(__file__).parents[2]
 VERBS = (
     "export",
+    "build",
     "run",
     "chat",
     "inspect",
@@ -89,6 +90,8 @@ def test_version_is_one_line(edgetok: Run) -> None:
         ),
         (("verify", "b", "--expect-digest", "sha256:12"), "64 hexadecimal digits"),
         (("clean", "no-such-directory"), "is no directory"),
+        (("build", "b", "--target", "rtx:sm50"), "names sm50"),
+        (("build", "b", "--target", "rtx", "--max-build-memory", "much"), "write it like 4GiB"),
         (("eval", "b", "--data", "samples.jsonl", "--plot", "plot.bmp"), "plot.bmp"),
     ],
 )

@@ -163,7 +163,7 @@ def test_pictures_that_cannot_be_read_are_5(edgetok: Run, vit_bundle: Path, tmp_
         (("--method", "visionzip"), 2, "methods that can: tome"),
         (("--budgets", "17"), 2, "budget 17 is outside 1..16"),
         (("--budgets", "1"), 2, "the nearest possible budget is 4"),
-        (("--kv", "think"), 2, "has no use for --kv; leave it out"),
+        (("--kv", "think"), 2, "has no use for --kv think; leave it out"),
         (("--prefill", "fastv"), 2, "no use for --prefill"),
         (("--tiles", "2x2"), 2, "no use for --tiles"),
         (("--image-size", "64x64"), 2, "no use for --image-size"),
