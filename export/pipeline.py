@@ -222,8 +222,9 @@ def export_model(
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
         precision = Precision(weights=weights, kv=kv)
-        root, ort_graphs = writer.path_of(""), _of(graphs, "ort")
-        runner = GraphRunner(ort_graphs, root, reduction, room, scales, parts.shift)
+        runner = GraphRunner(
+            *(_of(graphs, "ort"), writer.path_of(""), reduction, room, scales, parts.shift)
+        )
         report = _prove(builder, graphs, reference, runner, cases, precision, samples is None)
         require_parity(report)
         say("write", 0.95)
