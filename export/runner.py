@@ -28,7 +28,8 @@ def _is_float(graph: Graph) -> bool:
 
     Where a graph rounds they do not, and what is proved must be what the runtime ships.
     """
-    return not any(op in graph.data for op in (b"MatMulNBits", b"DequantizeLinear"))
+    few_bits = any(tensor.dtype in ("int8", "uint8") for tensor in graph.stage.inputs)
+    return not few_bits and b"MatMulNBits" not in graph.data
 
 
 class GraphRunner:
