@@ -14,7 +14,7 @@ import numpy as np
 
 from edgetok import limits, names
 from edgetok.bundle.encoders import EncoderManifest, Similarity
-from edgetok.bundle.manifest import Flavour, Stage
+from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.processor import IMAGE_FILE, TOKENIZER_FILE, ImagePlan, parse_image_plan
 from edgetok.bundle.reader import EncoderBundle
 from edgetok.errors import BundleError, InputError, ResourceError, UsageError
@@ -23,7 +23,7 @@ from edgetok.runtimes.preprocess import ImageInput, preprocess
 from edgetok.runtimes.protocol import FloatArray, IdArray
 from edgetok.runtimes.providers import provider_of
 from edgetok.runtimes.requirements import WEIGHTS_PREFIX, require_pixels, require_threads
-from edgetok.runtimes.session import BoundGraph, Memory, make_session
+from edgetok.runtimes.session import OrtBackend
 
 _SCRATCH_BYTES = 64 << 20  # sessions and activations of the smallest encoder
 
@@ -80,18 +80,11 @@ class Encoder:
         self.digest, self.device = bundle.digest, device
         self.budgets = _require_budgets(bundle, budgets)
         self.threads = require_threads(threads)
-        provider = provider_of(device)
         _require_flavour(self.manifest, flavour)
         _require_memory(self.manifest)
         self._plan: ImagePlan = parse_image_plan(bundle.read(IMAGE_FILE))
         self._tokenizer = _read_tokenizer(bundle)
-        memory = Memory(device)
-
-        def bind(stage: Stage) -> BoundGraph:
-            graph = bundle.graph(stage)
-            session = make_session(graph, stage, bundle.root, provider, self.threads)
-            return BoundGraph(session, stage, memory)
-
+        bind = OrtBackend(bundle, provider_of(device), self.threads).bind
         self._graphs = {k: bind(bundle.stage(names.ENCODE, k, flavour)) for k in self.budgets[::-1]}
         text = self.manifest.text is not None
         self._describe = bind(bundle.stage(names.DESCRIBE, 0, flavour)) if text else None

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetok.bundle.manifest import Stage, Tensor, digest_content
-from edgetok.bundle.reader import Bundle
+from edgetok.bundle.manifest import Manifest, Stage, Tensor, digest_content
+from edgetok.bundle.reader import Bundle, EncoderBundle
 from edgetok.control.table import cache_directory
 from edgetok.errors import BundleError, EdgetokError, IncompatibleError, ResourceError
 from edgetok.runtimes.providers import (
@@ -93,7 +93,7 @@ class Memory:
 class OrtBackend:
     """ONNX Runtime with one execution provider."""
 
-    def __init__(self, bundle: Bundle, provider: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle | EncoderBundle, provider: str, threads: int) -> None:
         self._bundle, self._provider, self._threads = bundle, provider, threads
         self._folder = _engine_folder(bundle, provider)
         self.memory = Memory("cpu" if provider == CPU else "cuda")
@@ -112,10 +112,10 @@ class OrtBackend:
         return BoundGraph(session, stage, self.memory)
 
 
-def _engine_folder(bundle: Bundle, provider: str) -> Path:
+def _engine_folder(bundle: Bundle | EncoderBundle, provider: str) -> Path:
     """Where a provider keeps engines of this bundle; another version finds none of them."""
-    version = import_onnxruntime().__version__
-    digest = digest_content(bundle.manifest)
+    version, manifest = import_onnxruntime().__version__, bundle.manifest
+    digest = digest_content(manifest) if isinstance(manifest, Manifest) else bundle.digest
     return cache_directory() / "engines" / digest[:16] / f"onnxruntime-{version}-{provider}"
 
 

@@ -70,8 +70,8 @@ def test_version_is_one_line(edgetok: Run) -> None:
     ("arguments", "words"),
     [
         (("freeze",), "No such command 'freeze'"),
-        (("run", "some.bundle"), "Missing option '--prompt'"),
-        (("run", "some.bundle", "--prompt", "p"), "give either --image"),
+        (("run", "some.bundle"), "give either --image"),
+        (("run", "b", "--image", "i", "--frames", "f", "--prompt", "p"), "give either --image"),
         (("export", "model"), "Missing option '--output'"),
         (("export", "model", "-o", "out", "--weights", "int3"), "'int3'"),
         (("export", "model", "-o", "out", "--kv", "int8"), "add --samples"),
@@ -104,11 +104,11 @@ def test_usage_errors_are_2_and_on_standard_error(
 
 
 def test_usage_errors_in_json_are_one_object(edgetok: Run) -> None:
-    done = edgetok("run", "some.bundle", "--json")
+    done = edgetok("export", "some.model", "--json")
     assert (done.code, done.err) == (2, "")
     assert done.json == {
         "ok": False,
-        "error": {"code": "usage", "message": "Missing option '--prompt'."},
+        "error": {"code": "usage", "message": "Missing option '--output' / '-o'."},
     }
 
 

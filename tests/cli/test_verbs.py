@@ -121,7 +121,7 @@ def test_the_elbow_gives_its_reason(edgetok: Run, bundle: Path, image: Path) -> 
         (("--threads", "0"), 2, "0"),
         (("--device", "tpu"), 2, "device 'tpu' is unknown"),
         (("--prompt", "word " * 500), 5, "64"),
-        (("--image", "missing.png"), 5, "missing.png"),
+        (("--image", "another.png"), 2, "2 pictures were given"),
     ],
 )
 def test_run_refuses(
@@ -144,7 +144,8 @@ def test_run_refuses_images_that_are_none_or_too_large(
     text.write_text("no image", encoding="utf-8")
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20_000, 10_000)).save(bomb)  # 200 megapixels in 25 kB
-    for image, words in ((text, "text.png"), (bomb, "64000000")):
+    missing = tmp_path / "missing.png"
+    for image, words in ((text, "text.png"), (bomb, "64000000"), (missing, "missing.png")):
         done = edgetok("run", bundle, "--image", image, "--prompt", QUESTION)
         assert (done.code, done.out) == (5, "")
         assert words in done.err
