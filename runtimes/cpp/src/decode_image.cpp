@@ -131,10 +131,11 @@ Picture decode_jpeg(const std::uint8_t* data, std::size_t bytes) {
     throw input_error("the image is a JPEG in CMYK, which this library does not read; convert it to RGB");
   }
   require_size(reader->info.image_height, reader->info.image_width, "the image");
+  const int orientation = reader->orientation();  // its markers go when the pixels have been read
   Picture picture(reader->info.image_width, reader->info.image_height);
   if (!reader->read(picture.rgb.data())) throw damaged(reader->message);
   if (reader->cut_short) throw damaged("it ends too early");
-  return turn_upright(picture, reader->orientation());
+  return turn_upright(picture, orientation);
 }
 
 // ---- PNG ----
