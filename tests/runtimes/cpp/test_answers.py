@@ -163,9 +163,8 @@ def test_what_cannot_be_asked(one, capi, request_, prompt, status, message):
     assert caught.value.status == status
 
 
-def test_what_cannot_be_loaded(one, library, capi, bundle_dir, tiny_vlm, tmp_path):
-    tiny_vlm.write(tmp_path / "tiny.bundle")
-    bundle = capi.Bundle(library, tmp_path / "tiny.bundle")
+def test_what_cannot_be_loaded(library, capi, bundle_dir, tiny_vlm, tmp_path):
+    bundle = capi.Bundle(library, tiny_vlm.write(tmp_path / "good.bundle"))
     for options, message in (
         ({"budgets": [5]}, "no rung of 5"),
         ({"threads": 5000}, "outside 1..1024"),
