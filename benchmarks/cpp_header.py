@@ -1,6 +1,6 @@
 r"""Write runtimes/cpp/src/generated.hpp: names, limits and operators as the Python code has them.
 
-    python benchmarks/cpp_header.py
+python benchmarks/cpp_header.py
 """
 
 from __future__ import annotations

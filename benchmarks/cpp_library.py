@@ -1,11 +1,22 @@
-"""The C library from Python, by ctypes: for tests and measurements, as any other program sees it."""
+"""The C library from Python, by ctypes: for tests, as any other program sees it."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t
-from ctypes import c_uint8, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char_p,
+    c_double,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint8,
+    c_void_p,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,9 +208,7 @@ class Model(_Handle):
             threads=threads,
             flavour=flavour.encode(),
         )
-        library.require(
-            library.raw.edgetok_model_load(bundle.value, byref(options), byref(made))
-        )
+        library.require(library.raw.edgetok_model_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "model", made)
 
     def image_of(self, file: bytes) -> Image:
@@ -251,9 +260,7 @@ class Model(_Handle):
         asked.on_token = called
         made, raw = c_void_p(), self.library.raw
         self.library.require(
-            raw.edgetok_generate(
-                self.value, image.value, byref(prompt), byref(asked), byref(made)
-            )
+            raw.edgetok_generate(self.value, image.value, byref(prompt), byref(asked), byref(made))
         )
         return _read_answer(self.library, made)
 

@@ -239,9 +239,7 @@ def test_rows_with_a_gap_between_them(plain, library, capi):
     made = ctypes.c_void_p()
     plan, model = plain
     library.require(
-        library.raw.edgetok_image_from_pixels(
-            model.value, ctypes.byref(pixels), ctypes.byref(made)
-        )
+        library.raw.edgetok_image_from_pixels(model.value, ctypes.byref(pixels), ctypes.byref(made))
     )
     found = capi.Image(library, "image", made).pixels
     want = preprocess(np.ascontiguousarray(picture), plan).ravel()

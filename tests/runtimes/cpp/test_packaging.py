@@ -83,7 +83,12 @@ def test_installed_library_is_found(build, asked, tmp_path):
     library = next(prefix.rglob("libedgetok.so")).parent
     found = os.environ | {"PKG_CONFIG_PATH": str(library / "pkgconfig")}
     flags = _run(
-        "pkg-config", "--cflags", "--libs", f"--define-variable=prefix={prefix}", "edgetok", env=found
+        "pkg-config",
+        "--cflags",
+        "--libs",
+        f"--define-variable=prefix={prefix}",
+        "edgetok",
+        env=found,
     ).split()
     program = tmp_path / "by-pkg-config"
     _run("cc", CPP / "examples" / "01_answer.c", *flags, f"-Wl,-rpath,{library}", "-o", program)
