@@ -61,6 +61,10 @@ link_library() {
   library=$(ls "$capi"/libonnxruntime.so.1.* 2>/dev/null | head -n 1)
   [ -n "$library" ] || say_and_stop "no libonnxruntime.so in $capi; pip install onnxruntime"
   mkdir -p "$have"
+  # Its symbols carry its version, so what was linked with another one must be linked again.
+  if [ "$(readlink "$have/libonnxruntime.so.1")" != "$library" ]; then
+    rm -f "$folder"/../*/libedgetok.*
+  fi
   ln -sf "$library" "$have/libonnxruntime.so.1"
   ln -sf libonnxruntime.so.1 "$have/libonnxruntime.so"
   onnx=$("$python" -c 'import importlib.util as u; print(u.find_spec("onnx").submodule_search_locations[0])')
