@@ -40,7 +40,7 @@ cpp: $(STAMP)  ## Build the C and C++ library into build/cpp/shared; gets what t
 
 fuzz: $(STAMP)  ## Give the C++ readers random bytes for a minute; needs clang, keeps what it found.
 	runtimes/cpp/build.sh $(BIN)/python fuzz
-	$(BIN)/python runtimes/cpp/fuzz/seeds.py build/cpp/corpus
+	$(BIN)/python benchmarks/cpp_seeds.py build/cpp/corpus
 	build/cpp/fuzz/fuzz_reader -max_total_time=60 -max_len=65536 -artifact_prefix=build/cpp/ build/cpp/corpus
 
 test: $(STAMP)  ## Run the quick tests.

@@ -1,6 +1,6 @@
 """Write what a fuzzer starts from: a small manifest, image plan, graph and pictures that are good.
 
-python runtimes/cpp/fuzz/seeds.py FOLDER
+python benchmarks/cpp_seeds.py FOLDER
 
 The first byte of each says which reader it is for, see reader.cpp.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-TINY = Path(__file__).resolve().parents[3] / "tests" / "bundle" / "tiny.py"
+TINY = Path(__file__).resolve().parents[1] / "tests" / "bundle" / "tiny.py"
 
 
 def main() -> None:
