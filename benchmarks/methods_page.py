@@ -13,7 +13,7 @@ from typing import Any
 from edgetok.kv import AT_PREFILL as HELD
 from edgetok.kv import POLICIES, READINGS
 from edgetok.kv.table import describe_policies
-from edgetok.methods import METHODS, TOWER_METHODS
+from edgetok.methods import FRAME_METHODS, METHODS, TOWER_METHODS
 from edgetok.methods.table import describe_methods
 from edgetok.prefill import PREFILL_METHODS
 from edgetok.prefill.table import describe_prefill
@@ -47,6 +47,15 @@ inside the tower saves and spends there: `benchmarks/tower.py` counts and times 
 its rows, is slower than the plain tower of the demo model.
 """
 
+OF_FRAMES = """
+## Several pictures, or frames of a video
+
+`edgetok export --images N` makes a bundle for prompts of N pictures, which share each budget
+([frames.md](frames.md)). With the methods above, but for those inside the tower, each picture has
+an equal share. These divide it by what the pictures show, or by what the user says; their cost is
+not stated.
+
+"""
 AT_PREFILL = """
 ## Reduction at prefill
 
@@ -94,7 +103,8 @@ def render(report: dict[str, Any] | None) -> str:
     late = AT_PREFILL + describe_prefill(PREFILL_METHODS.values()) + AT_PREFILL_LEGEND
     policies = [*POLICIES.values(), *READINGS.values(), *HELD.values()]
     cache = IN_CACHE + describe_policies(policies) + "\n"
-    page = HEAD + describe_methods(KNOWN.values()) + LEGEND + late + cache
+    frames = OF_FRAMES + describe_methods(FRAME_METHODS.values()) + "\n"
+    page = HEAD + describe_methods(KNOWN.values()) + LEGEND + frames + late + cache
     return page + _accuracy(report) if report else page
 
 

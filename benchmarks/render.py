@@ -21,6 +21,10 @@ def main() -> None:
     sections: Sequence[tuple[str, str, Callable[[Result], str]]] = (
         ("accuracy", "Accuracy of methods at equal budgets", _accuracy),
         ("accuracy-oracle", "What a controller could reach", _table),
+        ("controller", "Certified controllers and what they save", _table),
+        ("limit", "A limit on the first token while a core is loaded", _table),
+        ("pace", "Limits decided on recorded times", _table),
+        ("decision", "What a decision costs", _table),
         ("parity", "Graphs against PyTorch", _table),
         ("agreement", "Quantized answers against float32", _table),
         ("agreement-blame", "Which parts rounding hurts", _table),
@@ -35,6 +39,7 @@ def main() -> None:
         ("reuse", "Second questions and chunks behind a prompt", _table),
         ("flavours", "Portable graphs beside those of ort", _table),
         ("engines-decoder", "TensorRT engines of the decoder", _table),
+        ("engines_ladder", "TensorRT engines of a whole ladder", _table),
     )
     parts = ["# Results\n", _HEAD]
     for name, title, render in sections:
@@ -49,6 +54,18 @@ def main() -> None:
             parts.append(f"## {title}\n\n{head}\n")
             parts.append(render(result))
     (RESULTS.parent / "results.md").write_text("\n".join(parts))
+    _fill("engines.md", "engines_ladder")
+
+
+def _fill(page: str, name: str) -> None:
+    """Put a table between its marks in a page that people write."""
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    path = RESULTS.parent / page
+    mark, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = path.read_text().partition(mark)
+    behind = rest.partition(end)[2]
+    shown = f"{result['title']}:\n\n{_table(result)}"
+    path.write_text(f"{before}{mark}\n\n{shown}\n{end}{behind}")
 
 
 _HEAD = """Every figure here was printed by a script of `benchmarks/`; the JSON files in `results/`

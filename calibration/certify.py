@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import msgspec
 import numpy as np
 
+from edgetok import names
+from edgetok.calibration.complexity import add_complexity
 from edgetok.calibration.outcomes import Bools, Floats, Outcomes, collect, unlabelled
 from edgetok.calibration.paths import Path, Spent, Step, follow, propose
 from edgetok.calibration.records import Record, digest_records
@@ -16,6 +19,7 @@ from edgetok.calibration.samples import Sample
 from edgetok.control import Certified
 from edgetok.control.certificate import (
     binomial_p,
+    bound_risk,
     count_certified,
     count_samples,
     hoeffding_bentkus_p,
@@ -114,7 +118,7 @@ def certify(
     """
     outcomes = collect(records, budgets, aim.loss)
     first = _split(outcomes, aim.seed)
-    design, test = outcomes.take(first), outcomes.take(~first)
+    thumbnail, design, test = add_complexity(outcomes.take(first), outcomes.take(~first))
     path, hoped = _choose(design, aim)
     enter, accept = path.scores(test)
     spent = [follow(step, enter, accept, test) for step in path.steps]
@@ -136,12 +140,16 @@ def certify(
         data_sha256=digest_records(records),
         bundle_sha256=bundle_sha256,
         flavour="portable" if flavour == "portable" else "ort",
+        differs=_bound_differing(spent[best], test, 1 - aim.confidence),
     )
+    rules = path.rules(path.steps[best], test.budgets)
+    asked = {name for rule in rules for name in (*rule.enter.signals, *rule.accept.signals)}
     controller = Controller(
-        rules=path.rules(path.steps[best], test.budgets),
+        rules=rules,
         full=test.budgets[-1],
         certificate=certificate,
         cases=[],
+        thumbnail=thumbnail if names.SIGNAL_COMPLEXITY in asked else None,
     )
     controller = msgspec.structs.replace(controller, cases=_cases(controller, test))
     rows = (*_rows(test), summarise("certified", spent[best], test))
@@ -195,10 +203,20 @@ def _choose(design: Outcomes, aim: Aim) -> tuple[Path, int]:
 
 
 def _p_value(spent: Spent, outcomes: Outcomes, aim: Aim) -> float:
-    losses = outcomes.by_unit(spent.losses(outcomes))
+    return _test(spent.losses(outcomes), outcomes)(aim.risk)
+
+
+def _bound_differing(spent: Spent, outcomes: Outcomes, error: float) -> float:
+    """How often answers may be others than the full rung's, right or wrong."""
+    return bound_risk(_test(outcomes.differing(spent.rung), outcomes), error)
+
+
+def _test(losses: Floats, outcomes: Outcomes) -> Callable[[float], float]:
+    """The p-value of the claim that losses [n] are above a limit, by the limit."""
+    units = outcomes.by_unit(losses)
     if outcomes.one_question_each:
-        return binomial_p(round(float(losses.sum())), len(losses), aim.risk)
-    return hoeffding_bentkus_p(min(1.0, float(losses.mean())), len(losses), aim.risk)
+        return partial(binomial_p, round(float(units.sum())), len(units))
+    return partial(hoeffding_bentkus_p, min(1.0, float(units.mean())), len(units))
 
 
 def _cheapest(spent: Sequence[Spent], cost: Cost) -> int:

@@ -73,7 +73,7 @@ def fit(
         return Scorer(), np.zeros(len(outcomes))
     model = _regression()
     matrix = columns.matrix(outcomes, rung)
-    unseen = _cross_scores(model, matrix, lost, outcomes.images)
+    unseen = _cross_scores(model, matrix, lost, outcomes.folds(_FOLDS))
     model.fit(matrix, lost)
     scale, regression = model.steps[0][1], model.steps[1][1]
     weights = regression.coef_[0] / scale.scale_
@@ -93,13 +93,10 @@ def _regression() -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=_STRENGTH, max_iter=1000))
 
 
-def _cross_scores(model: Any, matrix: Floats, lost: Bools, images: Any) -> Floats:
-    """Each question scored by a model that saw no question about its image."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
+def _cross_scores(model: Any, matrix: Floats, lost: Bools, folds: Sequence[Bools]) -> Floats:
+    """Each question scored by a model that saw no question of its fold."""
     scores = np.zeros(len(lost))
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-    for learned, held in folds.split(matrix, lost, images):
-        if len(set(lost[learned].tolist())) > 1:
-            scores[held] = model.fit(matrix[learned], lost[learned]).decision_function(matrix[held])
+    for held in folds:
+        if len(set(lost[~held].tolist())) > 1:
+            scores[held] = model.fit(matrix[~held], lost[~held]).decision_function(matrix[held])
     return scores

@@ -47,10 +47,11 @@ def measure_kv_scales(
             cache = text.model(**given, use_cache=True).past_key_values
         found = [
             (
-                pair_radius(layer.keys).amax(2, keepdim=True),
+                pair_radius(layer.keys, text.rotary_dim).amax(2, keepdim=True),
                 layer.values.abs().amax(2, keepdim=True),
             )
             for layer in cache.layers
+            if hasattr(layer, "keys")  # a convolution has none
         ]
         if largest:
             found = [
@@ -90,13 +91,17 @@ def _require_finite(largest: list[tuple[Tensor, Tensor]]) -> None:
                 )
 
 
-def pair_radius(keys: Tensor) -> Tensor:
-    """Radius of each rotary pair, at both of its channels: [1, G, rows, H] -> the same shape."""
+def pair_radius(keys: Tensor, turned: int | None = None) -> Tensor:
+    """Radius of each rotary pair, at both of its channels: [1, G, rows, H] -> the same shape.
+
+    Channels behind the first `turned`, all if None, are not in pairs and have their magnitude.
+    """
     import torch
 
-    half = keys.shape[-1] // 2
-    radius = torch.hypot(keys[..., :half], keys[..., half:])
-    return torch.cat([radius, radius], dim=-1)
+    turned = keys.shape[-1] if turned is None else turned
+    half = turned // 2
+    radius = torch.hypot(keys[..., :half], keys[..., half:turned])
+    return torch.cat([radius, radius, keys[..., turned:].abs()], dim=-1)
 
 
 def _to_scale(largest: Tensor, bits: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,10 +53,26 @@ class Outcomes:
         arrays = self.lost[chosen], self.right[chosen], self.ms[chosen]
         return Outcomes(records, self.budgets, *arrays, self.images[chosen])
 
+    def with_records(self, records: Sequence[Record]) -> Outcomes:
+        """The same outcomes of questions of which something else is known."""
+        return replace(self, records=tuple(records))
+
+    def folds(self, count: int) -> list[Bools]:
+        """[n] bool of each of `count` parts; questions about one image are in the same part."""
+        images = np.random.default_rng(0).permutation(np.unique(self.images))
+        return [np.isin(self.images, part) for part in np.array_split(images, count)]
+
     def scores(self, scorer: Scorer, rung: int | None = None) -> Floats:
         """What a scorer says of each question [n]; of its answer too if a rung is given."""
         budget = None if rung is None else self.budgets[rung]
         return np.array([_score(scorer, record, budget) for record in self.records])
+
+    def differing(self, rung: npt.NDArray[np.intp]) -> Floats:
+        """[n] of 0 and 1: whether the answer of `rung` [n] is another than the full rung's."""
+        full = self.budgets[-1]
+        pairs = zip(self.records, rung.tolist(), strict=True)
+        texts = [(r.rungs[self.budgets[at]].text, r.rungs[full].text) for r, at in pairs]
+        return np.array([float(normalise(a) != normalise(b)) for a, b in texts])
 
     def by_unit(self, values: Floats) -> Floats:
         """Mean over the questions of each image: [n] -> [images]."""

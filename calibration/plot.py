@@ -45,7 +45,7 @@ def plot_accuracy(evaluation: Evaluation, path: Path, title: str = "") -> None:
     oracle = evaluation.oracle
     _draw_points(axes, [oracle.mean_tokens], [oracle.score], "oracle", "tab:red")
     _label(axes, budgets, title)
-    figure.savefig(path, dpi=150, metadata=_without_date(path))
+    draw_without_date(figure, path)
 
 
 def _draw_points(
@@ -70,6 +70,7 @@ def _label(axes: Any, budgets: list[int], title: str) -> None:
     axes.legend(fontsize=8)
 
 
-def _without_date(path: Path) -> dict[str, None]:
+def draw_without_date(figure: Any, path: Path) -> None:
     """The same figures give the same file."""
-    return {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
+    dates = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    figure.savefig(path, dpi=150, metadata=dates[path.suffix.lower()])

@@ -45,6 +45,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         question: token ids of the user's text.
         tower_ms: to read and encode the image.
         rungs: by budget.
+        thumbnail: `control.thumbnail.describe` of the image; empty in records of older versions.
     """
 
     sample: str
@@ -54,12 +55,14 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     question: list[int]
     tower_ms: float
     rungs: dict[int, RungAnswer]
+    thumbnail: list[float] = []
 
 
 class Model(Protocol):
     """What is calibrated; `edgetok.load` gives one."""
 
     def encode(self, image: Path, /) -> Any: ...
+    def describe(self, image: Path, /) -> list[float]: ...
     def question_ids(self, prompt: str, /) -> Sequence[int]: ...
     def forget(self) -> None: ...
     def generate(self, image: Any, prompt: str, /, *, budget: int) -> Any: ...
@@ -89,7 +92,7 @@ def ask_rungs(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
-            _end_line(file)
+            end_line(file)
             for number, sample in enumerate(samples):
                 progress("answering", number / len(samples))
                 key = _digest_sample(sample, images)
@@ -133,6 +136,7 @@ def _ask(
         list(model.question_ids(sample.prompt)),
         tower_ms,
         rungs,
+        model.describe(sample.image),
     )
 
 
@@ -159,7 +163,7 @@ def _digest_sample(sample: Sample, images: dict[Path, str]) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def _end_line(file: BinaryIO) -> None:
+def end_line(file: BinaryIO) -> None:
     """Begin a line of its own behind one that a crash cut short."""
     if file.seek(0, os.SEEK_END):
         file.seek(-1, os.SEEK_END)

@@ -13,6 +13,7 @@ import typer
 
 from edgetok.cli import (
     bench,
+    build,
     calibrate,
     chat,
     clean,
@@ -23,6 +24,7 @@ from edgetok.cli import (
     methods,
     replay,
     run,
+    tune,
     verify,
 )
 from edgetok.cli.failures import EXIT_CODES, Failure, explain
@@ -52,6 +54,7 @@ app = typer.Typer(
 )
 for verb in (
     export,
+    build,
     run,
     chat,
     inspect,
@@ -59,6 +62,7 @@ for verb in (
     bench,
     eval,
     calibrate,
+    tune,
     replay,
     methods,
     doctor,

@@ -24,7 +24,10 @@ _SAMPLING = "Sampling"
 
 def chat_command(
     bundle: BundleDir,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP.")],
+    image: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="JPEG, PNG or WebP; all pictures of the prompt."),
+    ],
     budget: Annotated[
         int | None, typer.Option(help="This many visual tokens; the largest rung if left out.")
     ] = None,
@@ -71,7 +74,12 @@ def chat_command(
 
 
 def _begin(
-    bundle: Path, image: Path, budget: int | None, device: str, threads: int | None, as_json: bool
+    bundle: Path,
+    image: list[Path],
+    budget: int | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
 ) -> Conversation:
     """Open the bundle and read the image, so that their errors come before the first question."""
     with working(as_json) as progress:

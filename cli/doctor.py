@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import warnings
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -26,30 +24,34 @@ _PACKAGES = (
     "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-rtx",
+    "cuda-bindings",
     "torch",
     "transformers",
     "onnxscript",
     "optimum",
 )
-# What a vendor writes about the driver and, on a Jetson, about JetPack.
-_SYSTEM_FILES = {"nvidia driver": "/proc/driver/nvidia/version", "jetpack": "/etc/nv_tegra_release"}
 _NO_DEVICES = {"AzureExecutionProvider"}  # a gateway to remote endpoints
-_ONE_NODE = """
-<ir_version: 8, opset_import: ["": 17]>
-doctor (float[4] x) => (float[4] y) { y = Add(x, x) }
-"""
 
 
 def doctor_command(as_json: Json = False) -> None:
     """Check this machine: versions, memory, and a real graph on every provider."""
-    from edgetok.runtimes import machine
+    from edgetok.runtimes import installed, machine
+    from edgetok.runtimes.energy import find_meter
 
     packages = _list_versions()
     providers, problems = _try_providers()
-    facts = machine.facts() | {"free_memory_mib": (machine.available_bytes() or 0) >> 20}
+    meter = find_meter()
+    facts = machine.facts() | {
+        "free_memory_mib": (machine.available_bytes() or 0) >> 20,
+        "energy_meter": "none (RAPL, INA3221)" if meter is None else type(meter).__name__,
+    }
+    gpu = installed.describe_gpu()
+    running = [row["provider"] for row in providers if row["result"] == "runs"]
     fields: dict[str, Any] = {
         "packages": packages,
-        "machine": facts | _read_system_files(),
+        "machine": facts,
+        "gpu": gpu,
+        "advice": installed.advise(gpu, running),
         "cache": _describe_cache(),
         "providers": providers,
         "problems": problems,
@@ -75,8 +77,9 @@ def _list_versions() -> dict[str, str | None]:
     return found
 
 
-def _try_providers() -> tuple[list[dict[str, str]], list[str]]:
+def _try_providers() -> tuple[list[dict[str, Any]], list[str]]:
     """What each provider did with a one-node graph, and the problems of this installation."""
+    from edgetok.runtimes import probe
     from edgetok.runtimes.providers import import_onnxruntime
 
     try:
@@ -85,42 +88,21 @@ def _try_providers() -> tuple[list[dict[str, str]], list[str]]:
         return [], [str(error)]
     onnxruntime.set_default_logger_severity(4)
     listed = [name for name in onnxruntime.get_available_providers() if name not in _NO_DEVICES]
-    results = {name: _try_provider(name) for name in listed}
-    rows = [{"provider": name, "result": result} for name, result in results.items()]
-    cpu = results.get("CPUExecutionProvider", "is missing")
+    results = {name: probe.try_provider(name) for name in listed}
+    rows = [
+        {"provider": name, "result": result, "kv": _try_caches(name, result)}
+        for name, result in results.items()
+    ]
+    cpu = results.get(probe.CPU, "is missing")
     return rows, [] if cpu == "runs" else [f"CPUExecutionProvider {cpu}"]
 
 
-def _try_provider(name: str) -> str:
-    """A provider list is fixed when ONNX Runtime is built; only a run tells what works."""
-    import numpy as np
-    import onnx.parser
-    import onnxruntime
+def _try_caches(provider: str, result: str) -> dict[str, str]:
+    """What GroupQueryAttention says of caches of 8 and 4 bits, where anything runs at all."""
+    from edgetok.runtimes import probe
 
-    graph = onnx.parser.parse_model(_ONE_NODE).SerializeToString()
-    x = np.arange(4, dtype=np.float32)
-    options = onnxruntime.SessionOptions()
-    if name != "CPUExecutionProvider":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # what it warns of is in our result
-            session = onnxruntime.InferenceSession(graph, options, providers=[name])
-        if session.get_providers()[0] != name:
-            return "fails: ONNX Runtime fell back to another provider"
-        (y,) = session.run(None, {"x": x})
-    except Exception as error:  # a provider may raise anything; its words are the finding
-        return f"fails: {' '.join(str(error).split())[:200]}"
-    return "runs" if np.array_equal(y, x + x) else f"fails: {x} + {x} gave {y}"
-
-
-def _read_system_files() -> dict[str, str]:
-    found = {}
-    for name, path in _SYSTEM_FILES.items():
-        try:
-            found[name] = Path(path).read_text(errors="replace").splitlines()[0].strip()
-        except (OSError, IndexError):
-            continue
-    return found
+    bits = probe.KV_BITS if result == "runs" else ()
+    return {f"int{width}": probe.try_kv_bits(provider, width) for width in bits}
 
 
 def _describe_cache() -> str:
@@ -139,8 +121,13 @@ def _show(fields: dict[str, Any]) -> list[Table | str]:
     facts = table("Machine", "fact", "value")
     for fact, value in (fields["machine"] | {"cache": fields["cache"]}).items():
         facts.add_row(fact.replace("_", " "), str(value))
-    providers = table("Providers of ONNX Runtime", "provider", "a one-node graph")
+    gpu = table("GPU", "part", "version")
+    for part, version in fields["gpu"].items():
+        gpu.add_row(part, version)
+    providers = table("Providers of ONNX Runtime", "provider", "a one-node graph", "KV caches")
     for row in fields["providers"]:
-        providers.add_row(row["provider"], row["result"])
-    problems = [f"problem: {problem}" for problem in fields["problems"]]
-    return [versions, "", facts, "", providers, "", *(problems or ["no problems found"])]
+        caches = ", ".join(name for name, result in row["kv"].items() if result == "runs")
+        providers.add_row(row["provider"], row["result"], caches)
+    notes = [f"install: {advice}" for advice in fields["advice"]]
+    notes += [f"problem: {problem}" for problem in fields["problems"]] or ["no problems found"]
+    return [versions, "", facts, "", gpu, "", providers, "", *notes]

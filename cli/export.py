@@ -23,11 +23,19 @@ def export_command(
         Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Directory to publish.")
     ],
     budgets: Annotated[
-        str, typer.Option(help="Visual tokens of each rung; `full` keeps all.")
-    ] = "64,128,192,full",
+        str | None,
+        typer.Option(
+            help="Visual tokens of each rung; `full` keeps all. 64,128,192,full by default; of an "
+            "encoder alone, a quarter, a half and all."
+        ),
+    ] = None,
     method: Annotated[
-        str, typer.Option(help="Token compressor; `edgetok methods` lists them.")
-    ] = "visionzip",
+        str | None,
+        typer.Option(
+            help="Token compressor; `edgetok methods` lists them. visionzip by default; of an "
+            "encoder alone, tome, or expedit where it draws a map."
+        ),
+    ] = None,
     mask_sinks: Annotated[
         bool,
         typer.Option(
@@ -74,10 +82,10 @@ def export_command(
         typer.Option(min=1, help="Rows that a step of tidaldecode reads; a quarter of all."),
     ] = None,
     flavour: Annotated[
-        Literal["ort", "portable"],
+        Literal["ort", "portable", "portable-20"],
         typer.Option(
             help="`portable` adds the same graphs in standard operators (opset 24), for TensorRT "
-            "and other runtimes."
+            "and other runtimes; `portable-20` in those of opset 20, for JetPack 6."
         ),
     ] = "ort",
     prefill: Annotated[
@@ -100,6 +108,10 @@ def export_command(
     new_tokens: Annotated[int, typer.Option(help="Room for the answer.")] = 128,
     tiles: Tiles = None,
     image_size: ImageSize = None,
+    images: Annotated[
+        int,
+        typer.Option(min=1, help="Pictures, or frames of a video, that a prompt has."),
+    ] = 1,
     seed: Seed = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that is already there.")
@@ -111,6 +123,7 @@ def export_command(
 ) -> None:
     """Freeze a model into a ladder of static graphs, prove them and publish the bundle.
 
+    Vision-language models, and encoders alone: classifiers, embeddings, CLIP and SigLIP, depth.
     Nothing is published unless every graph agrees with torch (exit code 7 otherwise).
 
     Example: edgetok export llava-dir -o out.bundle --budgets 64,128,full --weights int4
@@ -149,6 +162,7 @@ def export_command(
             parity_images=parity_images,
             tiles=grid,
             size_px=size_px,
+            pictures=images,
             progress=progress,
         )
     fields = {
@@ -163,5 +177,6 @@ def export_command(
         as_json,
         f"{output} in {report.seconds:.1f} s, {report.bytes / _MIB:.1f} MiB",
         f"digest {fields['digest']}",
-        f'next: edgetok run {output} --image FILE --prompt "…"',
+        f"next: edgetok run {output} --image FILE"
+        + (' --prompt "…"' if "precision" in report.parity else ""),
     )

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from rich.table import Table
 
 from edgetok.bundle.cache_size import cache_bytes, cache_bytes_by_flavour
-from edgetok.bundle.manifest import KvCache, Manifest, Tensor
+from edgetok.bundle.encoders import EncoderManifest
+from edgetok.bundle.manifest import File, KvCache, Manifest, Stage, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
-from edgetok.names import COMPACT, EXITED, FLUSH, SEGMENT, STAGES
+from edgetok.names import COMPACT, DESCRIBE, ENCODE, EXITED, FLUSH, SEGMENT, STAGES
 
 _MIB = 1 << 20
 
 
 def inspect_command(bundle: BundleDir, as_json: Json = False) -> None:
     """Show rungs, stages, shapes, sizes, precision and digest of a bundle."""
-    from edgetok.bundle.reader import Bundle
+    from edgetok.bundle.reader import EncoderBundle, open_bundle
 
-    opened = Bundle.open(bundle)
-    manifest, digest = opened.manifest, f"sha256:{opened.digest}"
+    opened = open_bundle(bundle)
+    digest = f"sha256:{opened.digest}"
+    if isinstance(opened, EncoderBundle):
+        _inspect_encoder(opened.manifest, digest, as_json)
+        return
+    manifest = opened.manifest
     emit(
         _describe(manifest, digest),
         as_json,
@@ -30,12 +36,37 @@ def inspect_command(bundle: BundleDir, as_json: Json = False) -> None:
         "",
         _show_ladder(manifest),
         "",
-        _show_stages(manifest),
+        _show_stages(manifest.stages, manifest.files),
     )
 
 
+def _inspect_encoder(manifest: EncoderManifest, digest: str, as_json: bool) -> None:
+    sizes = sum_sizes(manifest.files)
+    totals = {"bytes": sum(sizes.values()), "bytes_by_folder": sizes}
+    fields: dict[str, Any] = msgspec.to_builtins(manifest)
+    vision, output = manifest.vision, manifest.output
+    facts = {
+        "task": manifest.task,
+        "family": manifest.family,
+        "method": manifest.method,
+        "precision": f"weights {manifest.weights}",
+        "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} patches",
+        "output": f"{output.name} {output.dtype}{output.shape}",
+        "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:5])} …"
+        if manifest.labels
+        else "none",
+        "texts": "none" if manifest.text is None else f"up to {manifest.text.tokens} tokens",
+        "rungs": ", ".join(str(rung.budget) for rung in manifest.ladder),
+        "size": _show_sizes(sizes),
+        "written by": f"{manifest.producer}, format {manifest.format_version}",
+        "digest": digest,
+    }
+    stages = _show_stages(manifest.stages, manifest.files)
+    emit({"digest": digest} | totals | fields, as_json, _join_facts(facts), "", stages)
+
+
 def _describe(manifest: Manifest, digest: str) -> dict[str, Any]:
-    sizes = _sum_sizes(manifest)
+    sizes = sum_sizes(manifest.files)
     fields: dict[str, Any] = msgspec.to_builtins(manifest)
     totals = {"bytes": sum(sizes.values()), "bytes_by_folder": sizes}
     cache = cache_bytes_by_flavour(manifest)
@@ -43,34 +74,47 @@ def _describe(manifest: Manifest, digest: str) -> dict[str, Any]:
     return {"digest": digest} | held | totals | fields
 
 
-def _sum_sizes(manifest: Manifest) -> dict[str, int]:
+def sum_sizes(files: Mapping[str, File]) -> dict[str, int]:
     """Bytes of the files in each top-level folder of the bundle."""
     sizes: dict[str, int] = defaultdict(int)
-    for path, file in manifest.files.items():
+    for path, file in files.items():
         sizes[path.split("/")[0]] += file.bytes
     return dict(sorted(sizes.items()))
 
 
 def _show_facts(manifest: Manifest, digest: str) -> str:
     """Lines rather than a table, which would cut the digest on a narrow terminal."""
-    sizes = _sum_sizes(manifest)
     vision, text, kv = manifest.vision, manifest.text, manifest.kv
-    parts = ", ".join(f"{folder} {bytes_ / _MIB:.1f}" for folder, bytes_ in sizes.items())
     facts = {
         "family": manifest.family,
         "method": manifest.method,
         "prefill": _show_prefill(manifest),
         "precision": f"weights {manifest.precision.weights}, KV {manifest.precision.kv}",
-        "image": f"{vision.height_px} x {vision.width_px} px, {vision.full_tokens} tokens",
+        "image": f"{_show_pictures(vision.pictures)}{vision.height_px} x {vision.width_px} px, "
+        f"{vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
         "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
         f"{_show_channels(kv)}{_show_cache(manifest)}",
         "KV policy": _show_policy(manifest),
-        "size": f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})",
+        "size": _show_sizes(sum_sizes(manifest.files)),
         "written by": f"{manifest.producer}, format {manifest.format_version}",
         "digest": digest,
     }
+    return _join_facts(facts)
+
+
+def _show_sizes(sizes: Mapping[str, int]) -> str:
+    parts = ", ".join(f"{folder} {bytes_ / _MIB:.1f}" for folder, bytes_ in sizes.items())
+    return f"{sum(sizes.values()) / _MIB:.1f} MiB ({parts})"
+
+
+def _join_facts(facts: Mapping[str, str]) -> str:
     return "\n".join(f"{fact:<12}{value}" for fact, value in facts.items())
+
+
+def _show_pictures(count: int) -> str:
+    """How many a prompt has, if not one."""
+    return "" if count == 1 else f"{count} a prompt, "
 
 
 def _show_channels(kv: KvCache) -> str:
@@ -127,13 +171,13 @@ def _show_ladder(manifest: Manifest) -> Table:
     return shown
 
 
-def _show_stages(manifest: Manifest) -> Table:
+def _show_stages(stages: Sequence[Stage], files: Mapping[str, File]) -> Table:
     shown = table("Stages", "stage", ">rung", "flavour", ">KiB", "inputs", "outputs")
-    order_of = [*STAGES, SEGMENT, EXITED, FLUSH, COMPACT]
+    order_of = [*STAGES, SEGMENT, EXITED, FLUSH, COMPACT, ENCODE, DESCRIBE]
     places = {name: place for place, name in enumerate(order_of)}
-    order = sorted(manifest.stages, key=lambda s: (places[s.stage], s.bucket or 0, s.layer or 0))
+    order = sorted(stages, key=lambda s: (places[s.stage], s.bucket or 0, s.layer or 0))
     for stage in order:
-        size = f"{manifest.files[stage.file].bytes / 1024:.0f}"
+        size = f"{files[stage.file].bytes / 1024:.0f}"
         rung = "all" if stage.bucket is None else str(stage.bucket)
         if stage.layer is not None:
             rung = f"layer {stage.layer}" if stage.bucket is None else f"{rung}, {stage.layer}"

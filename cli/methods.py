@@ -24,13 +24,12 @@ def methods_command(
     """List what `export` takes for --method, --prefill and --kv-policy, and what each one needs."""
     from edgetok.kv import AT_PREFILL, POLICIES, READINGS
     from edgetok.kv.table import describe_policies
-    from edgetok.methods import METHODS, TOWER_METHODS
+    from edgetok.methods import FRAME_METHODS, METHODS, TOWER_METHODS
     from edgetok.methods.table import describe_methods
     from edgetok.prefill import PREFILL_METHODS
     from edgetok.prefill.table import describe_prefill
 
-    known = [*METHODS.values(), *TOWER_METHODS.values()]
-
+    known = [*METHODS.values(), *TOWER_METHODS.values(), *FRAME_METHODS.values()]
     rows = [
         {
             "name": method.name,

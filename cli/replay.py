@@ -14,6 +14,7 @@ from edgetok.cli.output import emit, table
 from edgetok.errors import InputError
 
 if TYPE_CHECKING:
+    from edgetok.control import Pace, Policy
     from edgetok.control.trace import Entry, Repeated
 
 
@@ -26,6 +27,9 @@ def replay_command(
     ] = None,
     max_memory_mib: Annotated[
         float | None, typer.Option(help="The largest rung measured to need no more memory.")
+    ] = None,
+    max_energy_j: Annotated[
+        float | None, typer.Option(help="The largest rung measured to need no more energy.")
     ] = None,
     signal: Annotated[
         Literal["elbow"] | None, typer.Option(help="Let the image choose, by this signal.")
@@ -41,7 +45,8 @@ def replay_command(
     """
     from edgetok.bundle.manifest import digest_content
     from edgetok.bundle.reader import Bundle
-    from edgetok.control.table import load_table
+    from edgetok.control import Pace, load_table
+    from edgetok.control.audits import describe, watch
     from edgetok.control.trace import load_trace, repeat
     from edgetok.runtimes.request import Choice
 
@@ -53,12 +58,31 @@ def replay_command(
             f"{strangers} of {len(entries)} lines of {trace} were written with another bundle than "
             f"{bundle}; give the one that answered"
         )
-    choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
-    policy = choice.policy(
-        opened.ladder, lambda: load_table(content, device), opened.manifest.controller
-    )
-    repeated = repeat(policy, opened.ladder, entries)
-    emit(_describe(entries, repeated), as_json, _show(entries, repeated), _summarise(repeated))
+    choice = Choice(budget, max_ttft_ms, max_memory_mib, signal, max_energy_j)
+    table = load_table(content, device) if choice.is_limited else None
+
+    def begin() -> tuple[Policy, Pace | None]:
+        pace = None if table is None else Pace(table)
+        return choice.policy(opened.ladder, pace, opened.manifest.controller), pace
+
+    repeated = repeat(begin, opened.ladder, entries)
+    fields, shown = _describe(entries, repeated), _summarise(repeated)
+    controller, audits = opened.manifest.controller, _count_audits(entries)
+    if controller is not None and audits:
+        drift = watch(entries, controller.certificate)
+        shown = f"{shown}\n{describe(drift, audits[True])}"
+        fields["drift"] = {
+            "audits": drift.audits,
+            "differ": audits[True],
+            "at_most": drift.risk,
+            "broken": drift.broken_once,
+        }
+    emit(fields, as_json, _show(entries, repeated), shown)
+
+
+def _count_audits(entries: list[Entry]) -> Counter[bool]:
+    """How many audited answers differ from the full rung's, and how many do not."""
+    return Counter(entry.differs for entry in entries if entry.differs is not None)
 
 
 def _describe(entries: list[Entry], repeated: list[Repeated]) -> dict[str, Any]:

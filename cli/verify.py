@@ -37,20 +37,26 @@ def verify_command(
     """
     expected = None if expect_digest is None else _parse_digest(expect_digest)
     with working(as_json) as progress:
-        from edgetok.bundle.reader import Bundle
+        from edgetok.bundle.reader import EncoderBundle, open_bundle
 
         progress("checking files", 0.0)
-        opened = Bundle.open(bundle)
+        opened = open_bundle(bundle)
         if expected is not None and opened.digest != expected:
             raise VerificationError(
                 f"{bundle} has digest sha256:{opened.digest}, and sha256:{expected} was expected; "
                 f"it is whole, but it is another bundle"
             )
-        from edgetok.runtimes.load import load
-        from edgetok.runtimes.verify import verify
-
         progress("running golden samples", 0.2)
-        report = verify(opened, load(opened, device=device))
+        if isinstance(opened, EncoderBundle):
+            from edgetok.runtimes.encoder import load_encoder
+            from edgetok.runtimes.verify_encoder import verify_encoder
+
+            report = verify_encoder(opened, load_encoder(opened, device=device))
+        else:
+            from edgetok.runtimes.load import load
+            from edgetok.runtimes.verify import verify
+
+            report = verify(opened, load(opened, device=device))
         report.require_passed()
     digest = f"sha256:{opened.digest}"
     checks = msgspec.to_builtins(report.checks)

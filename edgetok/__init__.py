@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from edgetok.runtimes.answer import Answer
     from edgetok.runtimes.conversation import Conversation
+    from edgetok.runtimes.encoder import Encoder
     from edgetok.runtimes.generate import Model
 
 try:
@@ -38,6 +39,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 _HOMES = {
     "Answer": "edgetok.runtimes.answer",
     "Conversation": "edgetok.runtimes.conversation",
+    "Encoder": "edgetok.runtimes.encoder",
     "Model": "edgetok.runtimes.generate",
     "BundleError": "edgetok.errors",
     "EdgetokError": "edgetok.errors",
@@ -53,6 +55,7 @@ __all__ = [
     "BundleError",
     "Conversation",
     "EdgetokError",
+    "Encoder",
     "IncompatibleError",
     "InputError",
     "Model",
@@ -62,6 +65,7 @@ __all__ = [
     "__version__",
     "export",
     "load",
+    "load_encoder",
 ]
 
 
@@ -71,10 +75,27 @@ def load(
     *,
     budgets: Iterable[int] | None = None,
     threads: int | None = None,
-    flavour: Flavour = "ort",
+    flavour: Flavour | None = None,
+    precision: str = "fp16",
 ) -> Model:
     """Load a bundle to answer questions about images; see `edgetok.runtimes.load.load`."""
     from edgetok.runtimes.load import load as load_bundle
+
+    return load_bundle(
+        bundle, device, budgets=budgets, threads=threads, flavour=flavour, precision=precision
+    )
+
+
+def load_encoder(
+    bundle: str | os.PathLike[str],
+    device: str = "cpu",
+    *,
+    budgets: Iterable[int] | None = None,
+    threads: int | None = None,
+    flavour: Flavour = "ort",
+) -> Encoder:
+    """Load the bundle of an encoder alone; see `edgetok.runtimes.encoder.load_encoder`."""
+    from edgetok.runtimes.encoder import load_encoder as load_bundle
 
     return load_bundle(bundle, device, budgets=budgets, threads=threads, flavour=flavour)
 

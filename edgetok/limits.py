@@ -19,6 +19,7 @@ PATH_COMPONENTS = 8  # the format nests 3 deep
 GOLDEN_BYTES = 256 << 20  # two cases of 64 rungs with 150,000 logits each need 80 MB
 GOLDEN_CASES = 64  # the check on the target stays within seconds
 FREE_SPACE_FACTOR = 1.2  # an estimate of a bundle's size is not exact, nor is a disk's free space
+TIMING_BYTES = 256 << 20  # timings of kernels between builds; one of a whole model is a few MiB
 WEIGHTS_ALIGNMENT_BYTES = 4096  # a page, so that the file can be mapped tensor by tensor
 
 # --- ladders -----------------------------------------------------------------------------------
@@ -31,6 +32,7 @@ NEW_TOKENS = 32_768  # generated tokens per answer
 IMAGE_PIXELS = 64_000_000  # 64 Mpx decode to 192 MB; cameras stay below, bombs do not
 IMAGE_SIDE_PIXELS = 32_768  # beyond this, strides of thin images overflow resamplers
 IMAGE_FILE_BYTES = 256 << 20  # nothing larger decodes below IMAGE_PIXELS
+VIDEO_FRAMES = 1_000_000  # nine hours at 30 a second; their times take 8 MB
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")  # decoders with a fuzzing history; no PDF, EPS, FITS
 PROMPT_BYTES = 1 << 20  # far above any prompt bucket; bounds the tokenizer's work
 SAMPLES_FILE_BYTES = 256 << 20  # about a million JSON lines
@@ -42,6 +44,7 @@ CONFIG_BYTES = 4 << 20  # the largest config.json seen is 60 KiB
 TOKENIZER_BYTES = 256 << 20  # the largest tokenizer.json seen is 35 MB
 CHAT_TEMPLATE_BYTES = 256 << 10  # the largest seen is 20 KiB
 TILES = 64  # the largest grid of a published model has 36; each tile is a run of the tower
+PICTURES = 64  # of one prompt; each is a run of the tower, and 64 frames are what papers look at
 TOWER_SIDE_PIXELS = 4096  # 21,000 groups of 28 pixels: no decoder on a device reads more
 SCORER_BYTES = 64 << 20  # a published one has five layers of 512 channels, about 2 MB
 CHAT_TEMPLATE_SECONDS = 20  # rendering takes milliseconds; a template is code from a stranger

@@ -36,9 +36,18 @@ SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-sim
 SIGNAL_ATTENTION = "signal_attention_tokens"  # float32 [1], effective count of CLS attention
 SIGNAL_RANK = "signal_rank"  # float32 [1], participation rank of the features, 1..N
 SIGNAL_EDGES = "signal_edges"  # float32 [1], mean step between neighbours of a small grey picture
+SIGNAL_COMPLEXITY = "signal_complexity"  # of a thumbnail, by `rules.Thumbnail`; no graph emits it
 ANSWER_MARGIN = "answer_margin"  # probability of the likeliest first token less that of the second
 ANSWER_LOG_PROBABILITY = "answer_log_probability"  # natural logarithm, mean over generated tokens
 ANSWER_SIGNALS = (ANSWER_MARGIN, ANSWER_LOG_PROBABILITY)
+
+# Of encoders, which have no language model.
+ENCODE = "encode"  # stage: pixels -> the head's output, of a rung
+DESCRIBE = "describe"  # stage: a text -> its embedding, shared by all rungs
+EMBEDDING = "embedding"  # float32 [1, E], of length 1 where it is compared with texts
+TEXT_EMBEDDING = "text_embedding"  # float32 [1, E], of length 1
+DEPTH = "depth"  # float32 [1, height, width], relative unless the model says otherwise
+SCORES = "scores"  # float32 [1, classes, height, width], of each class at each place
 
 VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected
 KEPT = "kept"  # int64 [K], source index of each token; -1 for the CLS token or a mixture of all
@@ -50,6 +59,8 @@ TOKEN_IDS = "token_ids"  # int64 [T]
 TEXT_EMBEDS = "text_embeds"  # float32 [T, D], padded behind the prompt
 TEXT_MASK = "text_mask"  # float32 [T], 1 at rows of the user's own text, 0 at all others
 OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower emits it
+PICTURE_WEIGHTS = "picture_weights"  # float32 [P], of each picture of a prompt, as the user says
+OF_REQUEST = (*OF_PROMPT, PICTURE_WEIGHTS)  # what methods may read that no tower emits
 
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
 LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS
@@ -98,6 +109,11 @@ def past_key_scale(layer: int) -> str:
 def past_value_scale(layer: int) -> str:
     """float32 [1, G, C, 1], where each slot has its own; bound like `past_value`."""
     return f"past_value_scale_{layer}"
+
+
+def past_convolution(number: int) -> str:
+    """float32 [1, D, J - 1], what a short convolution remembers; bound like `past_key`."""
+    return f"past_convolution_{number}"
 
 
 def rows_before(layer: int) -> str:

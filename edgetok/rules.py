@@ -68,6 +68,34 @@ class Rule(_Part, frozen=True):
     accept_at_most: Finite
 
 
+class Thumbnail(_Part, frozen=True):
+    """How many visual tokens a picture is expected to need, from cells of its thumbnail.
+
+    In the manner of KARL (the fewest tokens that do), distilled into a sum: learned are the rungs
+    that this bundle's own answers needed, not the tokens that a reconstruction needs. The signal
+    `names.SIGNAL_COMPLEXITY` is the sum, a base-2 logarithm of tokens. Costs as many products as
+    there are weights, behind a pass over the pixels (`control.thumbnail`).
+
+    Args:
+        cells: of the thumbnail, a side.
+        bias: where the sum starts.
+        weights: of the cells' mean brightness, row by row, then of their standard deviations.
+    """
+
+    cells: Annotated[int, msgspec.Meta(ge=1, le=16)]
+    bias: Finite
+    weights: Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=512)]
+
+    def complexity(self, cells: Sequence[float]) -> float:
+        """The sum, its terms added in order; infinite where a number is missing or not finite."""
+        if len(cells) != len(self.weights):
+            return math.inf
+        total = self.bias
+        for weight, value in zip(self.weights, cells, strict=True):
+            total += weight * value
+        return total if math.isfinite(total) else math.inf
+
+
 class Certificate(_Part, frozen=True):
     """With probability `confidence`, the expected loss of a question is at most `risk`.
 
@@ -82,6 +110,8 @@ class Certificate(_Part, frozen=True):
         data_sha256: of the samples and their answers.
         bundle_sha256: of the manifest without its controller.
         flavour: of the graphs that answered.
+        differs: with the same confidence, the share of answers that are others than the full
+            rung's is at most this; audits are held against it.
     """
 
     risk: Share
@@ -95,6 +125,7 @@ class Certificate(_Part, frozen=True):
     data_sha256: Digest
     bundle_sha256: Digest
     flavour: Literal["ort", "portable"]
+    differs: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
 class Case(_Part, frozen=True):
@@ -111,9 +142,14 @@ class Case(_Part, frozen=True):
 
 
 class Controller(_Part, frozen=True):
-    """Rungs to try, smallest first; where none is entered or taken, the full rung answers."""
+    """Rungs to try, smallest first; where none is entered or taken, the full rung answers.
+
+    Args:
+        thumbnail: gives the rules a signal beside those of the tower; None if none of them asks.
+    """
 
     rules: Annotated[list[Rule], msgspec.Meta(max_length=64)]
     full: Positive
     certificate: Certificate
     cases: Annotated[list[Case], msgspec.Meta(max_length=64)]
+    thumbnail: Thumbnail | None = None

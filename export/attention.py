@@ -208,6 +208,12 @@ def spelled_norms(model: nn.Module, operator: str, version: int) -> Iterator[Non
         yield
 
 
+def turned_part(head_dim: int, cos: Tensor) -> dict[str, Any]:
+    """What a rotary operator is told where tables have angles for the first channels only."""
+    turned = 2 * cos.shape[1]
+    return {} if turned == head_dim else {"rotary_embedding_dim": turned}
+
+
 def merge_heads(rows: Tensor) -> Tensor:
     """[1, heads, rows, H] -> [1, rows, heads * H]."""
     return rows.transpose(1, 2).flatten(2)

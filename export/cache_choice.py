@@ -53,7 +53,16 @@ class CacheChoice:
         if self.kv == "int4":
             require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
         if flavour != "ort":
-            plain = replace(text, sees_ahead="nothing", axes=())  # which both flavours spell out
+            # What both flavours spell out:
+            plain = replace(
+                text,
+                sees_ahead="nothing",
+                axes=(),
+                layers=text.attending,
+                convolutions=(),
+                rotary_dim=text.head_dim,
+                rotary_kinds=(),
+            )
             require_plain_attention(plain, f"the {flavour} flavour", "use --flavour ort")
 
 

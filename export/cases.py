@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -22,9 +22,10 @@ SYNTHETIC_PROMPT = "What is in the picture?"
 
 @dataclass(frozen=True)
 class Case:
-    """One image and prompt: the file's bytes, its pixels [P, 3, h, w], the ids around the image.
+    """Images and prompt: a file's bytes, all pixels [P, 3, h, w], the ids around the images.
 
-    `question` are the places of the user's own text in `before` and `after` put together.
+    `question` are the places of the user's own text in `before` and `after` put together; `more`
+    the bytes and suffixes of the images behind the first one.
     """
 
     image: bytes
@@ -34,26 +35,30 @@ class Case:
     before: list[int]
     after: list[int]
     question: range
+    more: tuple[tuple[bytes, str], ...] = ()
 
 
 def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
     """Prepare samples as Hugging Face would.
 
+    Where a prompt has several pictures, those of a sample are its own and the ones that follow it
+    in the list, from whose end on it begins again.
+
     Raises:
         InputError: if an image cannot be read.
     """
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(str(parts.path), local_files_only=True)
+    processor = parts.open_processor(parts.path)
     tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
     cases = []
-    for sample in samples:
-        data, picture = _read(sample)
-        pixels = parts.process(processor, picture)
+    for number, sample in enumerate(samples):
+        shown = [samples[(number + i) % len(samples)] for i in range(parts.vision.pictures)]
+        read = [(*_read(each), each.image.suffix.lower()) for each in shown]
+        pixels = torch.cat([parts.process(processor, picture) for _, picture, _ in read])
         before, after = split_prompt(parts.prompt, tokenizer, sample.prompt)
         question = find_question(parts.prompt, tokenizer, sample.prompt)
-        suffix = sample.image.suffix.lower()
-        cases.append(Case(data, suffix, sample.prompt, pixels, before, after, question))
+        (data, _, suffix), *others = read
+        more = tuple((each, ending) for each, _, ending in others)
+        cases.append(Case(data, suffix, sample.prompt, pixels, before, after, question, more))
     return cases
 
 
@@ -115,28 +120,50 @@ def synthetic_pictures(count: int, side_px: int = 256) -> list[Image.Image]:
 
 def synthetic_cases(parts: Parts, count: int) -> list[Case]:
     """Cases for an export that was given no samples; they prove graphs, not quality."""
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(str(parts.path), local_files_only=True)
+    processor = parts.open_processor(parts.path)
     tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
     before, after = split_prompt(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
     question = find_question(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
-    cases = []
-    for picture in synthetic_pictures(count):
-        packed = io.BytesIO()
-        picture.save(packed, "PNG")
-        pixels = parts.process(processor, picture)
-        data = packed.getvalue()
-        cases.append(Case(data, ".png", SYNTHETIC_PROMPT, pixels, before, after, question))
+    cases, several = [], parts.vision.pictures
+    pictures = synthetic_pictures(count * several)
+    for first in range(0, len(pictures), several):
+        shown = pictures[first : first + several]
+        pixels = torch.cat([parts.process(processor, picture) for picture in shown])
+        data, *others = map(_pack, shown)
+        more = tuple((each, ".png") for each in others)
+        cases.append(Case(data, ".png", SYNTHETIC_PROMPT, pixels, before, after, question, more))
     return cases
+
+
+def _pack(picture: Image.Image) -> bytes:
+    packed = io.BytesIO()
+    picture.save(packed, "PNG")
+    return packed.getvalue()
 
 
 def _read(sample: Sample) -> tuple[bytes, Image.Image]:
     try:
         data = sample.image.read_bytes()
-        return data, Image.open(io.BytesIO(data)).convert("RGB")
+        return data, _show(Image.open(io.BytesIO(data)))
     except (OSError, ValueError) as error:
         raise InputError(f"image {sample.image} cannot be read: {error}") from error
+
+
+def _show(picture: Image.Image) -> Image.Image:
+    """Upright RGB, as Hugging Face loads a picture, transparency put on white as it converts one.
+
+    Raises:
+        ValueError: for more than 8 bits, which it clips.
+    """
+    if picture.mode[0] in "IF":
+        raise ValueError(f"grey levels of more than 8 bits (mode {picture.mode}); save it with 8")
+    picture = ImageOps.exif_transpose(picture)
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    shown = Image.new("RGB", picture.size, "white")
+    shown.paste(picture, mask=picture.getchannel("A"))
+    return shown
 
 
 def embed_ids(parts: Parts, ids: list[int]) -> Tensor:

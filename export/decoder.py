@@ -19,8 +19,9 @@ from edgetok.export.attention import (
     emitting,
     rotary_inside,
 )
+from edgetok.export.convolutions import Convolutions
 from edgetok.export.flavours.ort import spelling_of
-from edgetok.families.parts import TextParts
+from edgetok.families.parts import UNTURNED, TextParts
 
 
 class Decoder(nn.Module):
@@ -48,7 +49,8 @@ class Decoder(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        past = self.spelling.past(len(self.text.layers))
+        past = self.spelling.past(len(self.text.attending))
+        past += [names.past_convolution(n) for n in range(len(self.text.convolutions))]
         return [names.LOGITS, *map(names.present_of, past)]
 
     def run(
@@ -60,27 +62,40 @@ class Decoder(nn.Module):
     ) -> Any:
         """rows [1, S, D] -> hidden rows [1, S, D] and the buffers after the call.
 
+        Behind the buffers of rows stand those of short convolutions; rows that begin a cache find
+        none.
+
         Args:
             lengths: int32 [L], true rows of each layer after this call minus one.
             positions: int64 [L, rows] of the rows that are added; None where S rows begin a cache.
         """
         size = len(self.spelling.buffers)
-        buffers = [past[first : first + size] for first in range(0, len(past), size)]
+        held, memory = self._split(past)
+        buffers = [held[first : first + size] for first in range(0, len(held), size)]
         attention = self.spelling.attention(
             buffers, lengths, positions, self._rotary(), self._scales()
         )
-        rows = self.attend(rows, attention)
-        return rows, [buffer for held in attention.present for buffer in held]
+        convolutions = Convolutions(self.text, memory, lengths if positions is None else None)
+        rows = self.attend(rows, attention, convolutions=convolutions)
+        kept = [buffer for held in attention.present for buffer in held]
+        return rows, kept + convolutions.present
+
+    def _split(self, past: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Buffers of rows, and those of convolutions."""
+        count = len(self.spelling.buffers) * len(self.text.attending)
+        return past[:count], past[count:]
 
     def attend(
         self,
         rows: Tensor,
         attention: Emitter,
         behind: Callable[[int, Tensor], Tensor] | None = None,
+        convolutions: Convolutions | None = None,
     ) -> Tensor:
         """rows [1, S, D] through all layers, their attention spelled by an emitter.
 
-        `behind` may change what a layer, by its number, has made.
+        `behind` may change what a layer, by its number, has made; `convolutions` remember for
+        layers that have no attention.
         """
         dummy = torch.zeros(1)  # rotary happens inside the attention operator
         with (
@@ -88,8 +103,9 @@ class Decoder(nn.Module):
             rotary_inside(self.text.layers),
             self.spelling.norms(self.model),
         ):
+            told = {"past_key_values": convolutions} if self.text.convolutions else {}
             for number, layer in enumerate(self.text.layers):
-                rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy))
+                rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy), **told)
                 rows = rows if behind is None else behind(number, rows)
         return rows
 
@@ -101,7 +117,7 @@ class Decoder(nn.Module):
         return logits
 
     def _rotary(self) -> list[tuple[Tensor, Tensor]]:
-        kinds = self.text.rotary_kinds or ("",) * len(self.text.layers)
+        kinds = self.text.rotary_kinds or ("",) * len(self.text.attending)
         return [(getattr(self, f"cos{kind}"), getattr(self, f"sin{kind}")) for kind in kinds]
 
     def _scales(self) -> list[tuple[Tensor, Tensor]] | None:
@@ -109,7 +125,7 @@ class Decoder(nn.Module):
             return None
         return [
             (getattr(self, f"key_scale_{i}"), getattr(self, f"value_scale_{i}"))
-            for i in range(len(self.text.layers))
+            for i in range(len(self.text.attending))
         ]
 
 
@@ -139,10 +155,13 @@ class Decode(Decoder):
 
 
 def rotary_tables(text: TextParts, count: int, kind: str = "") -> tuple[Tensor, Tensor]:
-    """cos and sin of positions from 0, [count, H / 2], from the model's own rotary module.
+    """cos and sin of positions from 0, [count, turned channels / 2], by the model's own module.
 
     `kind` is one of `text.rotary_kinds`, where there are several.
     """
+    if kind == UNTURNED:  # the operator turns rows by nothing
+        shape = (count, text.rotary_dim // 2)
+        return torch.ones(shape), torch.zeros(shape)
     positions = torch.arange(count)[None]
     which = {"layer_type": kind} if kind else {}
     cos, sin = text.rotary(torch.zeros(1, 1, text.hidden), position_ids=positions, **which)

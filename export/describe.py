@@ -40,7 +40,7 @@ def describe(
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
     text, vision = parts.text, parts.vision
-    layers = len(text.layers)
+    layers = len(text.attending)
     removed = removed_rows(ladder, prefill, layers)
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -77,6 +77,8 @@ def describe(
             key_channels=ringed.channels if isinstance(ringed, ThinkShape) else 0,
             reads=0 if reads is None else reads.count,
             selects=[] if reads is None else list(reads.selects),
+            convolutions=len(text.convolutions),
+            kernel=text.kernel if text.convolutions else 0,
         ),
         text=Text(
             hidden=text.hidden,
@@ -95,6 +97,7 @@ def describe(
             full_tokens=parts.full_tokens,
             parts=vision.n_parts,
             separators=parts.full_tokens - vision.full_tokens,
+            pictures=vision.pictures,
         ),
         stages=stages,
         files={},

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from edgetok import limits
+from edgetok.scratch import Scratch
 
 FILE = "weights/model.bin"
 INLINE_BYTES = 256  # smaller tensors stay in the graph: a page each would cost more
@@ -16,10 +19,11 @@ INLINE_BYTES = 256  # smaller tensors stay in the graph: a page each would cost 
 
 @dataclass
 class WeightStore:
-    """Collects tensors in order of first use; `chunks` yields the file."""
+    """Collects tensors in order of first use in scratch space; `chunks` yields the file."""
 
+    scratch: Scratch = field(default_factory=Scratch)
     offset: int = 0
-    tensors: list[ir.TensorProtocol] = field(default_factory=list)
+    tensors: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     _places: dict[str, int] = field(default_factory=dict)
 
     def externalize(self, model: ir.Model) -> bytes:
@@ -36,18 +40,19 @@ class WeightStore:
         return data
 
     def _place(self, tensor: ir.TensorProtocol) -> int:
-        digest = sha256(tensor.tobytes()).hexdigest()
+        data = tensor.tobytes()
+        digest = sha256(data).hexdigest()
         if digest not in self._places:
             self._places[digest] = self.offset
-            self.tensors.append(tensor)
+            self.tensors.append(self.scratch.hold(np.frombuffer(data, np.uint8)))
             self.offset += _aligned(tensor.nbytes)
         return self._places[digest]
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes | memoryview]:
         """The weights file, tensor by tensor, each padded to a page."""
-        for tensor in self.tensors:
-            yield tensor.tobytes()
-            padding = _aligned(tensor.nbytes) - tensor.nbytes
+        for data in self.tensors:
+            yield data.data
+            padding = _aligned(data.nbytes) - data.nbytes
             if padding:
                 yield bytes(padding)
 

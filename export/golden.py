@@ -28,8 +28,11 @@ def write_golden(
     """Run every case on every rung, in the graphs' own precision, and write what comes out."""
     found = []
     for number, case in enumerate(cases):
-        image = f"golden/{number}{case.suffix}"
+        image, more = f"golden/{number}{case.suffix}", []
         writer.write(image, case.image)
+        for place, (data, suffix) in enumerate(case.more, 1):
+            more.append(f"golden/{number}_{place}{suffix}")
+            writer.write(more[-1], data)
         rungs = {k: _golden_rung(reference, runner, case, k) for k in ladder.budgets}
         ids = [*case.before, golden.IMAGE_PLACEHOLDER, *case.after]
         found.append(
@@ -40,6 +43,7 @@ def write_golden(
                 pixels=case.pixels.flatten(0, 1).numpy(),
                 text_ids=_int64(ids),
                 rungs=rungs,
+                more=tuple(more),
             )
         )
     for path, data in golden.encode_golden(found).items():
@@ -49,8 +53,10 @@ def write_golden(
 def _golden_rung(
     reference: Reference, runner: GraphRunner, case: Case, budget: int
 ) -> golden.GoldenRung:
-    tower = runner.run("tower", budget, {names.PIXELS: case.pixels.numpy()})
-    seen = tower | runner.read_prompt([*case.before, *case.after], case.question)
+    seen = runner.look(budget, case.pixels.numpy())
+    seen |= runner.read_prompt([*case.before, *case.after], case.question)
+    pictures = reference.parts.vision.pictures
+    seen |= {names.PICTURE_WEIGHTS: np.ones(pictures, np.float32)}  # as nobody says otherwise
     out = runner.run("compress", budget, seen)
     tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
     embeds = reference.embed(case.before, tokens, case.after)[0].numpy()

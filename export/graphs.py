@@ -35,6 +35,7 @@ from edgetok.export.attention import DecoderSpelling
 from edgetok.export.external import WeightStore
 from edgetok.export.flavours import (
     fusion,
+    opset20,
     ort,
     packing,
     portable,
@@ -79,6 +80,7 @@ class GraphBuilder:
         seed: of a policy that draws.
         ringed: constants of a KIVI cache or ZipCache; None where there is another one.
         reads: what a decode step reads of the cache; None for all.
+        opset: of the `portable` graphs, 24 or 20.
     """
 
     parts: Parts
@@ -93,10 +95,11 @@ class GraphBuilder:
     seed: int = 0
     ringed: RingShape | None = None
     reads: Reads | None = None
+    opset: int = portable.OPSET
 
     def __post_init__(self) -> None:
-        self.store = WeightStore()
-        self._quantizer = Quantizer()
+        self.store = WeightStore(self.parts.scratch)
+        self._quantizer = Quantizer(self.parts.scratch)
 
     @property
     def kv(self) -> KvPrecision:
@@ -158,7 +161,7 @@ class GraphBuilder:
                 model = fusion.fuse(trace(module, past, module.outputs, title))
             else:
                 made = trace(module, past, module.outputs, title, portable.OPSET)
-                model = portable.spell(made, names.COMPACT, {})
+                model = self._lowered(portable.spell(made, names.COMPACT, {}))
         return self._graph(names.COMPACT, None, flavour, title, model, layer)
 
     def build_one(self, name: str, budget: int | None, flavour: Flavour = "ort") -> Graph:
@@ -182,8 +185,8 @@ class GraphBuilder:
             bucket=budget,
             flavour=flavour,
             file=f"onnx/{flavour}/{title}.onnx",
-            inputs=[_describe(value) for value in model.graph.inputs],
-            outputs=[_describe(value) for value in model.graph.outputs],
+            inputs=[describe_tensor(value) for value in model.graph.inputs],
+            outputs=[describe_tensor(value) for value in model.graph.outputs],
             layer=layer,
         )
         return Graph(stage, self.store.externalize(model))
@@ -210,12 +213,15 @@ class GraphBuilder:
             module.attention = portable.fused_attention
         with self._folded(module):
             model = trace(module, inputs, outputs, title, portable.OPSET)
-        return portable.spell(model, name, BITS[self.weights])
+        return self._lowered(portable.spell(model, name, BITS[self.weights]))
+
+    def _lowered(self, model: ir.Model) -> ir.Model:
+        return opset20.lower(model) if self.opset == opset20.OPSET else model
 
     def _folded(self, module: nn.Module) -> AbstractContextManager[None]:
         if not isinstance(module, decoder.Decoder):
             return nullcontext()
-        return portable_cache.folded_values(self.parts.text.layers, self.scales)
+        return portable_cache.folded_values(self.parts.text.attending, self.scales)
 
     def _stage(
         self, name: str, budget: int | None, flavour: Flavour
@@ -252,11 +258,12 @@ class GraphBuilder:
         n, width, head = vision.full_tokens, vision.width, vision.width // vision.heads
         shapes = {
             names.KEYS: (n, head),
-            names.CLS_FEATURE: (1, width),
+            names.CLS_FEATURE: (vision.pictures, width),
             names.NEXT_KEYS: (n, width),
             names.DEEP_FEATURES: (n, len(vision.deep) * (vision.feature_width or width)),
             names.TEXT_EMBEDS: (self.prompt_tokens, self.parts.text.hidden),
             names.TEXT_MASK: (self.prompt_tokens,),
+            names.PICTURE_WEIGHTS: (vision.pictures,),
         }
         inputs = {names.FEATURES: torch.rand(n, vision.feature_width or width)}
         compress = stages.Compress(self.parts, self.method, budget)
@@ -366,7 +373,7 @@ class GraphBuilder:
             names.CHUNK_POSITIONS: torch.zeros(self.layers, rows, dtype=torch.int64),
         }
         stage = decoder.Extend(self.parts.text, self.positions, self.scales, spelling)
-        return stage, inputs | self._past(spelling)
+        return stage, inputs | self._past(spelling) | self._memory()
 
     def _decode(self, spelling: DecoderSpelling, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         inputs = {
@@ -388,7 +395,7 @@ class GraphBuilder:
         plain = self.parts.text, self.positions, self.scales, spelling
         if self.reads is not None:
             return reading.ReadingDecode(*plain, self.reads), past
-        return decoder.Decode(*plain), past
+        return decoder.Decode(*plain), past | self._memory()
 
     def _flush(self, _: int) -> tuple[nn.Module, dict[str, Tensor]]:
         assert isinstance(self.ringed, KiviShape | ZipShape)  # noqa: S101
@@ -403,7 +410,7 @@ class GraphBuilder:
 
     @property
     def layers(self) -> int:
-        return len(self.parts.text.layers)
+        return len(self.parts.text.attending)
 
     @property
     def positions(self) -> int:
@@ -419,6 +426,13 @@ class GraphBuilder:
         if self.room is None:
             return cache_slots(self.ladder, self.prefill, self.layers)
         return list(self.room.slots)
+
+    def _memory(self) -> dict[str, Tensor]:
+        """What short convolutions remember."""
+        text = self.parts.text
+        shape = (1, text.hidden, text.kernel - 1)
+        numbers = range(len(text.convolutions))
+        return {names.past_convolution(number): torch.zeros(shape) for number in numbers}
 
     def _past(self, spelling: DecoderSpelling) -> dict[str, Tensor]:
         text, past = self.parts.text, {}
@@ -449,7 +463,8 @@ def cache_slots(ladder: Ladder, prefill: Prefill | None, layers: int) -> list[in
     ]
 
 
-def _describe(value: ir.Value) -> TensorSpec:
+def describe_tensor(value: ir.Value) -> TensorSpec:
+    """A graph's input or output as the manifest lists it."""
     dtype = str(value.dtype).lower().replace("float", "float32") if value.dtype else ""
     shape = [int(dim) for dim in value.shape]
     return TensorSpec(name=str(value.name), dtype=dtype, shape=shape)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -149,7 +149,7 @@ def prove(
 ) -> ParityReport:
     """Compare graphs and chain on every case. Rounds the reference's weights as the graphs' are."""
     ledger = Ledger(limits_of(precision))
-    expected = [[expect(reference, case, k, prefill) for k in ladder.budgets] for case in cases]
+    expected = [expect_all(reference, case, ladder, prefill) for case in cases]
     hold_quantized(reference.parts, precision.weights)
     one_tower = reference.method.inside is None
     for case, answers in zip(cases, expected, strict=True):
@@ -187,10 +187,11 @@ def prove_vision(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Array], bool]:
     """What PyTorch and the tower's graph see, and whether what follows can be compared too."""
     want = reference.look(case, budget)
-    got = runner.run("tower", budget, {names.PIXELS: case.pixels.numpy()})
+    got = runner.look(budget, case.pixels.numpy())
     if reference.method.inside is None:
         prove_tower(ledger, got, want)
-        return want, got, True
+        weights = {names.PICTURE_WEIGHTS: want[names.PICTURE_WEIGHTS].numpy()}
+        return want, got | weights, True
     return want, got, prove_reduced(ledger, reference, case.pixels, budget, got, want)
 
 
@@ -200,10 +201,24 @@ def prove_tower(ledger: Ledger, got: dict[str, Array], want: dict[str, torch.Ten
             ledger.compare("tower", None, name, value, want[name].numpy())
 
 
-def expect(
-    reference: Reference, case: Case, budget: int, prefill: Prefill | None = None
+def expect_all(
+    reference: Reference, case: Case, ladder: Ladder, prefill: Prefill | None = None
+) -> list[Expected]:
+    """What is expected at each budget; the tower looks once where all budgets share it."""
+    if reference.method.inside is not None:
+        looks = [reference.look(case, budget) for budget in ladder.budgets]
+    else:
+        looks = [reference.look(case)] * len(ladder.budgets)
+    return [
+        _expect(reference, case, seen, budget, prefill)
+        for budget, seen in zip(ladder.budgets, looks, strict=True)
+    ]
+
+
+def _expect(
+    reference: Reference, case: Case, seen: dict[str, Any], budget: int, prefill: Prefill | None
 ) -> Expected:
-    out = reference.compress(reference.look(case, budget), budget)
+    out = reference.compress(seen, budget)
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
     kept, visual = out[names.KEPT].numpy(), visual_rows(len(case.before), budget)
     if prefill is None:
@@ -306,7 +321,14 @@ def prove_chain(
     ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
 
 
-def require_parity(report: ParityReport) -> None:
+class Checked(Protocol):
+    """A report of any kind of bundle."""
+
+    @property
+    def checks(self) -> list[Check]: ...
+
+
+def require_parity(report: Checked) -> None:
     """Raise unless every check passed.
 
     Raises:

@@ -15,7 +15,7 @@ from edgetok.export.parity import (
     Check,
     Ledger,
     embed_case,
-    expect,
+    expect_all,
     limits_of,
     made_case,
     prove_chain,
@@ -56,7 +56,7 @@ def prove_portable(
     rounded = weights == "fp32" and kv not in UNROUNDED
     decoder = Ledger(LIMITS["slots"] if rounded else vision.limits)
     chain = Ledger(limits_of(precision))
-    expected = [[expect(reference, case, k, prefill) for k in ladder.budgets] for case in cases]
+    expected = [expect_all(reference, case, ladder, prefill) for case in cases]
     in_slots = SlotReference(reference, scales, BITS.get(kv, 8))
     held = reference if kv in RINGED else in_slots  # one with a ring rounds by itself
     one_tower = reference.method.inside is None

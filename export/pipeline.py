@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,6 +22,8 @@ from edgetok.export import external
 from edgetok.export.cache_choice import choose_cache
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.describe import describe
+from edgetok.export.encoder_pipeline import export_encoder, refuse_options
+from edgetok.export.flavours import opset20, portable
 from edgetok.export.golden import write_golden
 from edgetok.export.graphs import Graph, GraphBuilder, Scales
 from edgetok.export.keeping import draw_numbers
@@ -36,16 +38,26 @@ from edgetok.export.runner import GraphRunner
 from edgetok.export.scorer import with_scorer
 from edgetok.export.stages import require_tower
 from edgetok.families import open_model
-from edgetok.families.checkpoint import read_checkpoint
-from edgetok.families.parts import Grid, Parts, TextParts
+from edgetok.families.checkpoint import read_checkpoint, require_tokenizer
+from edgetok.families.encoders import is_encoder
+from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
 from edgetok.kv import NONE, Policy, Reading, Room, keep_all, make_room
 from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.prefill import Prefill
+from edgetok.scratch import Scratch
 
+METHOD, BUDGETS = "visionzip", "64,128,192,full"
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 KV_BITS = {"int8": 8, "int4": 4}
+# What users ask for: the flavour that is added to `ort`, and its opset.
+Spelled = Literal["ort", "portable", "portable-20"]
+FLAVOURS: dict[str, tuple[Flavour, int]] = {
+    "ort": ("ort", portable.OPSET),
+    "portable": ("portable", portable.OPSET),
+    "portable-20": ("portable", opset20.OPSET),
+}
 GOLDEN_CASES = 2  # each holds its image and pixels: 0.5 MB at 192 pixels, 1.5 MB at 336
 
 
@@ -64,8 +76,8 @@ def export_model(
     model_dir: str | Path,
     out: str | Path,
     *,
-    budgets: str | int | Iterable[int | str] = "64,128,192,full",
-    method: str = "visionzip",
+    budgets: str | int | Iterable[int | str] | None = None,
+    method: str | None = None,
     mask_sinks: bool = False,
     scorer: str | Path | None = None,
     weights: Weights = "fp32",
@@ -75,7 +87,7 @@ def export_model(
     kv_slots: int | None = None,
     kv_weights: str | Path | None = None,
     kv_reads: int | None = None,
-    flavour: Flavour = "ort",
+    flavour: Spelled = "ort",
     prefill: str | Prefill | None = None,
     exit_weights: str | Path | None = None,
     samples: str | Path | None = None,
@@ -86,6 +98,7 @@ def export_model(
     parity_images: int = 4,
     tiles: Grid | None = None,
     size_px: Grid | None = None,
+    pictures: int = 1,
     progress: Callable[[str, float], None] | None = None,
 ) -> ExportReport:
     """Freeze a Hugging Face model with a compressor into a bundle, proved against PyTorch.
@@ -93,7 +106,9 @@ def export_model(
     Args:
         model_dir: local model directory.
         out: the bundle to publish.
-        budgets: visual tokens per rung, such as "64,128,full".
+        budgets: visual tokens per rung, such as "64,128,full"; `BUDGETS` when None, or what suits
+            an encoder.
+        method: token compressor; `METHOD` when None, or what suits an encoder.
         mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
             method with "+masked-sinks".
         scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
@@ -108,7 +123,8 @@ def export_model(
         kv_reads: rows that a decode step reads behind layers that choose, where the policy is
             `tidaldecode`; a quarter of the slots when None.
         samples: JSONL or folder of images and prompts, for KV scales and the proof.
-        flavour: `portable` adds the same graphs in standard operators.
+        flavour: `portable` adds the same graphs in standard operators of opset 24, `portable-20`
+            in those of opset 20.
         prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
             NAME:RATIO; see `edgetok.prefill`.
         exit_weights: safetensors with the routers of a prefill method that has a slot for them.
@@ -119,6 +135,7 @@ def export_model(
         tiles: rows and columns of the tiles into which pictures are cut, for families that do so;
             the tower then looks at a thumbnail and at each tile. None for pictures in one part.
         size_px: height and width to which pictures are stretched, for families that take any size.
+        pictures: how many a prompt has, which share its budget; frames of a video too.
 
     Raises:
         EdgetokError: one of its subclasses; nothing is published then.
@@ -126,6 +143,44 @@ def export_model(
     started = time.monotonic()
     say = progress or (lambda _what, _done: None)
     _require_precision(weights, kv, flavour, samples)
+    added, opset = FLAVOURS[flavour]
+    checkpoint = read_checkpoint(Path(model_dir), tokenizer=False)  # cheap refusals come first
+    if is_encoder(checkpoint):
+        refuse_options(
+            checkpoint,
+            mask_sinks=mask_sinks,
+            scorer=scorer,
+            kv=kv,
+            kv_channels=kv_channels,
+            kv_policy=kv_policy,
+            kv_slots=kv_slots,
+            kv_weights=kv_weights,
+            kv_reads=kv_reads,
+            prefill=prefill,
+            exit_weights=exit_weights,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            tiles=tiles,
+            image_size=size_px,
+            images=pictures,
+            flavour=flavour,
+        )
+        made = export_encoder(
+            checkpoint,
+            out,
+            budgets=budgets,
+            method=method,
+            weights=weights,
+            flavour=added,
+            samples=samples,
+            seed=seed,
+            force=force,
+            parity_images=parity_images,
+            say=say,
+        )
+        return _report(out, made.digest, started, made.bytes, made.parity)
+    require_tokenizer(checkpoint.path)
+    budgets, method = BUDGETS if budgets is None else budgets, method or METHOD
     cache = choose_cache(
         kv=kv,
         policy=kv_policy,
@@ -139,14 +194,13 @@ def export_model(
     reduction = cache.reduction
     chosen = find_method(method, seed, mask_sinks=mask_sinks)
     chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
-    read_checkpoint(Path(model_dir))  # the cheap refusals come before anything is loaded
+    chosen.for_pictures(pictures)  # refuses what cannot be, here and now
     with BundleWriter(out, force=force, sources=[model_dir]) as writer:
         say("load model", 0.0)
-        parts = open_model(Path(model_dir), tiles, size_px)
-        chosen = chosen.for_tiles(parts.vision.tiles)
-        chosen = chosen.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
-        require_tower(parts.vision, chosen)
-        cache.require_decoder(parts.text, flavour)
+        scratch = Scratch(writer.path_of(""))  # on the disk that the bundle needs too
+        parts = open_model(Path(model_dir), tiles, size_px, scratch, pictures=pictures)
+        chosen = _fit_method(chosen, parts.vision, pictures)
+        cache.require_decoder(parts.text, added)
         ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
         room = _make_room(cache.policy, cache.slots, ladder, parts.text)
         reads = shape_reads(cache.reading, cache.reads, ladder, parts.text)
@@ -159,16 +213,18 @@ def export_model(
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
-            *(parts, chosen, ladder, weights, scales, flavour, reduction, bits or 8, room, seed),
+            *(parts, chosen, ladder, weights, scales, added, reduction, bits or 8, room, seed),
             ringed=grouped,
             reads=reads,
+            opset=opset,
         )
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
         precision = Precision(weights=weights, kv=kv)
-        root, ort_graphs = writer.path_of(""), _of(graphs, "ort")
-        runner = GraphRunner(ort_graphs, root, reduction, room, scales, parts.shift)
+        runner = GraphRunner(
+            *(_of(graphs, "ort"), writer.path_of(""), reduction, room, scales, parts.shift)
+        )
         report = _prove(builder, graphs, reference, runner, cases, precision, samples is None)
         require_parity(report)
         say("write", 0.95)
@@ -176,15 +232,26 @@ def export_model(
         write_golden(writer, reference, runner, ladder, cases[:GOLDEN_CASES])
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
-        manifest = describe(
-            *(parts, chosen, ladder, precision, seed, stages, reduction, room, grouped),
-            reads=reads,
-        )
-        digest = writer.publish(manifest)
+        described = (parts, chosen, ladder, precision, seed, stages, reduction, room, grouped)
+        digest = writer.publish(describe(*described, reads=reads))
         total_bytes = sum(file.bytes for file in writer.files.values())
     say("done", 1.0)
+    return _report(out, digest, started, total_bytes, report)
+
+
+def _fit_method(method: Method, vision: VisionParts, pictures: int) -> Method:
+    """The method for this tower, its tiles and so many pictures; refused where it does not fit."""
+    fitted = method.for_tiles(vision.tiles)
+    fitted = fitted.for_tower(vision.prefix_tokens, len(vision.blocks)).for_pictures(pictures)
+    require_tower(vision, fitted)
+    return fitted
+
+
+def _report(
+    out: str | Path, digest: str, started: float, total_bytes: int, parity: msgspec.Struct
+) -> ExportReport:
     seconds = time.monotonic() - started
-    return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(report))
+    return ExportReport(Path(out), digest, seconds, total_bytes, msgspec.to_builtins(parity))
 
 
 def _of(graphs: Iterable[Graph], flavour: Flavour) -> list[Graph]:
@@ -207,10 +274,10 @@ def _prove(
         cache = reference.cache if kept else None  # it begins anew with a prompt
         plain = make_reference(builder.parts, builder.method, cache, builder.ringed)
         scales, reduction = builder.scales, builder.prefill
-        portable = GraphRunner(
+        spelled_runner = GraphRunner(
             *(spelled, runner.root, reduction, builder.room, scales, builder.parts.shift)
         )
-        checks = prove_portable(plain, portable, ladder, cases, precision, scales, reduction)
+        checks = prove_portable(plain, spelled_runner, ladder, cases, precision, scales, reduction)
         if cache is not None:
             cache.agreement.clear()  # what it compared so far is in the checks
     report = prove(
@@ -223,7 +290,7 @@ def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> 
     for what, value, known in (
         ("weights precision", weights, ("fp32", "int8", "int4")),
         ("kv precision", kv, ("fp32", *KV_BITS, *RINGED)),
-        ("flavour", flavour, ("ort", "portable")),
+        ("flavour", flavour, tuple(FLAVOURS)),
     ):
         if value not in known:
             raise UsageError(f"{what} {value!r} is unknown; choose {', '.join(known)}")

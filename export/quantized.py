@@ -19,6 +19,7 @@ from edgetok.bundle.manifest import Weights
 from edgetok.export.flavours import portable, portable_cache
 from edgetok.export.weights import BITS, dequantize_matrix, is_quantizable, quantize_matrix
 from edgetok.families.parts import Parts
+from edgetok.scratch import Scratch
 
 Matrix = npt.NDArray[np.float32]
 Rounding = Callable[[Matrix, int], Matrix]
@@ -30,13 +31,13 @@ def hold_quantized(parts: Parts, weights: Weights) -> None:
     if not bits:
         return
     for modules, stage in (
-        (parts.vision.blocks, "tower"),
+        ((*parts.vision.blocks, *parts.vision.stems), "tower"),
         ((parts.projector, *parts.deep_projectors), "compress"),
         (parts.text.layers, "decode"),
         ((parts.text.head,), "head"),
     ):
         for linear in _linears(modules):
-            linear.weight = _rounded(linear.weight, bits[stage], _round_blocks)
+            linear.weight = _rounded(linear.weight, bits[stage], _round_blocks, parts.scratch)
 
 
 @contextmanager
@@ -50,11 +51,13 @@ def hold_portable(
     """
     bits, vision = BITS[weights], parts.vision
     projectors = (parts.projector, *parts.deep_projectors)
-    stages = {"tower": vision.blocks, "compress": projectors, "head": (parts.text.head,)}
+    tower = (*vision.blocks, *vision.stems)
+    stages = {"tower": tower, "compress": projectors, "head": (parts.text.head,)}
     with ExitStack() as stack:
         for stage, modules in stages.items():
             if stage in bits:
-                stack.enter_context(round_linears(modules, bits[stage], portable.round_matrix))
+                rounding = portable.round_matrix
+                stack.enter_context(round_linears(modules, bits[stage], rounding, parts.scratch))
         if "decode" in bits:
             stack.enter_context(_rounded_layers(parts, bits["decode"], scales))
         yield
@@ -64,13 +67,13 @@ def hold_portable(
 def _rounded_layers(
     parts: Parts, bits: int, scales: list[tuple[Tensor, Tensor]] | None
 ) -> Iterator[None]:
-    factors = portable_cache.factors_of(parts.text.layers, scales)
+    factors = portable_cache.factors_of(parts.text.attending, scales)
     with ExitStack() as stack:
         for layer in parts.text.layers:
             linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
             for linear in linears:
                 rounding = _round_folded(factors.get(id(linear)))
-                stack.enter_context(round_linears((linear,), bits, rounding))
+                stack.enter_context(round_linears((linear,), bits, rounding, parts.scratch))
         yield
 
 
@@ -84,17 +87,20 @@ def _round_folded(factors: Tensor | None) -> Rounding:
 
 @contextmanager
 def round_linears(
-    modules: Iterable[nn.Module], bits: int, rounding: Rounding | None = None
+    modules: Iterable[nn.Module],
+    bits: int,
+    rounding: Rounding | None = None,
+    scratch: Scratch | None = None,
 ) -> Iterator[None]:
     """Round some modules for a time, to see what their precision alone costs.
 
     `rounding` takes a weight [K, N] and bits; that of the `ort` flavour if None.
     """
-    linears = list(_linears(modules))
+    linears, scratch = list(_linears(modules)), scratch or Scratch()
     before = [linear.weight for linear in linears]
     try:
         for linear in linears:
-            linear.weight = _rounded(linear.weight, bits, rounding or _round_blocks)
+            linear.weight = _rounded(linear.weight, bits, rounding or _round_blocks, scratch)
         yield
     finally:
         for linear, weight in zip(linears, before, strict=True):
@@ -110,9 +116,10 @@ def _round_blocks(weight: Matrix, bits: int) -> Matrix:
     return dequantize_matrix(*quantize_matrix(weight, bits), weight.shape[0], bits)
 
 
-def _rounded(parameter: Tensor, bits: int, rounding: Rounding) -> nn.Parameter:
+def _rounded(parameter: Tensor, bits: int, rounding: Rounding, scratch: Scratch) -> nn.Parameter:
     """A new parameter, since a head may share its old one with the embedding."""
     weight = parameter.detach().numpy().T  # [K, N], as graphs hold it
     if not is_quantizable(weight):
         return nn.Parameter(parameter, requires_grad=False)
-    return nn.Parameter(torch.from_numpy(rounding(weight, bits).T.copy()), requires_grad=False)
+    rounded = scratch.hold(rounding(weight, bits).T)
+    return nn.Parameter(torch.from_numpy(rounded), requires_grad=False)

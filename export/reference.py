@@ -49,6 +49,7 @@ class Reference:
     def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
         """pixels [P, 3, h, w] -> every output of the tower graph, by name.
 
+        Of several pictures, their parts come one after another, and so does all that is found.
         `budget` matters to methods inside the tower alone; all tokens if None.
         """
         vision = self.parts.vision
@@ -57,12 +58,19 @@ class Reference:
             return inside.run(pixels, budget or vision.full_tokens)
         seen = [self._encode_part(part[None]) for part in pixels]
         found = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
-        return found | {name: seen[0][name] for name in _OF_FIRST_PART if name in found}
+        first = seen[:: vision.n_parts]
+        return found | {
+            name: torch.cat([part[name] for part in first])
+            for name in _OF_FIRST_PART
+            if name in found
+        }
 
     def _encode_part(self, pixels: Tensor) -> dict[str, Tensor]:
         vision = self.parts.vision
         if vision.pool is not None:
             return look_packed(vision, pixels)
+        if not vision.blocks:
+            return {names.FEATURES: vision.finish(look_whole(vision, pixels))[0]}
         layer, prefix = len(vision.blocks), vision.prefix_tokens
         block = vision.next_block or vision.blocks[-1]
         with (
@@ -70,7 +78,8 @@ class Reference:
             Projections(block) as next_,
             Values(vision) as values,
         ):
-            out = vision.model(pixels, output_hidden_states=True, output_attentions=True)
+            told = vision.tell(pixels)
+            out = vision.model(**told, output_hidden_states=True, output_attentions=True)
         rows, attention = out.hidden_states[layer][0], out.attentions[layer - 1][0]
         found = {
             names.CLS_ATTENTION: attention[:, 0, prefix:].mean(0),
@@ -95,7 +104,8 @@ class Reference:
         mask = torch.zeros(len(rows))
         mask[case.question.start : case.question.stop] = 1.0
         prompt = {names.TEXT_EMBEDS: rows, names.TEXT_MASK: mask}
-        return self.encode(case.pixels, budget) | prompt
+        weights = {names.PICTURE_WEIGHTS: weigh(self.parts.vision.pictures)}
+        return self.encode(case.pixels, budget) | prompt | weights
 
     @torch.no_grad()
     def compress(self, seen: dict[str, Tensor], budget: int) -> dict[str, Tensor]:
@@ -112,8 +122,10 @@ class Reference:
             return lay_out_all(self.parts.projector(vision), self.parts.layout)
         probes = {name: seen[name] for name in self.method.needs_at(len(vision), budget)}
         rows = vision if in_vision else self.parts.projector(vision)
-        grid, tiles = self.parts.vision.grid, self.parts.vision.tiles
-        features = Features(rows, grid, probes, vision=vision, tiles=tiles)
+        seen_as = self.parts.vision
+        features = Features(
+            rows, seen_as.grid, probes, vision, tiles=seen_as.tiles, pictures=seen_as.pictures
+        )
         plan = self.method.compress(features, budget)
         tokens = plan.apply(features.rows())
         tokens = self.parts.projector(tokens) if in_vision else tokens
@@ -234,6 +246,11 @@ class Reference:
         return logits
 
 
+def weigh(pictures: int) -> Tensor:
+    """Weights [P] that graphs are proved with: 1, 2, ... and the first picture once more."""
+    return torch.arange(pictures).float() % 3 + 1
+
+
 def look_ahead(text: TextParts, embeds: Tensor, visual: range, prompt_rows: int | None) -> Any:
     """The mask of a prompt [1, n, D] as Hugging Face's decoder takes it, pair by pair.
 
@@ -259,6 +276,15 @@ def look_ahead(text: TextParts, embeds: Tensor, visual: range, prompt_rows: int 
     if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
         return build(count)
     return {"full_attention": build(count), "sliding_attention": build(window)}
+
+
+def look_whole(vision: VisionParts, pixels: Tensor) -> Tensor:
+    """What a tower that is run whole makes of its patches, [1, n, V]."""
+    found = vision.model(**vision.tell(pixels)).last_hidden_state
+    if found.ndim == 4:  # a map of channels
+        found = torch.stack([channel.flatten() for channel in found[0]], dim=1)[None]
+    patches: Tensor = found[:, -vision.full_tokens * vision.cell**2 :]
+    return patches
 
 
 def pool_cells(rows: Tensor, vision: VisionParts) -> Tensor:

@@ -7,6 +7,7 @@ modules. tests/methods holds the steps themselves against plain loops.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,9 +40,23 @@ class ReducingReference:
         grid, prefix = vision.grid, vision.prefix_tokens
         self.encoder = Encoder(vision.full_tokens, grid, prefix, len(vision.blocks))
 
-    @torch.no_grad()
     def run(self, pixels: Tensor, budget: int) -> dict[str, Tensor]:
         """pixels [1, 3, h, w] -> the outputs of the tower graph of a rung, by name."""
+        state, prefix = self.run_blocks(pixels, budget), self.encoder.prefix
+        return {
+            names.FEATURES: state.x[prefix:],
+            names.TOWER_KEPT: torch.tensor(state.patches[prefix:], dtype=torch.int64),
+            names.TOWER_SIZES: state.sizes[prefix:],
+        }
+
+    @torch.no_grad()
+    def run_blocks(
+        self,
+        pixels: Tensor,
+        budget: int,
+        watch: Callable[[int, State], None] = lambda _number, _state: None,
+    ) -> State:
+        """The rows behind the last block, prefix rows first; `watch` is told of each block."""
         config: Any = self.vision.model.config
         prefix, before = self.encoder.prefix, config._attn_implementation
         x = self.vision.embed(pixels)[0]
@@ -51,13 +66,10 @@ class ReducingReference:
         try:
             for number, keep in enumerate(self.inside.steps(self.encoder, budget)):
                 self._run_block(state, number, keep if keep < len(state.x) - prefix else None)
+                watch(number, state)
         finally:
             config._attn_implementation = before
-        return {
-            names.FEATURES: state.x[prefix:],
-            names.TOWER_KEPT: torch.tensor(state.patches[prefix:], dtype=torch.int64),
-            names.TOWER_SIZES: state.sizes[prefix:],
-        }
+        return state
 
     def _run_block(self, state: State, number: int, keep: int | None) -> None:
         layer: Any = self.vision.blocks[number]

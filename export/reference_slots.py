@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from edgetok.export.reference import Reference
 from edgetok.export.reference_cache import Rounding
+from edgetok.families.parts import TextParts
 
 Array = npt.NDArray[np.float32]
 
@@ -24,13 +25,16 @@ class SlotCache(DynamicCache):  # type: ignore[misc]  # transformers is not type
     """Rows are rounded when they enter; the first prompt attends to itself unrounded.
 
     Args:
-        scales: per layer what is measured of key and value channels, [1, G, 1, H].
+        text: the decoder, some of whose layers may have convolutions, which are not rounded.
+        scales: per layer with keys what is measured of their channels and those of values,
+            [1, G, 1, H].
         bits: 8 or 4.
     """
 
-    def __init__(self, scales: list[tuple[Tensor, Tensor]], bits: int) -> None:
-        super().__init__()
-        self._scales, self._bits = scales, bits
+    def __init__(self, text: TextParts, scales: list[tuple[Tensor, Tensor]], bits: int) -> None:
+        super().__init__(config=text.model.config if text.convolutions else None)
+        attending = (n for n in range(len(text.layers)) if n not in text.convolutions)
+        self._scales, self._bits = dict(zip(attending, scales, strict=True)), bits
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -86,7 +90,9 @@ class SlotReference(Reference):
         self._scales, self._bits = scales, bits
 
     def begin_cache(self) -> SlotCache | None:
-        return None if self._scales is None else SlotCache(self._scales, self._bits)
+        if self._scales is None:
+            return None
+        return SlotCache(self.parts.text, self._scales, self._bits)
 
     def store(self, exact: DynamicCache) -> DynamicCache:
         """The rows of a prompt as the next ones find them."""

@@ -60,7 +60,9 @@ class GraphRunner:
             folder = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(folder, str(root))
             # As the runtime ships them: packed and unpacked kernels round int8 rows differently.
-            unpacked = "0" if graph.stage.stage == "decode" else "1"
+            # Float32 ones do not, and packing would copy every weight.
+            rounds = graph.stage.stage == "decode" and b"MatMulNBits" in graph.data
+            unpacked = "0" if rounds else "1"
             options.add_session_config_entry("session.disable_prepacking", unpacked)
             session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
             stage, layer = graph.stage.stage, graph.stage.layer
@@ -79,6 +81,15 @@ class GraphRunner:
         found = [value.name for value in session.get_outputs()]
         values = session.run(found, {name: feeds[name] for name in wanted})
         return dict(zip(found, values, strict=True))
+
+    def look(self, budget: int | None, pixels: Array) -> dict[str, Array]:
+        """All pictures of a prompt through the tower of a rung, one after another, by name."""
+        (parts, *_), _ = self._shapes[names.PIXELS]
+        seen = [
+            self.run("tower", budget, {names.PIXELS: pixels[first : first + parts]})
+            for first in range(0, len(pixels), parts)
+        ]
+        return {name: np.concatenate([one[name] for one in seen]) for name in seen[0]}
 
     def read_prompt(self, ids: Sequence[int], question: range) -> dict[str, Array]:
         """What text-aware methods read, by name: ids through the embed graph, and their mask."""

@@ -44,11 +44,17 @@ _OF_NEXT_BLOCK = {
 
 
 def require_tower(vision: VisionParts, method: Method) -> None:
-    """Refuse a method that takes a tower apart in a way that this one does not allow.
+    """Refuse a method that asks more of a tower than this one tells.
 
     Raises:
         UsageError: naming another kind of method.
     """
+    if not vision.blocks and (method.inside is not None or method.tower_needs):
+        asks = f"reads {', '.join(method.tower_needs)}" if method.inside is None else "acts inside"
+        raise UsageError(
+            f"{method.name} {asks}, and this family's tower is run whole and tells its features "
+            "alone; `edgetok methods` lists what each method needs"
+        )
     if method.inside is not None and not vision.is_plain:
         raise UsageError(
             f"{method.name} reduces inside the tower, and this family merges or cuts what its "
@@ -169,6 +175,7 @@ class Compress(nn.Module):
         self.method = method
         self.grid = parts.vision.grid
         self.tiles = parts.vision.tiles
+        self.pictures = parts.vision.pictures
         self.budget = budget
         self.layout = parts.layout if budget == parts.full_tokens else None
         deep = (names.DEEP_FEATURES,) if parts.vision.deep else ()
@@ -186,13 +193,18 @@ class Compress(nn.Module):
             return lay_out(self.projector(features), self.layout)
         if self.method.space == "projected" and self.budget < features.shape[0]:
             projected = self.projector(features)
-            rows = Features(projected, self.grid, given, vision=features, tiles=self.tiles)
+            rows = self._features(projected, given, features)
             plan = self.method.compress(rows, self.budget)
             return plan.apply(rows.x), plan.indices, plan.sizes, *self._deepen(plan, deep)
-        rows = Features(features, self.grid, given, tiles=self.tiles)
+        rows = self._features(features, given)
         plan = self.method.compress(rows, self.budget)
         tokens = self.projector(plan.apply(rows.rows()))  # gather first: K rows projected, not N
         return tokens, plan.indices, plan.sizes, *self._deepen(plan, deep)
+
+    def _features(
+        self, x: Tensor, probes: dict[str, Tensor], vision: Tensor | None = None
+    ) -> Features:
+        return Features(x, self.grid, probes, vision, self.tiles, self.pictures)
 
     def _deepen(self, plan: Plan, deep: Tensor | None) -> list[Tensor]:
         """What the plan makes of earlier blocks' rows, projected: [K, layers * D]."""

@@ -19,6 +19,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgetok.export.flavours.names import CONTRIB
+from edgetok.scratch import Scratch
 
 BLOCK = 32  # 5 bits per int4 weight; 128 would be 4.25 bits and coarser
 ACCURACY_LEVEL = 4  # int8 activations: 2.7 times faster than float32 ones on a CPU
@@ -35,8 +36,9 @@ BITS: dict[str, dict[str, int]] = {
 
 @dataclass
 class Quantizer:
-    """Quantizes matrices, remembering those it has seen."""
+    """Quantizes matrices, remembering those it has seen in scratch space."""
 
+    scratch: Scratch = field(default_factory=Scratch)
     _seen: dict[tuple[str, int], tuple[ir.Tensor, ir.Tensor]] = field(default_factory=dict)
 
     def quantize(self, model: ir.Model, stage: str, bits: Mapping[str, int]) -> ir.Model:
@@ -85,7 +87,8 @@ class Quantizer:
         key = (sha256(np.ascontiguousarray(weight).tobytes()).hexdigest(), bits)
         if key not in self._seen:
             packed, scales = quantize_matrix(weight, bits)
-            self._seen[key] = (ir.tensor(packed), ir.tensor(scales))
+            held = (ir.tensor(self.scratch.hold(part)) for part in (packed, scales))
+            self._seen[key] = next(held), next(held)
         return self._seen[key]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import TracebackType
 
 import numpy as np
@@ -13,7 +14,10 @@ from edgetok.control import Row
 from edgetok.errors import UsageError
 from edgetok.runtimes import machine
 from edgetok.runtimes.answer import Answer
+from edgetok.runtimes.encoder import Encoder
+from edgetok.runtimes.energy import Meter, find_meter
 from edgetok.runtimes.generate import Model
+from edgetok.runtimes.pictures import Pictures
 from edgetok.runtimes.preprocess import ImageInput
 
 WARM_UP_ANSWERS = 1  # the first one touches pages of weights and cache for the first time
@@ -53,13 +57,20 @@ class PeakMemory:
 
 
 def measure(
-    model: Model, *, repeats: int, image: ImageInput, prompt: str, max_new_tokens: int = 32
+    model: Model,
+    *,
+    repeats: int,
+    image: Pictures,
+    prompt: str,
+    max_new_tokens: int = 32,
+    meters: Callable[[], Meter | None] = find_meter,
 ) -> list[Row]:
     """One row per loaded rung; encoding the image is part of every time to first token.
 
     Args:
         repeats: timed answers per rung, after the warm-up.
         max_new_tokens: the decode speed is measured over at most so many.
+        meters: gives a meter of the device's energy for each rung, or None.
 
     Raises:
         UsageError: if `repeats` is not positive.
@@ -72,19 +83,53 @@ def measure(
         model.forget()  # the same question again would find its rows in the cache
         return model.generate(image, prompt, budget=budget, max_new_tokens=max_new_tokens)
 
-    return [_measure_rung(answer, budget, repeats) for budget in model.ladder.budgets]
+    return [_measure_rung(answer, budget, repeats, meters()) for budget in model.ladder.budgets]
 
 
-def _measure_rung(answer: Callable[[int], Answer], budget: int, repeats: int) -> Row:
+def measure_encoder(encoder: Encoder, *, repeats: int, image: ImageInput) -> list[Row]:
+    """One row per loaded rung: the time to first token is that of preprocessing and encoding.
+
+    Raises:
+        UsageError: if `repeats` is not positive.
+        InputError: if the image is rejected.
+    """
+    if repeats < 1:
+        raise UsageError(f"repeats {repeats} is not positive")
+    return [_measure_encoding(encoder, budget, repeats, image) for budget in encoder.budgets]
+
+
+def _measure_encoding(encoder: Encoder, budget: int, repeats: int, image: ImageInput) -> Row:
+    with PeakMemory() as memory:
+        for _ in range(WARM_UP_ANSWERS):
+            encoder.encode(image, budget=budget)
+    times = [
+        sum(encoder.encode(image, budget=budget).milliseconds.values()) for _ in range(repeats)
+    ]
+    return Row(
+        budget=budget,
+        ttft_ms_p50=statistics.median(times),
+        ttft_ms_p95=float(np.percentile(times, 95, method="higher")),
+        decode_ms_p50=0.0,
+        memory_mib=memory.peak_bytes / _MIB,
+    )
+
+
+def _measure_rung(
+    answer: Callable[[int], Answer], budget: int, repeats: int, meter: Meter | None
+) -> Row:
     # Memory first and apart: reading it stops the world for a moment.
     with PeakMemory() as memory:
         for _ in range(WARM_UP_ANSWERS):
             answer(budget)
-    answers = [answer(budget) for _ in range(repeats)]
-    return summarise(budget, answers, memory.peak_bytes)
+    with nullcontext() if meter is None else meter:
+        answers = [answer(budget) for _ in range(repeats)]
+    joules = None if meter is None else meter.joules / repeats
+    return summarise(budget, answers, memory.peak_bytes, joules)
 
 
-def summarise(budget: int, answers: list[Answer], peak_bytes: int) -> Row:
+def summarise(
+    budget: int, answers: list[Answer], peak_bytes: int, energy_j: float | None = None
+) -> Row:
     """The row of a rung from its timed answers."""
     first = [answer.timings_ms["ttft"] for answer in answers]
     per_token = [a.timings_ms["decode_per_token"] for a in answers if len(a.token_ids) > 1]
@@ -94,4 +139,5 @@ def summarise(budget: int, answers: list[Answer], peak_bytes: int) -> Row:
         ttft_ms_p95=float(np.percentile(first, 95, method="higher")),
         decode_ms_p50=statistics.median(per_token) if per_token else 0.0,
         memory_mib=peak_bytes / _MIB,
+        energy_j=energy_j,
     )

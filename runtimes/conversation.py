@@ -12,8 +12,8 @@ from edgetok.control import Policy
 from edgetok.errors import InputError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
+from edgetok.runtimes.pictures import Pictures
 from edgetok.runtimes.pipeline import Pipeline
-from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.request import EncodedImage, Request
 from edgetok.runtimes.reuse import PromptRows
 from edgetok.runtimes.sampling import Sampling
@@ -55,7 +55,7 @@ class Conversation:
     def __init__(
         self,
         pipeline: Pipeline,
-        image: ImageInput | EncodedImage,
+        image: Pictures | EncodedImage,
         policy: Policy,
         exclusive: Callable[[], AbstractContextManager[None]],
         clock: Clock,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 from edgetok.bundle.manifest import Manifest
-from edgetok.control import BenchTable, Fixed, load_table
+from edgetok.control import Fixed, load_table
+from edgetok.control.thumbnail import describe
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
-from edgetok.rules import Controller
 from edgetok.runtimes.answer import Answer, Clock, Progress, Stopwatch
+from edgetok.runtimes.choosing import Chooser, Tables
 from edgetok.runtimes.conversation import Conversation
+from edgetok.runtimes.pictures import Pictures, require_weights
 from edgetok.runtimes.pipeline import Pipeline
 from edgetok.runtimes.preprocess import ImageInput
 from edgetok.runtimes.processor import Processor
@@ -41,14 +43,14 @@ class Model:
         processor: Processor,
         digest: str,
         *,
-        tables: Callable[[str, str], BenchTable] = load_table,
+        tables: Tables = load_table,
         clock: Clock = time.perf_counter,
     ) -> None:
         self.runtime = runtime
         self.processor = processor
         self.digest = digest
-        self._tables = tables
         self._clock = clock
+        self._chooser = Chooser(runtime, digest, tables)
         self._pipeline = Pipeline(runtime, processor, digest)
         self._in_use = threading.Lock()
 
@@ -65,10 +67,16 @@ class Model:
     def device(self) -> str:
         return self.runtime.device
 
-    def encode(self, image: ImageInput, *, budget: int | None = None) -> EncodedImage:
-        """Run the tower once; give the result to `generate` in place of the image.
+    @property
+    def session(self) -> str:
+        """A name of its own for this load: what limits learn lives as long."""
+        return self._chooser.session
+
+    def encode(self, image: Pictures, *, budget: int | None = None) -> EncodedImage:
+        """Run the tower once for each picture; give the result to `generate` in their place.
 
         Args:
+            image: one picture, or a list of them where prompts of the bundle have several.
             budget: the rung to encode for, where the method acts inside the tower and each rung
                 has its own; the largest when None. Another rung then encodes the image again.
 
@@ -82,13 +90,15 @@ class Model:
 
     def generate(
         self,
-        image: ImageInput | EncodedImage,
+        image: Pictures | EncodedImage,
         prompt: str,
         *,
         budget: int | None = None,
         max_ttft_ms: float | None = None,
         max_memory_mib: float | None = None,
+        max_energy_j: float | None = None,
         signal: Signal | None = None,
+        weights: Sequence[float] | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -101,7 +111,9 @@ class Model:
             budget=budget,
             max_ttft_ms=max_ttft_ms,
             max_memory_mib=max_memory_mib,
+            max_energy_j=max_energy_j,
             signal=signal,
+            weights=weights,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -113,13 +125,15 @@ class Model:
 
     def stream(
         self,
-        image: ImageInput | EncodedImage,
+        image: Pictures | EncodedImage,
         prompt: str,
         *,
         budget: int | None = None,
         max_ttft_ms: float | None = None,
         max_memory_mib: float | None = None,
+        max_energy_j: float | None = None,
         signal: Signal | None = None,
+        weights: Sequence[float] | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -128,8 +142,8 @@ class Model:
         """Answer piece by piece. Nothing runs before the first piece is asked for.
 
         Args:
-            image: a path, the bytes of a file, a Pillow image, an array uint8 [H, W, 3], or what
-                `encode` returned.
+            image: a path, the bytes of a file, a Pillow image, an array uint8 [H, W, 3], a list of
+                these where prompts of the bundle have several, or what `encode` returned.
             prompt: the user's text; control tokens in it are plain text.
             budget: the rung to use. Or give limits, which need `edgetok bench` to have run here,
                 or a signal; without any of them the bundle's certified controller chooses, if
@@ -137,7 +151,9 @@ class Model:
                 rung answers.
             max_ttft_ms: limit for the time to the first token.
             max_memory_mib: limit for the memory of the process.
+            max_energy_j: limit for the energy of an answer, on devices that tell it.
             signal: "elbow" lets the image choose.
+            weights: of each picture, by which some methods divide the budget; all alike when None.
             max_new_tokens: as many as the rung was exported for when None.
             temperature, top_p, seed: see `sampling.Sampling`.
 
@@ -146,14 +162,15 @@ class Model:
                 first piece, while another stream of this model is open.
             InputError: at the first piece, if image or prompt is rejected.
         """
-        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
-        policy = choice.policy(self.ladder, self._table, self._controller(temperature))
-        request = Request(policy, Sampling(temperature, top_p, seed), max_new_tokens)
+        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal, max_energy_j)
+        policy = self._chooser.policy(choice, temperature)
+        shares = require_weights(self.manifest, weights)
+        request = Request(policy, Sampling(temperature, top_p, seed), max_new_tokens, shares)
         progress = Progress(Stopwatch(self._clock))
         return Stream(self._run(image, prompt, request, progress), progress)
 
     def first_logits(
-        self, image: ImageInput | EncodedImage, prompt: str, *, budget: int
+        self, image: Pictures | EncodedImage, prompt: str, *, budget: int
     ) -> FloatArray:
         """Logits [W] from which the first token of an answer is chosen, a copy.
 
@@ -166,6 +183,10 @@ class Model:
         with self._exclusive():
             rows = self._pipeline.open(image, prompt, request, progress)
             return self._pipeline.fill(rows, progress.bucket, progress).copy()
+
+    def describe(self, image: ImageInput) -> list[float]:
+        """The cells of an image's thumbnail (`control.thumbnail`); raises InputError."""
+        return describe(self.processor.pixels(image))
 
     def question_ids(self, prompt: str) -> tuple[int, ...]:
         """Token ids of the user's own text, as a controller sees them; raises InputError."""
@@ -188,11 +209,12 @@ class Model:
 
     def converse(
         self,
-        image: ImageInput | EncodedImage,
+        image: Pictures | EncodedImage,
         *,
         budget: int | None = None,
         max_ttft_ms: float | None = None,
         max_memory_mib: float | None = None,
+        max_energy_j: float | None = None,
         signal: Signal | None = None,
     ) -> Conversation:
         """Talk about an image in several turns; nothing runs before the first question.
@@ -204,8 +226,8 @@ class Model:
             UsageError: for options that are out of range or contradict each other, or if the
                 model's chat template has no later turns.
         """
-        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal)
-        policy = choice.policy(self.ladder, self._table)
+        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal, max_energy_j)
+        policy = self._chooser.policy(choice, certified=False)
         self.processor.encode_turn("")  # says whether there can be a second turn
         return Conversation(self._pipeline, image, policy, self._exclusive, self._clock)
 
@@ -220,20 +242,8 @@ class Model:
         with self._exclusive():
             self.runtime.forget()
 
-    def _table(self) -> BenchTable:
-        return self._tables(self.digest, self.device)
-
-    def _controller(self, temperature: float) -> Controller | None:
-        """The bundle's own, where its certificate speaks of what is asked."""
-        controller = self.manifest.controller
-        if controller is None or temperature > 0:  # it was certified on greedy answers
-            return None
-        needed = {controller.full, *(rule.budget for rule in controller.rules)}
-        same_graphs = controller.certificate.flavour == self.runtime.flavour
-        return controller if same_graphs and needed <= set(self.ladder.budgets) else None
-
     def _run(
-        self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
+        self, image: Pictures | EncodedImage, text: str, request: Request, progress: Progress
     ) -> Generator[str, None, None]:
         with self._exclusive():
             with progress.watch.measure("ttft"):
@@ -246,6 +256,7 @@ class Model:
                         break
                     progress.reject(following)
                     pieces = self._begin(prompt, encoded, request, progress)
+            self._chooser.note(progress)
             yield from pieces
 
     def _begin(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from edgetok import names
 from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, Stage, ring_shape, shared_stages
@@ -14,7 +16,16 @@ from edgetok.runtimes.flushing import Flushing
 from edgetok.runtimes.interface import require_interface
 from edgetok.runtimes.requirements import WEIGHTS_PREFIX
 from edgetok.runtimes.segments import Segments, load_segments
-from edgetok.runtimes.session import BoundGraph, Memory, make_session
+from edgetok.runtimes.session import BoundGraph
+
+
+class Backend(Protocol):
+    """What makes graphs of a bundle's stages, over one set of buffers.
+
+    A graph has the inputs, outputs and `run` of `session.BoundGraph`.
+    """
+
+    def bind(self, stage: Stage) -> BoundGraph: ...
 
 
 class LoadedGraphs:
@@ -22,7 +33,7 @@ class LoadedGraphs:
 
     Raises:
         BundleError: if a graph does not fit the manifest, or weights changed meanwhile.
-        IncompatibleError: if ONNX Runtime refuses a graph.
+        IncompatibleError: if the backend refuses a graph.
         ResourceError: if there is too little memory.
     """
 
@@ -31,12 +42,10 @@ class LoadedGraphs:
         bundle: Bundle,
         ladder: Ladder,
         flavour: Flavour,
-        provider: str,
-        threads: int,
-        memory: Memory,
+        backend: Backend,
     ) -> None:
         self._bundle, self._ladder, self._flavour = bundle, ladder, flavour
-        self._provider, self._threads, self._memory = provider, threads, memory
+        self._backend = backend
         self._graphs = self._load()
 
     def find(self, stage: str, bucket: Bucket) -> BoundGraph:
@@ -87,9 +96,7 @@ class LoadedGraphs:
 
     def _bind(self, stage: Stage, bucket: Bucket) -> BoundGraph:
         self._require(stage, bucket)
-        graph, root = self._bundle.graph(stage), self._bundle.root
-        session = make_session(graph, stage, root, self._provider, self._threads)
-        return BoundGraph(session, stage, self._memory)
+        return self._backend.bind(stage)
 
     def _require(self, stage: Stage, bucket: Bucket) -> None:
         tower = self._bundle.stage("tower", bucket.budget, self._flavour)

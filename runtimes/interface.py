@@ -67,8 +67,13 @@ def _expected(
             features: Interface = {names.FEATURES: ("float32", None)}
             return {names.PIXELS: ("float32", pixels)}, features | signals
         case "compress":
-            # It reads what the tower wrote and the prompt, so those are its only possible inputs.
-            offered: Interface = {t.name: (t.dtype, t.shape) for t in tower.outputs}
+            # It reads what the tower wrote of all pictures and the request, and nothing else.
+            offered: Interface = {
+                t.name: (t.dtype, [vision.pictures * t.shape[0], *t.shape[1:]])
+                for t in tower.outputs
+                if t.shape
+            }
+            offered[names.PICTURE_WEIGHTS] = ("float32", [vision.pictures])
             offered[names.TEXT_EMBEDS] = ("float32", [bucket.prompt_tokens, text.hidden])
             offered[names.TEXT_MASK] = ("float32", [bucket.prompt_tokens])
             wanted = {t.name: offered[t.name] for t in stage.inputs if t.name in offered}
@@ -96,7 +101,8 @@ def _expected(
                 prompt[names.VISUAL_START] = ("int64", [1])
             # A policy's prefill, or that of a KIVI cache, begins with an empty one, and writes all.
             afresh = bool(manifest.kv.keep or manifest.kv.ring)
-            return prompt | ({} if afresh else past), logits | present
+            held = {n: place for n, place in past.items() if n not in _memory(manifest)}
+            return prompt | ({} if afresh else held), logits | present
         case "extend":
             rows = _chunk_rows(manifest, stage)
             return {
@@ -175,7 +181,15 @@ def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
             past |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
         if manifest.kv.planes:
             past[names.past_state(layer)] = state
+    past |= _memory(manifest)
     return past, {names.present_of(name): place for name, place in past.items()}
+
+
+def _memory(manifest: Manifest) -> Interface:
+    """What short convolutions remember; the first row of a prompt finds nothing."""
+    kv, hidden = manifest.kv, manifest.text.hidden
+    place: _Place = ("float32", [1, hidden, kv.kernel - 1])
+    return {names.past_convolution(number): place for number in range(kv.convolutions)}
 
 
 def _has_slot_scales(manifest: Manifest, flavour: str) -> bool:

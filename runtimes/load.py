@@ -11,6 +11,7 @@ from edgetok.bundle.reader import Bundle
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.processor import read_processor
+from edgetok.runtimes.providers import runs_engines
 
 
 def load(
@@ -19,17 +20,20 @@ def load(
     *,
     budgets: Iterable[int] | None = None,
     threads: int | None = None,
-    flavour: Flavour = "ort",
+    flavour: Flavour | None = None,
+    precision: str = "fp16",
 ) -> Model:
     """Open a bundle, check it and make all its sessions.
 
     Args:
         bundle: path of a bundle, or one that is open already.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", "ort-tensorrt" or "ort-rtx" in ONNX Runtime; "tensorrt" or "rtx" for
+            engines without it, which are built where they are not in the cache.
         budgets: the rungs to load; all when None.
         threads: threads per operator; one per physical core when None.
         flavour: "ort", or "portable" for the graphs of standard operators that `edgetok export
-            --flavour portable` adds.
+            --flavour portable` adds; "portable" for engines and "ort" elsewhere when None.
+        precision: of matrix products in engines: "fp32", "fp16" or "bf16".
 
     Raises:
         BundleError: if the bundle is incomplete, malformed or damaged.
@@ -39,5 +43,12 @@ def load(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
     processor = read_processor(opened)  # cheap, so that its errors come before the sessions
-    runtime = OrtRuntime(opened, device=device, budgets=budgets, threads=threads, flavour=flavour)
+    runtime = OrtRuntime(
+        opened,
+        device=device,
+        budgets=budgets,
+        threads=threads,
+        flavour=flavour or ("portable" if runs_engines(device) else "ort"),
+        precision=precision,
+    )
     return Model(runtime, processor, digest_content(opened.manifest))

@@ -1,8 +1,9 @@
-"""A bundle in ONNX Runtime: all graphs made into sessions at load, over one set of buffers."""
+"""A bundle on a device: all graphs made ready at load, over one set of buffers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,9 @@ from edgetok.runtimes.interface import (
     has_tower_per_rung,
     reduces_at_prefill,
 )
+from edgetok.runtimes.probe import CPU, require_kv_bits
 from edgetok.runtimes.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
-from edgetok.runtimes.providers import provider_of
+from edgetok.runtimes.providers import ENGINE_DEVICES, provider_of
 from edgetok.runtimes.requirements import (
     loaded_ladder,
     require_flavour,
@@ -30,7 +32,8 @@ from edgetok.runtimes.requirements import (
     require_tokens,
     require_visual,
 )
-from edgetok.runtimes.session import BoundGraph, Buffer, Memory
+from edgetok.runtimes.session import BoundGraph, Buffer, OrtBackend
+from edgetok.runtimes.tensorrt import EngineBackend
 
 _STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
 
@@ -40,10 +43,12 @@ class OrtRuntime:
 
     Args:
         bundle: an opened bundle.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", "ort-tensorrt" or "ort-rtx" in ONNX Runtime; "tensorrt" or "rtx" for
+            engines without it.
         budgets: the rungs to load; all when None.
         threads: threads per operator; one per physical core when None.
         flavour: which of the bundle's graphs to run.
+        precision: of matrix products in engines; other devices compute as the graphs say.
 
     Raises:
         UsageError: for an unknown device, rung, number of threads or flavour, or one that the
@@ -60,8 +65,9 @@ class OrtRuntime:
         budgets: Iterable[int] | None = None,
         threads: int | None = None,
         flavour: Flavour = "ort",
+        precision: str = "fp16",
     ) -> None:
-        provider = provider_of(device)
+        provider = None if device in ENGINE_DEVICES else provider_of(device)
         self.manifest: Manifest = bundle.manifest
         self.flavour = require_flavour(bundle.manifest, flavour)
         self.ladder = loaded_ladder(bundle.ladder, budgets)
@@ -70,10 +76,13 @@ class OrtRuntime:
         require_memory(bundle.manifest, self.ladder, flavour)
         self._rows = CacheRows(self.manifest.kv, self.manifest.text.max_positions)
         self._held = HeldRows()
-        self._memory = Memory(device)
-        self._graphs = LoadedGraphs(
-            bundle, self.ladder, self.flavour, provider, self.threads, self._memory
-        )
+        if provider is None:
+            backend: Any = EngineBackend(bundle, device, self.flavour, precision)
+        else:
+            _require_cache(self.manifest, self.flavour, provider)
+            backend = OrtBackend(bundle, provider, self.threads)
+        self._backend, self._memory = backend, backend.memory
+        self._graphs = LoadedGraphs(bundle, self.ladder, self.flavour, backend)
         self._extend = self._graphs.get(names.EXTEND, self.ladder.smallest)
         self._decode = self._graph("decode", self.ladder.smallest)
         self._room = self._graphs.load_room(self._decode)
@@ -99,9 +108,13 @@ class OrtRuntime:
         return TowerOutput(tensors, signals, bucket.budget, pixels.copy())
 
     def compress(
-        self, image: TowerOutput, bucket: Bucket, text: TextRows | None = None
+        self,
+        image: TowerOutput,
+        bucket: Bucket,
+        text: TextRows | None = None,
+        weights: FloatArray | None = None,
     ) -> VisualTokens:
-        """Reduce an encoded image to `bucket.budget` visual tokens.
+        """Reduce encoded images to `bucket.budget` visual tokens; `weights` are all 1 if None.
 
         Raises:
             UsageError: if the method looks at the prompt and there is none.
@@ -113,6 +126,8 @@ class OrtRuntime:
         for name, buffer in graph.inputs.items():
             if name in names.OF_PROMPT:
                 _write_prompt(name, buffer, text)
+            elif name == names.PICTURE_WEIGHTS:
+                buffer.write(np.ones_like(buffer.host) if weights is None else weights)
             else:
                 buffer.write(image.tensors[name])
         graph.run()
@@ -291,10 +306,12 @@ class OrtRuntime:
         """Whether rows stand where they were written and nothing but them decides about answers.
 
         A prefill that treats visual rows apart makes other rows of them than a chunk would, even
-        where it takes none away; a group that is packed does not go back into its ring.
+        where it takes none away; a group that is packed does not go back into its ring, nor does a
+        convolution remember rows before its last ones.
         """
         kv = self.manifest.kv
         plain = kv.policy == "none" and not kv.ring and not reduces_at_prefill(self.manifest)
+        plain = plain and not kv.convolutions
         text = self.manifest.text
         plain = plain and text.sees_ahead == "nothing" and text.axes == 1
         return plain and self._rows.are_whole
@@ -317,6 +334,13 @@ class OrtRuntime:
 
     def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
         return self._graphs.find(stage, bucket)
+
+
+def _require_cache(manifest: Manifest, flavour: Flavour, provider: str) -> None:
+    """GroupQueryAttention of a GPU may have been compiled without caches of few bits."""
+    bits = {"int8": 8, "int4": 4}.get(manifest.precision.kv)
+    if bits and flavour == "ort" and provider != CPU:
+        require_kv_bits(provider, bits)
 
 
 def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from edgetok import names
+from edgetok.control.thumbnail import describe
 from edgetok.errors import UsageError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.answer import Progress, Stopwatch
 from edgetok.runtimes.interface import has_tower_per_rung, reads_prompt
-from edgetok.runtimes.preprocess import ImageInput
+from edgetok.runtimes.pictures import Pictures, join_outputs, list_pictures
 from edgetok.runtimes.processor import Processor
 from edgetok.runtimes.prompt import Detokenizer, Prompt, require_prompt_fits
-from edgetok.runtimes.protocol import FloatArray, Runtime, TextRows, VisualTokens
+from edgetok.runtimes.protocol import (
+    FloatArray,
+    Runtime,
+    TextRows,
+    TowerOutput,
+    VisualTokens,
+)
 from edgetok.runtimes.request import EncodedImage, Request
 from edgetok.runtimes.reuse import PromptRows, embed_rows, fill
 from edgetok.runtimes.sampling import Sampler
@@ -36,7 +44,7 @@ class Pipeline:
     digest: str
 
     def open(
-        self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
+        self, image: Pictures | EncodedImage, text: str, request: Request, progress: Progress
     ) -> PromptRows:
         """Choose the rung and find the rows of a first turn; notes both in `progress`.
 
@@ -48,7 +56,7 @@ class Pipeline:
         return self.rows(prompt, encoded, request, progress)
 
     def look(
-        self, image: ImageInput | EncodedImage, text: str, request: Request, progress: Progress
+        self, image: Pictures | EncodedImage, text: str, request: Request, progress: Progress
     ) -> tuple[Prompt, EncodedImage]:
         """The prompt and the encoded image, after which the rung is chosen; errors as in `open`."""
         watch, runtime = progress.watch, self.runtime
@@ -77,7 +85,7 @@ class Pipeline:
         progress.max_new_tokens = request.max_new_tokens or bucket.new_tokens
         require_prompt_fits(prompt, bucket.prompt_tokens)
         with progress.watch.measure("compress"):
-            visual = self.compress(encoded, bucket, prompt)
+            visual = self.compress(encoded, bucket, prompt, request.weights)
         progress.kept = tuple(visual.kept.tolist())
         return PromptRows(prompt.before, visual, prompt.after, len(prompt.after))
 
@@ -125,26 +133,51 @@ class Pipeline:
         return token_id
 
     def encoded(
-        self, image: ImageInput | EncodedImage, watch: Stopwatch, bucket: Bucket | None
+        self, image: Pictures | EncodedImage, watch: Stopwatch, bucket: Bucket | None
     ) -> EncodedImage:
         """The image after the tower: that of `bucket` where each rung has its own.
 
         Raises:
-            InputError: if the image cannot be read.
-            UsageError: if another bundle encoded it.
+            InputError: if an image cannot be read.
+            UsageError: if another bundle encoded it, or there are more or fewer than it reads.
         """
         if not isinstance(image, EncodedImage):
-            with watch.measure("preprocess"):
-                pixels = self.processor.pixels(image)
-            with watch.measure("tower"):
-                return EncodedImage(self.runtime.encode(pixels, bucket), self.digest)
+            outputs: list[TowerOutput] = []
+            shown = list_pictures(image, self.runtime.manifest.vision.pictures)
+            for picture in shown:  # one at a time: a video's frames need not fit into memory
+                with watch.measure("preprocess"):
+                    pixels = self.processor.pixels(picture)
+                with watch.measure("tower"):
+                    output = self.runtime.encode(pixels, bucket)
+                    outputs.append(self._with_complexity(output, pixels))
+            return EncodedImage(join_outputs(outputs), self.digest)
         if image.digest != self.digest:
             raise UsageError("the image was encoded by another bundle; encode it with this one")
         return image
 
-    def compress(self, image: EncodedImage, bucket: Bucket, prompt: Prompt) -> VisualTokens:
-        """The visual tokens of a rung; computed once per image unless they depend on the prompt."""
+    def _with_complexity(self, output: TowerOutput, pixels: FloatArray) -> TowerOutput:
+        """With the signal of the controller's thumbnail, if it asks for one."""
+        controller = self.runtime.manifest.controller
+        if controller is None or controller.thumbnail is None:
+            return output
+        cells = describe(pixels, controller.thumbnail.cells)
+        complexity = controller.thumbnail.complexity(cells)
+        return replace(output, signals={**output.signals, names.SIGNAL_COMPLEXITY: complexity})
+
+    def compress(
+        self,
+        image: EncodedImage,
+        bucket: Bucket,
+        prompt: Prompt,
+        weights: FloatArray | None = None,
+    ) -> VisualTokens:
+        """The visual tokens of a rung; computed once per image unless they depend on the request.
+
+        `weights` are those of its pictures, if there are several.
+        """
         if not reads_prompt(self.runtime.manifest):
+            if weights is not None:
+                return self.runtime.compress(image.output, bucket, weights=weights)
             if bucket.budget not in image.tokens:
                 found = self.runtime.compress(image.output, bucket)
                 found.rows.setflags(write=False)  # from now on it is everyone's
@@ -152,7 +185,9 @@ class Pipeline:
             return image.tokens[bucket.budget]
         ids = [*prompt.before, *prompt.after]
         text = TextRows(self.runtime.embed(ids), prompt.question)
-        return self.runtime.compress(image.output, bucket, text)
+        if weights is None:
+            return self.runtime.compress(image.output, bucket, text)
+        return self.runtime.compress(image.output, bucket, text, weights)
 
     def _exhausted(self, progress: Progress) -> Literal["length", "cache"] | None:
         """Why no further token may be generated, if so."""

@@ -1,7 +1,7 @@
 """From an image file or array to the pixels that the tower reads, as Hugging Face computes them.
 
 Limits are checked on the header, before anything is decoded. Transparent pixels become white,
-as in transformers' `convert_to_rgb`.
+as in transformers' `convert_to_rgb`, and what EXIF says is turned upright, as in its `load_image`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_DEEP_MODES = ("I", "F")  # I;16 and its kin, I, and F
 # Everything that Pillow's decoders raise on damaged files.
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
 
@@ -48,7 +49,7 @@ def preprocess(image: ImageInput, plan: ImagePlan) -> NDArray[np.float32]:
     picture = open_image(image)
     if plan.square_rgb is not None:
         side = max(picture.size)
-        _require_size(side, side, "the image, made square,")
+        require_size(side, side, "the image, made square,")
         picture = _pad(picture, (side, side), plan.square_rgb)
     if plan.resize_longest_px is not None:
         picture = _resize(picture, longest_size(picture, plan.resize_longest_px), plan)
@@ -89,7 +90,7 @@ def resized_size(height: int, width: int, plan: ImagePlan) -> tuple[int, int]:
     short = plan.resize_shortest_px
     long = int(short * max(height, width) / min(height, width))
     resized = (long, short) if width <= height else (short, long)
-    _require_size(*resized, "the resized image")
+    require_size(*resized, "the resized image")
     return resized
 
 
@@ -100,7 +101,7 @@ def longest_size(picture: Image.Image, longest_px: int) -> tuple[int, int]:
     short = int(longest_px / (width / height) if wide else longest_px * (width / height))
     short = max(short + short % 2, 1)
     resized = (short, longest_px) if wide else (longest_px, short)
-    _require_size(*resized, "the resized image")
+    require_size(*resized, "the resized image")
     return resized
 
 
@@ -219,10 +220,10 @@ def _without_warnings() -> Iterator[None]:
 
 def _decode(picture: Image.Image, name: str) -> Image.Image:
     """Decode the first frame, turn it upright, make it RGB."""
-    _require_size(picture.height, picture.width, name)
+    require_size(picture.height, picture.width, name)
     try:
         with _without_warnings():
-            return _to_rgb(ImageOps.exif_transpose(picture))
+            return _to_rgb(ImageOps.exif_transpose(picture), name)
     except _DECODE_ERRORS as error:
         raise InputError(
             f"{name} is damaged ({error}); its header is sound but its pixels cannot be decoded, "
@@ -230,15 +231,16 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
         ) from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode.startswith(_DEEP_MODES):
+        raise InputError(
+            f"{name} has grey levels of more than 8 bits (mode {picture.mode}), which Hugging "
+            "Face's processors clip, so that nearly everything turns white; save it with 8 bits"
+        )
     if "A" in picture.getbands() or picture.info.get("transparency") is not None:
         front = picture.convert("RGBA")
         white = Image.new("RGBA", front.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, front).convert("RGB")
-    if picture.mode.startswith("I;16"):
-        # Pillow would clip to 255, which turns nearly everything white; keep the high byte, as
-        # its own decoder does with 16-bit colour.
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
     return picture.convert("RGB")
 
 
@@ -248,7 +250,7 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
             f"an image array is {array.dtype} {list(array.shape)}; it must be uint8 "
             f"[height, width, 3], RGB"
         )
-    _require_size(array.shape[0], array.shape[1], "the image")
+    require_size(array.shape[0], array.shape[1], "the image")
     return Image.fromarray(np.ascontiguousarray(array))
 
 
@@ -260,7 +262,8 @@ def _require_file_size(size_bytes: int, name: str) -> None:
         )
 
 
-def _require_size(height: int, width: int, name: str) -> None:
+def require_size(height: int, width: int, name: str) -> None:
+    """Refuse pictures of no pixels or too many, before they are decoded; raises InputError."""
     if min(height, width) < 1:
         raise InputError(f"{name} is {width}x{height} pixels; it has no pixels to look at")
     if max(height, width) > limits.IMAGE_SIDE_PIXELS:

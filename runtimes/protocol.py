@@ -23,7 +23,7 @@ Key = int | tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class TowerOutput:
-    """What one image leaves behind; every rung of the ladder starts from it.
+    """What one image leaves behind, or all of a prompt; every rung of the ladder starts from it.
 
     Args:
         tensors: features [N, V] and the probes of the method, by graph name; owned copies.
@@ -111,7 +111,11 @@ class Runtime(Protocol):
         ...
 
     def compress(
-        self, image: TowerOutput, bucket: Bucket, text: TextRows | None = None
+        self,
+        image: TowerOutput,
+        bucket: Bucket,
+        text: TextRows | None = None,
+        weights: FloatArray | None = None,
     ) -> VisualTokens:
         """Reduce an encoded image to the visual tokens of a rung.
 
@@ -119,6 +123,7 @@ class Runtime(Protocol):
 
         Args:
             text: needed where the bundle's method looks at the prompt, and ignored elsewhere.
+            weights: [pictures], by which a method may divide the budget; all 1 if None.
         """
         ...
 

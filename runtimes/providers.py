@@ -5,11 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
-from edgetok.errors import IncompatibleError, UsageError
+from edgetok.errors import IncompatibleError, ResourceError, UsageError
 
-DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DEVICES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "ort-tensorrt": "TensorrtExecutionProvider",
+    "ort-rtx": "NvTensorRTRTXExecutionProvider",
+}
+# Those that make engines of standard operators; what they leave runs on CUDA, never on the CPU.
+_ENGINE_PROVIDERS = (DEVICES["ort-tensorrt"], DEVICES["ort-rtx"])
+ENGINE_DEVICES = ("tensorrt", "rtx")  # which run engines of their own, without ONNX Runtime
 # All that unpack into the folder `onnxruntime`.
 WHEELS = (
     "onnxruntime",
@@ -50,6 +59,8 @@ STAGE_OPTIONS = {
     "exited": StageOptions(False, False, False, "a part of prefill"),
     "flush": StageOptions(False, False, False, "some roundings, once in many steps"),
     "compact": StageOptions(False, False, False, "a gather, once in many steps"),
+    "encode": StageOptions(False, False, False, "as the tower, and there is one per rung"),
+    "describe": StageOptions(False, False, False, "a few rows, once per text"),
     "extend": StageOptions(False, False, False, "as prefill: packing would copy all its weights"),
     "decode": StageOptions(
         True, True, True, "one row per run: int4 takes 0.8 ms packed, 30 ms not"
@@ -107,7 +118,9 @@ def provider_of(device: str) -> str:
         IncompatibleError: if this build of ONNX Runtime lacks it, or as `import_onnxruntime`.
     """
     if device not in DEVICES:
-        raise UsageError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
+        raise UsageError(
+            f"device {device!r} is unknown; use one of {', '.join((*DEVICES, *ENGINE_DEVICES))}"
+        )
     available = import_onnxruntime().get_available_providers()
     if DEVICES[device] not in available:
         wheels = installed_wheels()
@@ -116,6 +129,44 @@ def provider_of(device: str) -> str:
             f"{', '.join(available)}; {_repair(wheels, 'cpu' if device == 'cpu' else 'gpu')}"
         )
     return DEVICES[device]
+
+
+def runs_engines(device: str) -> bool:
+    """Whether the device reads the portable graphs unless others are asked for."""
+    return device in ENGINE_DEVICES or DEVICES.get(device) in _ENGINE_PROVIDERS
+
+
+def configure(provider: str, folder: Path) -> list[str | tuple[str, dict[str, str]]]:
+    """Providers of a session, the one that was asked for first, with its options.
+
+    Shapes are constants, so an engine's only profile is what the graph says, and no run makes
+    another one. Engines are kept in a folder of this bundle, version and provider.
+
+    Args:
+        folder: of engines and timings; of this user alone.
+
+    Raises:
+        ResourceError: if the folder cannot be made.
+    """
+    if provider not in _ENGINE_PROVIDERS:
+        return [provider]
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: engines cannot be kept there: {error.strerror or error}; set "
+            "EDGETOK_CACHE_DIR to a directory that can be written"
+        ) from error
+    if provider == DEVICES["ort-rtx"]:
+        options = {"nv_runtime_cache_path": str(folder)}
+    else:
+        options = {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(folder),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(folder),
+        }
+    return [(provider, options), DEVICES["cuda"]]
 
 
 def require_provider_in_use(used: list[str], wanted: str) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from edgetok import limits
-from edgetok.control import BenchTable, Certified, Elbow, Fixed, Largest, Limit, Policy
+from edgetok.control import (
+    Certified,
+    Elbow,
+    Fixed,
+    Largest,
+    Limit,
+    Pace,
+    Policy,
+    Steady,
+)
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
 from edgetok.rules import Controller
-from edgetok.runtimes.protocol import TowerOutput, VisualTokens
+from edgetok.runtimes.protocol import FloatArray, TowerOutput, VisualTokens
 from edgetok.runtimes.sampling import Sampling
 
 Signal = Literal["elbow"]
@@ -19,9 +27,10 @@ Signal = Literal["elbow"]
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """An image after the tower, for several questions or another rung; of one bundle only.
+    """An image after the tower, or all of a prompt, for several questions or another rung; of one
+    bundle only.
 
-    `tokens` are what rungs have made of it so far, by budget, unless they depend on the question.
+    `tokens` are what rungs have made of it so far, by budget, unless they depend on the request.
     """
 
     output: TowerOutput
@@ -35,7 +44,8 @@ class Choice:
 
     Args:
         budget: this rung.
-        max_ttft_ms, max_memory_mib: the largest rung that was measured to stay within both.
+        max_ttft_ms, max_memory_mib, max_energy_j: the largest rung that was measured to stay
+            within all that are given.
         signal: the image chooses.
 
     Raises:
@@ -46,25 +56,28 @@ class Choice:
     max_ttft_ms: float | None = None
     max_memory_mib: float | None = None
     signal: Signal | None = None
+    max_energy_j: float | None = None
 
     def __post_init__(self) -> None:
-        ways = (self.budget is not None, self._is_limited, self.signal is not None)
+        ways = (self.budget is not None, self.is_limited, self.signal is not None)
         if sum(ways) > 1:
             raise UsageError("a budget, limits and a signal exclude each other; give one of them")
         if self.signal not in (None, "elbow"):
             raise UsageError(f"signal {self.signal!r} is unknown; use 'elbow'")
 
     @property
-    def _is_limited(self) -> bool:
-        return self.max_ttft_ms is not None or self.max_memory_mib is not None
+    def is_limited(self) -> bool:
+        """Whether measurements choose."""
+        given = self.max_ttft_ms, self.max_memory_mib, self.max_energy_j
+        return any(limit is not None for limit in given)
 
     def policy(
-        self, ladder: Ladder, table: Callable[[], BenchTable], controller: Controller | None = None
+        self, ladder: Ladder, pace: Pace | None = None, controller: Controller | None = None
     ) -> Policy:
-        """The policy that chooses so.
+        """The policy that chooses so; where there is a limit, one that learns from what it holds.
 
         Args:
-            table: reads the measurements; called if there is a limit.
+            pace: the measurements, and what was seen since; limits need it.
             controller: chooses where the user does not; None: the largest rung.
 
         Raises:
@@ -73,8 +86,11 @@ class Choice:
         if self.budget is not None:
             ladder.bucket(self.budget)  # an unknown rung is an error now, not after the tower
             return Fixed(self.budget)
-        if self._is_limited:
-            return Limit(table(), self.max_ttft_ms, self.max_memory_mib)
+        if self.is_limited:
+            if pace is None:
+                raise UsageError("a limit needs measurements; run `edgetok bench BUNDLE` here")
+            given = self.max_ttft_ms, self.max_memory_mib, self.max_energy_j
+            return Steady(Limit(pace.table, *given, pace))
         if self.signal is not None:
             return Elbow()
         return Largest() if controller is None else Certified(controller)
@@ -91,6 +107,7 @@ class Request:
     policy: Policy
     sampling: Sampling
     max_new_tokens: int | None = None  # None: as many as the rung was exported for
+    weights: FloatArray | None = None  # of the pictures; None: all alike
 
     def __post_init__(self) -> None:
         count = self.max_new_tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetok.bundle.manifest import Stage, Tensor
+from edgetok.bundle.manifest import Stage, Tensor, digest_content
+from edgetok.bundle.reader import Bundle
+from edgetok.control.table import cache_directory
 from edgetok.errors import BundleError, EdgetokError, IncompatibleError, ResourceError
 from edgetok.runtimes.providers import (
+    DEVICES,
     STAGE_OPTIONS,
     StageOptions,
+    configure,
+    import_onnxruntime,
     require_provider_in_use,
 )
 
+CPU = DEVICES["cpu"]
 _FATAL = 4  # ONNX Runtime's own log; what it would print on stderr is in our errors
 _OUT_OF_MEMORY = ("bad_alloc", "allocate", "out of memory", "CUDA failure 2")
 
@@ -84,6 +90,35 @@ class Memory:
         return storage
 
 
+class OrtBackend:
+    """ONNX Runtime with one execution provider."""
+
+    def __init__(self, bundle: Bundle, provider: str, threads: int) -> None:
+        self._bundle, self._provider, self._threads = bundle, provider, threads
+        self._folder = _engine_folder(bundle, provider)
+        self.memory = Memory("cpu" if provider == CPU else "cuda")
+
+    def bind(self, stage: Stage) -> BoundGraph:
+        """A session of a stage's graph over the buffers of all.
+
+        Raises:
+            BundleError: if the graph is damaged.
+            IncompatibleError: if ONNX Runtime refuses it.
+            ResourceError: if there is too little memory.
+        """
+        graph, root = self._bundle.graph(stage), self._bundle.root
+        providers = configure(self._provider, self._folder)
+        session = make_session(graph, stage, root, providers, self._threads)
+        return BoundGraph(session, stage, self.memory)
+
+
+def _engine_folder(bundle: Bundle, provider: str) -> Path:
+    """Where a provider keeps engines of this bundle; another version finds none of them."""
+    version = import_onnxruntime().__version__
+    digest = digest_content(bundle.manifest)
+    return cache_directory() / "engines" / digest[:16] / f"onnxruntime-{version}-{provider}"
+
+
 class BoundGraph:
     """A session whose inputs and outputs are bound to buffers."""
 
@@ -128,8 +163,13 @@ def _places(nodes: list[Any], infos: list[Any], device: str) -> dict[str, str]:
     return {n: "cpu" if host else device for n, host in zip(names, hosts, strict=True)}
 
 
-def make_session(graph: bytes, stage: Stage, root: Path, provider: str, threads: int) -> Any:
+def make_session(
+    graph: bytes, stage: Stage, root: Path, providers: Sequence[Any], threads: int
+) -> Any:
     """A session of a bundle's graph; its weights are read from below the bundle's root.
+
+    Args:
+        providers: what may run nodes, the one that must first.
 
     Raises:
         IncompatibleError: if this ONNX Runtime cannot run it on the provider.
@@ -138,12 +178,14 @@ def make_session(graph: bytes, stage: Stage, root: Path, provider: str, threads:
     import onnxruntime as ort
 
     settings = _settings(ort, STAGE_OPTIONS[stage.stage], root, threads)
-    if provider != "CPUExecutionProvider":
+    first = providers[0]
+    provider = first if isinstance(first, str) else first[0]
+    if provider != CPU:
         # One node on the CPU would copy its tensors back and forth at every step.
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     with translated_errors(stage.file):
         # Its fallback prints to standard output, and would run on another device.
-        session = ort.InferenceSession(graph, settings, [provider], enable_fallback=0)
+        session = ort.InferenceSession(graph, settings, list(providers), enable_fallback=0)
     require_provider_in_use(session.get_providers(), provider)
     return session
 

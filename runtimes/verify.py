@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 from edgetok.bundle.golden import IMAGE_PLACEHOLDER, GoldenCase, GoldenRung, load_golden
 from edgetok.bundle.manifest import Precision
 from edgetok.bundle.reader import Bundle
+from edgetok.control import Certified
+from edgetok.control.certified import list_tried
 from edgetok.errors import VerificationError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.interface import has_tower_per_rung
+from edgetok.runtimes.pictures import join_outputs
 from edgetok.runtimes.request import EncodedImage
 
 
@@ -125,20 +129,35 @@ def verify(bundle: Bundle, model: Model, tolerances: Tolerances | None = None) -
         for case in load_golden(bundle)
         for check in _case_checks(bundle, model, case, allowed)
     ]
-    return Report(tuple(checks))
+    return Report((*checks, *decision_checks(bundle)))
+
+
+def decision_checks(bundle: Bundle) -> Iterator[Check]:
+    """The controller's golden cases: the same rungs in the same order, from the numbers alone."""
+    controller = bundle.manifest.controller
+    if controller is None:
+        return
+    policy = Certified(controller)
+    for number, case in enumerate(controller.cases):
+        known: dict[int, dict[str, float]] = dict(zip(case.budgets, case.answers, strict=False))
+        answers = defaultdict[int, dict[str, float]](dict, known)
+        tried = list_tried(policy, bundle.ladder, case.signals, case.question, answers)
+        yield Check(f"case {number}", None, "decisions", float(tried != case.budgets), 0)
 
 
 def _case_checks(
     bundle: Bundle, model: Model, case: GoldenCase, tolerances: Tolerances
 ) -> Iterator[Check]:
-    pixels = model.processor.pixels(bundle.read(case.image))
+    shown = [model.processor.pixels(bundle.read(image)) for image in case.images]
+    pixels = np.concatenate(shown)
     prompt = model.processor.encode(case.prompt)
     ids = [*prompt.before, IMAGE_PLACEHOLDER, *prompt.after]
     difference = largest_difference(pixels.reshape(case.pixels.shape), case.pixels)
     yield Check(case.name, None, "pixels", difference, tolerances.pixels)
     yield Check(case.name, None, "prompt ids", mismatches(ids, case.text_ids), 0)
     # From the golden pixels on, so that one cause fails one check.
-    output = model.runtime.encode(case.pixels.reshape(pixels.shape))
+    golden = np.split(case.pixels.reshape(pixels.shape), len(shown))
+    output = join_outputs([model.runtime.encode(each) for each in golden])
     image = EncodedImage(output, model.digest)
     for bucket in model.ladder:
         yield from _rung_checks(model, case, image, bucket, tolerances)

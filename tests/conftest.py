@@ -99,6 +99,17 @@ def bundle(model_dir: Path, samples: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
+def portable_bundle(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a float32 bundle of three rungs in both flavours; read-only for tests."""
+    from edgetok.export.pipeline import export_model
+
+    out = tmp_path_factory.mktemp("bundles") / "portable.bundle"
+    options = {"prompt_tokens": 32, "new_tokens": 8, "parity_images": 1}
+    export_model(model_dir, out, budgets="4,8,full", flavour="portable", **options)
+    return out
+
+
+@pytest.fixture(scope="session")
 def method_cases() -> ModuleType:
     """The module that makes random and adversarial features for methods."""
     return load_helper("methods/conftest")

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"errors", "limits", "ladder", "names", "rules", "tokens"}
-TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control"}
+GROUND = {"errors", "limits", "ladder", "names", "rules", "scratch", "tokens"}
+TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control", "engines"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
 MAY_KNOW: dict[str, set[str]] = {
@@ -22,6 +22,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "ladder": {"errors", "limits"},
     "names": set(),
     "rules": set(),
+    "scratch": {"errors"},
     "tokens": {"errors", "limits", "names"},
     "methods": GROUND,
     "prefill": GROUND,
@@ -29,13 +30,20 @@ MAY_KNOW: dict[str, set[str]] = {
     "families": GROUND | {"bundle"},  # the image and prompt plans that a bundle holds
     "bundle": GROUND - {"tokens"},
     "control": GROUND - {"tokens"},
+    "engines": GROUND - {"tokens"} | {"bundle", "control"},  # the user's cache directory
     "calibration": GROUND | TOOLS,
     "export": GROUND | TOOLS | {"calibration"},
     "runtimes": GROUND | TOOLS | {"calibration"},
     "cli": GROUND | TOOLS | {"calibration", "export", "runtimes"},
 }
 REAL_FOLDERS = {"export", "runtimes", "calibration", "cli"}  # the others lie in edgetok/
-LIGHT_ROOMS = ("runtimes", "bundle", "control", "cli")  # a device that only runs has no torch
+LIGHT_ROOMS = (
+    "runtimes",
+    "bundle",
+    "control",
+    "engines",
+    "cli",
+)  # a device that only runs has no torch
 HEAVY = {"torch", "transformers"}
 
 

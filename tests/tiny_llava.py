@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -12,6 +14,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Lfm2Config,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -36,7 +39,29 @@ TEMPLATE = (
 )
 SIDE_PX = 32
 WINDOW = {"sliding_window": 12}  # shorter than any prompt with an image
-DECODERS: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
+Sizes = dict[str, Any]
+
+
+def _scale(**rope: object) -> Sizes:
+    return {"rope_parameters": {"rope_theta": 10000.0, **rope}}
+
+
+def _partial(sizes: Sizes) -> Sizes:
+    """32 channels of each head are turned, the others are not."""
+    width = max(64, sizes["head_dim"])
+    rope = _scale(rope_type="default", partial_rotary_factor=32 / width)
+    return rope | {"head_dim": width}
+
+
+def _longrope(sizes: Sizes) -> Sizes:
+    """Two sets of angles: for texts of up to 224 rows, and for longer ones."""
+    pairs = sizes["head_dim"] // 2
+    factors = {"short_factor": [1.5] * pairs, "long_factor": [4.0] * pairs}
+    return _scale(rope_type="longrope", original_max_position_embeddings=224, **factors)
+
+
+# By name: the configuration, and what it has beside its sizes or makes of them.
+DECODERS: dict[str, tuple[type[PretrainedConfig], Sizes | Callable[[Sizes], Sizes]]] = {
     "llama": (LlamaConfig, {}),
     "mistral": (MistralConfig, WINDOW),
     "qwen2": (Qwen2Config, {}),
@@ -45,8 +70,30 @@ DECODERS: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
     "gemma": (GemmaConfig, {}),
     "gemma2": (Gemma2Config, WINDOW | {"attn_logit_softcapping": 5.0}),
     "gemma3": (Gemma3TextConfig, WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}),
-    "smollm3": (SmolLM3Config, {}),
+    "smollm3": (SmolLM3Config, {"num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 1]}),
     "phi3": (Phi3Config, {}),
+    "phi3-partial": (Phi3Config, _partial),
+    "longrope": (LlamaConfig, _longrope),
+    "yarn": (Qwen2Config, _scale(rope_type="yarn", factor=4.0)),
+    "llama3": (
+        LlamaConfig,
+        _scale(
+            rope_type="llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=64,
+        ),
+    ),
+    "dynamic": (LlamaConfig, _scale(rope_type="dynamic", factor=2.0)),
+    "biased": (
+        LlamaConfig,
+        {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
+    ),
+    "lfm2": (
+        Lfm2Config,
+        {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
+    ),
 }
 
 
@@ -113,15 +160,16 @@ def _text(decoder: str, vocabulary: int, shape: dict[str, int]) -> PretrainedCon
         "num_key_value_heads": 2,
         "head_dim": 16,
     }
-    return kind(
-        **sizes | shape | extras,
-        vocab_size=vocabulary,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    common = {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    extras = extras(sizes | shape) if callable(extras) else extras
+    return kind(**common | sizes | shape | extras)
 
 
 def _make_tokenizer() -> Tokenizer:

@@ -9,7 +9,7 @@ _FLOAT_BYTES = 4  # of what a policy remembers of a row, and of a slot's scale
 
 
 def cache_bytes(manifest: Manifest, flavour: Flavour = "ort") -> int:
-    """Keys, values and what goes with rows, in all layers; and the scratch of one.
+    """Keys, values and what goes with rows, in all layers, the scratch of one, and convolutions.
 
     What goes with a row are the numbers that a policy remembers of it and, in `portable` caches of
     8 or 4 bits, the scales of its slot. A cache with a ring is the same in both flavours.
@@ -20,7 +20,8 @@ def cache_bytes(manifest: Manifest, flavour: Flavour = "ort") -> int:
     kv = manifest.kv
     if (ringed := ring_shape(manifest)) is not None:
         return ringed.bytes
-    return _row_bytes(manifest, flavour) * (sum(kv.slots) + max(kv.keep, default=0))
+    memory = kv.convolutions * manifest.text.hidden * max(kv.kernel - 1, 0) * _FLOAT_BYTES
+    return memory + _row_bytes(manifest, flavour) * (sum(kv.slots) + max(kv.keep, default=0))
 
 
 def cache_bytes_by_flavour(manifest: Manifest) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 
 from edgetok import limits, names
@@ -11,6 +11,7 @@ from edgetok.bundle import kivi, think, zipcache
 from edgetok.bundle.manifest import (
     AT_PREFILL,
     MANIFEST_FILE,
+    File,
     KvCache,
     Manifest,
     Rung,
@@ -28,20 +29,25 @@ def find_contradictions(manifest: Manifest) -> Iterator[str]:
     """Everything in a well-formed manifest that contradicts itself, each in a sentence."""
     yield from _ladder_problems(manifest)
     yield from _model_problems(manifest)
-    yield from _file_problems(manifest)
+    needed = (IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE)
+    yield from file_problems(manifest.files, manifest.stages, needed)
     yield from _compaction_problems(manifest)
     yield from _ring_problems(manifest)
     yield from _exit_problems(manifest)
     yield from _reading_problems(manifest.kv)
+    yield from _convolution_problems(manifest)
     yield from _controller_problems(manifest)
     for stage in manifest.stages:
-        yield from _tensor_problems(stage)
+        yield from tensor_problems(stage)
+        if stage.stage in (names.ENCODE, names.DESCRIBE):
+            yield f"$.stages: {stage.stage} belongs to bundles of encoders"
+    budgets = {rung.budget for rung in manifest.ladder}
     for stage_name in shared_stages(manifest):
-        yield from _serving_problems(manifest, "ort", stage_name)
+        yield from serving_problems(manifest.stages, budgets, "ort", stage_name)
     apart = {names.COMPACT, names.SEGMENT, names.EXITED}
     spelled = {s.stage for s in manifest.stages if s.flavour == "portable"} - apart
     for stage_name in sorted(spelled):
-        yield from _serving_problems(manifest, "portable", stage_name)
+        yield from serving_problems(manifest.stages, budgets, "portable", stage_name)
 
 
 def _ladder_problems(manifest: Manifest) -> Iterator[str]:
@@ -76,7 +82,8 @@ def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
 
 def _model_problems(manifest: Manifest) -> Iterator[str]:
     vision, (rows, columns) = manifest.vision, manifest.vision.grid
-    if rows * columns * vision.parts + vision.separators != vision.full_tokens:
+    tokens = rows * columns * vision.parts * vision.pictures
+    if tokens + vision.separators != vision.full_tokens:
         yield f"$.vision.grid {rows} x {columns} is not full_tokens {vision.full_tokens}"
     if len(manifest.kv.slots) != manifest.kv.layers:
         yield f"$.kv.slots has {len(manifest.kv.slots)} entries for {manifest.kv.layers} layers"
@@ -84,6 +91,8 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
         yield f"$.kv.slots {max(manifest.kv.slots)} exceeds the limit of {limits.CACHE_SLOTS}"
     if max(manifest.vision.height_px, manifest.vision.width_px) > limits.IMAGE_SIDE_PIXELS:
         yield f"$.vision: an image side exceeds {limits.IMAGE_SIDE_PIXELS} pixels"
+    if vision.pictures > limits.PICTURES:
+        yield f"$.vision.pictures {vision.pictures} exceeds the limit of {limits.PICTURES}"
     ids = [*manifest.text.stop_ids, manifest.text.pad_id]
     if any(token >= manifest.text.vocabulary for token in ids):
         yield f"$.text: a stop or pad id is outside the vocabulary of {manifest.text.vocabulary}"
@@ -167,6 +176,19 @@ def _reading_problems(kv: KvCache) -> Iterator[str]:
         yield f"$.kv.slots {kv.slots} and .ring {kv.ring}: layers that share rows hold the same"
 
 
+def _convolution_problems(manifest: Manifest) -> Iterator[str]:
+    """Convolutions read two rows or more, of a prompt that nothing takes rows of."""
+    kv = manifest.kv
+    if bool(kv.convolutions) != (kv.kernel > 1):
+        yield f"$.kv.convolutions {kv.convolutions} and .kernel {kv.kernel} do not agree"
+    plain = kv.policy == "none" and not kv.ring and manifest.prefill.method == "none"
+    if kv.convolutions and not plain:
+        yield (
+            f"$.kv.convolutions {kv.convolutions} remember every row; policy {kv.policy}, ring "
+            f"{kv.ring} or prefill {manifest.prefill.method} would take some away"
+        )
+
+
 def _controller_problems(manifest: Manifest) -> Iterator[str]:
     """A certificate speaks of one bundle only, and of rungs that it has."""
     controller = manifest.controller
@@ -182,6 +204,12 @@ def _controller_problems(manifest: Manifest) -> Iterator[str]:
             ids = [token for token, _ in scorer.tokens]
             if any(low >= high for low, high in pairwise(ids)):
                 yield f"$.controller: tokens of rung {rule.budget} are not ascending and unique"
+    thumbnail = controller.thumbnail
+    if thumbnail is not None and len(thumbnail.weights) != 2 * thumbnail.cells**2:
+        yield (
+            f"$.controller.thumbnail: {len(thumbnail.weights)} weights for {thumbnail.cells} cells "
+            f"a side, which need {2 * thumbnail.cells**2}"
+        )
     if controller.certificate.bundle_sha256 != digest_content(manifest):
         yield (
             "$.controller.certificate was issued for another bundle than this one; "
@@ -189,41 +217,44 @@ def _controller_problems(manifest: Manifest) -> Iterator[str]:
         )
 
 
-def _file_problems(manifest: Manifest) -> Iterator[str]:
-    for path in manifest.files:
+def file_problems(
+    files: Mapping[str, File], stages: Sequence[Stage], needed: Iterable[str]
+) -> Iterator[str]:
+    """Files that cannot be, and those that are missing."""
+    for path in files:
         try:
             require_safe_path(path)
         except BundleError as error:
             yield f"$.files: {error}"
-    if MANIFEST_FILE in manifest.files:
+    if MANIFEST_FILE in files:
         yield f"$.files lists {MANIFEST_FILE}, which cannot hold its own hash"
-    if len(manifest.files) > limits.BUNDLE_FILES:
-        yield f"$.files: {len(manifest.files)} files, more than {limits.BUNDLE_FILES}"
-    if sum(file.bytes for file in manifest.files.values()) > limits.BUNDLE_BYTES:
+    if len(files) > limits.BUNDLE_FILES:
+        yield f"$.files: {len(files)} files, more than {limits.BUNDLE_FILES}"
+    if sum(file.bytes for file in files.values()) > limits.BUNDLE_BYTES:
         yield f"$.files: more than {limits.BUNDLE_BYTES} bytes together"
-    for path in (IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE):
-        if path not in manifest.files:
+    for path in needed:
+        if path not in files:
             yield f"$.files does not list {path}"
-    for index, stage in enumerate(manifest.stages):
-        if stage.file not in manifest.files:
+    for index, stage in enumerate(stages):
+        if stage.file not in files:
             yield f"$.stages[{index}].file `{shorten(stage.file)}` is not listed in $.files"
 
 
-def _tensor_problems(stage: Stage) -> Iterator[str]:
+def tensor_problems(stage: Stage) -> Iterator[str]:
+    """Tensors of a graph that are listed twice."""
     for tensors in (stage.inputs, stage.outputs):
         counts = Counter(tensor.name for tensor in tensors)
         for name in (name for name, count in counts.items() if count > 1):
             yield f"{stage.stage} of bucket {stage.bucket}: tensor {name} is listed twice"
 
 
-def _serving_problems(manifest: Manifest, flavour: str, stage_name: str) -> Iterator[str]:
+def serving_problems(
+    stages: Sequence[Stage], budgets: Set[int], flavour: str, stage_name: str
+) -> Iterator[str]:
     """Each rung must find exactly one graph: one of its own, or one that all rungs share."""
     buckets = [
-        stage.bucket
-        for stage in manifest.stages
-        if stage.flavour == flavour and stage.stage == stage_name
+        stage.bucket for stage in stages if stage.flavour == flavour and stage.stage == stage_name
     ]
-    budgets = {rung.budget for rung in manifest.ladder}
     for budget in sorted(budgets):
         graphs = buckets.count(budget) + buckets.count(None)
         if graphs != 1:

@@ -36,11 +36,17 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 
 
 class Case(Struct, frozen=True):
-    """One line of `golden/cases.json`; `tensors` is the prefix of its arrays."""
+    """One line of `golden/cases.json`; `tensors` is the prefix of its arrays.
+
+    `more` are the pictures of a prompt behind the first one.
+    """
 
     image: Path
     prompt: Annotated[str, msgspec.Meta(max_length=8192)]
     tensors: Name
+    more: Annotated[list[Path], msgspec.Meta(max_length=limits.PICTURES)] = msgspec.field(
+        default_factory=list
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +74,7 @@ class GoldenCase:
         pixels: [3 P, height, width], normalised, one picture of the tower after another.
         text_ids: prompt tokens, with `IMAGE_PLACEHOLDER` for the image.
         rungs: by budget.
+        more: paths of the pictures behind the first one.
     """
 
     name: str
@@ -76,12 +83,21 @@ class GoldenCase:
     pixels: Float32
     text_ids: Int64
     rungs: Mapping[int, GoldenRung]
+    more: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths of all pictures of the prompt."""
+        return (self.image, *self.more)
 
 
 def encode_golden(cases: Iterable[GoldenCase]) -> dict[str, bytes]:
     """The golden files of a bundle, to be written beside the images that the cases name."""
     cases = list(cases)
-    lines = [Case(image=case.image, prompt=case.prompt, tensors=case.name) for case in cases]
+    lines = [
+        Case(image=case.image, prompt=case.prompt, tensors=case.name, more=list(case.more))
+        for case in cases
+    ]
     arrays: dict[str, Array] = {}
     for case in cases:
         arrays[f"{case.name}/pixels"] = case.pixels.astype("<f4")
@@ -90,7 +106,7 @@ def encode_golden(cases: Iterable[GoldenCase]) -> dict[str, bytes]:
             arrays[f"{case.name}/{budget}/kept"] = rung.kept.astype("<i8")
             arrays[f"{case.name}/{budget}/logits"] = rung.logits.astype("<f4")
             arrays[f"{case.name}/{budget}/answer_ids"] = rung.answer_ids.astype("<i8")
-    return {CASES_FILE: encode_strict(lines), TENSORS_FILE: _encode_npz(arrays)}
+    return {CASES_FILE: encode_strict(lines), TENSORS_FILE: encode_npz(arrays)}
 
 
 def load_golden(bundle: Bundle) -> tuple[GoldenCase, ...]:
@@ -106,9 +122,10 @@ def load_golden(bundle: Bundle) -> tuple[GoldenCase, ...]:
     if len({line.tensors for line in lines}) != len(lines):
         raise BundleError(f"{CASES_FILE}: two cases share the same tensors")
     for line in lines:
-        if line.image not in bundle.manifest.files:
-            raise BundleError(f"{CASES_FILE}: image `{shorten(line.image)}` is not in the bundle")
-    arrays = _decode_npz(bundle.read(TENSORS_FILE))
+        for image in (line.image, *line.more):
+            if image not in bundle.manifest.files:
+                raise BundleError(f"{CASES_FILE}: image `{shorten(image)}` is not in the bundle")
+    arrays = decode_npz(bundle.read(TENSORS_FILE))
     cases = tuple(_case(line, arrays, bundle.manifest) for line in lines)
     if arrays:
         raise BundleError(f"{TENSORS_FILE}: `{shorten(min(arrays))}` belongs to no case and rung")
@@ -118,20 +135,27 @@ def load_golden(bundle: Bundle) -> tuple[GoldenCase, ...]:
 def _case(line: Case, arrays: dict[str, Array], manifest: Manifest) -> GoldenCase:
     """Take the arrays of one case out of `arrays`."""
     name, vision, width = line.tensors, manifest.vision, manifest.text.vocabulary
-    shape = (3 * vision.parts, vision.height_px, vision.width_px)
-    pixels = _take(arrays, f"{name}/pixels", "<f4", shape)
-    text_ids = _take(arrays, f"{name}/text_ids", "<i8", (None,))
+    if 1 + len(line.more) != vision.pictures:
+        raise BundleError(
+            f"{CASES_FILE}: case `{name}` has {1 + len(line.more)} pictures, not {vision.pictures}"
+        )
+    shape = (3 * vision.parts * vision.pictures, vision.height_px, vision.width_px)
+    pixels = take_array(arrays, f"{name}/pixels", "<f4", shape)
+    text_ids = take_array(arrays, f"{name}/text_ids", "<i8", (None,))
     rungs = {}
     for budget in (rung.budget for rung in manifest.ladder):
         rungs[budget] = GoldenRung(
-            kept=_take(arrays, f"{name}/{budget}/kept", "<i8", (budget,)),
-            logits=_take(arrays, f"{name}/{budget}/logits", "<f4", (width,)),
-            answer_ids=_take(arrays, f"{name}/{budget}/answer_ids", "<i8", (None,)),
+            kept=take_array(arrays, f"{name}/{budget}/kept", "<i8", (budget,)),
+            logits=take_array(arrays, f"{name}/{budget}/logits", "<f4", (width,)),
+            answer_ids=take_array(arrays, f"{name}/{budget}/answer_ids", "<i8", (None,)),
         )
-    return GoldenCase(name, line.image, line.prompt, pixels, text_ids, rungs)
+    return GoldenCase(name, line.image, line.prompt, pixels, text_ids, rungs, tuple(line.more))
 
 
-def _take(arrays: dict[str, Array], key: str, dtype: str, shape: tuple[int | None, ...]) -> Array:
+def take_array(
+    arrays: dict[str, Array], key: str, dtype: str, shape: tuple[int | None, ...]
+) -> Array:
+    """Take an array of this type and shape out of `arrays`; raises BundleError if there is none."""
     if key not in arrays:
         raise BundleError(f"{TENSORS_FILE}: `{key}` is missing")
     array = arrays.pop(key)
@@ -145,7 +169,8 @@ def _take(arrays: dict[str, Array], key: str, dtype: str, shape: tuple[int | Non
     return array
 
 
-def _encode_npz(arrays: Mapping[str, Array]) -> bytes:
+def encode_npz(arrays: Mapping[str, Array]) -> bytes:
+    """An archive of arrays: equal bytes for equal arrays."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for key in sorted(arrays):
@@ -159,7 +184,8 @@ def _encode_npz(arrays: Mapping[str, Array]) -> bytes:
     return packed.getvalue()
 
 
-def _decode_npz(data: bytes) -> dict[str, Array]:
+def decode_npz(data: bytes) -> dict[str, Array]:
+    """The arrays of an archive; raises BundleError for anything malformed or too large."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()

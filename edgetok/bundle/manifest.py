@@ -64,6 +64,8 @@ class Stage(Struct, frozen=True):
         "decode",
         "flush",
         "compact",
+        "encode",
+        "describe",
     ]
     bucket: Positive | None
     flavour: Flavour
@@ -121,6 +123,10 @@ class KvCache(Struct, frozen=True):
     With `tidaldecode` no row goes: of a decode step, layers in `selects` and those in front of them
     attend to all rows, the others to the newest and the `reads` rows per head that the last layer
     in `selects` attended to most. `reads` is 0 elsewhere.
+
+    Beside these layers a decoder may have `convolutions`, layers that read a row and the
+    `kernel - 1` rows before it, and remember those in a buffer [1, hidden, kernel - 1]. No row of
+    theirs can be taken back. Both are 0 elsewhere.
     """
 
     layers: Positive
@@ -139,6 +145,8 @@ class KvCache(Struct, frozen=True):
     selects: Annotated[list[Count], msgspec.Meta(max_length=1024)] = msgspec.field(
         default_factory=list
     )
+    convolutions: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    kernel: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
 
 SeesAhead = Literal["nothing", "image", "prompt"]
@@ -167,7 +175,8 @@ class Vision(Struct, frozen=True):
     """What preprocessing and compression need to know of the tower.
 
     `parts` are the pictures that the tower looks at, each of `grid` tokens: one, or a thumbnail
-    and its tiles. `separators` are the rows that stand between tokens at the full budget.
+    and its tiles. `separators` are the rows that stand between tokens at the full budget. A prompt
+    has `pictures` of them, which the tower looks at one after another.
     """
 
     height_px: Positive
@@ -176,6 +185,7 @@ class Vision(Struct, frozen=True):
     full_tokens: Positive
     parts: Positive = 1
     separators: Count = 0
+    pictures: Positive = 1
 
 
 class File(Struct, frozen=True):

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from edgetok import limits
 from edgetok.bundle.admission import admit_graph
+from edgetok.bundle.encoder_parse import parse_encoder_manifest
+from edgetok.bundle.encoders import EncoderManifest
 from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, Stage
-from edgetok.bundle.parse import parse_manifest
+from edgetok.bundle.parse import ANSWER, parse_manifest, read_task
 from edgetok.bundle.paths import open_beneath
-from edgetok.bundle.strict import shorten
+from edgetok.bundle.strict import require_plain_json, shorten
 from edgetok.errors import BundleError
 from edgetok.ladder import Bucket, Ladder
 
 _CHUNK_BYTES = 1 << 20
 _WAY_OUT = "copy or export the bundle again"
+AnyManifest = TypeVar("AnyManifest", Manifest, EncoderManifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,43 +45,19 @@ class _Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle whose files were checked; made by `Bundle.open`.
+class Opened(Generic[AnyManifest]):
+    """Any bundle whose files were checked.
 
     Attributes:
         root: absolute path of the directory.
         manifest: what the bundle says about itself.
-        ladder: its buckets, ascending.
         digest: sha256 of the manifest's bytes; pins every file of the bundle.
     """
 
     root: Path
-    manifest: Manifest
-    ladder: Ladder
+    manifest: AnyManifest
     digest: str
     _checked: Mapping[str, _Identity]
-
-    @classmethod
-    def open(cls, path: str | Path, *, check_hashes: bool = True) -> Bundle:
-        """Read the manifest and check every listed file.
-
-        Args:
-            check_hashes: False checks sizes only and starts faster; `read` and `graph` check the
-                hash of what they return all the same, weights are then taken on trust.
-
-        Raises:
-            BundleError: if the bundle is missing, incomplete, malformed or damaged.
-        """
-        root = Path(path).absolute()
-        with _opened_root(root) as root_fd:
-            data = _read_manifest(root_fd, root)
-            manifest = parse_manifest(data)
-            checked = {
-                name: _check(root_fd, name, file, check_hashes)
-                for name, file in manifest.files.items()
-            }
-        rungs = (Bucket(r.budget, r.prompt_tokens, r.cache_slots) for r in manifest.ladder)
-        return cls(root, manifest, Ladder(tuple(rungs)), hashlib.sha256(data).hexdigest(), checked)
 
     def read(self, path: str) -> bytes:
         """The bytes of a listed file; what is returned is what was hashed.
@@ -119,7 +99,7 @@ class Bundle:
                 return candidate
         raise BundleError(
             f"no {flavour} graph of stage {stage} for {budget} visual tokens; "
-            f"this bundle has rungs {self.ladder.budgets}"
+            f"this bundle has rungs {tuple(rung.budget for rung in self.manifest.ladder)}"
         )
 
     def graph(self, stage: Stage) -> bytes:
@@ -141,6 +121,91 @@ class Bundle:
             raise BundleError(
                 f"`{shorten(path)}` is not listed in the manifest, so it is not part of the bundle"
             ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle(Opened[Manifest]):
+    """A bundle that answers questions; made by `Bundle.open`.
+
+    Attributes:
+        ladder: its buckets, ascending.
+    """
+
+    @classmethod
+    def open(cls, path: str | Path, *, check_hashes: bool = True) -> Bundle:
+        """Read the manifest and check every listed file.
+
+        Args:
+            check_hashes: False checks sizes only and starts faster; `read` and `graph` check the
+                hash of what they return all the same, weights are then taken on trust.
+
+        Raises:
+            BundleError: if the bundle is missing, incomplete, malformed or damaged.
+            UsageError: if it has no language model.
+        """
+        return cls(*_open(path, parse_manifest, check_hashes))
+
+    @property
+    def ladder(self) -> Ladder:
+        """Its buckets, ascending."""
+        rungs = (Bucket(r.budget, r.prompt_tokens, r.cache_slots) for r in self.manifest.ladder)
+        return Ladder(tuple(rungs))
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderBundle(Opened[EncoderManifest]):
+    """A bundle of an encoder without a language model; made by `EncoderBundle.open`."""
+
+    @classmethod
+    def open(cls, path: str | Path, *, check_hashes: bool = True) -> EncoderBundle:
+        """As `Bundle.open`.
+
+        Raises:
+            BundleError: if the bundle is missing, incomplete, malformed or damaged.
+            UsageError: if it answers questions.
+        """
+        return cls(*_open(path, parse_encoder_manifest, check_hashes))
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Those of its rungs, ascending."""
+        return tuple(rung.budget for rung in self.manifest.ladder)
+
+
+def open_bundle(path: str | Path, *, check_hashes: bool = True) -> Bundle | EncoderBundle:
+    """Open a bundle of either kind, as its manifest says.
+
+    Raises:
+        BundleError: if the bundle is missing, incomplete, malformed or damaged.
+    """
+    kind = Bundle if task_of(path) == ANSWER else EncoderBundle
+    return kind.open(path, check_hashes=check_hashes)
+
+
+def task_of(path: str | Path) -> str:
+    """What a bundle is for, by its manifest alone: `answer`, or the task of an encoder.
+
+    Raises:
+        BundleError: if there is no bundle, or its manifest is malformed.
+    """
+    root = Path(path).absolute()
+    with _opened_root(root) as root_fd:
+        data = _read_manifest(root_fd, root)
+    require_plain_json(data, MANIFEST_FILE, limits.MANIFEST_BYTES)
+    return read_task(data)
+
+
+def _open(
+    path: str | Path, parse: Callable[[bytes], AnyManifest], check_hashes: bool
+) -> tuple[Path, AnyManifest, str, dict[str, _Identity]]:
+    root = Path(path).absolute()
+    with _opened_root(root) as root_fd:
+        data = _read_manifest(root_fd, root)
+        manifest = parse(data)
+        checked = {
+            name: _check(root_fd, name, file, check_hashes) for name, file in manifest.files.items()
+        }
+    return root, manifest, hashlib.sha256(data).hexdigest(), checked
 
 
 @contextmanager

@@ -18,9 +18,11 @@ from types import MappingProxyType, TracebackType
 import msgspec
 
 from edgetok.bundle import swap
-from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, encode_manifest
+from edgetok.bundle.encoders import EncoderManifest
+from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest
 from edgetok.bundle.paths import require_safe_path
-from edgetok.bundle.reader import Bundle
+from edgetok.bundle.reader import open_bundle
+from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.target import (
     absolute_target,
     clean_stale,
@@ -124,7 +126,7 @@ class BundleWriter:
         self._files[path] = self._write(path, data)
         return self._files[path]
 
-    def publish(self, manifest: Manifest) -> str:
+    def publish(self, manifest: Manifest | EncoderManifest) -> str:
         """Complete the manifest with the files written, and put the bundle in its place.
 
         The bundle is opened and its graphs are admitted first, as on the target, so nothing is
@@ -139,8 +141,8 @@ class BundleWriter:
             UsageError: if the target came into being meanwhile.
         """
         complete = msgspec.structs.replace(manifest, files=dict(sorted(self._files.items())))
-        written = self._write(MANIFEST_FILE, encode_manifest(complete))
-        bundle = Bundle.open(self._root, check_hashes=False)
+        written = self._write(MANIFEST_FILE, encode_strict(complete))
+        bundle = open_bundle(self._root, check_hashes=False)
         for stage in bundle.manifest.stages:
             bundle.graph(stage)
         with _resource_errors(self._out):

@@ -10,7 +10,7 @@ the world drifts it says nothing (see `drift`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 from edgetok.errors import UsageError
@@ -53,6 +53,20 @@ def hoeffding_bentkus_p(mean_loss: float, total: int, risk: float) -> float:
     # A mean such as 0.07 times 100 is a little more than 7, which is no eighth loss.
     wrong = min(total, math.ceil(total * mean_loss - 1e-9))
     return min(1.0, hoeffding, math.e * binomial_p(wrong, total, risk))
+
+
+def bound_risk(p_value: Callable[[float], float], error: float) -> float:
+    """The smallest risk that a test rejects: the true one is above it with chance `error` at most.
+
+    Args:
+        p_value: of the claim that the risk is above a limit, by the limit; falls as it rises.
+    """
+    _require_open("error", error)
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if p_value(middle) <= error else (middle, high)
+    return high
 
 
 def count_certified(p_values: Sequence[float], error: float) -> int:

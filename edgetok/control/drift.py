@@ -24,6 +24,8 @@ class Drift:
     Args:
         risk: the certified limit, in 0..1.
         error: chance of a false alarm, ever.
+        audits: answers seen so far.
+        broken_once: whether the alarm was ever raised; losses that follow do not take it back.
 
     Raises:
         UsageError: for limits outside 0..1.
@@ -32,6 +34,7 @@ class Drift:
     risk: float
     error: float = 0.01
     audits: int = 0
+    broken_once: bool = False
     _log_stakes: list[float] = field(default_factory=lambda: [0.0] * len(_BETS))
 
     def __post_init__(self) -> None:
@@ -50,6 +53,7 @@ class Drift:
         for i, share in enumerate(_BETS):
             self._log_stakes[i] += math.log1p(share / self.risk * (loss - self.risk))
         self.audits += 1
+        self.broken_once |= self.is_broken
         return self.is_broken
 
     @property

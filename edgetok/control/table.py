@@ -20,13 +20,18 @@ Measured = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One rung as measured; times in milliseconds, memory of the process at its peak."""
+    """One rung as measured; times in milliseconds, memory of the process at its peak.
+
+    Args:
+        energy_j: joules of an answer; None where the device reports none.
+    """
 
     budget: Annotated[int, msgspec.Meta(ge=1)]
     ttft_ms_p50: Measured
     ttft_ms_p95: Measured
     decode_ms_p50: Measured
     memory_mib: Measured
+    energy_j: Measured | None = None
 
 
 class BenchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

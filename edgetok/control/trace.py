@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from edgetok import limits
+from edgetok.control.pace import Pace, is_comparable
 from edgetok.control.policies import Policy
 from edgetok.errors import InputError, ResourceError
 from edgetok.ladder import Ladder
@@ -29,6 +30,9 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bundle: digest of what answered, see `bundle.manifest.digest_content`.
         question: token ids of the user's text.
         tried: the rungs in turn; the answer of the last one was taken.
+        session: of which load of the bundle; limits learn from one answer to the next of it. An
+            empty one stands alone.
+        differs: whether the full rung, asked for an audit, answered otherwise; None if it was not.
     """
 
     bundle: str
@@ -37,6 +41,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tried: list[Tried]
     reason: str
     timings_ms: dict[str, float]
+    session: str = ""
+    differs: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +104,26 @@ def load_trace(path: Path) -> list[Entry]:
     return entries
 
 
-def repeat(policy: Policy, ladder: Ladder, entries: Sequence[Entry]) -> list[Repeated]:
-    """Decide each question of a trace once more, by the same or another policy."""
-    return [_repeat(policy, ladder, entry) for entry in entries]
+def repeat(
+    policies: Callable[[], tuple[Policy, Pace | None]], ladder: Ladder, entries: Sequence[Entry]
+) -> list[Repeated]:
+    """Decide each question of a trace once more, by the same or another policy.
+
+    Args:
+        policies: makes the policy of a session, and the pace that it learns if it has one: each
+            session begins without experience, as it did live, and learns from the live times.
+    """
+    sessions: dict[str, tuple[Policy, Pace | None]] = {}
+    repeated = []
+    for number, entry in enumerate(entries):
+        session = entry.session or f"line {number}"
+        if session not in sessions:
+            sessions[session] = policies()
+        policy, pace = sessions[session]
+        repeated.append(_repeat(policy, ladder, entry))
+        if pace is not None and is_comparable(entry.timings_ms, len(entry.tried)):
+            pace.note(entry.tried[-1].budget, entry.timings_ms["ttft"])
+    return repeated
 
 
 def _repeat(policy: Policy, ladder: Ladder, entry: Entry) -> Repeated:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgetok import limits
 from edgetok.errors import InputError
+from edgetok.scratch import Scratch
 
 # Each names code or a way to code. `_attn_implementation_internal` is CVE-2026-4372.
 _CODE_FIELDS = ("auto_map", "_attn_implementation_internal", "model_file", "custom_pipelines")
@@ -17,10 +18,14 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model directory that passed the checks of `read_checkpoint`."""
+    """A model directory that passed the checks of `read_checkpoint`.
+
+    `scratch` is where weights are put that it does not hold in float32.
+    """
 
     path: Path
     config: dict[str, Any]
+    scratch: Scratch = field(default_factory=Scratch)
 
     @property
     def model_type(self) -> str:
@@ -32,8 +37,11 @@ class Checkpoint:
         return read_json_object(path) if path.exists() else {}
 
 
-def read_checkpoint(model_dir: Path) -> Checkpoint:
+def read_checkpoint(model_dir: Path, *, tokenizer: bool = True) -> Checkpoint:
     """Check a Hugging Face model directory before anything of it is loaded.
+
+    Args:
+        tokenizer: whether there must be one.
 
     Raises:
         InputError: if it is no model directory, has pickle weights only, misses shards, or asks
@@ -52,12 +60,22 @@ def read_checkpoint(model_dir: Path) -> Checkpoint:
     for name in ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
         _refuse_code(checkpoint.read_json(name), path / name)
     _require_weights(path)
+    if tokenizer:
+        require_tokenizer(path)
+    return checkpoint
+
+
+def require_tokenizer(path: Path) -> None:
+    """Refuse a model directory without `tokenizer.json`.
+
+    Raises:
+        InputError: saying how to make one.
+    """
     if not (path / "tokenizer.json").is_file():
         raise InputError(
             f"{path} has no tokenizer.json; save the model's fast tokenizer into it with "
             "`AutoTokenizer.from_pretrained(...).save_pretrained(DIR)`"
         )
-    return checkpoint
 
 
 def read_json_object(path: Path, limit_bytes: int = limits.CONFIG_BYTES) -> dict[str, Any]:

@@ -19,23 +19,51 @@ _RESAMPLE: dict[int, _Resample] = {
 }  # Pillow's numbers
 
 
-def read_image_plan(checkpoint: Checkpoint, side_px: int) -> ImagePlan:
+def read_image_plan(checkpoint: Checkpoint, side_px: int | None) -> ImagePlan:
     """Read a CLIP or SigLIP style image processor that yields squares of `side_px` pixels.
+
+    Args:
+        side_px: None for a tower that takes squares of any size.
 
     Raises:
         InputError: if there is no such configuration, or it yields another size.
     """
-    config = read_processor_config(checkpoint)
+    plan = plan_of(read_processor_config(checkpoint))
+    result = plan.crop_px or plan.resize_px
+    if side_px is None and result is not None and result[0] == result[1]:
+        side_px = result[0]
+    if result != [side_px, side_px]:
+        wanted = "squares" if side_px is None else f"{side_px} x {side_px}"
+        raise InputError(f"the image processor yields {result}, but the tower wants {wanted}")
+    return plan
+
+
+def plan_of(config: dict[str, Any]) -> ImagePlan:
+    """The plan of an image processor that resizes, and perhaps cuts out the middle.
+
+    Raises:
+        InputError: if it does not resize.
+    """
     shortest, exact = _read_resize(config)
     crop = _read_pair(config.get("crop_size")) if config.get("do_center_crop") else None
-    result = crop or exact
-    if result != [side_px, side_px]:
-        raise InputError(
-            f"the image processor yields {result}, but the tower wants {side_px} x {side_px}"
-        )
     return ImagePlan(
         resize_shortest_px=shortest, resize_px=exact, crop_px=crop, **read_values(config)
     )
+
+
+def size_of(plan: ImagePlan) -> tuple[int, int]:
+    """Height and width of every picture behind a plan.
+
+    Raises:
+        InputError: if they depend on the picture.
+    """
+    size = plan.crop_px or plan.resize_px
+    if size is None:
+        raise InputError(
+            "the image processor yields pictures of many sizes; only one size can be exported, so "
+            "give it a crop_size, or height and width"
+        )
+    return size[0], size[1]
 
 
 def read_processor_config(checkpoint: Checkpoint) -> dict[str, Any]:

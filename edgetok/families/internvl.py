@@ -14,7 +14,8 @@ from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Grid, Parts, VisionParts, merge_cells, refuse_tiles
-from edgetok.families.prompt_plan import read_prompt_plan, surround_image
+from edgetok.families.pictures import repeat_pictures
+from edgetok.families.prompt_plan import read_gaps, read_prompt_plan, surround_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from edgetok.families.checkpoint import Checkpoint
 
 
-def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
     """Load the checkpoint and point at its parts.
 
     Raises:
@@ -33,7 +34,9 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     refuse_tiles(checkpoint, tiles)
     model = load_checkpoint(InternVLForConditionalGeneration, checkpoint)
     config, vision = model.config, _find_vision(model)
-    return Parts(
+    token = config.image_token_id
+    around = surround_image("<IMG_CONTEXT>", "<img>", "</img>")
+    parts = Parts(
         family="internvl",
         path=checkpoint.path,
         model=model,
@@ -41,11 +44,10 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=read_image_plan(checkpoint, vision.image_px[0]),
-        prompt=read_prompt_plan(
-            checkpoint, config.image_token_id, surround_image("<IMG_CONTEXT>", "<img>", "</img>")
-        ),
+        prompt=read_prompt_plan(checkpoint, token, around, pictures=pictures),
         process=_process,
     )
+    return repeat_pictures(parts, read_gaps(checkpoint, token, around, pictures))
 
 
 def _process(processor: Any, picture: Any) -> Tensor:

@@ -13,7 +13,8 @@ from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Grid, Parts, VisionParts, refuse_tiles
-from edgetok.families.prompt_plan import read_prompt_plan
+from edgetok.families.pictures import repeat_pictures
+from edgetok.families.prompt_plan import read_gaps, read_prompt_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
-def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
     """Load the checkpoint and point at its parts.
 
     Raises:
@@ -35,7 +36,8 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     check_layout(checkpoint)
     model = load_checkpoint(LlavaForConditionalGeneration, checkpoint)
     config = model.config
-    return Parts(
+    token = config.image_token_id
+    parts = Parts(
         family="llava",
         path=checkpoint.path,
         model=model,
@@ -43,8 +45,9 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=read_image_plan(checkpoint, config.vision_config.image_size),
-        prompt=read_prompt_plan(checkpoint, config.image_token_id),
+        prompt=read_prompt_plan(checkpoint, token, pictures=pictures),
     )
+    return repeat_pictures(parts, read_gaps(checkpoint, token, str, pictures))
 
 
 def check_layout(checkpoint: Checkpoint) -> None:

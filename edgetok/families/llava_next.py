@@ -19,7 +19,8 @@ from edgetok.families.image_plan import read_processor_config, read_values
 from edgetok.families.llava import check_layout, find_vision
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Grid, Layout, Parts
-from edgetok.families.prompt_plan import read_prompt_plan
+from edgetok.families.pictures import repeat_pictures
+from edgetok.families.prompt_plan import read_gaps, read_prompt_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ def open_next(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     return _open(checkpoint, LlavaNextForConditionalGeneration, tiles or (2, 2))
 
 
-def open_onevision(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_onevision(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
     """Load a LLaVA-OneVision and point at its parts.
 
     Raises:
@@ -54,16 +55,16 @@ def open_onevision(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
         raise InputError(
             f"{tiles[0]} x {tiles[1]} tiles; LLaVA-OneVision reads at most {_ONEVISION_TILES}"
         )
-    return _open(checkpoint, LlavaOnevisionForConditionalGeneration, tiles)
+    return _open(checkpoint, LlavaOnevisionForConditionalGeneration, tiles, pictures)
 
 
-def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None) -> Parts:
+def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, pictures: int = 1) -> Parts:
     check_layout(checkpoint)
     model = load_checkpoint(kind, checkpoint)
     config = model.config
     vision = find_vision(model, tiles)
-    newline = model.model.image_newline.detach()[None]
-    return Parts(
+    newline, token = model.model.image_newline.detach()[None], config.image_token_id
+    parts = Parts(
         family=checkpoint.model_type,
         path=checkpoint.path,
         model=model,
@@ -71,10 +72,11 @@ def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None) -> Parts:
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=_plan_image(checkpoint, config.vision_config.image_size, tiles),
-        prompt=read_prompt_plan(checkpoint, config.image_token_id),
+        prompt=read_prompt_plan(checkpoint, token, pictures=pictures),
         layout=Layout(order_lines(vision.grid, tiles), newline),
         process=_processing(config.vision_config.image_size, tiles),
     )
+    return repeat_pictures(parts, read_gaps(checkpoint, token, str, pictures))
 
 
 def order_lines(grid: Grid, tiles: Grid | None) -> tuple[int, ...]:

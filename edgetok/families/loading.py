@@ -1,22 +1,33 @@
-"""Loading a checked checkpoint into its Hugging Face class, in float32."""
+"""Loading a checked checkpoint into its Hugging Face class, in float32.
+
+Weights are read tensor by tensor and stay in files: those in float32 are mapped from the checkpoint
+itself, others are converted into scratch space. A model needs no more memory than what runs of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgetok.errors import InputError
+from edgetok.errors import InputError, ResourceError
+from edgetok.families.checkpoint import Checkpoint, read_json_object
+from edgetok.scratch import Scratch
 
 if TYPE_CHECKING:
-    from edgetok.families.checkpoint import Checkpoint
+    from torch import Tensor
 
 
-def load_checkpoint(model_class: Any, checkpoint: Checkpoint) -> Any:
+def load_checkpoint(model_class: Any, checkpoint: Checkpoint, **options: Any) -> Any:
     """Load safetensors weights into `model_class`, in float32 and with eager attention.
+
+    `options` go to the class, such as which parts it shall have.
 
     Raises:
         InputError: if transformers cannot load it, weights are missing, or values are not finite.
     """
     import torch
+    from transformers import GenerationConfig
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -24,14 +35,22 @@ def load_checkpoint(model_class: Any, checkpoint: Checkpoint) -> Any:
     logging.disable_progress_bar()
     try:
         model, info = model_class.from_pretrained(
-            str(checkpoint.path),
+            None,
+            config=model_class.config_class.from_pretrained(
+                str(checkpoint.path), local_files_only=True
+            ),
+            state_dict=dict(_read_wide(checkpoint)),
             dtype=torch.float32,
             attn_implementation="eager",
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
+        if (checkpoint.path / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(
+                str(checkpoint.path), local_files_only=True
+            )
+    except ResourceError:
+        raise
     except Exception as error:  # transformers raises whatever its dependencies do
         raise InputError(f"{checkpoint.path} cannot be loaded: {_first_line(error)}") from error
     finally:
@@ -45,6 +64,33 @@ def load_checkpoint(model_class: Any, checkpoint: Checkpoint) -> Any:
         if not torch.isfinite(weight).all():
             raise InputError(f"{checkpoint.path}: weight {name!r} holds NaN or infinity")
     return model.eval().requires_grad_(False)
+
+
+def _read_wide(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights of all shards in float32; weights are maps of files."""
+    from safetensors import safe_open
+
+    for path in _list_shards(checkpoint.path):
+        with safe_open(path, framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118  # a file, not a dict
+                yield name, _widen(shard.get_tensor(name), checkpoint.scratch)
+
+
+def _list_shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    return [folder / name for name in sorted(set(read_json_object(index)["weight_map"].values()))]
+
+
+def _widen(weight: Tensor, scratch: Scratch) -> Tensor:
+    """A weight in float32, in scratch space unless it is so in the checkpoint."""
+    import torch
+
+    if not weight.is_floating_point() or weight.dtype == torch.float32:
+        return weight
+    wide = torch.from_numpy(scratch.allocate(tuple(weight.shape), "float32"))
+    return wide.copy_(weight)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgetok.bundle.manifest import SeesAhead
 from edgetok.bundle.processor import ImagePlan, PromptPlan
 from edgetok.errors import UsageError
+from edgetok.scratch import Scratch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 Grid = tuple[int, int]  # rows and columns
+UNTURNED = "unturned"  # the rotary kind of a layer whose rows have no positions
 
 
 def refuse_tiles(checkpoint: Checkpoint, tiles: Grid | None) -> None:
@@ -66,6 +68,18 @@ def process(processor: Any, picture: Any) -> Tensor:
     return pixels.float()
 
 
+def open_processor(path: Path) -> Any:
+    """The image processor of a model directory, with Pillow's resampling where it has that."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(str(path), local_files_only=True, backend="pil")
+
+
+def tell_pixels(pixels: Tensor) -> dict[str, Tensor]:
+    """What the `forward` of most towers takes of pixels [1, 3, h, w]."""
+    return {"pixel_values": pixels}
+
+
 @dataclass(frozen=True, slots=True)
 class VisionParts:
     """A vision transformer up to the layer that the projector reads.
@@ -77,7 +91,8 @@ class VisionParts:
         embed: pixels [P, 3, h, w] -> hidden rows [P, prefix + n, V], position embedding added.
         blocks: the blocks to run, in order; the last one is the feature layer. Methods inside the
             tower take them apart: `layer_norm1`, `self_attn`, `layer_norm2` and `mlp`, in this
-            order, as Hugging Face's CLIP and SigLIP name them.
+            order, as Hugging Face's CLIP and SigLIP name them. None where `embed` runs the whole
+            tower, whose attention nobody sees.
         next_block: the block behind the feature layer, of which some probes read queries and
             keys; None if there is none, and they read those of the feature layer.
         prefix_tokens: rows before the patches (1 with a CLS token, 0 without).
@@ -93,6 +108,9 @@ class VisionParts:
             raster order; None where they do.
         deep: numbers of earlier blocks whose rows go to the language model too.
         group: rows of those blocks [1, n, V] -> [N, what a deep projector reads].
+        tell: pixels [1, 3, h, w] -> what `forward` of the whole tower takes, by name.
+        stems: modules beside the blocks that hold matrices of the tower's graph.
+        pictures: how many a prompt has; the tower looks at one after another.
     """
 
     model: nn.Module
@@ -112,21 +130,31 @@ class VisionParts:
     pool: Callable[[Tensor], Tensor] | None = None
     deep: tuple[int, ...] = ()
     group: Callable[[Tensor], Tensor] = keep_rows
+    tell: Callable[[Tensor], dict[str, Tensor]] = tell_pixels
+    stems: tuple[nn.Module, ...] = ()
+    pictures: int = 1
 
     @property
     def n_parts(self) -> int:
-        """Pictures that the tower looks at: 1, or the thumbnail and the tiles."""
+        """Parts of a picture that the tower looks at: 1, or the thumbnail and the tiles."""
         return 1 if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
+
+    @property
+    def picture_tokens(self) -> int:
+        """Visual tokens of one picture."""
+        return self.grid[0] * self.grid[1] * self.n_parts
 
     @property
     def full_tokens(self) -> int:
         """N, the visual tokens that a method chooses from."""
-        return self.grid[0] * self.grid[1] * self.n_parts
+        return self.picture_tokens * self.pictures
 
     @property
     def is_plain(self) -> bool:
         """Whether a token is a patch of one picture, and blocks are what the projector reads."""
-        return self.cell == 1 and self.tiles is None and self.finish is keep_rows
+        is_one = self.tiles is None and self.pictures == 1
+        plain = self.cell == 1 and is_one and self.finish is keep_rows
+        return plain and bool(self.blocks)
 
     @property
     def late_blocks(self) -> range:
@@ -145,12 +173,16 @@ class TextParts:
     """A decoder whose layers call Hugging Face's attention interface.
 
     Args:
-        rotary_kinds: for each layer which of several rotary embeddings it has (Gemma 3); empty
-            where all layers share one.
+        rotary_kinds: for each layer which of several rotary embeddings it has (Gemma 3), or
+            `UNTURNED` (SmolLM3); empty where all layers share one.
+        rotary_dim: channels of a head that are turned, from the first on.
         sees_ahead: which rows of a prompt see later ones of their kind: those of the picture
             (Gemma 3), or all (PaliGemma).
         axes: of each pair of rotary channels the axis that turns it, time, line or column of a
             token in the picture (Qwen-VL); empty where positions are numbers in a row.
+        convolutions: numbers of the layers that have a short convolution in place of attention
+            (LFM2), each with the J - 1 rows before a row as its memory.
+        kernel: J, the rows that such a convolution reads.
     """
 
     model: nn.Module
@@ -167,9 +199,17 @@ class TextParts:
     max_positions: int
     stop_ids: tuple[int, ...]
     pad_id: int
+    rotary_dim: int
     rotary_kinds: tuple[str, ...] = ()
     sees_ahead: SeesAhead = "nothing"
     axes: tuple[int, ...] = ()
+    convolutions: tuple[int, ...] = ()
+    kernel: int = 0
+
+    @property
+    def attending(self) -> tuple[Any, ...]:
+        """The layers that have a KV cache, in order: all but convolutions."""
+        return tuple(b for n, b in enumerate(self.layers) if n not in self.convolutions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +234,10 @@ class Parts:
             have no separators.
         process: the family's own image processor and a Pillow picture -> pixels [P, 3, h, w], the
             thumbnail first: what the image plan is held against.
+        open_processor: the model directory -> the image processor that `process` is given.
         deep_projectors: for each of `vision.deep`, from its groups to what is added to the rows of
             the picture behind one of the decoder's first layers.
+        scratch: where weights lie that were converted or rounded.
     """
 
     family: str
@@ -208,7 +250,9 @@ class Parts:
     prompt: PromptPlan
     layout: Layout | None = None
     process: Callable[[Any, Any], Tensor] = process
+    open_processor: Callable[[Path], Any] = open_processor
     deep_projectors: tuple[nn.Module, ...] = ()
+    scratch: Scratch = field(default_factory=Scratch)
 
     def shift(self, budget: int) -> int:
         """How far the rotary position of a row behind the picture is from its number."""

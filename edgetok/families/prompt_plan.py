@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
@@ -36,8 +37,12 @@ def read_prompt_plan(
     *,
     template: str | None = None,
     prefixed: bool = True,
+    pictures: int = 1,
 ) -> PromptPlan:
-    """Render the template with one image and one user turn, and cut it into segments.
+    """Render the template with its pictures and one user turn, and cut it into segments.
+
+    Several pictures have one place, from the first to the last one; `read_gaps` says what stands
+    between them.
 
     A later turn is what the template adds when there is one more; there is none if it changes
     what it wrote before.
@@ -47,19 +52,23 @@ def read_prompt_plan(
             the visual tokens go.
         template: in place of the checkpoint's own, for families that have none.
         prefixed: whether the tokenizer's own first tokens stand in front of the template's.
+        pictures: how many the prompt has.
 
     Raises:
         InputError: if there is no template, it fails, or it does not place one image and one text.
     """
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
-    rendered, longer = _render(checkpoint, template or _read_template(checkpoint))
+    rendered, longer = _render(checkpoint, template or _read_template(checkpoint), pictures)
     rendered, longer = spell(rendered), [None if text is None else spell(text) for text in longer]
     controls = _control_tokens(tokenizer, image_token_id)
-    segments = _cut(rendered, controls, image_token_id)
-    if [s.slot for s in segments if s.slot] not in (["image", "user"], ["user", "image"]):
+    cut = _cut(rendered, controls, image_token_id)
+    shown, segments = sum(s.slot == "image" for s in cut), _join_pictures(cut)
+    placed = [s.slot for s in segments if s.slot]
+    if shown != pictures or placed not in (["image", "user"], ["user", "image"]):
         raise InputError(
-            f"the chat template of {checkpoint.path} does not place exactly one image and one "
-            f"text: {rendered[:200]!r}"
+            f"the chat template of {checkpoint.path} does not place exactly "
+            f"{'one image' if pictures == 1 else f'{pictures} images in a row'} and one text: "
+            f"{rendered[:200]!r}"
         )
     prefix = tokenizer.encode("", add_special_tokens=True).ids if prefixed else []
     first = segments[0].ids or []
@@ -73,8 +82,36 @@ def read_prompt_plan(
 
 
 def surround_image(placeholder: str, before: str, after: str) -> Callable[[str], str]:
-    """For families whose processor puts tokens of its own around those of the image."""
-    return lambda text: text.replace(placeholder, before + placeholder + after, 1)
+    """For families whose processor puts tokens of its own around those of an image."""
+    return lambda text: text.replace(placeholder, before + placeholder + after)
+
+
+def read_gaps(
+    checkpoint: Checkpoint, image_token_id: int, spell: Callable[[str], str], pictures: int
+) -> list[list[int]]:
+    """Ids between each picture of a prompt and the next, as Hugging Face tokenizes it whole.
+
+    Raises:
+        InputError: as `read_prompt_plan`.
+    """
+    if pictures == 1:
+        return []
+    tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
+    rendered, _ = _render(checkpoint, _read_template(checkpoint), pictures)
+    ids = tokenizer.encode(spell(rendered), add_special_tokens=False).ids
+    places = [place for place, index in enumerate(ids) if index == image_token_id]
+    return [ids[start + 1 : end] for start, end in pairwise(places)]
+
+
+def _join_pictures(segments: list[Segment]) -> list[Segment]:
+    """The segments with one place for all pictures; as they are if those do not stand in a row."""
+    places = [place for place, segment in enumerate(segments) if segment.slot == "image"]
+    if len(places) < 2:
+        return segments
+    between = segments[places[0] : places[-1]]
+    if any(segment.slot == "user" for segment in between):
+        return segments
+    return segments[: places[0]] + segments[places[-1] :]
 
 
 def _find_turn(first: str, longer: list[str | None]) -> str | None:
@@ -114,21 +151,21 @@ def _cut(rendered: str, controls: dict[str, int], image_token_id: int) -> list[S
     return segments
 
 
-def _converse(turns: int) -> list[dict[str, Any]]:
+def _converse(turns: int, pictures: int) -> list[dict[str, Any]]:
     """Messages of a conversation that ends with the question of its last turn."""
     question, answer = {"type": "text", "text": _USER}, {"type": "text", "text": _ANSWER}
-    messages = [{"role": "user", "content": [{"type": "image"}, question]}]
+    messages = [{"role": "user", "content": [{"type": "image"}] * pictures + [question]}]
     for _ in range(turns - 1):
         messages.append({"role": "assistant", "content": [answer]})
         messages.append({"role": "user", "content": [question]})
     return messages
 
 
-def _render(checkpoint: Checkpoint, template: str) -> tuple[str, list[str | None]]:
+def _render(checkpoint: Checkpoint, template: str, pictures: int) -> tuple[str, list[str | None]]:
     """The template with one turn and more; None where it refuses that many."""
     request = {
         "template": template,
-        "conversations": [_converse(1 + more) for more in range(_TURNS)],
+        "conversations": [_converse(1 + more, pictures) for more in range(_TURNS)],
         "variables": {
             "add_generation_prompt": True,
             **_token_names(checkpoint.read_json("tokenizer_config.json")),

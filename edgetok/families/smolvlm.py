@@ -18,7 +18,8 @@ from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_processor_config, read_values
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Grid, Layout, Parts, TextParts, VisionParts, merge_cells
-from edgetok.families.prompt_plan import read_prompt_plan, surround_image
+from edgetok.families.pictures import repeat_pictures
+from edgetok.families.prompt_plan import read_gaps, read_prompt_plan, surround_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _IMAGE, _AROUND, _GLOBAL = "<image>", "<fake_token_around_image>", "<global-img>"
 
 
-def open_smolvlm(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_smolvlm(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
     """Load a SmolVLM or SmolVLM2 and point at its parts.
 
     Raises:
@@ -39,10 +40,10 @@ def open_smolvlm(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     """
     from transformers import SmolVLMForConditionalGeneration
 
-    return _open(checkpoint, SmolVLMForConditionalGeneration, tiles)
+    return _open(checkpoint, SmolVLMForConditionalGeneration, tiles, pictures)
 
 
-def open_idefics3(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_idefics3(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
     """Load an Idefics3 and point at its parts.
 
     Raises:
@@ -50,10 +51,10 @@ def open_idefics3(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     """
     from transformers import Idefics3ForConditionalGeneration
 
-    return _open(checkpoint, Idefics3ForConditionalGeneration, tiles)
+    return _open(checkpoint, Idefics3ForConditionalGeneration, tiles, pictures)
 
 
-def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None) -> Parts:
+def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, pictures: int) -> Parts:
     if tiles == (1, 1):
         raise UsageError("one tile is the whole picture; leave --tiles out, or give two or more")
     model = load_checkpoint(kind, checkpoint)
@@ -61,8 +62,8 @@ def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None) -> Parts:
     vision = _find_vision(model, tiles)
     text = find_text(model.model.text_model, model.lm_head, model)
     before = _AROUND + _GLOBAL if tiles is None else _AROUND
-    around = surround_image(_IMAGE, before, _AROUND)
-    return Parts(
+    around, token = surround_image(_IMAGE, before, _AROUND), config.image_token_id
+    parts = Parts(
         family=checkpoint.model_type,
         path=checkpoint.path,
         model=model,
@@ -70,10 +71,11 @@ def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None) -> Parts:
         projector=model.model.connector.modality_projection,
         text=text,
         image=_plan_image(checkpoint, side_px, tiles),
-        prompt=read_prompt_plan(checkpoint, config.image_token_id, around),
-        layout=None if tiles is None else _lay_out(checkpoint, vision, text, config.image_token_id),
+        prompt=read_prompt_plan(checkpoint, token, around, pictures=pictures),
+        layout=None if tiles is None else _lay_out(checkpoint, vision, text, token),
         process=_processing(side_px, tiles),
     )
+    return repeat_pictures(parts, read_gaps(checkpoint, token, around, pictures))
 
 
 def _find_vision(model: Any, tiles: Grid | None) -> VisionParts:

@@ -23,6 +23,8 @@ from edgetok.methods import (
     globalcom2,
     hiprune,
     hired,
+    holitom,
+    kffocus,
     llavolta,
     lvlm_csp,
     mctf,
@@ -32,6 +34,7 @@ from edgetok.methods import (
     pitome,
     pool,
     prumerge,
+    quota,
     random,
     recoverable,
     sparsity_similarity,
@@ -49,7 +52,7 @@ from edgetok.methods import (
 )
 from edgetok.methods.method import MASKED_SINKS, Method
 
-__all__ = ["METHODS", "TOWER_METHODS", "Method", "find_method"]
+__all__ = ["FRAME_METHODS", "METHODS", "TOWER_METHODS", "Method", "find_method"]
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -107,6 +110,11 @@ TOWER_METHODS: dict[str, Method] = {
     )
 }
 
+# These share a budget among the pictures, or frames, of a prompt; the others take equal shares.
+FRAME_METHODS: dict[str, Method] = {
+    method.name: method for method in (quota.METHOD, quota.BY_TEXT, kffocus.METHOD, holitom.METHOD)
+}
+
 
 def find_method(name: str, seed: int = 0, *, mask_sinks: bool = False) -> Method:
     """The method of this name; `seed` is for those that draw and ignored by the others.
@@ -119,7 +127,7 @@ def find_method(name: str, seed: int = 0, *, mask_sinks: bool = False) -> Method
     """
     if mask_sinks or name.endswith(MASKED_SINKS):
         return find_method(name.removesuffix(MASKED_SINKS), seed).masking_sinks()
-    known = METHODS | TOWER_METHODS
+    known = METHODS | TOWER_METHODS | FRAME_METHODS
     if name not in known:
         raise UsageError(f"no method {name!r}; edgetok has {', '.join(known)}")
     if seed < 0:

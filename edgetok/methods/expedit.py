@@ -15,14 +15,20 @@ proportions. The references differ in window and rounds between models; these ar
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from edgetok import tokens
 from edgetok.methods.inside import Inside
 from edgetok.methods.method import method_inside
 from edgetok.tokens.schedules import Encoder, Schedule, at_once
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ROUNDS = 3
 TEMPERATURE = 0.1
 WINDOW = 5  # cells
+NEAREST = 36  # cells that make a patch
 
 
 def reduce(look: tokens.Look, keep: int) -> tokens.Plan:
@@ -32,6 +38,10 @@ def reduce(look: tokens.Look, keep: int) -> tokens.Plan:
     none = weights.argmax(1) * 0 - 1
     plan = tokens.Plan(none, shares @ look.patch_sizes, shares.shape[1], weights)
     return tokens.behind_prefix(plan, look.sizes, look.prefix)
+
+
+def restore(patches: Tensor, then: Tensor, now: Tensor) -> Tensor:
+    return tokens.reconstruct(patches, then, now, NEAREST, TEMPERATURE)
 
 
 def cells(grid: tuple[int, int], budget: int) -> tuple[int, int]:
@@ -60,5 +70,5 @@ METHOD = method_inside(
     needs=(),
     verdict="exact",
     summary="clusters the grid into fewer cells a quarter down the depth",
-    inside=Inside(reduce, schedule, place="after block"),
+    inside=Inside(reduce, schedule, place="after block", restore=restore),
 )

@@ -24,6 +24,8 @@ class Inside:
         place: where in a block rows are reduced.
         proportional: whether attention counts a row as often as the patches it stands for.
         observe: what is seen of a block -> a running score per patch [n - prefix].
+        restore: patches [N, V] when they were reduced, what was made of them then [K, V], and what
+            became of that [K, V] -> a row per patch [N, V]; None where the method has no way back.
     """
 
     reduce: Callable[[tokens.Look, int], tokens.Plan]
@@ -31,6 +33,7 @@ class Inside:
     place: tokens.Place = "after attention"
     proportional: bool = False
     observe: Callable[[tokens.Look], Tensor] | None = None
+    restore: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def steps(self, encoder: Encoder, budget: int) -> Schedule:
         """Patches left behind each block; all of them where the budget is N.

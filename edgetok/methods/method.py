@@ -69,6 +69,7 @@ class Method:
         learn: for methods with a slot for a trained scorer, its weights by name -> the method.
         retile: for methods that share a budget among tiles, a grid of them -> the method for it.
         inside: what a method in the tower does block by block; its `needs` stay in the tower.
+        shares: whether it divides a budget among several pictures by itself.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Method:
     retile: Callable[[tuple[int, int]], Method] | None = None
     learn: Callable[[Mapping[str, Tensor]], Method] | None = None
     inside: Inside | None = None
+    shares: bool = False
 
     def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
         """The plan for `budget` tokens; a budget of N is the identity for every method.
@@ -145,6 +147,42 @@ class Method:
             )
         return self.retile(tiles)
 
+    def for_pictures(self, pictures: int) -> Method:
+        """The form for prompts with so many pictures, or frames, and one budget for all of them.
+
+        A method that does not divide it by itself reduces each picture alone to an equal share,
+        the first ones to a token more where it does not divide.
+
+        Raises:
+            UsageError: if the method knows only one picture, or only several.
+        """
+        if self.shares and pictures == 1:
+            raise UsageError(
+                f"{self.name} shares a budget among several pictures, and prompts of this bundle "
+                "have one; give --images, or choose another method"
+            )
+        if self.shares or pictures == 1:
+            return self
+        if self.inside is not None:
+            raise UsageError(
+                f"{self.name} reduces inside the tower, which looks at one picture at a time; "
+                "choose a method behind the tower (`edgetok methods` lists them)"
+            )
+
+        def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
+            counts = tokens.share_evenly(budget, pictures)
+            views = tokens.split_pictures(features)
+            plans = [self.compress(*pair) for pair in zip(views, counts, strict=True)]
+            return tokens.join_plans(plans, features.picture_tokens)
+
+        def budgets(n_tokens: int, grid: tuple[int, int]) -> Sequence[int]:
+            each = n_tokens // pictures
+            possible = {*self.budgets(each, grid), each}
+            shared = range(pictures, n_tokens + 1)
+            return [k for k in shared if possible.issuperset(tokens.share_evenly(k, pictures))]
+
+        return replace(self, reduce=reduce, budgets=budgets)
+
     def masking_sinks(self) -> Method:
         """The form that takes attention sinks only if nothing else is left: an own formulation.
 
@@ -168,13 +206,13 @@ class Method:
 
     @property
     def tower_needs(self) -> tuple[str, ...]:
-        """The probes that the tower must emit: all but those of the prompt."""
-        return tuple(name for name in self.needs if name not in names.OF_PROMPT)
+        """The probes that the tower must emit: all but those of the request."""
+        return tuple(name for name in self.needs if name not in names.OF_REQUEST)
 
     @property
     def reads_prompt(self) -> bool:
         """Whether it looks at the user's text."""
-        return self.tower_needs != self.needs
+        return any(name in names.OF_PROMPT for name in self.needs)
 
     def _inside_tower(self, inside: Inside, prefix_tokens: int, blocks: int) -> Method:
         """As `for_tower`; how many blocks there are decides which budgets can be met."""

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from edgetok.tokens.complete_graph import merge_complete
     from edgetok.tokens.encoder import Look, Place, Rows, merge_attention, reduce_inside
     from edgetok.tokens.features import Features
+    from edgetok.tokens.frames import (
+        Segments,
+        cut_segments,
+        find_static,
+        frame_similarity,
+        frame_topk,
+        resample_frames,
+    )
     from edgetok.tokens.greedy import (
         coverage,
         dedup_halving,
@@ -57,6 +65,7 @@ if TYPE_CHECKING:
         square_windows,
         window_likeness,
     )
+    from edgetok.tokens.pictures import join_plans, share_evenly, split_pictures
     from edgetok.tokens.plan import Plan, one_hot
     from edgetok.tokens.quota import (
         cells,
@@ -127,6 +136,7 @@ __all__ = [
     "Place",
     "Plan",
     "Rows",
+    "Segments",
     "Separable",
     "adaptive_cells",
     "ahead_in_order",
@@ -142,6 +152,7 @@ __all__ = [
     "complement",
     "cosine",
     "coverage",
+    "cut_segments",
     "dedup_halving",
     "determinantal",
     "edge_density",
@@ -153,8 +164,12 @@ __all__ = [
     "every_kth",
     "exclude",
     "farthest",
+    "find_static",
     "forced_topk",
+    "frame_similarity",
+    "frame_topk",
     "halve",
+    "join_plans",
     "keep_and_sum",
     "keep_prefix",
     "kmeans",
@@ -187,15 +202,18 @@ __all__ = [
     "reduce_inside",
     "relative",
     "repeatable_similarity",
+    "resample_frames",
     "rescaled",
     "row_topk",
     "score_learned",
     "seeded_subset",
     "set_edges",
+    "share_evenly",
     "shares",
     "similarity",
     "soft_anchors",
     "soft_kmeans",
+    "split_pictures",
     "spread_anchors",
     "spread_indices",
     "spread_over_tiles",
@@ -217,11 +235,13 @@ _HOMES = (
     "complete_graph",
     "encoder",
     "features",
+    "frames",
     "greedy",
     "learned",
     "matchers",
     "mergers",
     "merging",
+    "pictures",
     "plan",
     "quota",
     "scorers",

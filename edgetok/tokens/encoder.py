@@ -155,13 +155,18 @@ def reduce_inside(
     encoder: Encoder,
     schedule: Sequence[int],
     fused: Fused,
+    watch: Callable[[int, Rows], None] = lambda _number, _rows: None,
 ) -> Rows:
-    """Run all blocks over x [prefix + N, V], leaving `schedule[b]` patches behind block b."""
+    """Run all blocks over x [prefix + N, V], leaving `schedule[b]` patches behind block b.
+
+    `watch` is told what is left behind each block.
+    """
     rows, left = Rows.start(x, encoder.prefix), encoder.n_tokens
     for number, (block, keep) in enumerate(zip(blocks, schedule, strict=True)):
         biased = reducer.proportional and left < encoder.n_tokens  # sizes of 1 add nothing
         step = _Step(block, reducer, encoder, number, keep if keep < left else None, fused, biased)
         rows, left = step.run(rows), keep
+        watch(number, rows)
     return rows
 
 

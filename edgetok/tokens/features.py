@@ -13,7 +13,7 @@ from edgetok import names
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """The output of the vision tower for one image.
+    """The output of the vision tower for one image, or for the pictures of one prompt.
 
     Args:
         x: [N, V] float32, what the projector reads, patches in raster order, CLS removed; or
@@ -24,6 +24,7 @@ class Features:
         tiles: rows and columns of tiles, for a picture that was cut into some. The rows are then
             those of the whole picture (the thumbnail), followed by each tile's, raster within
             and among tiles; every part has the same `grid`. None for a picture in one part.
+        pictures: how many there are, one after another in `x` and in every probe; a CLS row each.
     """
 
     x: Tensor
@@ -31,11 +32,15 @@ class Features:
     probes: Mapping[str, Tensor] = field(default_factory=dict)
     vision: Tensor | None = None
     tiles: tuple[int, int] | None = None
+    pictures: int = 1
 
     def __post_init__(self) -> None:
-        if self.part_tokens * self.n_parts != self.x.shape[0]:
+        if self.picture_tokens * self.pictures != self.x.shape[0]:
             tiled = f" and its {self.tiles} tiles" if self.tiles else ""
-            raise ValueError(f"{self.x.shape[0]} features do not fill a grid of {self.grid}{tiled}")
+            several = f" in {self.pictures} pictures" if self.pictures > 1 else ""
+            raise ValueError(
+                f"{self.x.shape[0]} features do not fill a grid of {self.grid}{tiled}{several}"
+            )
 
     @property
     def part_tokens(self) -> int:
@@ -46,6 +51,11 @@ class Features:
     def n_parts(self) -> int:
         """1, or the tiles and the thumbnail."""
         return 1 if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
+
+    @property
+    def picture_tokens(self) -> int:
+        """Patches of one picture, its tiles included."""
+        return self.part_tokens * self.n_parts
 
     @property
     def n_tokens(self) -> int:
@@ -64,7 +74,7 @@ class Features:
 
     @property
     def cls_feature(self) -> Tensor:
-        """[1, V], the CLS row beside `x`."""
+        """[pictures, V], the CLS row of each beside `x`."""
         return self.probe(names.CLS_FEATURE)
 
     @property
@@ -94,7 +104,7 @@ class Features:
         return self.probes[name]
 
     def rows(self) -> Tensor:
-        """What plans act on: `x` [N, V], or [N + 1, V] with the CLS row last if there is one."""
+        """What plans act on: `x` [N, V], or with the CLS row of each picture behind it."""
         if names.CLS_FEATURE not in self.probes:
             return self.x
         return torch.cat([self.x, self.cls_feature])

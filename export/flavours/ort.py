@@ -16,6 +16,7 @@ from edgetok.export.attention import (
     TowerEmitter,
     merge_heads,
     spelled_norms,
+    turned_part,
 )
 from edgetok.export.flavours.names import CONTRIB
 from edgetok.export.flavours.packing import attend_prompt
@@ -191,7 +192,7 @@ def rotate(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int
     return torch.onnx.ops.symbolic(
         f"{CONTRIB}::RotaryEmbedding",
         [rows, positions.unsqueeze(0), cos, sin],
-        attrs={"num_heads": heads},
+        attrs={"num_heads": heads, **turned_part(rows.shape[2] // heads, cos)},
         dtype=rows.dtype,
         shape=rows.shape,
         version=1,

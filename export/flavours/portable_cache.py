@@ -22,6 +22,7 @@ from edgetok.export.attention import (
     DecoderSpelling,
     merge_heads,
     spelled_norms,
+    turned_part,
 )
 from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows, width_of
 from edgetok.kv.stores.tidaldecode import gather_rows
@@ -191,6 +192,7 @@ def turn_heads(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Ten
     return torch.onnx.ops.symbolic(
         "RotaryEmbedding",
         (rows, cos, sin, positions[None]),
+        attrs=turned_part(rows.shape[3], cos),
         dtype=rows.dtype,
         shape=rows.shape,
         version=OPSET,
@@ -324,7 +326,8 @@ def factors_of(
         return {}
     found = {}
     for layer, (_, measured) in zip(layers, scales, strict=True):
-        projection, equaliser = layer.self_attn.o_proj, build_equaliser(measured)
+        attention, equaliser = layer.self_attn, build_equaliser(measured)
+        projection = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
         groups, head_dim = equaliser.shape[1], equaliser.shape[3]
         heads = projection.in_features // head_dim
         shared = equaliser[0].expand(groups, heads // groups, head_dim)

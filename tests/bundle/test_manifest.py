@@ -41,6 +41,14 @@ CONTRADICTIONS = {
     ),
     "no room for an answer": (lambda m: m["ladder"][0].update(cache_slots=5), "no room"),
     "absurd cache": (lambda m: m["kv"].update(slots=[2**40]), r"\$\.kv\.slots"),
+    "convolutions of no rows": (
+        lambda m: m["kv"].update(convolutions=2),
+        r"convolutions 2 and \.kernel 0 do not agree",
+    ),
+    "rows taken from convolutions": (
+        lambda m: (m["kv"].update(convolutions=2, kernel=3), m["prefill"].update(method="fastv")),
+        "remember every row",
+    ),
     "absurd image": (lambda m: m["vision"].update(width_px=2**40), "image side"),
     "stop id outside the vocabulary": (lambda m: m["text"].update(stop_ids=[7]), "vocabulary"),
     "unlisted graph": (lambda m: m["files"].pop("onnx/ort/tower.onnx"), "tower.onnx` is not list"),

@@ -13,11 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgetok import names
 from edgetok.bundle.amend import put_controller
 from edgetok.bundle.manifest import digest_content
 from edgetok.bundle.reader import Bundle
-from edgetok.errors import BundleError
+from edgetok.calibration.certify import Aim
+from edgetok.calibration.samples import load_samples
+from edgetok.control.thumbnail import describe
+from edgetok.errors import BundleError, VerificationError
+from edgetok.rules import Rule, Scorer, Thumbnail
+from edgetok.runtimes.calibrate import calibrate
 from edgetok.runtimes.load import load
+from edgetok.runtimes.verify import Report, decision_checks
 
 from .conftest import Run
 
@@ -134,6 +141,25 @@ def test_records_are_not_asked_again(
     assert len(whole) == 43 and len(torn.read_bytes().splitlines()) == 45
 
 
+def test_an_interrupted_calibration_goes_on_where_it_was(
+    own: Path, questions: Path, tmp_path: Path
+) -> None:
+    """Interrupted as by Ctrl-C while the twelfth question was to be asked."""
+    kept, samples = tmp_path / "records.jsonl", load_samples(questions, count=24)
+    aim = Aim(risk=0.7, confidence=0.5, loss="differs")
+
+    def interrupt(doing: str, share: float) -> None:
+        if share >= 11 / 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(own, samples, aim, records=kept, progress=interrupt)
+    before = kept.read_bytes()
+    assert len(before.splitlines()) == 11 and Bundle.open(own).manifest.controller is None
+    assert calibrate(own, samples, aim, records=kept).controller is not None
+    assert kept.read_bytes().startswith(before) and len(kept.read_bytes().splitlines()) == 24
+
+
 def test_dry_run_leaves_the_bundle_as_it_is(
     edgetok: Run, own: Path, questions: Path, records: Path
 ) -> None:
@@ -200,3 +226,111 @@ def test_measurements_outlive_a_calibration(
     options = ("--data", questions, "--records", records, *LOOSE)
     assert edgetok("calibrate", own, *options).code == 0
     assert load(own).digest == before
+
+
+def test_audits_ask_the_full_rung_and_replay_adds_them_up(
+    edgetok: Run, calibrated: Path, questions: Path, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    for number in range(6):
+        asked = ("--image", questions.parent / f"{number}.png", "--prompt", f"What is {number}?")
+        done = edgetok("run", calibrated, *asked, "--trace", trace, "--audit", 1)
+        assert done.code == 0, done.err
+    entries = [json.loads(line) for line in trace.read_text().splitlines()]
+    model = load(calibrated)
+    for number, entry in enumerate(entries):
+        image, prompt = questions.parent / f"{number}.png", f"What is {number}?"
+        texts = [
+            model.generate(image, prompt, budget=budget).text
+            for budget in (entry["tried"][-1]["budget"], 16)
+        ]
+        assert entry["differs"] == (texts[0] != texts[1])
+    fields = edgetok("replay", trace, calibrated, "--json").json
+    differing = sum(entry["differs"] for entry in entries)
+    assert fields["drift"]["audits"] == 6 and fields["drift"]["differ"] == differing
+    assert "audited answers differ" in edgetok("replay", trace, calibrated).out
+
+
+def test_drift_is_a_warning_of_the_audit_that_finds_it(
+    edgetok: Run, calibrated: Path, questions: Path, tmp_path: Path
+) -> None:
+    """A trace of which every answer differed, as if the questions had changed."""
+    trace = tmp_path / "trace.jsonl"
+    asked = ("--image", questions.parent / "3.png", "--prompt", "What is 3?", "--trace", trace)
+    assert edgetok("run", calibrated, *asked, "--audit", 1).code == 0
+    line = json.loads(trace.read_text().splitlines()[0]) | {"differs": True}
+    with trace.open("a") as file:
+        file.write((json.dumps(line) + "\n") * 60)
+    done = edgetok("run", calibrated, *asked, "--audit", 1)
+    assert done.code == 0 and "DRIFT: " in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--audit", 0.5), "give --trace"),
+        (("--audit", 0.5, "--trace", "t", "--budget", 16), "watches the certified controller"),
+        (("--audit", 0.5, "--trace", "t", "--temperature", 1), "watches the certified controller"),
+        (("--audit", 2, "--trace", "t"), "--audit 2.0 is no share"),
+    ],
+)
+def test_audits_that_would_tell_nothing_are_refused(
+    edgetok: Run, calibrated: Path, questions: Path, options: tuple[object, ...], says: str
+) -> None:
+    asked = ("--image", questions.parent / "3.png", "--prompt", "What is 3?")
+    done = edgetok("run", calibrated, *asked, *options)
+    assert done.code == 2 and says in done.err and done.out == ""
+
+
+def test_a_bundle_without_a_certificate_is_not_audited(
+    edgetok: Run, own: Path, questions: Path, tmp_path: Path
+) -> None:
+    asked = ("--image", questions.parent / "3.png", "--prompt", "What is 3?")
+    done = edgetok("run", own, *asked, "--audit", 1, "--trace", tmp_path / "t")
+    assert done.code == 2 and "run `edgetok calibrate` first" in done.err
+
+
+def test_verify_repeats_the_decisions(calibrated: Path) -> None:
+    opened = Bundle.open(calibrated)
+    checks = list(decision_checks(opened))
+    assert len(checks) == 8 and all(check.passed for check in checks)
+    controller = opened.manifest.controller
+    assert controller is not None
+    wrong = [msgspec.structs.replace(c, budgets=[16, 16, 16]) for c in controller.cases]
+    put_controller(opened, msgspec.structs.replace(controller, cases=wrong))
+    report = Report(tuple(decision_checks(Bundle.open(calibrated))))
+    with pytest.raises(VerificationError, match="8 of 8 checks failed: decisions of case 0"):
+        report.require_passed()
+
+
+def test_the_thumbnail_of_a_controller_chooses_live(calibrated: Path, questions: Path) -> None:
+    """Rung 4 is entered for pictures that are dark in their upper half, and for no others."""
+    opened = Bundle.open(calibrated)
+    controller = opened.manifest.controller
+    assert controller is not None
+    weights = [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    rule = Rule(
+        budget=4,
+        enter=Scorer(signals={names.SIGNAL_COMPLEXITY: 1.0}),
+        enter_at_most=0.0,
+        accept=Scorer(),
+        accept_at_most=0.0,
+    )
+    made = msgspec.structs.replace(
+        controller,
+        rules=[rule],
+        cases=[],
+        thumbnail=Thumbnail(cells=2, bias=0.0, weights=weights),
+    )
+    put_controller(opened, made)
+    model = load(calibrated)
+    picture = np.zeros((40, 40, 3), np.uint8)
+    picture[20:] = 255
+    for upright, budget in ((picture, 4), (picture[::-1].copy(), 16)):
+        answer = model.generate(upright, "What?", max_new_tokens=1)
+        assert answer.budget == budget
+        cells = describe(model.processor.pixels(upright), 2)
+        assert answer.signals[names.SIGNAL_COMPLEXITY] == cells[0] + cells[1]
+    short = msgspec.structs.replace(made, thumbnail=Thumbnail(cells=2, bias=0.0, weights=[1.0] * 7))
+    with pytest.raises(BundleError, match="7 weights for 2 cells a side, which need 8"):
+        put_controller(opened, short)

@@ -27,6 +27,7 @@ from .conftest import Run
 ROOT = Path(__file__).parents[2]
 VERBS = (
     "export",
+    "build",
     "run",
     "chat",
     "inspect",
@@ -34,6 +35,7 @@ VERBS = (
     "bench",
     "eval",
     "calibrate",
+    "tune",
     "replay",
     "methods",
     "doctor",
@@ -68,7 +70,8 @@ def test_version_is_one_line(edgetok: Run) -> None:
     ("arguments", "words"),
     [
         (("freeze",), "No such command 'freeze'"),
-        (("run", "some.bundle"), "Missing option '--image'"),
+        (("run", "some.bundle"), "Missing option '--prompt'"),
+        (("run", "some.bundle", "--prompt", "p"), "give either --image"),
         (("export", "model"), "Missing option '--output'"),
         (("export", "model", "-o", "out", "--weights", "int3"), "'int3'"),
         (("export", "model", "-o", "out", "--kv", "int8"), "add --samples"),
@@ -87,6 +90,8 @@ def test_version_is_one_line(edgetok: Run) -> None:
         ),
         (("verify", "b", "--expect-digest", "sha256:12"), "64 hexadecimal digits"),
         (("clean", "no-such-directory"), "is no directory"),
+        (("build", "b", "--target", "rtx:sm50"), "names sm50"),
+        (("build", "b", "--target", "rtx", "--max-build-memory", "much"), "write it like 4GiB"),
         (("eval", "b", "--data", "samples.jsonl", "--plot", "plot.bmp"), "plot.bmp"),
     ],
 )
@@ -103,7 +108,7 @@ def test_usage_errors_in_json_are_one_object(edgetok: Run) -> None:
     assert (done.code, done.err) == (2, "")
     assert done.json == {
         "ok": False,
-        "error": {"code": "usage", "message": "Missing option '--image'."},
+        "error": {"code": "usage", "message": "Missing option '--prompt'."},
     }
 
 

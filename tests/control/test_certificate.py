@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetok.control.certificate import (
@@ -23,6 +23,7 @@ RISKS = st.sampled_from([Fraction(1, 100), Fraction(1, 50), Fraction(1, 10), Fra
 
 
 @given(st.integers(0, 60), st.integers(0, 60), RISKS)
+@settings(deadline=None)
 def test_binomial_tail_is_the_sum_of_fractions(a: int, b: int, risk: Fraction) -> None:
     wrong, total = min(a, b), max(a, b)
     terms = (math.comb(total, k) * risk**k * (1 - risk) ** (total - k) for k in range(wrong + 1))
@@ -36,6 +37,7 @@ def test_tails_of_many_samples_neither_vanish_nor_explode() -> None:
 
 
 @given(st.floats(0, 1), st.integers(1, 300), RISKS)
+@settings(deadline=None)
 def test_bound_for_any_loss_is_never_below_the_exact_one(
     mean: float, total: int, risk: Fraction
 ) -> None:

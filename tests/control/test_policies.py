@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetok import names
@@ -53,6 +53,7 @@ def allows(row: Row | None, ttft_ms: float | None, memory_mib: float | None) -> 
 
 
 @given(ladders_and_tables(), st.none() | limits, st.none() | limits)
+@settings(deadline=None)
 def test_a_limit_takes_the_largest_rung_within_it(
     given_: tuple[Ladder, BenchTable], ttft_ms: float | None, memory_mib: float | None
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_limit_takes_the_largest_rung_within_it(
 
 
 @given(ladders, st.dictionaries(st.just(names.SIGNAL_ELBOW), st.floats()))
+@settings(deadline=None)
 def test_an_elbow_takes_the_smallest_rung_that_holds_it(
     ladder: Ladder, signals: dict[str, float]
 ) -> None:
@@ -80,6 +82,7 @@ def test_an_elbow_takes_the_smallest_rung_that_holds_it(
 
 
 @given(ladders, st.data())
+@settings(deadline=None)
 def test_a_fixed_budget_is_taken_and_the_default_is_the_largest(
     ladder: Ladder, data: st.DataObject
 ) -> None:
@@ -158,7 +161,9 @@ def test_limits_are_positive_numbers(value: float) -> None:
 
 
 def test_a_limit_policy_needs_a_limit() -> None:
-    with pytest.raises(UsageError, match="needs --max-ttft-ms or --max-memory-mib"):
+    with pytest.raises(
+        UsageError, match="needs one of --max-ttft-ms, --max-memory-mib, --max-energy-j"
+    ):
         Limit(TABLE)
 
 

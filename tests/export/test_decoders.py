@@ -32,7 +32,8 @@ SHAPES = {
 
 DECODERS = (
     *("llama", "mistral", "qwen2", "qwen2-window", "qwen3"),
-    *("gemma", "gemma2", "gemma3", "smollm3", "phi3"),
+    *("gemma", "gemma2", "gemma3", "smollm3", "phi3", "phi3-partial", "longrope"),
+    *("yarn", "llama3", "dynamic", "biased", "lfm2"),
 )
 
 

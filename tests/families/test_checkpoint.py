@@ -65,7 +65,10 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is a list": (lambda p: (p / "config.json").write_text("[]"), "not a JSON object"),
     "config is no JSON": (lambda p: (p / "config.json").write_text("{"), "cannot be read as JSON"),
     "config is nested": (lambda p: (p / "config.json").write_text("[" * 10**5), "cannot be read"),
-    "other architecture": (lambda p: _edit(p / "config.json", model_type="mamba"), "knows .*llava"),
+    "other architecture": (
+        lambda p: _edit(p / "config.json", model_type="mamba"),
+        r"'mamba' is not supported; edgetok knows fast_vlm, .*lfm2_vl, llava, .*adding-a-family",
+    ),
     "auto_map": (lambda p: _edit(p / "config.json", auto_map={"AutoModel": "x.Y"}), "auto_map"),
     "auto_map inside": (_nested_remote_code, "auto_map"),
     "attention from a hub": (

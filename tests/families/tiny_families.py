@@ -33,6 +33,18 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 1,
         "head_dim": 80,
     },
+    "groups of 3, head 96": {
+        "hidden_size": 96,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 96,
+    },
+    "groups of 7, head 128": {
+        "hidden_size": 112,
+        "num_attention_heads": 7,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+    },
     "head 256": {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256},
 }
 TEMPLATE = (
@@ -60,6 +72,7 @@ class Family:
         processor: `preprocessor_config.json`.
         spell: the text of a picture of n tokens, in the tokenizer's own words.
         inputs: what Hugging Face's `generate` takes besides ids: of pixels [P, 3, h, w] and tiles.
+        several: the same of several pictures in one part each.
         tiles: rows and columns, for families that cut pictures.
     """
 
@@ -75,6 +88,7 @@ class Family:
     methods: tuple[str, ...] = ("visionzip", "divprune")
     template: str = TEMPLATE
     budgets: str = "3,5"
+    several: Callable[[Tensor], dict[str, Any]] = lambda pixels: {"pixel_values": pixels}
 
 
 def _text(kind: str, shape: dict[str, int], vocabulary: dict[str, int], **extras: Any) -> Any:
@@ -261,6 +275,65 @@ def _qwen3_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
     )
 
 
+def _lfm2_vl(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    kinds = ["conv", "full_attention", "conv", "conv"]
+    own = {"num_hidden_layers": 4, "layer_types": kinds}
+    vision = _vision("Siglip2VisionConfig", num_patches=16, vision_use_head=False)
+    return transformers.Lfm2VlConfig(
+        text_config=_text("Lfm2Config", shape, vocabulary, **own),
+        vision_config=vision,
+        image_token_id=vocabulary["<image>"],
+        projector_hidden_size=96,
+    )
+
+
+def _fast_vlm(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    sizes = {"layers": [1] * 5, "embed_dims": [16, 16, 32, 32, 64], "mlp_ratios": [2] * 5}
+    vision = {
+        "model_type": "timm_wrapper",
+        "architecture": "fastvit_mci3",
+        "hidden_size": 128,  # of the last convolution: twice the last stage
+        "model_args": sizes | {"inference_mode": True},
+    }
+    return transformers.FastVlmConfig(
+        vision_config=vision,
+        text_config=_text("Qwen2Config", shape, vocabulary),
+        image_token_index=vocabulary["<image>"],
+        image_seq_length=9,
+    )
+
+
+def _perception_lm(shape: dict[str, int], vocabulary: dict[str, int]) -> Any:
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 4, "patch_size": 8, "img_size": [48, 48]}
+    vision = {
+        "model_type": "timm_wrapper",
+        "architecture": "vit_pe_lang_large_patch14_448",
+        "do_pooling": False,
+        "model_args": sizes | {"ref_feat_shape": [6, 6]},
+    }
+    return transformers.PerceptionLMConfig(
+        vision_config=vision,
+        text_config=_text("LlamaConfig", shape, vocabulary),
+        image_token_id=vocabulary["<|image|>"],
+        video_token_id=vocabulary["<|video|>"],
+        projector_pooling_ratio=2,
+    )
+
+
+def _naflex(pixels: Tensor) -> dict[str, Any]:
+    """Patches of 8 pixels, line by line, channels last, with padding behind them."""
+    _, _, height, width = pixels.shape
+    cut = [
+        pixels[0, :, top : top + 8, left : left + 8].permute(1, 2, 0).flatten()
+        for top in range(0, height, 8)
+        for left in range(0, width, 8)
+    ]
+    rows = torch.stack([*cut, torch.zeros_like(cut[0])])[None]
+    mask = torch.tensor([[1] * len(cut) + [0]])
+    shapes = torch.tensor([[height // 8, width // 8]])
+    return {"pixel_values": rows, "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+
 def _patches(pixels: Tensor) -> dict[str, Any]:
     """Groups of 2 x 2 patches of 4 pixels, each patch as two frames."""
     lines, columns = pixels.shape[2] // 4, pixels.shape[3] // 4
@@ -335,6 +408,11 @@ def _of_one_of_two(pixels: Tensor) -> dict[str, Any]:
     return {"pixel_values": pixels[None], "image_sizes": sizes, "batch_num_images": count}
 
 
+def _of_all(pixels: Tensor) -> dict[str, Any]:
+    sizes, count = torch.tensor([[32, 32]] * len(pixels)), torch.tensor([len(pixels)])
+    return {"pixel_values": pixels[:, None], "image_sizes": sizes, "batch_num_images": count}
+
+
 def _plain(pixels: Tensor) -> dict[str, Any]:
     return {"pixel_values": pixels}
 
@@ -344,6 +422,7 @@ _SMOLVLM: dict[str, Any] = {
     "image": "<image>",
     "processor": _SMOL_PROCESSOR,
     "inputs": _thumbnail_last,
+    "several": lambda pixels: {"pixel_values": pixels[None]},
     "tokens": _SMOL_TOKENS,
 }
 _QWEN: dict[str, Any] = {
@@ -374,6 +453,7 @@ FAMILIES: dict[str, Family] = {
         config=_onevision,
         processor=_ONEVISION_PROCESSOR,
         inputs=_of_one_of_two,
+        several=_of_all,
         **_LLAVA_IMAGE | {"tokens": ("<image>", "<video>")},
     ),
     "llava_onevision 2x2": Family(
@@ -431,6 +511,42 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2_5_vl": Family(
         "Qwen2_5_VLForConditionalGeneration", config=_qwen2_5_vl, size_px=(32, 48), **_QWEN
+    ),
+    "lfm2_vl": Family(
+        "Lfm2VlForConditionalGeneration",
+        config=_lfm2_vl,
+        image="<image>",
+        processor=_sized(
+            "Lfm2VlImageProcessor", resample=2, min_image_tokens=4, encoder_patch_size=8
+        ),
+        spell=lambda n: "<|image_start|>" + "<image>" * n + "<|image_end|>",
+        inputs=_naflex,
+        tokens=("<image>", "<|image_start|>", "<|image_end|>"),
+        size_px=(32, 48),
+        budgets="3,5",
+    ),
+    "fast_vlm": Family(
+        "FastVlmForConditionalGeneration",
+        config=_fast_vlm,
+        processor=_sized(
+            "CLIPImageProcessor",
+            size={"shortest_edge": 192},
+            crop_size={"height": 192, "width": 192},
+            do_center_crop=True,
+        ),
+        inputs=_plain,
+        methods=("divprune", "aim"),
+        **_LLAVA_IMAGE,
+    ),
+    "perception_lm": Family(
+        "PerceptionLMForConditionalGeneration",
+        image="<|image|>",
+        config=_perception_lm,
+        processor=_sized("PerceptionLMImageProcessor", tile_size=48),
+        spell=lambda n: "<|image|>" * n,
+        inputs=lambda pixels: {"pixel_values": pixels[None]},
+        tokens=("<|image|>", "<|video|>"),
+        methods=("divprune", "aim"),
     ),
     "smolvlm": Family(
         "SmolVLMForConditionalGeneration",
@@ -526,18 +642,24 @@ class HuggingFace:
         self.tokenizer.chat_template = self.family.template.replace("IMAGE", self.family.image)
 
     @torch.no_grad()
-    def ask(self, pixels: Tensor, question: str, tokens: int) -> tuple[Tensor, list[int]]:
-        """Logits [steps, W] and ids of `generate`'s greedy answer of at most 12 tokens."""
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+    def ask(
+        self, pixels: Tensor, question: str, tokens: int, pictures: int = 1
+    ) -> tuple[Tensor, list[int]]:
+        """Logits [steps, W] and ids of `generate`'s greedy answer of at most 12 tokens.
+
+        `tokens` are those of one of the pictures.
+        """
+        images = [{"type": "image"}] * pictures
+        content = [*images, {"type": "text", "text": question}]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-        text = text.replace(self.family.image, self.family.spell(tokens), 1)
+        text = text.replace(self.family.image, self.family.spell(tokens), pictures)
         ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         out = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            **self.family.inputs(pixels),
+            **(self.family.inputs if pictures == 1 else self.family.several)(pixels),
             **_marks(ids, self.model.config.image_token_id, self.family.kind),
             max_new_tokens=12,
             do_sample=False,

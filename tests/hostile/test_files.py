@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetok.bundle.golden import TENSORS_FILE, _decode_npz, _encode_npz
+from edgetok.bundle.golden import TENSORS_FILE, decode_npz, encode_npz
 from edgetok.bundle.paths import open_beneath, require_safe_path
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError
@@ -244,7 +244,7 @@ def test_mutated_archive_is_decoded_or_a_bundle_error(tiny, edits):
         at %= len(data)
         data = data[:at] + replacement + data[at + length :]
     try:
-        arrays = _decode_npz(data)
+        arrays = decode_npz(data)
     except BundleError as error:
         assert str(error).isprintable()
     else:
@@ -272,8 +272,8 @@ def test_archive_with_two_entries_of_one_name(tiny, bundle_dir):
     ],
 )
 def test_golden_tensor_that_does_not_fit(tiny, bundle_dir, key, array, message):
-    arrays = _decode_npz((bundle_dir / TENSORS_FILE).read_bytes()) | {key: array}
-    (bundle_dir / TENSORS_FILE).write_bytes(_encode_npz(arrays))
+    arrays = decode_npz((bundle_dir / TENSORS_FILE).read_bytes()) | {key: array}
+    (bundle_dir / TENSORS_FILE).write_bytes(encode_npz(arrays))
     tiny.seal(bundle_dir)
     with pytest.raises(BundleError, match=message):
         tiny.use(bundle_dir)

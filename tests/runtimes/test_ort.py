@@ -6,6 +6,7 @@ import importlib.metadata
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from edgetok.errors import (
     UsageError,
 )
 from edgetok.ladder import Ladder
-from edgetok.runtimes import graphs, machine, providers, requirements, session
+from edgetok.runtimes import machine, providers, requirements, session
 from edgetok.runtimes.interface import require_interface
 from edgetok.runtimes.ort import OrtRuntime
 from edgetok.runtimes.protocol import Runtime
@@ -199,6 +200,42 @@ def test_a_missing_provider_is_an_error(opened: Bundle, monkeypatch: pytest.Monk
         OrtRuntime(opened, device="cuda")
 
 
+@pytest.mark.parametrize("device", ["cuda", "ort-tensorrt", "ort-rtx"])
+def test_sessions_ask_for_the_provider_and_never_for_the_cpu(
+    opened: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str
+) -> None:
+    """What ONNX Runtime is given; a build for CPUs then says that it cannot."""
+    import onnxruntime
+
+    asked: list[Any] = []
+    provider, real = providers.DEVICES[device], onnxruntime.InferenceSession
+
+    def make(graph: bytes, options: Any, given: list[Any], **rest: Any) -> Any:
+        asked.append((options.get_session_config_entry("session.disable_cpu_ep_fallback"), given))
+        return real(graph, options, given, **rest)
+
+    monkeypatch.setenv("EDGETOK_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+    with pytest.raises((IncompatibleError, ResourceError)):
+        OrtRuntime(opened, device=device)
+    (fallback, given), *_ = asked
+    assert fallback == "1" and "CPUExecutionProvider" not in str(given)
+    first = given[0] if isinstance(given[0], str) else given[0][0]
+    assert first == provider
+    if device != "cuda":
+        folder = Path(next(v for k, v in given[0][1].items() if "path" in k))
+        assert folder.is_relative_to(tmp_path) and folder.stat().st_mode & 0o077 == 0
+        assert onnxruntime.__version__ in folder.name and provider in folder.name
+        assert given[1:] == ["CUDAExecutionProvider"]
+
+
+def test_engines_that_cannot_be_kept_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ResourceError, match="EDGETOK_CACHE_DIR"):
+        providers.configure(providers.DEVICES["ort-rtx"], tmp_path / "file" / "engines")
+
+
 def test_a_provider_that_did_not_start_is_an_error() -> None:
     with pytest.raises(IncompatibleError, match="could not start"):
         providers.require_provider_in_use(["CPUExecutionProvider"], "CUDAExecutionProvider")
@@ -241,7 +278,7 @@ def test_too_little_memory_is_refused_before_loading(
     opened: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
-    monkeypatch.setattr(graphs, "make_session", lambda *_: pytest.fail("made a session"))
+    monkeypatch.setattr(session, "make_session", lambda *_: pytest.fail("made a session"))
     with pytest.raises(ResourceError, match="needs at least 0 MiB and 0 MiB are free"):
         OrtRuntime(opened)
 
@@ -286,7 +323,7 @@ def test_weights_changed_while_loading_are_noticed(
 ) -> None:
     path = tiny_vlm.write(tmp_path / "swapped.bundle")
     opened = Bundle.open(path)
-    real = graphs.make_session
+    real = session.make_session
 
     def swap(*arguments: object) -> object:
         weights = path / "weights" / "model.bin"
@@ -295,6 +332,6 @@ def test_weights_changed_while_loading_are_noticed(
         weights.write_bytes(data)
         return real(*arguments)
 
-    monkeypatch.setattr(graphs, "make_session", swap)
+    monkeypatch.setattr(session, "make_session", swap)
     with pytest.raises(BundleError, match=r"model\.bin"):
         OrtRuntime(opened)

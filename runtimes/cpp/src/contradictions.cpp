@@ -88,7 +88,8 @@ void model_problems(const Manifest& m, Found& out) {
   const auto& v = m.vision;
   // Up to 2^40 each: a double is exact enough to see that they differ, and does not overflow.
   const double tokens = static_cast<double>(v.grid[0]) * static_cast<double>(v.grid[1]) *
-                            static_cast<double>(v.parts) + static_cast<double>(v.separators);
+                            static_cast<double>(v.parts) * static_cast<double>(v.pictures) +
+                        static_cast<double>(v.separators);
   if (tokens != static_cast<double>(v.full_tokens)) {
     out.push_back("$.vision.grid " + str(v.grid[0]) + " x " + str(v.grid[1]) + " is not full_tokens " +
                   str(v.full_tokens));
@@ -103,6 +104,10 @@ void model_problems(const Manifest& m, Found& out) {
   }
   if (std::max(v.height_px, v.width_px) > limits::IMAGE_SIDE_PIXELS) {
     out.push_back("$.vision: an image side exceeds " + std::to_string(limits::IMAGE_SIDE_PIXELS) + " pixels");
+  }
+  if (v.pictures > limits::PICTURES) {
+    out.push_back("$.vision.pictures " + str(v.pictures) + " exceeds the limit of " +
+                  std::to_string(limits::PICTURES));
   }
   if (std::max(largest(m.text.stop_ids), m.text.pad_id) >= m.text.vocabulary) {
     out.push_back("$.text: a stop or pad id is outside the vocabulary of " + str(m.text.vocabulary));
@@ -226,6 +231,19 @@ void reading_problems(const Kv& kv, Found& out) {
   }
 }
 
+void convolution_problems(const Manifest& m, Found& out) {
+  const Kv& kv = m.kv;
+  const std::string convolutions = "$.kv.convolutions " + str(kv.convolutions);
+  if ((kv.convolutions != 0) != (kv.kernel > 1)) {
+    out.push_back(convolutions + " and .kernel " + str(kv.kernel) + " do not agree");
+  }
+  const bool plain = kv.policy == "none" && kv.ring == 0 && m.prefill_method == "none";
+  if (kv.convolutions != 0 && !plain) {
+    out.push_back(convolutions + " remember every row; policy " + kv.policy + ", ring " + str(kv.ring) +
+                  " or prefill " + m.prefill_method + " would take some away");
+  }
+}
+
 bool tokens_rise(const Scorer& scorer) {
   Integers ids;
   for (const auto& [token, weight] : scorer.tokens) ids.push_back(token);
@@ -249,6 +267,11 @@ void controller_problems(const Manifest& m, Found& out) {
     if (!tokens_rise(rule.enter) || !tokens_rise(rule.accept)) {
       out.push_back("$.controller: tokens of rung " + str(rule.budget) + " are not ascending and unique");
     }
+  }
+  const auto& thumbnail = m.controller->thumbnail;
+  if (thumbnail && static_cast<std::int64_t>(thumbnail->weights) != 2 * thumbnail->cells * thumbnail->cells) {
+    out.push_back("$.controller.thumbnail: " + std::to_string(thumbnail->weights) + " weights for " +
+                  str(thumbnail->cells) + " cells a side");
   }
   if (m.controller->bundle_sha256 != m.digest) {
     out.push_back("$.controller.certificate was issued for another bundle than this one; "
@@ -332,8 +355,14 @@ std::vector<std::string> find_contradictions(const Manifest& m) {
   ring_problems(m, out);
   exit_problems(m, out);
   reading_problems(m.kv, out);
+  convolution_problems(m, out);
   controller_problems(m, out);
-  for (const auto& stage : m.stages) tensor_problems(stage, out);
+  for (const auto& stage : m.stages) {
+    tensor_problems(stage, out);
+    if (stage.stage == "encode" || stage.stage == "describe") {
+      out.push_back("$.stages: " + stage.stage + " belongs to bundles of encoders");
+    }
+  }
   for (const auto& name : shared_stages(m)) serving_problems(m, "ort", name, out);
   std::set<std::string> spelled;
   for (const auto& stage : m.stages) {

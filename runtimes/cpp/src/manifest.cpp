@@ -55,6 +55,8 @@ Kv to_kv(const Value& v) {
   out.key_channels = v.at("key_channels").integer();
   out.reads = v.at("reads").integer();
   out.selects = integers(v.at("selects"));
+  out.convolutions = v.at("convolutions").integer();
+  out.kernel = v.at("kernel").integer();
   return out;
 }
 
@@ -67,7 +69,8 @@ Text to_text(const Value& v) {
 
 Vision to_vision(const Value& v) {
   return {v.at("height_px").integer(),   v.at("width_px").integer(), integers(v.at("grid")),
-          v.at("full_tokens").integer(), v.at("parts").integer(),    v.at("separators").integer()};
+          v.at("full_tokens").integer(), v.at("parts").integer(),    v.at("separators").integer(),
+          v.at("pictures").integer()};
 }
 
 Signals to_signals(const Value& v) {
@@ -102,6 +105,9 @@ Controller to_controller(const Value& v) {
               integers(decided.at("budgets"))};
     for (const auto& answer : decided.at("answers").list()) made.answers.push_back(to_signals(answer));
     out.cases.push_back(std::move(made));
+  }
+  if (const Value& t = v.at("thumbnail"); !t.is_null()) {
+    out.thumbnail = Thumbnail{t.at("cells").integer(), t.at("weights").list().size()};
   }
   return out;
 }
@@ -142,6 +148,16 @@ void require_version(const Value& tree) {
                      "; this edgetok reads up to 1; upgrade edgetok");
 }
 
+// A bundle without a language model has other fields.
+void require_task(const Value& tree) {
+  if (!tree.is<Object>()) return;
+  const auto found = tree.object().find("task");
+  if (found == tree.object().end() || !found->second.is<std::string>()) return;
+  if (found->second.text() == "answer") return;
+  throw usage_error("this bundle has no language model; its task is " + shorten(found->second.text()) +
+                    ", which the C library does not run yet; use the Python runtime");
+}
+
 }  // namespace
 
 const Rung* Manifest::rung(std::int64_t budget) const {
@@ -154,6 +170,7 @@ const Rung* Manifest::rung(std::int64_t budget) const {
 Manifest parse_manifest(const std::string& bytes) {
   Value tree = parse_strict(bytes, kFile, limits::MANIFEST_BYTES);
   require_version(tree);
+  require_task(tree);
   apply(manifest_schema(), tree, kFile);
   if (const auto axes = tree.at("text").at("axes").integer(); axes == 2) {
     throw bundle_error(std::string(kFile) + ": invalid value 2 - at `$.text.axes`");

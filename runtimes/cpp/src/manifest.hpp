@@ -50,6 +50,7 @@ struct Kv {
   std::vector<std::string> planes;
   std::int64_t ring = 0, key_channels = 0, reads = 0;
   std::vector<std::int64_t> selects;
+  std::int64_t convolutions = 0, kernel = 0;
 };
 
 struct Text {
@@ -63,7 +64,7 @@ struct Text {
 struct Vision {
   std::int64_t height_px = 0, width_px = 0;
   std::vector<std::int64_t> grid;
-  std::int64_t full_tokens = 0, parts = 1, separators = 0;
+  std::int64_t full_tokens = 0, parts = 1, separators = 0, pictures = 1;
 };
 
 struct File {
@@ -95,12 +96,19 @@ struct Case {
   std::vector<std::int64_t> budgets;
 };
 
+// A signal from cells of the picture's thumbnail.
+struct Thumbnail {
+  std::int64_t cells = 0;
+  std::size_t weights = 0;
+};
+
 struct Controller {
   std::vector<Rule> rules;
   std::int64_t full = 0;
   double risk = 0, confidence = 0;
   std::string bundle_sha256, flavour;
   std::vector<Case> cases;
+  std::optional<Thumbnail> thumbnail;
 };
 
 struct Manifest {

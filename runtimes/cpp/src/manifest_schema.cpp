@@ -36,7 +36,7 @@ const Schema* make() {
   }));
   const auto* stage = keep(object({
       {"stage", keep(choice({"tower", "compress", "embed", "prefill", "segment", "exited", "extend",
-                             "decode", "flush", "compact"})), {}},
+                             "decode", "flush", "compact", "encode", "describe"})), {}},
       {"bucket", maybe_positive, {}},
       {"flavour", flavour, {}},
       {"file", path, {}},
@@ -75,6 +75,8 @@ const Schema* make() {
       {"key_channels", count, whole(0)},
       {"reads", count, whole(0)},
       {"selects", keep(list(count, 0, 1024)), none_of_it()},
+      {"convolutions", keep(integer(0, 1024)), whole(0)},
+      {"kernel", keep(integer(0, 64)), whole(0)},
   }));
   const auto* text_model = keep(object({
       {"hidden", positive, {}},
@@ -93,6 +95,7 @@ const Schema* make() {
       {"full_tokens", positive, {}},
       {"parts", positive, whole(1)},
       {"separators", count, whole(0)},
+      {"pictures", positive, whole(1)},
   }));
   const auto* file = keep(object({{"bytes", count, {}}, {"sha256", sha256, {}}}));
 
@@ -123,7 +126,13 @@ const Schema* make() {
       {"data_sha256", sha256, {}},
       {"bundle_sha256", sha256, {}},
       {"flavour", flavour, {}},
+      {"differs", keep(nullable(real(0, 1))), nothing()},
   }));
+  const auto* thumbnail = keep(nullable(object({
+      {"cells", keep(integer(1, 16)), {}},
+      {"bias", finite, {}},
+      {"weights", keep(list(finite, 2, 512)), {}},
+  })));
   const auto* of_signals = keep(map(signal, finite));
   const auto* decided = keep(object({
       {"signals", of_signals, {}},
@@ -136,6 +145,7 @@ const Schema* make() {
       {"full", positive, {}},
       {"certificate", certificate, {}},
       {"cases", keep(list(decided, 0, 64)), {}},
+      {"thumbnail", thumbnail, nothing()},
   })));
 
   return keep(object({

@@ -148,7 +148,13 @@ Decision Model::choose(const Request& request, const Signals& signals, const Ids
   if (request.budget != 0) return choose_fixed(ladder, request.budget);
   if (request.limits.max_ttft_ms > 0 || request.limits.max_memory_mib > 0) return choose_within(ladder, request.limits);
   if (request.elbow) return choose_elbow(ladder, signals);
-  if (const Controller* own = controller()) return choose_certified(*own, signals, question);
+  if (const Controller* own = controller()) {
+    if (own->thumbnail) {
+      throw incompatible("this bundle's controller looks at a thumbnail, which the C library does not make yet; "
+                         "give a budget, or use the Python runtime");
+    }
+    return choose_certified(*own, signals, question);
+  }
   return choose_largest(ladder);
 }
 

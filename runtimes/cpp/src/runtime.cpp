@@ -22,6 +22,8 @@ void require_supported(const Manifest& m) {
   std::string what;
   if (m.kv.ring != 0) what = "a KV cache of " + m.kv_precision;
   if (!m.exits.empty()) what = "a prefill that visual rows may leave";
+  if (m.kv.convolutions != 0) what = "a decoder with convolutions";
+  if (m.vision.pictures != 1) what = "prompts of several pictures";
   if (what.empty()) return;
   throw incompatible("this bundle has " + what + ", which the C library does not run yet; "
                      "use the Python runtime, or export without it");

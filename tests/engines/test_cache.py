@@ -1,0 +1,265 @@
+"""The engine cache: what is trusted, what is thrown away, and two builders at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgetok.bundle.reader import Bundle
+from edgetok.engines import foundry as foundry_module
+from edgetok.engines.build import Built
+from edgetok.engines.cache import EngineCache, Recipe, Wanted
+from edgetok.engines.device import Device
+from edgetok.engines.foundry import Foundry
+from edgetok.engines.plan import EngineJob, plan_engines
+from edgetok.engines.toolkit import Target, Toolkit, find_toolkit
+from edgetok.errors import IncompatibleError, ResourceError
+
+ENGINE = bytes(range(256)) * 64
+RTX = Target("rtx", ("sm75", "sm86"))
+
+
+@pytest.fixture(scope="module")
+def opened(portable_bundle: Path) -> Bundle:
+    return Bundle.open(portable_bundle)
+
+
+@pytest.fixture(scope="module")
+def job(opened: Bundle) -> EngineJob:
+    return plan_engines(opened, flavour="portable")[0]
+
+
+class Workshop:
+    """A foundry whose builder gives the same bytes each time and counts."""
+
+    def __init__(
+        self, opened: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch, **other: Any
+    ) -> None:
+        self.built = 0
+        self.cache = EngineCache(folder)
+        toolkit = Toolkit("rtx", SimpleNamespace(), other.get("version", "1.7.1"))
+        device = other.get("device")
+        target = other.get("target", RTX)
+        self.foundry = Foundry(opened, toolkit, target, self.cache, device)
+        monkeypatch.setattr(foundry_module, "build_engine", self._build)
+
+    def _build(self, *_: Any, **__: Any) -> Built:
+        self.built += 1
+        return Built(ENGINE, b"")
+
+
+@pytest.fixture
+def workshop(opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return Workshop(opened, tmp_path, monkeypatch)
+
+
+def entry(workshop: Workshop, job: EngineJob) -> Path:
+    return workshop.cache.path(workshop.foundry.describe(job))
+
+
+def test_an_engine_is_built_once(workshop: Workshop, job: EngineJob) -> None:
+    assert workshop.foundry.open(job, bytes) == ENGINE
+    assert workshop.foundry.open(job, bytes) == ENGINE
+    assert workshop.foundry.build(job).seconds == 0
+    assert workshop.built == 1
+    workshop.foundry.build(job, again=True)
+    assert workshop.built == 2
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+SPOIL = {
+    "a bit is flipped": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "grown": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "empty": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+    "writable by others": lambda path: path.chmod(0o666),
+    "no sidecar": lambda path: path.with_suffix(".json").unlink(),
+    "a sidecar that is no JSON": lambda path: path.with_suffix(".json").write_bytes(b"{"),
+    "a sidecar of depths": lambda path: path.with_suffix(".json").write_bytes(b"[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOIL)
+def test_a_spoiled_engine_never_reaches_tensorrt(
+    workshop: Workshop, job: EngineJob, spoil: str
+) -> None:
+    workshop.foundry.build(job)
+    SPOIL[spoil](entry(workshop, job))
+    seen: list[bytes] = []
+    workshop.foundry.open(job, lambda data: seen.append(data) or data)
+    assert seen == [ENGINE] and workshop.built == 2
+
+
+def test_a_link_to_a_strangers_engine_is_not_followed(
+    workshop: Workshop, job: EngineJob, tmp_path: Path
+) -> None:
+    workshop.foundry.build(job)
+    path = entry(workshop, job)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    workshop.foundry.open(job, bytes)
+    assert workshop.built == 2 and not path.is_symlink()
+
+
+def test_a_named_pipe_does_not_hang(workshop: Workshop, job: EngineJob) -> None:
+    workshop.foundry.build(job)
+    path = entry(workshop, job)
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    workshop.foundry.open(job, bytes)
+    assert workshop.built == 2
+
+
+def test_an_engine_that_does_not_open_is_built_once_more(
+    workshop: Workshop, job: EngineJob
+) -> None:
+    workshop.foundry.build(job)
+    answers = iter([None, "opened"])
+    assert workshop.foundry.open(job, lambda _: next(answers)) == "opened"
+    assert workshop.built == 2
+
+
+def test_one_that_never_opens_is_an_error_with_both_versions(
+    opened: Bundle, job: EngineJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Workshop(opened, tmp_path, monkeypatch, version="1.6.0").foundry.build(job)
+    newer = Workshop(opened, tmp_path, monkeypatch, version="1.7.1")
+    with pytest.raises(IncompatibleError) as caught:
+        newer.foundry.open(job, lambda _: None)
+    for part in ("1.6.0", "1.7.1", "edgetok build", str(opened.root), "--target rtx:sm75,sm86"):
+        assert part in str(caught.value)
+    assert newer.built == 1
+    assert newer.cache.read(entry(newer, job)) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bundle": "0" * 64},
+        {"graph": "0" * 64},
+        {"engine": "other"},
+        {"precision": "bf16"},
+        {"module": "tensorrt"},
+        {"module_version": "1.7.2"},
+        {"edgetok": "9.9"},
+        {"runs_on": ("sm75",)},
+    ],
+)
+def test_whatever_changes_makes_another_engine(
+    workshop: Workshop, job: EngineJob, change: dict[str, Any]
+) -> None:
+    workshop.foundry.build(job)
+    recipe = workshop.foundry.describe(job)
+    other: Recipe = msgspec.structs.replace(recipe, **change)
+    assert workshop.cache.find(Wanted(recipe)) is not None
+    assert workshop.cache.find(Wanted(other)) is None
+    assert workshop.cache.path(other) != workshop.cache.path(recipe)
+
+
+def test_a_device_takes_an_engine_that_was_built_for_it_among_others(
+    opened: Bundle, job: EngineJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Workshop(opened, tmp_path, monkeypatch).foundry.build(job)
+    for capability, built in (("sm86", 0), ("sm89", 1)):
+        device, target = Device("GPU", capability, "13.0"), Target("rtx", (capability,))
+        there = Workshop(opened, tmp_path, monkeypatch, device=device, target=target)
+        assert there.foundry.open(job, bytes) == ENGINE
+        assert there.built == built
+
+
+def test_engines_of_tensorrt_are_for_one_gpu_and_driver(
+    opened: Bundle, job: EngineJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_gpu = {}
+    for driver in ("12.6", "13.0"):
+        device = Device("Orin", "sm87", driver)
+        here = Workshop(opened, tmp_path, monkeypatch, device=device, target=Target("tensorrt"))
+        here.foundry.open(job, bytes)
+        of_gpu[driver] = (here.built, entry(here, job))
+    assert [built for built, _ in of_gpu.values()] == [1, 1]
+    assert len({path for _, path in of_gpu.values()}) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    opened: Bundle, job: EngineJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ResourceError, match="EDGETOK_CACHE_DIR"):
+        Workshop(opened, tmp_path / "file", monkeypatch).foundry.build(job)
+
+
+@pytest.mark.parametrize("nth", range(1, 5))
+def test_a_full_disk_leaves_no_half_engine(
+    workshop: Workshop, job: EngineJob, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """The n-th call that makes bytes durable or gives them their name fails."""
+    calls = [0]
+
+    def failing(real: Any) -> Any:
+        def call(*given: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == nth:
+                raise OSError(28, "No space left on device")
+            return real(*given)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(Path, "replace", failing(Path.replace))
+    with pytest.raises(ResourceError, match="No space left"):
+        workshop.foundry.build(job)
+    monkeypatch.undo()
+    path = entry(workshop, job)
+    assert workshop.cache.read(path) is None
+    assert not list(path.parent.glob(".*"))
+
+
+def _build_many(bundle: Path, folder: Path, rounds: int, found: Any) -> None:
+    opened, patch = Bundle.open(bundle), pytest.MonkeyPatch()
+    job = plan_engines(opened, flavour="portable")[0]
+    for number in range(rounds):
+        here = Workshop(opened, folder / str(number), patch)
+        whole = here.foundry.open(job, bytes) == ENGINE
+        found.put((number, here.built, whole))
+
+
+def test_processes_that_want_the_same_engine_build_it_once(
+    portable_bundle: Path, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("fork")
+    found, rounds = context.Queue(), 20
+    given = (portable_bundle, tmp_path, rounds, found)
+    processes = [context.Process(target=_build_many, args=given) for _ in range(3)]
+    for process in processes:
+        process.start()
+    rows = np.array([found.get(timeout=60) for _ in range(3 * rounds)])
+    for process in processes:
+        process.join(60)
+    assert rows[:, 2].all()
+    assert [rows[rows[:, 0] == number, 1].sum() for number in range(rounds)] == [1] * rounds
+
+
+def test_what_is_installed_is_named_when_it_is_missing_or_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    with pytest.raises(IncompatibleError, match="system-site-packages"):
+        find_toolkit("tensorrt")
+    for version in ("8.6.1", "10.2", "nonsense", ""):
+        module = SimpleNamespace(__version__=version)
+        monkeypatch.setitem(__import__("sys").modules, "tensorrt", module)
+        with pytest.raises(IncompatibleError, match=r"needs 10\.3"):
+            find_toolkit("tensorrt")
