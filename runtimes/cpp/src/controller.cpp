@@ -90,6 +90,7 @@ const Schema& table_schema() {
         {"ttft_ms_p95", measured, {}},
         {"decode_ms_p50", measured, {}},
         {"memory_mib", measured, {}},
+        {"energy_j", keep(nullable(real(0, std::numeric_limits<double>::infinity()))), Value(nullptr)},
     }));
     return keep(object({
         {"bundle_digest", keep(text(is_sha256, 64)), {}},

@@ -208,6 +208,11 @@ Picture decode_png(const std::uint8_t* data, std::size_t bytes) {
   const std::int64_t width = png_get_image_width(reader->png, reader->info);
   const std::int64_t height = png_get_image_height(reader->png, reader->info);
   require_size(height, width, "the image");
+  const bool grey = png_get_color_type(reader->png, reader->info) == PNG_COLOR_TYPE_GRAY;
+  if (grey && png_get_bit_depth(reader->png, reader->info) > 8) {
+    throw input_error("the image has grey levels of more than 8 bits, which Hugging Face's processors clip, so "
+                      "that nearly everything turns white; save it with 8 bits");
+  }
   std::vector<std::uint8_t> rgba(static_cast<std::size_t>(4 * width * height));
   std::vector<std::uint8_t*> rows(static_cast<std::size_t>(height));
   if (!reader->read(rgba.data(), rows.data(), rows.size(), static_cast<std::size_t>(width))) {
