@@ -102,20 +102,3 @@ def test_static_library_serves_the_same(build, asked):
     bundle, frames, words, tokens = asked
     static = ROOT / "build" / "cpp" / "static" / "examples" / "01_answer"
     assert _run(static, bundle, frames / "a.png", *words).splitlines()[0].strip() == tokens
-
-
-@pytest.mark.slow
-def test_sanitizers_find_nothing(build, library):
-    """The tests of this folder once more, on a library that checks each access."""
-    _run(CPP / "build.sh", sys.executable, "sanitize")
-    runtime = _run("cc", "-print-file-name=libasan.so").strip()
-    cxx = _run("c++", "-print-file-name=libstdc++.so").strip()
-    checked = os.environ | {
-        "LD_PRELOAD": f"{runtime} {cxx}",
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python itself leaves much behind
-        "EDGETOK_CPP_BUILD": str(ROOT / "build" / "cpp" / "sanitize"),
-    }
-    folder = Path(__file__).parent
-    tests = [folder / f"test_{name}.py" for name in ("reader", "images", "answers")]
-    words = ["-m", "not slow", "-p", "no:cacheprovider", "-q"]
-    _run(sys.executable, "-m", "pytest", *words, *tests, cwd=ROOT, env=checked)
