@@ -99,11 +99,11 @@ const Schema* make() {
   }));
   const auto* file = keep(object({{"bytes", count, {}}, {"sha256", sha256, {}}}));
 
-  const auto* zero = new Value(0.0);
+  const Value zero(0.0);
   const auto* scorer = keep(object({
-      {"bias", finite, *zero},
+      {"bias", finite, zero},
       {"signals", keep(map(signal, finite, 64)), Value(Object{})},
-      {"per_token", finite, *zero},
+      {"per_token", finite, zero},
       {"tokens", keep(list(keep(tuple({count, finite})), 0, 4096)), none_of_it()},
   }));
   const auto* rule = keep(object({
