@@ -67,7 +67,7 @@ def export(name: str, weights: str, kv: str) -> dict[str, Any]:
         "export, s": report.seconds,
         "peak memory, MB": memory.peak_bytes / 1e6,
         "of the checkpoint": memory.peak_bytes / checkpoint,
-        "bundle, MB": report.total_bytes / 1e6,
+        "bundle, MB": report.bytes / 1e6,
     }
 
 

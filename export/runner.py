@@ -23,6 +23,15 @@ Array = npt.NDArray[Any]
 Made = Mapping[str, Array]  # the outputs of a compress graph, by name
 
 
+def _is_float(graph: Graph) -> bool:
+    """Whether packed and unpacked kernels give the same: packing would copy every weight.
+
+    Where a graph rounds they do not, and what is proved must be what the runtime ships.
+    """
+    few_bits = any(tensor.dtype in ("int8", "uint8") for tensor in graph.stage.inputs)
+    return not few_bits and b"MatMulNBits" not in graph.data
+
+
 class GraphRunner:
     """Sessions over the graphs of a bundle that is not published yet.
 
@@ -59,10 +68,7 @@ class GraphRunner:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             folder = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(folder, str(root))
-            # As the runtime ships them: packed and unpacked kernels round int8 rows differently.
-            # Float32 ones do not, and packing would copy every weight.
-            rounds = graph.stage.stage == "decode" and b"MatMulNBits" in graph.data
-            unpacked = "0" if rounds else "1"
+            unpacked = "1" if graph.stage.stage != "decode" or _is_float(graph) else "0"
             options.add_session_config_entry("session.disable_prepacking", unpacked)
             session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
             stage, layer = graph.stage.stage, graph.stage.layer
