@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 MODEL := examples/demo_vlm/checkpoint
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-eval docs methods-report test test-all check wheel clean
+.PHONY: demo demo-eval docs methods-report cpp fuzz test test-all check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -26,7 +26,8 @@ demo: $(STAMP)  ## Export the demo model as a ladder and ask it about pictures.
 demo-eval: $(STAMP)  ## Ask the demo model 2,000 questions with Hugging Face's generate (minutes).
 	$(BIN)/python examples/demo_vlm/evaluate.py --count 2000
 
-docs: $(STAMP)  ## Write docs/methods.md, families.md and encoders.md from the code and the last reports.
+docs: $(STAMP)  ## Write docs/methods.md, families.md, encoders.md and the C++ header from code and reports.
+	$(BIN)/python benchmarks/cpp_header.py
 	$(BIN)/python benchmarks/methods_page.py
 	$(BIN)/python benchmarks/families_page.py
 	$(BIN)/python benchmarks/encoders_page.py
@@ -34,6 +35,14 @@ docs: $(STAMP)  ## Write docs/methods.md, families.md and encoders.md from the c
 methods-report: $(STAMP)  ## Ask the demo model 2,000 questions with every method (over half an hour), then docs.
 	$(BIN)/python benchmarks/methods_report.py --model $(MODEL) --json docs/results/methods.json
 	$(BIN)/python benchmarks/methods_page.py
+
+cpp: $(STAMP)  ## Build the C and C++ library into build/cpp/shared; gets what that needs.
+	runtimes/cpp/build.sh $(BIN)/python
+
+fuzz: $(STAMP)  ## Give the C++ readers random bytes for a minute; needs clang, keeps what it found.
+	runtimes/cpp/build.sh $(BIN)/python fuzz
+	$(BIN)/python benchmarks/cpp_seeds.py build/cpp/corpus
+	build/cpp/fuzz/fuzz_reader -max_total_time=60 -max_len=65536 -artifact_prefix=build/cpp/ build/cpp/corpus
 
 test: $(STAMP)  ## Run the quick tests.
 	$(BIN)/pytest -q

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Builds the C++ library into build/cpp/PRESET, after getting what it is built from.
+#
+# Usage: build.sh PYTHON [PRESET]
+set -eu
+
+python=$1
+preset=${2:-shared}
+here=$(cd "$(dirname "$0")" && pwd)
+case $python in
+  */*) python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") ;;
+esac
+
+"$here/prepare.sh" "$python" "$here/../../build/cpp/deps"
+cd "$here"
+cmake --preset "$preset" --log-level=WARNING
+cmake --build --preset "$preset" -- -j"$(nproc)"

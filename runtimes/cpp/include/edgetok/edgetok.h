@@ -1,0 +1,236 @@
+/* edgetok: open a bundle and ask it about pictures. A flat C interface; edgetok.hpp wraps it.
+ *
+ * Ownership
+ *   A handle that a function writes into its last argument belongs to the caller, who gives it back
+ *   to the function named edgetok_..._free, once, or NULL as often as wanted. A model keeps what it
+ *   needs of its bundle, an answer of its model: they may be freed in any order.
+ *   Pointers that getters return belong to the handle and live until it is freed.
+ *   Everything that the caller passes is copied, or not looked at after the call returns.
+ *
+ * Errors
+ *   Every function that can fail returns a status and leaves a sentence for people in
+ *   edgetok_message(), of the calling thread, until the next failure there. Nothing throws, exits,
+ *   prints or installs signal handlers. On failure, outputs are NULL or unchanged.
+ *
+ * Threads
+ *   edgetok_bundle and edgetok_answer never change: any number of threads may use one.
+ *   edgetok_model has one KV cache: a second call while one runs fails with EDGETOK_USAGE, except
+ *   edgetok_model_cancel, which is what other threads may call.
+ *   edgetok_image notes what the model made of it: one thread at a time.
+ *
+ * Versions
+ *   Each struct begins with its size, so that a library knows what an older program does not:
+ *   fields beyond that size count as 0. Set it with EDGETOK_INIT(type).
+ */
+#ifndef EDGETOK_EDGETOK_H
+#define EDGETOK_EDGETOK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define EDGETOK_API
+#else
+#define EDGETOK_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EDGETOK_VERSION "0.1.0"
+
+/* A struct of which everything is 0 but the size: edgetok_request request = EDGETOK_INIT(edgetok_request); */
+#ifdef __cplusplus
+#define EDGETOK_INIT(type) (::edgetok::detail::initial<type>())
+#else
+#define EDGETOK_INIT(type) {.struct_size = sizeof(type)}
+#endif
+
+typedef enum edgetok_status {
+  EDGETOK_OK = 0,
+  EDGETOK_INTERNAL = 1,     /* a bug, here or in a library below */
+  EDGETOK_USAGE = 2,        /* an argument cannot be used */
+  EDGETOK_BUNDLE = 3,       /* a bundle is incomplete, malformed, damaged or was changed */
+  EDGETOK_INCOMPATIBLE = 4, /* it does not fit this library or ONNX Runtime */
+  EDGETOK_INPUT = 5,        /* an image or prompt was rejected */
+  EDGETOK_RESOURCES = 6     /* memory could not be had */
+} edgetok_status;
+
+typedef enum edgetok_format {
+  EDGETOK_RGB = 0,  /* 3 bytes a pixel */
+  EDGETOK_BGR = 1,  /* 3 bytes a pixel */
+  EDGETOK_RGBA = 2, /* 4 bytes a pixel, alpha not multiplied in; what is transparent becomes white */
+  EDGETOK_NV12 = 3  /* a plane of Y, then one of U and V for each 2 x 2 pixels; BT.601, 16..235 */
+} edgetok_format;
+
+typedef enum edgetok_stop {
+  EDGETOK_STOP = 0,     /* the model ended */
+  EDGETOK_LENGTH = 1,   /* max_new_tokens */
+  EDGETOK_CACHE = 2,    /* no slot left */
+  EDGETOK_NUMERIC = 3,  /* logits were not finite */
+  EDGETOK_CANCELLED = 4 /* by the callback or edgetok_model_cancel */
+} edgetok_stop;
+
+typedef struct edgetok_bundle edgetok_bundle;
+typedef struct edgetok_model edgetok_model;
+typedef struct edgetok_image edgetok_image;
+typedef struct edgetok_answer edgetok_answer;
+
+EDGETOK_API const char* edgetok_version(void);
+EDGETOK_API const char* edgetok_message(void); /* never NULL */
+
+/* ---- bundles ---- */
+
+typedef struct edgetok_rung {
+  size_t struct_size;
+  int64_t budget;        /* visual tokens */
+  int64_t prompt_tokens; /* text tokens that fit */
+  int64_t new_tokens;    /* that can be generated after a full prompt */
+} edgetok_rung;
+
+typedef struct edgetok_bundle_info {
+  size_t struct_size;
+  const char* producer;
+  const char* family;
+  const char* method;
+  const char* weights;   /* fp32, int8, int4 */
+  const char* kv;        /* fp32, int8, int4, ... */
+  const char* digest;    /* sha256 of the manifest without its controller, in hex */
+  int64_t vocabulary;
+  int64_t height_px, width_px; /* of what the tower reads */
+  int64_t has_controller;
+} edgetok_bundle_info;
+
+/* Reads the manifest and checks the size of every file, and its hash unless `skip_hashes`. */
+EDGETOK_API edgetok_status edgetok_bundle_open(const char* path, int skip_hashes, edgetok_bundle** bundle);
+EDGETOK_API void edgetok_bundle_free(edgetok_bundle* bundle);
+/* Admits every graph, reads the processor files and repeats the decisions of the controller. */
+EDGETOK_API edgetok_status edgetok_bundle_check(const edgetok_bundle* bundle);
+/* `info->struct_size` says how much is written. */
+EDGETOK_API edgetok_status edgetok_bundle_describe(const edgetok_bundle* bundle, edgetok_bundle_info* info);
+EDGETOK_API size_t edgetok_bundle_rung_count(const edgetok_bundle* bundle);
+EDGETOK_API edgetok_status edgetok_bundle_rung(const edgetok_bundle* bundle, size_t index, edgetok_rung* rung);
+
+/* ---- models ---- */
+
+typedef struct edgetok_load_options {
+  size_t struct_size;
+  const int64_t* budgets; /* the rungs to load; all when NULL */
+  size_t budget_count;
+  int32_t threads; /* per operator; one per core that the process may use when 0 */
+  const char* flavour; /* "ort" when NULL, or "portable" */
+} edgetok_load_options;
+
+typedef struct edgetok_memory {
+  size_t struct_size;
+  int64_t weights_bytes;  /* files, mapped: shared by all graphs and with other processes */
+  int64_t cache_bytes;    /* KV cache, shared by all rungs */
+  int64_t buffers_bytes;  /* all other inputs and outputs of graphs */
+  int64_t resident_bytes; /* of this process, each page counted once; -1 where unknown */
+} edgetok_memory;
+
+/* `options` may be NULL. */
+EDGETOK_API edgetok_status edgetok_model_load(const edgetok_bundle* bundle, const edgetok_load_options* options,
+                                              edgetok_model** model);
+EDGETOK_API void edgetok_model_free(edgetok_model* model);
+EDGETOK_API edgetok_status edgetok_model_memory(const edgetok_model* model, edgetok_memory* memory);
+/* Ends the answer that is being generated after its current token; no effect if there is none. */
+EDGETOK_API void edgetok_model_cancel(edgetok_model* model);
+
+/* ---- images ---- */
+
+typedef struct edgetok_pixels {
+  size_t struct_size;
+  edgetok_format format;
+  int64_t width, height;
+  const uint8_t* data;
+  int64_t stride;    /* bytes from a row to the next; 0: rows touch */
+  const uint8_t* uv; /* NV12: the second plane; NULL: it follows the first one */
+  int64_t uv_stride; /* 0: as `stride` */
+} edgetok_pixels;
+
+/* Resizes and normalises as the bundle says. The tower runs when the image is first asked about,
+ * once for all questions and rungs where the rungs share it. */
+EDGETOK_API edgetok_status edgetok_image_from_pixels(const edgetok_model* model, const edgetok_pixels* pixels,
+                                                     edgetok_image** image);
+/* A JPEG or PNG file's bytes. */
+EDGETOK_API edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t* data, size_t bytes,
+                                                   edgetok_image** image);
+EDGETOK_API void edgetok_image_free(edgetok_image* image);
+/* What the tower reads: float [parts, 3, height, width]; NULL for no image. */
+EDGETOK_API const float* edgetok_image_data(const edgetok_image* image, size_t* count);
+
+/* ---- answers ---- */
+
+typedef struct edgetok_prompt {
+  size_t struct_size;
+  const int64_t* before; /* token ids in front of the image */
+  size_t before_count;
+  const int64_t* after; /* and behind it */
+  size_t after_count;
+  size_t question_first; /* the user's own text: places in both put together */
+  size_t question_count;
+} edgetok_prompt;
+
+/* Called with each token of an answer, in the thread that generates. Any other return than 0
+ * cancels. Where a controller may reject an answer, tokens come when it is taken. */
+typedef int (*edgetok_on_token)(void* user, int64_t token);
+
+typedef struct edgetok_request {
+  size_t struct_size;
+  int64_t budget;         /* this rung; 0: something else chooses */
+  double max_ttft_ms;     /* limits, which need `table`; 0: none */
+  double max_memory_mib;
+  const char* table;      /* JSON that `edgetok bench` measured here */
+  int32_t elbow;          /* 1: the image chooses */
+  int32_t max_new_tokens; /* 0: as many as the rung was exported for */
+  edgetok_on_token on_token; /* may be NULL */
+  void* user;
+} edgetok_request;
+
+typedef struct edgetok_timings {
+  size_t struct_size;
+  double preprocess_ms; /* of edgetok_image_from_... */
+  double tower_ms;      /* 0 where the image was encoded before */
+  double compress_ms;
+  double embed_ms;
+  double prefill_ms;
+  double ttft_ms;       /* from the call to the first token, rejected answers included */
+  double decode_ms;     /* all tokens after the first */
+} edgetok_timings;
+
+/* Greedy: the likeliest token each time, ties to the lower id. Without a budget, limits or the
+ * elbow, the bundle's certified controller chooses if it has one, else the largest rung answers. */
+EDGETOK_API edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, const edgetok_prompt* prompt,
+                                            const edgetok_request* request, edgetok_answer** answer);
+EDGETOK_API void edgetok_answer_free(edgetok_answer* answer);
+/* All generated ids, the stop token included. */
+EDGETOK_API const int64_t* edgetok_answer_tokens(const edgetok_answer* answer, size_t* count);
+/* Source index of each visual token; -1 for the CLS token or a mixture of all. */
+EDGETOK_API const int64_t* edgetok_answer_kept(const edgetok_answer* answer, size_t* count);
+/* The rungs that answered in turn; the last one's answer was taken. */
+EDGETOK_API const int64_t* edgetok_answer_tried(const edgetok_answer* answer, size_t* count);
+EDGETOK_API edgetok_stop edgetok_answer_stop(const edgetok_answer* answer);
+EDGETOK_API const char* edgetok_answer_reason(const edgetok_answer* answer); /* why this rung */
+/* How sure the model was of its first token: probability less that of the second; -1 without one. */
+EDGETOK_API double edgetok_answer_margin(const edgetok_answer* answer);
+EDGETOK_API double edgetok_answer_log_probability(const edgetok_answer* answer);
+EDGETOK_API edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings);
+
+#ifdef __cplusplus
+}
+
+namespace edgetok {
+namespace detail {
+template <class T>
+inline T initial() {
+  T made{};
+  made.struct_size = sizeof(T);
+  return made;
+}
+}  // namespace detail
+}  // namespace edgetok
+#endif
+
+#endif

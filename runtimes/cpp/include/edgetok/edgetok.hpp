@@ -1,0 +1,184 @@
+// edgetok.h for C++17: handles that free themselves, failures as exceptions. Header only, so that no
+// C++ type crosses the library's border.
+#ifndef EDGETOK_EDGETOK_HPP
+#define EDGETOK_EDGETOK_HPP
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "edgetok.h"
+
+namespace edgetok {
+
+class Failure : public std::runtime_error {
+ public:
+  explicit Failure(edgetok_status status) : std::runtime_error(edgetok_message()), status_(status) {}
+  edgetok_status status() const { return status_; }
+
+ private:
+  edgetok_status status_;
+};
+
+inline void require_ok(edgetok_status status) {
+  if (status != EDGETOK_OK) throw Failure(status);
+}
+
+namespace detail {
+template <auto Free>
+struct Freer {
+  template <class T>
+  void operator()(T* handle) const {
+    Free(handle);
+  }
+};
+template <class T, auto Free>
+using Handle = std::unique_ptr<T, Freer<Free>>;
+
+inline std::vector<std::int64_t> to_vector(const std::int64_t* first, std::size_t count) {
+  return std::vector<std::int64_t>(first, first + count);
+}
+}  // namespace detail
+
+class Bundle {
+ public:
+  explicit Bundle(const std::string& path, bool skip_hashes = false) {
+    edgetok_bundle* made = nullptr;
+    require_ok(edgetok_bundle_open(path.c_str(), skip_hashes ? 1 : 0, &made));
+    handle_.reset(made);
+  }
+
+  void check() const { require_ok(edgetok_bundle_check(handle_.get())); }
+
+  edgetok_bundle_info describe() const {  // its texts live as long as the bundle
+    auto info = EDGETOK_INIT(edgetok_bundle_info);
+    require_ok(edgetok_bundle_describe(handle_.get(), &info));
+    return info;
+  }
+
+  std::vector<edgetok_rung> rungs() const {
+    std::vector<edgetok_rung> out;
+    for (std::size_t i = 0; i < edgetok_bundle_rung_count(handle_.get()); ++i) {
+      out.push_back(EDGETOK_INIT(edgetok_rung));
+      require_ok(edgetok_bundle_rung(handle_.get(), i, &out.back()));
+    }
+    return out;
+  }
+
+  const edgetok_bundle* get() const { return handle_.get(); }
+
+ private:
+  detail::Handle<edgetok_bundle, edgetok_bundle_free> handle_;
+};
+
+class Image {
+ public:
+  explicit Image(edgetok_image* owned) : handle_(owned) {}
+  edgetok_image* get() const { return handle_.get(); }
+
+  std::vector<float> pixels() const {
+    std::size_t count = 0;
+    const float* first = edgetok_image_data(handle_.get(), &count);
+    return std::vector<float>(first, first + count);
+  }
+
+ private:
+  detail::Handle<edgetok_image, edgetok_image_free> handle_;
+};
+
+struct Prompt {
+  std::vector<std::int64_t> before, after;
+  std::size_t question_first = 0, question_count = 0;
+};
+
+class Answer {
+ public:
+  explicit Answer(edgetok_answer* owned) : handle_(owned) {}
+
+  std::vector<std::int64_t> tokens() const { return read(edgetok_answer_tokens); }
+  std::vector<std::int64_t> kept() const { return read(edgetok_answer_kept); }
+  std::vector<std::int64_t> tried() const { return read(edgetok_answer_tried); }
+  std::int64_t budget() const { return tried().back(); }
+  edgetok_stop stop() const { return edgetok_answer_stop(handle_.get()); }
+  std::string reason() const { return edgetok_answer_reason(handle_.get()); }
+  double margin() const { return edgetok_answer_margin(handle_.get()); }
+
+  edgetok_timings timings() const {
+    auto timings = EDGETOK_INIT(edgetok_timings);
+    require_ok(edgetok_answer_timings(handle_.get(), &timings));
+    return timings;
+  }
+
+ private:
+  template <class Getter>
+  std::vector<std::int64_t> read(Getter getter) const {
+    std::size_t count = 0;
+    const std::int64_t* first = getter(handle_.get(), &count);
+    return detail::to_vector(first, count);
+  }
+
+  detail::Handle<edgetok_answer, edgetok_answer_free> handle_;
+};
+
+class Model {
+ public:
+  explicit Model(const Bundle& bundle) : Model(bundle, EDGETOK_INIT(edgetok_load_options)) {}
+
+  Model(const Bundle& bundle, const edgetok_load_options& options) {
+    edgetok_model* made = nullptr;
+    require_ok(edgetok_model_load(bundle.get(), &options, &made));
+    handle_.reset(made);
+  }
+
+  Image image(const edgetok_pixels& pixels) const {
+    edgetok_image* made = nullptr;
+    require_ok(edgetok_image_from_pixels(handle_.get(), &pixels, &made));
+    return Image(made);
+  }
+
+  // The bytes of a JPEG or PNG file.
+  Image image(const std::uint8_t* data, std::size_t bytes) const {
+    edgetok_image* made = nullptr;
+    require_ok(edgetok_image_from_file(handle_.get(), data, bytes, &made));
+    return Image(made);
+  }
+
+  // `on_token` is called with each token; false cancels. It must not throw.
+  Answer generate(const Image& image, const Prompt& prompt,
+                  edgetok_request request = EDGETOK_INIT(edgetok_request),
+                  std::function<bool(std::int64_t)> on_token = {}) {
+    auto ids = EDGETOK_INIT(edgetok_prompt);
+    ids.before = prompt.before.data();
+    ids.before_count = prompt.before.size();
+    ids.after = prompt.after.data();
+    ids.after_count = prompt.after.size();
+    ids.question_first = prompt.question_first;
+    ids.question_count = prompt.question_count;
+    if (on_token) {
+      request.user = &on_token;
+      request.on_token = [](void* user, std::int64_t token) {
+        return (*static_cast<std::function<bool(std::int64_t)>*>(user))(token) ? 0 : 1;
+      };
+    }
+    edgetok_answer* made = nullptr;
+    require_ok(edgetok_generate(handle_.get(), image.get(), &ids, &request, &made));
+    return Answer(made);
+  }
+
+  void cancel() { edgetok_model_cancel(handle_.get()); }  // from any thread
+
+  edgetok_memory memory() const {
+    auto memory = EDGETOK_INIT(edgetok_memory);
+    require_ok(edgetok_model_memory(handle_.get(), &memory));
+    return memory;
+  }
+
+ private:
+  detail::Handle<edgetok_model, edgetok_model_free> handle_;
+};
+
+}  // namespace edgetok
+
+#endif

@@ -1,0 +1,286 @@
+// The C interface. All else is in edgetok_impl, so that edgetok.hpp has edgetok for itself.
+// Whatever may throw becomes a status and a message here.
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "edgetok/edgetok.h"
+#include "generated.hpp"
+#include "machine.hpp"
+#include "model.hpp"
+#include "text.hpp"
+
+using edgetok_impl::Code;
+using edgetok_impl::Error;
+using edgetok_impl::usage_error;
+
+struct edgetok_bundle {
+  std::shared_ptr<const edgetok_impl::Bundle> bundle;
+};
+struct edgetok_model {
+  std::unique_ptr<edgetok_impl::Model> model;
+};
+struct edgetok_image {
+  edgetok_impl::Image image;
+};
+struct edgetok_answer {
+  edgetok_impl::Answer answer;
+};
+
+namespace {
+
+thread_local std::string last_message;
+
+edgetok_status fail(edgetok_status status, const char* message) {
+  try {
+    last_message = message;
+  } catch (...) {
+    last_message.clear();
+  }
+  return status;
+}
+
+// Runs a function's work; nothing that it throws gets further.
+template <class Work>
+edgetok_status guarded(Work work) {
+  try {
+    work();
+    return EDGETOK_OK;
+  } catch (const Error& error) {
+    return fail(static_cast<edgetok_status>(error.code), error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(EDGETOK_RESOURCES, "memory ran out; load fewer rungs");
+  } catch (const std::exception& error) {
+    return fail(EDGETOK_INTERNAL, error.what());
+  } catch (...) {
+    return fail(EDGETOK_INTERNAL, "an unknown exception");
+  }
+}
+
+template <class T>
+T& require(T* pointer, const char* what) {
+  if (pointer == nullptr) throw usage_error(std::string(what) + " is NULL");
+  return *pointer;
+}
+
+// A struct of the caller, who may be older than this library: what it does not know is 0.
+template <class T>
+T read_struct(const T* given, const char* what) {
+  const std::size_t size = require(given, what).struct_size;
+  if (size < sizeof(std::size_t) || size > 4096) {
+    throw usage_error(std::string(what) + ".struct_size is " + std::to_string(size) + "; set it with EDGETOK_INIT");
+  }
+  T copy{};
+  std::memcpy(static_cast<void*>(&copy), given, std::min(size, sizeof(T)));
+  return copy;
+}
+
+template <class T>
+void write_struct(T filled, T* out, const char* what) {
+  const std::size_t size = read_struct(out, what).struct_size;
+  filled.struct_size = size;
+  std::memcpy(static_cast<void*>(out), &filled, std::min(size, sizeof(T)));
+}
+
+edgetok_impl::Ids read_ids(const int64_t* ids, size_t count, const char* what) {
+  if (count > static_cast<size_t>(edgetok_impl::limits::PROMPT_TOKENS)) {
+    throw edgetok_impl::input_error(std::string(what) + " has " + std::to_string(count) + " tokens; at most " +
+                               std::to_string(edgetok_impl::limits::PROMPT_TOKENS) + " are read");
+  }
+  if (count != 0) require(ids, what);
+  return count == 0 ? edgetok_impl::Ids() : edgetok_impl::Ids(ids, ids + count);
+}
+
+edgetok_impl::Prompt read_prompt(const edgetok_prompt* given) {
+  const auto p = read_struct(given, "prompt");
+  return {read_ids(p.before, p.before_count, "prompt.before"), read_ids(p.after, p.after_count, "prompt.after"),
+          p.question_first, p.question_count};
+}
+
+double read_limit(double value, const char* what) {
+  if (value == 0 || (value > 0 && value < 1e300)) return value;
+  throw usage_error(std::string(what) + " " + edgetok_impl::format_number(value, 6) + " is no positive number");
+}
+
+edgetok_impl::Request read_request(const edgetok_request* given, const std::string& digest) {
+  edgetok_impl::Request out;
+  if (given == nullptr) return out;
+  const auto r = read_struct(given, "request");
+  out.budget = r.budget;
+  out.elbow = r.elbow != 0;
+  out.max_new_tokens = r.max_new_tokens;
+  out.limits.max_ttft_ms = read_limit(r.max_ttft_ms, "max_ttft_ms");
+  out.limits.max_memory_mib = read_limit(r.max_memory_mib, "max_memory_mib");
+  if (out.limits.max_ttft_ms > 0 || out.limits.max_memory_mib > 0) {
+    out.limits.rows = edgetok_impl::parse_table(&require(r.table, "request.table, which limits need,"), digest);
+  }
+  if (r.on_token != nullptr) {
+    out.on_token = [call = r.on_token, user = r.user](int64_t token) { return call(user, token) == 0; };
+  }
+  return out;
+}
+
+edgetok_impl::LoadOptions read_options(const edgetok_load_options* given) {
+  edgetok_impl::LoadOptions out;
+  if (given == nullptr) return out;
+  const auto o = read_struct(given, "options");
+  if (o.budget_count > 64) throw usage_error("more budgets than a bundle has rungs");
+  if (o.budgets != nullptr) out.budgets.assign(o.budgets, o.budgets + o.budget_count);
+  out.threads = o.threads;
+  if (o.flavour != nullptr) out.flavour = o.flavour;
+  return out;
+}
+
+const int64_t* show(const edgetok_impl::Ids& ids, size_t* count) {
+  if (count != nullptr) *count = ids.size();
+  return ids.data();
+}
+
+void check(const edgetok_impl::Bundle& bundle) {
+  edgetok_impl::parse_image_plan(bundle.read("processor/image.json"));
+  edgetok_impl::check_prompt_plan(bundle.read("processor/prompt.json"));
+  for (const auto& stage : bundle.manifest().stages) bundle.graph(stage);
+  if (bundle.manifest().controller) edgetok_impl::check_cases(*bundle.manifest().controller);
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* edgetok_version(void) { return EDGETOK_VERSION; }
+const char* edgetok_message(void) { return last_message.c_str(); }
+
+edgetok_status edgetok_bundle_open(const char* path, int skip_hashes, edgetok_bundle** bundle) {
+  return guarded([&] {
+    require(bundle, "bundle") = nullptr;
+    auto opened = std::make_shared<const edgetok_impl::Bundle>(&require(path, "path"), skip_hashes == 0);
+    *bundle = new edgetok_bundle{std::move(opened)};
+  });
+}
+
+void edgetok_bundle_free(edgetok_bundle* bundle) { delete bundle; }
+
+edgetok_status edgetok_bundle_check(const edgetok_bundle* bundle) {
+  return guarded([&] { check(*require(bundle, "bundle").bundle); });
+}
+
+edgetok_status edgetok_bundle_describe(const edgetok_bundle* bundle, edgetok_bundle_info* info) {
+  return guarded([&] {
+    const auto& m = require(bundle, "bundle").bundle->manifest();
+    write_struct({sizeof(edgetok_bundle_info), m.producer.c_str(), m.family.c_str(), m.method.c_str(),
+                  m.weights.c_str(), m.kv_precision.c_str(), m.digest.c_str(), m.text.vocabulary,
+                  m.vision.height_px, m.vision.width_px, m.controller ? 1 : 0},
+                 info, "info");
+  });
+}
+
+size_t edgetok_bundle_rung_count(const edgetok_bundle* bundle) {
+  return bundle == nullptr ? 0 : bundle->bundle->manifest().ladder.size();
+}
+
+edgetok_status edgetok_bundle_rung(const edgetok_bundle* bundle, size_t index, edgetok_rung* rung) {
+  return guarded([&] {
+    const auto& ladder = require(bundle, "bundle").bundle->manifest().ladder;
+    if (index >= ladder.size()) throw usage_error("there is no rung " + std::to_string(index));
+    const auto& found = ladder[index];
+    write_struct({sizeof(edgetok_rung), found.budget, found.prompt_tokens, found.new_tokens()}, rung, "rung");
+  });
+}
+
+edgetok_status edgetok_model_load(const edgetok_bundle* bundle, const edgetok_load_options* options,
+                                  edgetok_model** model) {
+  return guarded([&] {
+    require(model, "model") = nullptr;
+    const auto& opened = require(bundle, "bundle").bundle;
+    *model = new edgetok_model{std::make_unique<edgetok_impl::Model>(opened, read_options(options))};
+  });
+}
+
+void edgetok_model_free(edgetok_model* model) { delete model; }
+
+edgetok_status edgetok_model_memory(const edgetok_model* model, edgetok_memory* memory) {
+  return guarded([&] {
+    const auto& loaded = *require(model, "model").model;
+    int64_t weights = 0;
+    for (const auto& [path, file] : loaded.bundle().manifest().files) {
+      weights += path.rfind("weights/", 0) == 0 ? file.bytes : 0;
+    }
+    const auto& runtime = loaded.runtime();
+    write_struct({sizeof(edgetok_memory), weights, runtime.cache_bytes(), runtime.buffer_bytes(),
+                  edgetok_impl::resident_bytes()},
+                 memory, "memory");
+  });
+}
+
+void edgetok_model_cancel(edgetok_model* model) {
+  if (model != nullptr) model->model->cancel();
+}
+
+edgetok_status edgetok_image_from_pixels(const edgetok_model* model, const edgetok_pixels* pixels,
+                                         edgetok_image** image) {
+  return guarded([&] {
+    require(image, "image") = nullptr;
+    const auto& loaded = *require(model, "model").model;
+    *image = new edgetok_image{loaded.prepare(edgetok_impl::from_pixels(read_struct(pixels, "pixels")))};
+  });
+}
+
+edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t* data, size_t bytes,
+                                       edgetok_image** image) {
+  return guarded([&] {
+    require(image, "image") = nullptr;
+    const auto& loaded = *require(model, "model").model;
+    *image = new edgetok_image{loaded.prepare(edgetok_impl::decode_image(&require(data, "data"), bytes))};
+  });
+}
+
+void edgetok_image_free(edgetok_image* image) { delete image; }
+
+const float* edgetok_image_data(const edgetok_image* image, size_t* count) {
+  if (count != nullptr) *count = image == nullptr ? 0 : image->image.pixels.size();
+  return image == nullptr ? nullptr : image->image.pixels.data();
+}
+
+edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, const edgetok_prompt* prompt,
+                                const edgetok_request* request, edgetok_answer** answer) {
+  return guarded([&] {
+    require(answer, "answer") = nullptr;
+    auto& loaded = *require(model, "model").model;
+    const auto asked = read_request(request, loaded.bundle().manifest().digest);
+    auto found = loaded.generate(require(image, "image").image, read_prompt(prompt), asked);
+    *answer = new edgetok_answer{std::move(found)};
+  });
+}
+
+void edgetok_answer_free(edgetok_answer* answer) { delete answer; }
+
+const int64_t* edgetok_answer_tokens(const edgetok_answer* answer, size_t* count) {
+  return show(answer->answer.tokens, count);
+}
+
+const int64_t* edgetok_answer_kept(const edgetok_answer* answer, size_t* count) {
+  return show(answer->answer.kept, count);
+}
+
+const int64_t* edgetok_answer_tried(const edgetok_answer* answer, size_t* count) {
+  return show(answer->answer.tried, count);
+}
+
+edgetok_stop edgetok_answer_stop(const edgetok_answer* answer) {
+  return static_cast<edgetok_stop>(answer->answer.stop);
+}
+
+const char* edgetok_answer_reason(const edgetok_answer* answer) { return answer->answer.reason.c_str(); }
+double edgetok_answer_margin(const edgetok_answer* answer) { return answer->answer.first_margin; }
+double edgetok_answer_log_probability(const edgetok_answer* answer) { return answer->answer.log_probability(); }
+
+edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings) {
+  return guarded([&] {
+    const auto& t = require(answer, "answer").answer.timings;
+    write_struct({sizeof(edgetok_timings), t.preprocess, t.tower, t.compress, t.embed, t.prefill, t.ttft, t.decode},
+                 timings, "timings");
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,17 @@
+// Facts about this machine. Linux; elsewhere unknown.
+#pragma once
+
+#include <cstdint>
+
+namespace edgetok_impl {
+
+// Cores that this process may use; two hardware threads of one core count once.
+int physical_cores();
+
+// Memory that a new allocation could get; -1 where unknown.
+std::int64_t available_bytes();
+
+// Memory that this process occupies, mapped weights included, each page counted once; -1: unknown.
+std::int64_t resident_bytes();
+
+}  // namespace edgetok_impl

@@ -1,0 +1,92 @@
+// A bundle in ONNX Runtime: all graphs made into sessions at load, over one set of buffers.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bundle.hpp"
+#include "cache.hpp"
+#include "controller.hpp"
+#include "session.hpp"
+
+namespace edgetok_impl {
+
+// What one image leaves behind; every rung starts from it.
+struct TowerOutput {
+  std::map<std::string, std::vector<float>> tensors;
+  Signals signals;
+  std::optional<std::int64_t> budget;  // the rung whose tower this came from, where each has its own
+};
+
+// What the language model sees of an image on one rung.
+struct VisualTokens {
+  std::vector<float> rows;  // [K, D]
+  Ids kept;                 // [K]
+  std::vector<float> deep;  // [K, layers * D], empty where nothing is added behind the first layers
+};
+
+// A prompt: token ids around the image, and where the user's own text is in both put together.
+struct Prompt {
+  Ids before, after;
+  std::size_t question_first = 0, question_count = 0;
+
+  std::size_t size() const { return before.size() + after.size(); }
+  Ids all() const;
+  Ids question() const;
+};
+
+struct LoadOptions {
+  std::vector<std::int64_t> budgets;  // empty: all
+  int threads = 0;                    // 0: one per core
+  std::string flavour = "ort";
+};
+
+class Runtime {
+ public:
+  Runtime(const Bundle& bundle, const LoadOptions& options);
+
+  const std::vector<Rung>& ladder() const { return ladder_; }
+  const Rung& rung(std::int64_t budget) const;
+  const std::string& flavour() const { return flavour_; }
+  bool reads_prompt() const { return reads_prompt_; }
+  bool has_tower_per_rung() const { return tower_per_rung_; }
+  std::int64_t cache_bytes() const { return memory_.cache_bytes(); }
+  std::int64_t buffer_bytes() const { return memory_.other_bytes(); }
+
+  // Runs the tower of `budget` on pixels [parts, 3, h, w].
+  TowerOutput encode(const std::vector<float>& pixels, std::int64_t budget);
+  // Reduces an encoded image to `budget` tokens.
+  VisualTokens compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt);
+  // Rows [before + K + after, D] of a prompt.
+  std::vector<float> embed(const Prompt& prompt, const VisualTokens& visual);
+  // Fills the cache; logits [W] of the last row, valid until the next call.
+  const float* prefill(std::int64_t budget, const std::vector<float>& rows, const Prompt& prompt,
+                       const VisualTokens& visual);
+  // Appends a token; logits [W].
+  const float* step(std::int64_t token);
+  std::int64_t rows_left() const { return rows_.left(); }
+
+ private:
+  void load(const Bundle& bundle, const Sessions& sessions);
+  void load_compaction(const Bundle& bundle, const Sessions& sessions);
+  BoundGraph& graph(const std::string& stage, std::int64_t budget) const;
+  std::vector<float> embed_ids(const Ids& ids);
+  void write_prompt(const BoundGraph& graph, const std::vector<float>& rows, const Prompt& prompt);
+  void make_room();
+
+  const Manifest& manifest_;  // of the bundle, which the model keeps
+  std::string flavour_;
+  std::vector<Rung> ladder_;
+  bool reads_prompt_ = false, tower_per_rung_ = false;
+  CacheRows rows_;
+  Memory memory_;
+  std::map<std::string, std::unique_ptr<BoundGraph>> by_file_;
+  std::map<std::pair<std::string, std::int64_t>, BoundGraph*> graphs_;
+  std::map<std::size_t, std::unique_ptr<BoundGraph>> compact_;  // by layer
+};
+
+}  // namespace edgetok_impl

@@ -1,0 +1,105 @@
+// edgetok-cpp inspect BUNDLE
+//     opens a bundle, admits every graph of it and says what it holds
+// edgetok-cpp measure BUNDLE IMAGE "IDS BEFORE" "IDS AFTER" REPEATS [BUDGET ...]
+//     answers at each rung that it loads, all without budgets; a line of JSON per rung
+#include <edgetok/edgetok.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+namespace {
+
+using Integers = std::vector<std::int64_t>;
+
+int inspect(const char* path) {
+  const edgetok::Bundle bundle(path);
+  bundle.check();
+  const edgetok_bundle_info info = bundle.describe();
+  std::printf("%s, method %s, weights %s, KV cache %s\n", info.family, info.method, info.weights, info.kv);
+  std::printf("digest %s\n", info.digest);
+  for (const edgetok_rung& rung : bundle.rungs()) {
+    std::printf("rung %lld: %lld prompt tokens, %lld new tokens\n", static_cast<long long>(rung.budget),
+                static_cast<long long>(rung.prompt_tokens), static_cast<long long>(rung.new_tokens));
+  }
+  return 0;
+}
+
+Integers read_ids(const std::string& text) {
+  std::istringstream words(text);
+  return {std::istream_iterator<std::int64_t>(words), std::istream_iterator<std::int64_t>()};
+}
+
+std::vector<std::uint8_t> read_file(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values.empty() ? 0 : values[values.size() / 2];
+}
+
+void measure_rung(edgetok::Model& model, const std::vector<std::uint8_t>& file, const edgetok::Prompt& prompt,
+                  std::int64_t budget, int repeats) {
+  std::vector<double> ttft, decode;
+  auto request = EDGETOK_INIT(edgetok_request);
+  request.budget = budget;
+  for (int i = 0; i < repeats; ++i) {
+    const edgetok::Image image = model.image(file.data(), file.size());
+    const edgetok::Answer answer = model.generate(image, prompt, request);
+    const edgetok_timings timings = answer.timings();
+    const auto steps = static_cast<double>(answer.tokens().size()) - 1;
+    ttft.push_back(timings.preprocess_ms + timings.ttft_ms);
+    if (steps > 0) decode.push_back(timings.decode_ms / steps);
+  }
+  const edgetok_memory memory = model.memory();
+  std::printf("{\"budget\": %lld, \"ttft_ms\": %.3f, \"decode_ms\": %.3f, \"resident_bytes\": %lld, "
+              "\"cache_bytes\": %lld}\n",
+              static_cast<long long>(budget), median(ttft), median(decode),
+              static_cast<long long>(memory.resident_bytes), static_cast<long long>(memory.cache_bytes));
+}
+
+int measure(int count, char** words) {
+  const edgetok::Bundle bundle(words[2]);
+  const auto file = read_file(words[3]);
+  const edgetok::Prompt prompt{read_ids(words[4]), read_ids(words[5])};
+  Integers budgets;
+  for (int i = 7; i < count; ++i) budgets.push_back(std::atoll(words[i]));
+  auto options = EDGETOK_INIT(edgetok_load_options);
+  options.budgets = budgets.data();
+  options.budget_count = budgets.size();
+  if (budgets.empty()) options.budgets = nullptr;
+  edgetok::Model model(bundle, options);
+  for (const edgetok_rung& rung : bundle.rungs()) {
+    const bool loaded = budgets.empty() || std::count(budgets.begin(), budgets.end(), rung.budget) != 0;
+    if (loaded) measure_rung(model, file, prompt, rung.budget, std::atoi(words[6]));
+  }
+  return 0;
+}
+
+int run(int count, char** words) {
+  if (count == 3 && std::strcmp(words[1], "inspect") == 0) return inspect(words[2]);
+  if (count >= 7 && std::strcmp(words[1], "measure") == 0) return measure(count, words);
+  std::fprintf(stderr, "usage: edgetok-cpp inspect BUNDLE\n"
+                       "       edgetok-cpp measure BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n");
+  return EDGETOK_USAGE;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  try {
+    return run(count, words);
+  } catch (const edgetok::Failure& failure) {
+    std::fprintf(stderr, "edgetok-cpp: %s\n", failure.what());
+    return failure.status();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "edgetok-cpp: %s\n", error.what());
+    return EDGETOK_INTERNAL;
+  }
+}

@@ -1,0 +1,66 @@
+"""The C library, built once; and what other tests know that both libraries must agree about."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+BUILD = ROOT / "build" / "cpp" / "shared"
+
+
+def _load(path: Path) -> ModuleType:
+    """A module by its path: test folders are no packages."""
+    if path.stem in sys.modules:
+        return sys.modules[path.stem]
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def build() -> Path:
+    """The folder of the shared build, up to date; the script gets what it needs.
+
+    EDGETOK_CPP_BUILD names another one that is built already.
+    """
+    if "EDGETOK_CPP_BUILD" in os.environ:
+        return Path(os.environ["EDGETOK_CPP_BUILD"])
+    script = ROOT / "runtimes" / "cpp" / "build.sh"
+    done = subprocess.run([script, sys.executable], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return BUILD
+
+
+@pytest.fixture(scope="session")
+def capi() -> ModuleType:
+    """The module benchmarks/cpp_library.py."""
+    return _load(ROOT / "benchmarks" / "cpp_library.py")
+
+
+@pytest.fixture(scope="session")
+def library(build: Path, capi: ModuleType):
+    """The library under ctypes."""
+    return capi.Library(build / "libedgetok.so")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The module tests/bundle/tiny.py."""
+    return _load(ROOT / "tests" / "bundle" / "tiny.py")
+
+
+@pytest.fixture
+def bundle_dir(tiny: ModuleType, tmp_path: Path) -> Path:
+    """A good bundle that a test may damage."""
+    tiny.write(tmp_path / "tiny.bundle")
+    return tmp_path / "tiny.bundle"
