@@ -2,6 +2,7 @@
 # Builds the C++ library into build/cpp/PRESET, after getting what it is built from.
 #
 # Usage: build.sh PYTHON [PRESET]
+# Exits with 69 if something cannot be got, with another number if it cannot be built.
 set -eu
 
 python=$1
@@ -11,7 +12,7 @@ case $python in
   */*) python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") ;;
 esac
 
-"$here/prepare.sh" "$python" "$here/../../build/cpp/deps"
+"$here/prepare.sh" "$python" "$here/../../build/cpp/deps" || exit 69
 cd "$here"
 cmake --preset "$preset" --log-level=WARNING
 cmake --build --preset "$preset" -- -j"$(nproc)"

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 BUILD = ROOT / "build" / "cpp" / "shared"
+NOT_TO_BE_HAD = 69  # exit code of the script where packages cannot be installed
 
 
 def _load(path: Path) -> ModuleType:
@@ -37,6 +38,8 @@ def build() -> Path:
         return Path(os.environ["EDGETOK_CPP_BUILD"])
     script = ROOT / "runtimes" / "cpp" / "build.sh"
     done = subprocess.run([script, sys.executable], capture_output=True, text=True, check=False)
+    if done.returncode == NOT_TO_BE_HAD:
+        pytest.skip(f"no compiler or library to build with: {done.stderr[-400:]}")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return BUILD
 
