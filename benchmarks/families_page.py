@@ -12,6 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results/families.json"
+REAL_SIZES = ROOT / "docs/results/real-sizes.json"
 PAGE = ROOT / "docs/families.md"
 
 # By `model_type`: what checkpoints of it are called, and the unit of its budgets.
@@ -74,6 +75,21 @@ Methods are those whose reduced rungs passed the export's gate.
 """
 
 
+SIZES = """
+## Published sizes
+
+Shapes of published models with random weights (`benchmarks/shapes.py`), exported with int4 weights
+and an int8 cache by `benchmarks/real_sizes.py` and answered from on the same two cores. Memory is
+what the export could not give back, beside the float16 checkpoint; weights lie in files while it
+runs. Every graph passed the gate, on one picture. Answers are noise: nothing is said of accuracy.
+
+| model | checkpoint, MB | export, s | memory, MB | of the checkpoint | bundle, MB | load, s |
+|---|---|---|---|---|---|---|
+"""
+SPEEDS = """
+| model | visual tokens | first token, ms | decode, ms per token |
+|---|---|---|---|
+"""
 BEHIND = """
 ## Random weights and an int8 cache
 
@@ -98,11 +114,27 @@ what the cache costs.
 """
 
 
-def render(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any], sizes: list[dict[str, Any]]) -> str:
     """The page."""
     rows = [f"| `{name}` | {' | '.join(facts)} |" for name, facts in FAMILIES.items()]
     measured = [_row(found) for _, found in sorted(results.items())]
-    return HEAD + "\n".join(rows) + "\n" + MEASURED + "\n".join(measured) + "\n" + BEHIND
+    tables = {HEAD: rows, MEASURED: measured, SIZES: map(_size, sizes), SPEEDS: _speeds(sizes)}
+    return "".join(head + "\n".join(lines) + "\n" for head, lines in tables.items()) + BEHIND
+
+
+def _size(row: dict[str, Any]) -> str:
+    needed = [row[name] for name in ("checkpoint, MB", "export, s", "peak memory, MB")]
+    after = [row["bundle, MB"], row["load, s"]]
+    shown = [*(f"{v:.0f}" for v in needed), f"{row['of the checkpoint']:.2f}"]
+    return f"| {row['model']} | {' | '.join([*shown, *(f'{v:.0f}' for v in after)])} |"
+
+
+def _speeds(sizes: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"| {row['model']} | {tokens} | {rung['ttft_ms']:.0f} | {rung['decode_ms']:.0f} |"
+        for row in sizes
+        for tokens, rung in row["rungs"].items()
+    ]
 
 
 def _row(found: dict[str, Any]) -> str:
@@ -116,4 +148,5 @@ def _row(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(json.loads(RESULTS.read_text())), encoding="utf-8")
+    found, sizes = (json.loads(path.read_text()) for path in (RESULTS, REAL_SIZES))
+    PAGE.write_text(render(found, sizes["rows"]), encoding="utf-8")

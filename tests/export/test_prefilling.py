@@ -418,7 +418,7 @@ def test_wrong_choices_are_refused_before_any_work(
 ) -> None:
     for text, words in (("fastv:2", "at most 1"), ("nothing", "no prefill method 'nothing'")):
         with pytest.raises(UsageError, match=words):
-            export_model(Path("no such model"), tmp_path / "x.bundle", prefill=text)
+            export_model(deep_dir, tmp_path / "x.bundle", prefill=text)
     single = tmp_path / "single"
     tiny_llava.write_tiny_llava(single, shape={"num_hidden_layers": 1})
     with pytest.raises(UsageError, match="this decoder has 1; it needs 2 or more"):
