@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from types import TracebackType
 
 import numpy as np
 
@@ -19,40 +17,22 @@ from edgetok.runtimes.energy import Meter, find_meter
 from edgetok.runtimes.generate import Model
 from edgetok.runtimes.pictures import Pictures
 from edgetok.runtimes.preprocess import ImageInput
+from edgetok.runtimes.sampled import Sampled
 
 WARM_UP_ANSWERS = 1  # the first one touches pages of weights and cache for the first time
 MEMORY_INTERVAL_S = 0.01
 _MIB = 1 << 20
 
 
-class PeakMemory:
+class PeakMemory(Sampled):
     """The most private memory that this process held while the block ran, sampled."""
 
     def __init__(self, read_bytes: Callable[[], int | None] = machine.private_bytes) -> None:
+        super().__init__(MEMORY_INTERVAL_S)
         self.peak_bytes = 0
         self._read_bytes = read_bytes
-        self._ended = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> PeakMemory:
-        self._sampler.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._sampler.join()
-        self._note()
-
-    def _sample(self) -> None:
-        while not self._ended.wait(MEMORY_INTERVAL_S):
-            self._note()
-
-    def _note(self) -> None:
+    def note(self) -> None:
         self.peak_bytes = max(self.peak_bytes, self._read_bytes() or 0)
 
 

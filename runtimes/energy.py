@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
+
+from edgetok.runtimes.sampled import Sampled
 
 SYSTEM = Path("/sys")
 SAMPLE_INTERVAL_S = 0.02  # the monitor of a Jetson has a new value some fifty times a second
@@ -60,7 +61,7 @@ class Rapl:
         return tuple(_number(folder / "energy_uj") or 0 for folder in self.packages)
 
 
-class Ina3221:
+class Ina3221(Sampled):
     """A rail's millivolts and milliamperes, sampled and added up over time.
 
     Args:
@@ -71,32 +72,16 @@ class Ina3221:
     def __init__(
         self, volts: Path, amperes: Path, clock: Callable[[], float] = time.perf_counter
     ) -> None:
+        super().__init__(SAMPLE_INTERVAL_S)
         self.joules = 0.0
         self._files = volts, amperes
         self._clock = clock
-        self._ended = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> Ina3221:
+    def __enter__(self) -> Self:
         self._last = self._clock(), self._watts()
-        self._sampler.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._sampler.join()
-        self._note()
-
-    def _sample(self) -> None:
-        while not self._ended.wait(SAMPLE_INTERVAL_S):
-            self._note()
-
-    def _note(self) -> None:
+    def note(self) -> None:
         now, watts = self._clock(), self._watts()
         then, before = self._last
         self.joules += (now - then) * (watts + before) / 2
