@@ -82,6 +82,7 @@ Shapes of published models with random weights (`benchmarks/shapes.py`), exporte
 and an int8 cache by `benchmarks/real_sizes.py` and answered from on the same two cores. Memory is
 what the export could not give back, beside the float16 checkpoint; weights lie in files while it
 runs. Every graph passed the gate, on one picture. Answers are noise: nothing is said of accuracy.
+Exports shared the machine with other work, so their seconds are too many.
 
 | model | checkpoint, MB | export, s | memory, MB | of the checkpoint | bundle, MB | load, s |
 |---|---|---|---|---|---|---|
