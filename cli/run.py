@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -169,7 +169,7 @@ def run_command(
     weights = parse_weights(frame_weights, "--frame-weights")
     sources = [_read_stdin() if file == "-" else Path(file) for file in image or ()]
     if (task := task_of(bundle)) != ANSWER:
-        refused = {
+        of_answers = {
             "prompt": prompt,
             "frames": frames,
             "frame-weights": frame_weights,
@@ -184,12 +184,8 @@ def run_command(
             "trace": trace,
             "audit": audit,
         }
-        _refuse(refused, f"this bundle has no language model, its task is {task}")
-        if len(sources) > 1:
-            raise UsageError(f"{len(sources)} pictures; give one, this bundle looks at one")
         wishes = Wishes(text or [], output, top, budget, flavour or "ort", device, threads, as_json)
-        require_wishes(task, wishes)
-        run_encoder(bundle, task, sources[0], wishes)
+        _encode(bundle, task, sources, of_answers, wishes)
         return
     _refuse(
         {"text": text or None, "output": output, "top": None if top == TOP else top},
@@ -229,6 +225,21 @@ def run_command(
         emit(_describe(answer, memory_mib), as_json, answer.text.strip())
     if not as_json:
         say(_summarise(answer, memory_mib))
+
+
+def _encode(
+    bundle: Path,
+    task: str,
+    sources: Sequence[bytes | Path],
+    of_answers: Mapping[str, object],
+    wishes: Wishes,
+) -> None:
+    """Show what an encoder makes of the one picture; options of answers are refused."""
+    _refuse(of_answers, f"this bundle has no language model, its task is {task}")
+    if len(sources) > 1:
+        raise UsageError(f"{len(sources)} pictures; give one, this bundle looks at one")
+    require_wishes(task, wishes)
+    run_encoder(bundle, task, sources[0], wishes)
 
 
 def _require_audited(trace: Path | None, temperature: float, *choices: object) -> None:

@@ -87,8 +87,8 @@ class Quantizer:
         key = (sha256(np.ascontiguousarray(weight).tobytes()).hexdigest(), bits)
         if key not in self._seen:
             packed, scales = quantize_matrix(weight, bits)
-            held = (ir.tensor(self.scratch.hold(part)) for part in (packed, scales))
-            self._seen[key] = next(held), next(held)
+            hold = self.scratch.hold
+            self._seen[key] = ir.tensor(hold(packed)), ir.tensor(hold(scales))
         return self._seen[key]
 
 

@@ -97,19 +97,24 @@ def open_model(
     """
     _require_within(tiles, size_px)
     checkpoint = replace(read_checkpoint(model_dir), scratch=scratch or Scratch())
+    parts = _open_parts(checkpoint, tiles, size_px, pictures)
+    return replace(parts, scratch=checkpoint.scratch)
+
+
+def _open_parts(
+    checkpoint: Checkpoint, tiles: Grid | None, size_px: Grid | None, pictures: int
+) -> Parts:
     family = find_family(checkpoint)
     require_pictures(family, [*OF_SEVERAL], tiles, pictures)
     if pictures > 1 and size_px is None:
-        several = OF_SEVERAL[family](checkpoint, tiles, pictures)
-        return replace(several, scratch=checkpoint.scratch)
+        return OF_SEVERAL[family](checkpoint, tiles, pictures)
     if size_px is None:
-        return replace(FAMILIES[family](checkpoint, tiles), scratch=checkpoint.scratch)
+        return FAMILIES[family](checkpoint, tiles)
     if family not in OF_ANY_SIZE:
         raise UsageError(
             f"models of type {family!r} take pictures in one size; leave --image-size out"
         )
-    parts = OF_ANY_SIZE[family](checkpoint, tiles, size_px)
-    return replace(parts, scratch=checkpoint.scratch)
+    return OF_ANY_SIZE[family](checkpoint, tiles, size_px)
 
 
 def _require_within(tiles: Grid | None, size_px: Grid | None) -> None:
