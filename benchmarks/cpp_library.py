@@ -44,6 +44,8 @@ class LoadOptions(Sized):
         ("budget_count", c_size_t),
         ("threads", c_int32),
         ("flavour", c_char_p),
+        ("device", c_char_p),
+        ("precision", c_char_p),
     )
 
 
@@ -198,7 +200,9 @@ class Model(_Handle):
         *,
         budgets: Sequence[int] = (),
         threads: int = 1,
-        flavour: str = "ort",
+        flavour: str | None = None,
+        device: str | None = None,
+        precision: str | None = None,
     ) -> None:
         made, library = c_void_p(), bundle.library
         listed = (c_int64 * len(budgets))(*budgets)
@@ -206,7 +210,9 @@ class Model(_Handle):
             budgets=listed if budgets else None,
             budget_count=len(budgets),
             threads=threads,
-            flavour=flavour.encode(),
+            flavour=_encode(flavour),
+            device=_encode(device),
+            precision=_encode(precision),
         )
         library.require(library.raw.edgetok_model_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "model", made)
@@ -275,6 +281,10 @@ class Model(_Handle):
         self.library.require(self.library.raw.edgetok_model_memory(self.value, byref(memory)))
         names = [name for name, _ in Memory._fields_[1:]]
         return {name: getattr(memory, name) for name in names}
+
+
+def _encode(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
 
 
 def _read_answer(library: Library, made: c_void_p) -> Answer:

@@ -1,5 +1,7 @@
 #include "backend.hpp"
 
+#include "engines.hpp"
+#include "providers.hpp"
 #include "session.hpp"
 
 namespace edgetok_impl {
@@ -10,8 +12,13 @@ const Buffer& Graph::find(const std::map<std::string, Buffer>& buffers, const st
   return found->second;
 }
 
+std::string default_flavour(const std::string& device) {
+  return needs_standard_operators(device) ? "portable" : "ort";
+}
+
 std::unique_ptr<Backend> make_backend(const Bundle& bundle, const BackendOptions& options) {
-  return std::make_unique<OrtBackend>(bundle, options.threads);
+  if (runs_engines(options.device)) return std::make_unique<EngineBackend>(bundle, options);
+  return std::make_unique<OrtBackend>(bundle, options);
 }
 
 }  // namespace edgetok_impl

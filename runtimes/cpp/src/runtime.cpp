@@ -53,6 +53,11 @@ std::vector<Rung> pick_rungs(const std::vector<Rung>& all, const std::vector<std
   return out;
 }
 
+std::string pick_flavour(const LoadOptions& options) {
+  const std::string own = default_flavour(options.device);  // says which devices there are
+  return options.flavour.empty() ? own : options.flavour;
+}
+
 int pick_threads(int threads) {
   if (threads == 0) return physical_cores();
   if (threads < 1 || threads > 1024) throw usage_error("threads " + std::to_string(threads) + " is outside 1..1024");
@@ -127,12 +132,12 @@ Ids Prompt::question() const {
 
 Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
     : manifest_(bundle.manifest()),
-      flavour_(options.flavour),
+      flavour_(pick_flavour(options)),
       ladder_(pick_rungs(bundle.manifest().ladder, options.budgets)),
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
   require_supported(manifest_);
   require_flavour(manifest_, flavour_);
-  backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_});
+  backend_ = make_backend(bundle, {options.device, flavour_, options.precision, pick_threads(options.threads)});
   load(bundle);
   load_compaction();
   tower_per_rung_ = edgetok_impl::has_tower_per_rung(manifest_);

@@ -30,7 +30,7 @@ class Memory {
 // Sessions that share the environment, buffers, and weights that were packed once.
 class OrtBackend : public Backend {
  public:
-  OrtBackend(const Bundle& bundle, int threads);
+  OrtBackend(const Bundle& bundle, const BackendOptions& options);
 
   std::unique_ptr<Graph> bind(const Stage& stage) override;
   std::int64_t cache_bytes() const override { return memory_.cache_bytes(); }
@@ -43,6 +43,7 @@ class OrtBackend : public Backend {
   Ort::Session open(const Stage& stage) const;
 
   const Bundle& bundle_;
+  std::string device_, folder_;  // folder: of a provider's engines
   int threads_;
   Memory memory_;
   // Longer than the sessions, which share what is in it.

@@ -119,7 +119,12 @@ typedef struct edgetok_load_options {
   const int64_t* budgets; /* the rungs to load; all when NULL */
   size_t budget_count;
   int32_t threads; /* per operator; one per core that the process may use when 0 */
-  const char* flavour; /* "ort" when NULL, or "portable" */
+  const char* flavour; /* "ort" or "portable"; that of the device when NULL */
+  /* "cpu" when NULL; "cuda", "ort-tensorrt" or "ort-rtx" where the linked ONNX Runtime has them;
+   * "tensorrt" or "rtx": engines that `edgetok build` put into this user's cache, where the library
+   * was built with TensorRT. The last four read flavour "portable". */
+  const char* device;
+  const char* precision; /* of matrix products in engines: "fp16" when NULL, "bf16" or "fp32" */
 } edgetok_load_options;
 
 typedef struct edgetok_memory {
