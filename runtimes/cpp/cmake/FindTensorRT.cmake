@@ -10,7 +10,7 @@
 find_path(TensorRT_INCLUDE_DIR NvInfer.h PATH_SUFFIXES include)
 find_path(TensorRT_CUDA_INCLUDE_DIR cuda_runtime_api.h
   HINTS ${CUDAToolkit_ROOT} ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES include)
-find_library(TensorRT_CUDART_LIBRARY NAMES cudart libcudart.so.13 libcudart.so.12
+find_library(TensorRT_CUDART_LIBRARY NAMES cudart libcudart.so.13 libcudart.so.12 NAMES_PER_DIR
   HINTS ${CUDAToolkit_ROOT} ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES lib64 lib)
 
 set(TensorRT_IS_RTX FALSE)
@@ -33,9 +33,9 @@ if(TensorRT_INCLUDE_DIR)
 endif()
 
 if(TensorRT_IS_RTX)
-  find_library(TensorRT_LIBRARY NAMES tensorrt_rtx libtensorrt_rtx.so.1 PATH_SUFFIXES lib64 lib)
+  find_library(TensorRT_LIBRARY NAMES tensorrt_rtx libtensorrt_rtx.so.1 NAMES_PER_DIR PATH_SUFFIXES lib64 lib)
 else()
-  find_library(TensorRT_LIBRARY NAMES nvinfer libnvinfer.so.11 libnvinfer.so.10 PATH_SUFFIXES lib64 lib)
+  find_library(TensorRT_LIBRARY NAMES nvinfer libnvinfer.so.11 libnvinfer.so.10 NAMES_PER_DIR PATH_SUFFIXES lib64 lib)
 endif()
 
 include(FindPackageHandleStandardArgs)

@@ -130,7 +130,7 @@ typedef struct edgetok_load_options {
 typedef struct edgetok_memory {
   size_t struct_size;
   int64_t weights_bytes;  /* files, mapped: shared by all graphs and with other processes */
-  int64_t cache_bytes;    /* KV cache, shared by all rungs */
+  int64_t cache_bytes;    /* KV cache, shared by all rungs; where engines run, in the GPU's memory */
   int64_t buffers_bytes;  /* all other inputs and outputs of graphs */
   int64_t resident_bytes; /* of this process, each page counted once; -1 where unknown */
 } edgetok_memory;
