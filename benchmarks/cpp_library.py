@@ -44,6 +44,7 @@ class LoadOptions(Sized):
         ("budget_count", c_size_t),
         ("threads", c_int32),
         ("flavour", c_char_p),
+        ("packed", c_int32),
         ("device", c_char_p),
         ("precision", c_char_p),
     )
@@ -201,6 +202,7 @@ class Model(_Handle):
         budgets: Sequence[int] = (),
         threads: int = 1,
         flavour: str | None = None,
+        packed: bool = False,
         device: str | None = None,
         precision: str | None = None,
     ) -> None:
@@ -211,6 +213,7 @@ class Model(_Handle):
             budget_count=len(budgets),
             threads=threads,
             flavour=_encode(flavour),
+            packed=packed,
             device=_encode(device),
             precision=_encode(precision),
         )

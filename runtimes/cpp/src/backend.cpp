@@ -17,6 +17,9 @@ std::string default_flavour(const std::string& device) {
 }
 
 std::unique_ptr<Backend> make_backend(const Bundle& bundle, const BackendOptions& options) {
+  if (options.packed && options.device != "cpu") {
+    throw usage_error("packed weights are those of device cpu, and device is " + options.device + "; leave packed at 0");
+  }
   if (runs_engines(options.device)) return std::make_unique<EngineBackend>(bundle, options);
   return std::make_unique<OrtBackend>(bundle, options);
 }

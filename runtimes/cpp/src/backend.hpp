@@ -53,6 +53,7 @@ struct BackendOptions {
   std::string flavour = "ort";
   std::string precision = "fp16";  // of matrix products in engines
   int threads = 1;
+  bool packed = false;  // the weights of every graph, not of decode alone
 };
 
 // Which of a bundle's graphs a device reads unless others are asked for. Throws Error(usage) for an

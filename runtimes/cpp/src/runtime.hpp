@@ -45,6 +45,7 @@ struct LoadOptions {
   std::string flavour;  // that of the device when empty
   std::string device = "cpu";
   std::string precision = "fp16";  // of matrix products in engines
+  bool packed = false;
 };
 
 class Runtime {

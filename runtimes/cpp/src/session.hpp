@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "backend.hpp"
+#include "weights.hpp"
 
 namespace edgetok_impl {
 
@@ -40,14 +41,16 @@ class OrtBackend : public Backend {
   struct FreePacked {
     void operator()(OrtPrepackedWeightsContainer* packed) const;
   };
-  Ort::Session open(const Stage& stage) const;
+  Ort::Session open(const Stage& stage);
 
   const Bundle& bundle_;
   std::string device_, folder_;  // folder: of a provider's engines
   int threads_;
+  bool packed_;
   Memory memory_;
-  // Longer than the sessions, which share what is in it.
-  std::unique_ptr<OrtPrepackedWeightsContainer, FreePacked> packed_;
+  // Longer than the sessions, which share what is in them.
+  Weights weights_;
+  std::unique_ptr<OrtPrepackedWeightsContainer, FreePacked> container_;
 };
 
 }  // namespace edgetok_impl
