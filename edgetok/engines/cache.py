@@ -152,7 +152,9 @@ class EngineCache:
         if sidecar is None or data is None:
             return None
         beside = read_own(_constants_path(path), sidecar.constants_bytes)
-        found = (_digest(data), len(data), _digest(beside or b""), len(beside or b""))
+        if beside is None:
+            return None
+        found = (_digest(data), len(data), _digest(beside), len(beside))
         pinned = (sidecar.sha256, sidecar.bytes, sidecar.constants_sha256, sidecar.constants_bytes)
         return data if found == pinned else None
 
@@ -251,8 +253,8 @@ def _lay_out(job: EngineJob) -> tuple[tuple[tuple[Constant, ...], ...], bytes]:
     for arrays in job.graph.constants:
         rung = []
         for name, array in arrays.items():
-            place = {"shape": array.shape, "offset": len(values)}
-            rung.append(Constant(name=name, dtype=array.dtype.name, **place))
+            shape, offset = tuple(array.shape), len(values)
+            rung.append(Constant(name=name, dtype=array.dtype.name, shape=shape, offset=offset))
             values += np.ascontiguousarray(array).tobytes()
         rungs.append(tuple(rung))
     return tuple(rungs), bytes(values)

@@ -51,9 +51,7 @@ def test_a_device_needs_its_provider(opened, capi, device):
         capi.Model(opened, device=device)
     assert caught.value.status == 4
     assert f"needs {DEVICES[device]}" in str(caught.value)
-    assert f"has {', '.join(sorted(available))}" in str(caught.value).replace(
-        ", ".join(available), ", ".join(sorted(available))
-    )
+    assert f"has {', '.join(available)}; link" in str(caught.value)
 
 
 def test_the_devices_flavour_is_read_unless_another_is_asked_for(opened, capi, bundle, library):
