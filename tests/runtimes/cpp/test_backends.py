@@ -22,6 +22,7 @@ from edgetok.runtimes.providers import DEVICES, ENGINE_DEVICES, import_onnxrunti
 HERE = Path(__file__).parent
 BUDGETS = (8, 4, 16, 4)
 TEXT = "What is it?"
+FULL = ("--target", "tensorrt", "--precision", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,6 @@ class Fake:
     python: Any
     photo: Any
     cache: Path
-    fp16_cache: Path
-    rtx_cache: Path
     _want: dict[int, Any] = field(default_factory=dict)
 
     def ask(
@@ -137,21 +136,15 @@ def _build(load_helper, bundle: Path, cache: Path, version: str, *options: str) 
 def fake(build, portable_bundle, load_helper, tmp_path_factory):
     if not (build / "libedgetok_fake.so").exists():
         pytest.skip("the build that EDGETOK_CPP_BUILD names has no EDGETOK_TESTS")
-    folder, target = tmp_path_factory.mktemp("engines"), ("--target", "tensorrt")
-    full = ("--precision", "fp32")
-    rtx = ("--target", "rtx:sm86,sm120", *full)
-    caches = (
-        _build(load_helper, portable_bundle, folder / "fp32", "10.3.0", *target, *full),
-        _build(load_helper, portable_bundle, folder / "fp16", "10.3.0", *target),
-        _build(load_helper, portable_bundle, folder / "rtx", "1.7.1", *rtx),
-    )
+    folder = tmp_path_factory.mktemp("engines")
+    cache = _build(load_helper, portable_bundle, folder, "10.3.0", *FULL)
     capi = HERE.parents[2] / "benchmarks" / "cpp_library.py"
     command = [sys.executable, HERE / "fake_engines.py", build / "libedgetok_fake.so", capi]
     python = edgetok.load(portable_bundle, flavour="portable", threads=1)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:
         photo = load_helper("runtimes/cpp/fake_engines").photo()
-        yield Fake(process, portable_bundle, python, photo, *caches)
+        yield Fake(process, portable_bundle, python, photo, cache)
         process.stdin.close()
     assert process.returncode == 0
 
@@ -170,11 +163,7 @@ def test_rungs_share_one_cache(fake):
     """Held once, though graphs of four stages and three rungs read and write it."""
     kv = fake.python.runtime.manifest.kv
     rows = kv.layers * 2 * kv.kv_heads * kv.head_dim * kv.slots[0]
-    held = fake.ask([])["memory"]
-    assert held["cache_bytes"] == 4 * rows
-    assert (
-        fake.ask([], precision="fp16", cache=fake.fp16_cache)["memory"]["cache_bytes"] == 2 * rows
-    )
+    assert fake.ask([])["memory"]["cache_bytes"] == 4 * rows
 
 
 def test_one_rung_is_loaded_alone(fake):
@@ -184,22 +173,26 @@ def test_one_rung_is_loaded_alone(fake):
     assert found["counts"]["contexts"] < fake.ask([])["counts"]["contexts"]
 
 
-def test_half_precision_decides_alike(fake):
-    found = fake.ask([16], precision="fp16", cache=fake.fp16_cache)
+@pytest.mark.slow
+def test_half_precision_decides_alike_and_holds_half_the_cache(fake, load_helper, tmp_path):
+    cache = _build(load_helper, fake.bundle, tmp_path / "cache", "10.3.0", *FULL[:2])
+    found = fake.ask([16], precision="fp16", cache=cache)
     assert "message" not in found
     assert found["answers"][0][1] == fake.want(16)[1]  # tokens are chosen in float32
     assert len(found["answers"][0][0]) > 2
+    assert found["memory"]["cache_bytes"] * 2 == fake.ask([])["memory"]["cache_bytes"]
 
 
-def test_engines_of_rtx_serve_gpus_that_they_were_built_for(fake):
+@pytest.mark.slow
+def test_engines_of_rtx_serve_gpus_that_they_were_built_for(fake, load_helper, tmp_path):
+    options = ("--target", "rtx:sm86,sm120", "--precision", "fp32")
+    cache = _build(load_helper, fake.bundle, tmp_path / "cache", "1.7.1", *options)
     for kernels in (0, 1):  # what is compiled here is kept for the next start
-        found = fake.ask(
-            device="rtx", cache=fake.rtx_cache, version="1.7.1", faults={"capability": 86}
-        )
+        found = fake.ask(device="rtx", cache=cache, version="1.7.1", faults={"capability": 86})
         fake.require_answers(found)
         assert found["counts"]["profiles"] == 0  # one range of shapes serves all rungs
         assert found["counts"]["kernels"] == kernels
-    kept = list((fake.rtx_cache / "engines").glob("*.kernels"))
+    kept = list((cache / "engines").glob("*.kernels"))
     assert [path.stat().st_mode & 0o777 for path in kept] == [0o600]
 
 
@@ -209,6 +202,7 @@ def test_steps_that_may_not_be_recorded_are_run_one_by_one(fake):
     assert found["counts"]["recorded"] == 0
 
 
+@pytest.mark.slow
 def test_rows_take_turns_where_an_engine_cannot_write_in_place(
     fake, load_helper, tmp_path, monkeypatch
 ):
@@ -221,8 +215,7 @@ def test_rows_take_turns_where_an_engine_cannot_write_in_place(
     load = plan._Planner._load
     lowered = lambda self, stage: ir.to_proto(lower(ir.from_proto(load(self, stage))))  # noqa: E731
     monkeypatch.setattr(plan._Planner, "_load", lowered)
-    options = ("--target", "tensorrt", "--precision", "fp32")
-    cache = _build(load_helper, fake.bundle, tmp_path / "cache", "10.3.0", *options)
+    cache = _build(load_helper, fake.bundle, tmp_path / "cache", "10.3.0", *FULL)
     found = fake.ask((4, 16), cache=cache)
     fake.require_answers(found, (4, 16))
     assert found["counts"]["recorded"] == 2  # one for each place that rows may lie in
@@ -232,7 +225,7 @@ def test_rows_take_turns_where_an_engine_cannot_write_in_place(
     ("options", "reason"),
     [
         ({"version": "10.9.0"}, r"no engine of it in .* for tensorrt 10\.9\.0, fp32"),
-        ({"precision": "fp16"}, r"engines of: tensorrt 10\.3\.0, fp32, edgetok"),
+        ({"precision": "bf16"}, r"engines of: tensorrt 10\.3\.0, fp32, edgetok"),
         ({"faults": {"capability": 110}}, "on Fake GPU, sm110, driver for CUDA 12.6"),
         ({"version": "1.7.1", "device": "rtx"}, "edgetok build BUNDLE .* --target rtx:sm87"),
         ({"device": "rtx"}, "needs another TensorRT"),
@@ -347,9 +340,10 @@ def test_engines_of_different_graphs_are_not_chosen_between(fake, tmp_path):
     assert "were made of different graphs of" in fake.ask([], cache=cache)["message"]
 
 
+@pytest.mark.slow
 def test_engines_of_single_rungs_serve_where_there_are_no_others(fake, load_helper, tmp_path):
-    options = ("--target", "tensorrt", "--precision", "fp32", "--max-build-memory", "350MiB")
-    cache = _build(load_helper, fake.bundle, tmp_path / "cache", "10.3.0", *options)
+    limit = ("--max-build-memory", "350MiB")
+    cache = _build(load_helper, fake.bundle, tmp_path / "cache", "10.3.0", *FULL, *limit)
     assert list(cache.glob("engines/*/prefill_4-*.engine"))
     fake.require_answers(fake.ask(cache=cache))
 
