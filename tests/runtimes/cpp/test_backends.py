@@ -55,6 +55,19 @@ def test_a_device_needs_its_provider(opened, capi, device):
     assert f"has {', '.join(available)}; link" in str(caught.value)
 
 
+@pytest.mark.parametrize("device", ENGINE_DEVICES)
+def test_engines_need_a_library_with_tensorrt_and_a_cache_with_engines(opened, capi, device):
+    with pytest.raises(capi.Failure, match="TensorRT|tensorrt") as caught:
+        capi.Model(opened, device=device)
+    assert caught.value.status == 4
+
+
+def test_weights_are_packed_for_the_cpu_alone(opened, capi):
+    with pytest.raises(capi.Failure, match="packed weights are those of device cpu") as caught:
+        capi.Model(opened, device="rtx", packed=True)
+    assert caught.value.status == 2
+
+
 def test_the_devices_flavour_is_read_unless_another_is_asked_for(opened, capi, bundle, library):
     named = capi.Model(opened, device="cpu", flavour="portable", budgets=[4])
     assert named.memory["cache_bytes"] > 0
@@ -183,7 +196,6 @@ def test_half_precision_decides_alike_and_holds_half_the_cache(fake, load_helper
     assert found["memory"]["cache_bytes"] * 2 == fake.ask([])["memory"]["cache_bytes"]
 
 
-@pytest.mark.slow
 def test_engines_of_rtx_serve_gpus_that_they_were_built_for(fake, load_helper, tmp_path):
     options = ("--target", "rtx:sm86,sm120", "--precision", "fp32")
     cache = _build(load_helper, fake.bundle, tmp_path / "cache", "1.7.1", *options)
@@ -202,7 +214,6 @@ def test_steps_that_may_not_be_recorded_are_run_one_by_one(fake):
     assert found["counts"]["recorded"] == 0
 
 
-@pytest.mark.slow
 def test_rows_take_turns_where_an_engine_cannot_write_in_place(
     fake, load_helper, tmp_path, monkeypatch
 ):
