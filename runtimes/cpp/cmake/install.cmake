@@ -1,0 +1,36 @@
+# What `cmake --install` and `cpack` put where; part of CMakeLists.txt.
+
+set(_package ${CMAKE_INSTALL_LIBDIR}/cmake/edgetok)
+
+install(TARGETS edgetok EXPORT edgetokTargets)
+install(DIRECTORY include/edgetok TYPE INCLUDE)
+install(EXPORT edgetokTargets NAMESPACE edgetok:: DESTINATION ${_package})
+if(EDGETOK_TOOL)
+  install(TARGETS edgetok-cpp)
+endif()
+
+get_target_property(_kind edgetok TYPE)
+string(COMPARE EQUAL ${_kind} STATIC_LIBRARY EDGETOK_IS_STATIC)
+configure_package_config_file(cmake/edgetokConfig.cmake.in edgetokConfig.cmake INSTALL_DESTINATION ${_package})
+write_basic_package_version_file(edgetokConfigVersion.cmake
+  VERSION ${PROJECT_VERSION} COMPATIBILITY SameMinorVersion)
+install(FILES
+  "${CMAKE_CURRENT_BINARY_DIR}/edgetokConfig.cmake"
+  "${CMAKE_CURRENT_BINARY_DIR}/edgetokConfigVersion.cmake"
+  cmake/FindOnnxRuntime.cmake
+  DESTINATION ${_package})
+
+# A shared library brings its own dependencies: who links it needs none of their packages.
+set(EDGETOK_PC_REQUIRES)
+set(EDGETOK_PC_LIBS)
+if(EDGETOK_IS_STATIC)
+  set(EDGETOK_PC_REQUIRES "libcrypto protobuf libjpeg libpng")
+  set(EDGETOK_PC_LIBS "-L${EDGETOK_ORT_FOLDER} -lonnxruntime -lstdc++ -lm -lpthread")
+endif()
+file(RELATIVE_PATH EDGETOK_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+configure_file(cmake/edgetok.pc.in edgetok.pc @ONLY)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/edgetok.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+if(EDGETOK_ARCHIVE)
+  include(cmake/archive.cmake)
+endif()
