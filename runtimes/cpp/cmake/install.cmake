@@ -9,21 +9,22 @@ if(EDGETOK_TOOL)
   install(TARGETS edgetok-cpp)
 endif()
 
-get_target_property(_kind edgetok TYPE)
-string(COMPARE EQUAL ${_kind} STATIC_LIBRARY EDGETOK_IS_STATIC)
 configure_package_config_file(cmake/edgetokConfig.cmake.in edgetokConfig.cmake INSTALL_DESTINATION ${_package})
 write_basic_package_version_file(edgetokConfigVersion.cmake
   VERSION ${PROJECT_VERSION} COMPATIBILITY SameMinorVersion)
 install(FILES
   "${CMAKE_CURRENT_BINARY_DIR}/edgetokConfig.cmake"
   "${CMAKE_CURRENT_BINARY_DIR}/edgetokConfigVersion.cmake"
-  cmake/FindOnnxRuntime.cmake
   DESTINATION ${_package})
 
-# A shared library brings its own dependencies: who links it needs none of their packages.
+# Who links a shared library needs none of what it is made of, nor its packages.
 set(EDGETOK_PC_REQUIRES)
 set(EDGETOK_PC_LIBS)
-if(EDGETOK_IS_STATIC)
+get_target_property(_kind edgetok TYPE)
+if(_kind STREQUAL STATIC_LIBRARY)
+  configure_file(cmake/edgetokDependencies.cmake.in edgetokDependencies.cmake @ONLY)
+  install(FILES "${CMAKE_CURRENT_BINARY_DIR}/edgetokDependencies.cmake" cmake/FindOnnxRuntime.cmake
+    DESTINATION ${_package})
   set(EDGETOK_PC_REQUIRES "libcrypto protobuf libjpeg libpng")
   set(EDGETOK_PC_LIBS "-L${EDGETOK_ORT_FOLDER} -lonnxruntime -lstdc++ -lm -lpthread")
 endif()
