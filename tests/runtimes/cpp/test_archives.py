@@ -1,7 +1,8 @@
-"""Release archives: unpacked anywhere they answer, with nothing but the C library from the system."""
+"""Release archives answer wherever they are unpacked, with no library but the C and C++ ones."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -24,35 +25,32 @@ NOTICES = {  # whose licence covers what lies in lib/
     "libprotobuf": "libprotobuf-dev.txt",
     "libz": "zlib1g-dev.txt",
 }
-
-
-def _unpack(preset: str, folder: Path) -> Path:
-    script = ROOT / "runtimes" / "cpp" / "build.sh"
-    done = subprocess.run(
-        [script, sys.executable, preset], capture_output=True, text=True, check=False
-    )
-    if done.returncode == NOT_TO_BE_HAD:
-        pytest.skip(f"nothing to build it with: {done.stderr[-400:]}")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (archive,) = (BUILDS / preset).glob("edgetok-*.tar.gz")
-    with tarfile.open(archive) as file:
-        file.extractall(folder, filter="data")
-    return folder / archive.name.removesuffix(".tar.gz")
+CORTEX_A72 = """\
+processor\t: 0
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd08
+CPU revision\t: 3
+"""
 
 
 @pytest.fixture(scope="module", params=["archive", "aarch64"])
 def unpacked(request, tmp_path_factory) -> Path:
-    return _unpack(request.param, tmp_path_factory.mktemp(request.param))
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory) -> Path:
-    return _unpack("archive", tmp_path_factory.mktemp("here"))
-
-
-@pytest.fixture(scope="module")
-def there(tmp_path_factory) -> Path:
-    return _unpack("aarch64", tmp_path_factory.mktemp("there"))
+    """The folder that came out of an archive."""
+    script = ROOT / "runtimes" / "cpp" / "build.sh"
+    done = subprocess.run(
+        [script, sys.executable, request.param], capture_output=True, text=True, check=False
+    )
+    if done.returncode == NOT_TO_BE_HAD:
+        pytest.skip(f"nothing to build it with: {done.stderr[-400:]}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (archive,) = (BUILDS / request.param).glob("edgetok-*.tar.gz")
+    folder = tmp_path_factory.mktemp(request.param)
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
 
 
 def test_holds_all_that_it_needs(unpacked, run):
@@ -65,14 +63,14 @@ def test_holds_all_that_it_needs(unpacked, run):
     assert "(RPATH)              Library rpath: [$ORIGIN]" in dynamic
 
 
-def test_needs_no_newer_system_than_said(unpacked, run):
-    """docs/cpp.md: glibc 2.35, GCC 12's C++ library. On a newer Debian archives need a newer one."""
+def test_runs_on_ubuntu_22_as_docs_say(unpacked, run):
     if "bookworm" not in Path("/etc/os-release").read_text():
-        pytest.skip("archives are made on Debian 12")
+        pytest.skip("archives are made on Debian 12; this is another system")
     for library in (unpacked / "lib").glob("*.so.*"):
-        words = run("objdump", "-T", library).replace("(", " ").replace(")", " ").split()
-        glibc = [word[6:].split(".") for word in words if word.startswith("GLIBC_2.")]
-        assert max([int(minor) for _, minor, *_ in glibc], default=0) <= 35, library
+        said = run("objdump", "-T", library)
+        for prefix, newest in (("GLIBC_2.", 35), ("GLIBCXX_3.4.", 30)):
+            asked_for = re.findall(re.escape(prefix) + r"(\d+)", said)
+            assert max(map(int, asked_for), default=0) <= newest, library
 
 
 def test_carries_the_licence_of_what_it_carries(unpacked):
@@ -90,25 +88,30 @@ def test_names_no_place_of_the_machine_it_was_built_on(unpacked):
         assert path.is_dir() or str(ROOT).encode() not in path.read_bytes(), path
 
 
-def test_answers_from_any_place(here, run, asked, tmp_path):
-    _build_examples(run, here, tmp_path)
-    asked.expect(run(tmp_path / "01_answer", *asked.words))
-    said = run(here / "bin" / "edgetok-cpp", "inspect", asked.bundle)
-    assert "64" in said or said
+def test_answers_from_any_place(unpacked, run, asked, tmp_path):
+    options, emulator = _foreign(tmp_path) if unpacked.name.endswith("aarch64") else ((), ())
+    package = f"-Dedgetok_DIR={unpacked / 'lib' / 'cmake' / 'edgetok'}"
+    examples = unpacked / "share" / "edgetok" / "examples"
+    run("cmake", "-S", examples, "-B", tmp_path / "build", package, *options)
+    run("cmake", "--build", tmp_path / "build")
+    asked.expect(run(*emulator, tmp_path / "build" / "01_answer", *asked.words))
+    tool = unpacked / "bin" / "edgetok-cpp"
+    assert "rung" in run(*emulator, tool, "inspect", asked.bundle)
 
 
-def test_aarch64_answers_under_emulation(there, run, asked, tmp_path):
+def _foreign(folder: Path) -> tuple[tuple[str, ...], tuple[object, ...]]:
+    """How to compile for arm64, and how to run that here.
+
+    The emulator shows what lies under `system` first. Otherwise it would show the file of this
+    machine's processor, on which ONNX Runtime crashes.
+    """
     qemu = shutil.which("qemu-aarch64-static")
     if qemu is None:
         pytest.skip("qemu-user-static is not installed")
+    system = folder / "system"
+    (system / "proc").mkdir(parents=True)
+    (system / "proc" / "cpuinfo").write_text(CORTEX_A72)
+    for name in ("lib", "usr"):
+        (system / name).symlink_to(BUILDS / "deps" / "aarch64" / "root" / name)
     toolchain = ROOT / "runtimes" / "cpp" / "cmake" / "aarch64.cmake"
-    _build_examples(run, there, tmp_path, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
-    system = BUILDS / "deps" / "aarch64" / "root"
-    asked.expect(run(qemu, "-L", system, tmp_path / "01_answer", *asked.words))
-
-
-def _build_examples(run, prefix: Path, folder: Path, *options: str) -> None:
-    package = f"-Dedgetok_DIR={prefix / 'lib' / 'cmake' / 'edgetok'}"
-    source = prefix / "share" / "edgetok" / "examples"
-    run("cmake", "-S", source, "-B", folder, package, *options)
-    run("cmake", "--build", folder)
+    return (f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",), (qemu, "-L", system)

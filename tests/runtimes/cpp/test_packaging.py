@@ -50,6 +50,4 @@ def test_the_name_tells_which_versions_fit(build, run):
 @pytest.mark.slow
 def test_static_library_serves_the_same(build, run, asked):
     run(CPP / "build.sh", sys.executable, "static")
-    asked.expect(
-        run(ROOT / "build" / "cpp" / "static" / "examples" / "01_answer", *asked.words)
-    )
+    asked.expect(run(ROOT / "build" / "cpp" / "static" / "examples" / "01_answer", *asked.words))
