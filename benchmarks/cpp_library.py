@@ -138,6 +138,7 @@ class Library:
     def __init__(self, path: Path) -> None:
         self.raw: Any = ctypes.CDLL(str(path))
         self.raw.edgetok_message.restype = c_char_p
+        self.raw.edgetok_version.restype = c_char_p
         self.raw.edgetok_answer_reason.restype = c_char_p
         self.raw.edgetok_answer_margin.restype = c_double
         self.raw.edgetok_answer_log_probability.restype = c_double

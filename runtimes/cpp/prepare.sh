@@ -14,6 +14,11 @@ packages="cmake g++ make pkg-config nlohmann-json3-dev libprotobuf-dev protobuf-
 headers=$folder/include/onnxruntime
 have=$folder/onnxruntime
 
+# Ubuntu has its own names.
+if grep -q '^ID=ubuntu' /etc/os-release 2>/dev/null; then
+  packages=$(echo "$packages" | sed 's/libjpeg62-turbo-dev/libjpeg-turbo8-dev/')
+fi
+
 is_installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 
 say_and_stop() { echo "make cpp: $1" >&2; exit 1; }

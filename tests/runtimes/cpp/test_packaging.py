@@ -42,9 +42,11 @@ def test_only_the_interface_is_exported(build, run):
     assert not {name for name in names if f" {name}(" not in header.replace("*", " ")}
 
 
-def test_the_name_tells_which_versions_fit(build, run):
-    said = run("readelf", "-d", build / "libedgetok.so")
-    assert "soname: [libedgetok.so.0.1]" in said
+def test_the_name_tells_which_versions_fit(build, run, library):
+    major, minor, _ = library.raw.edgetok_version().decode().split(".")
+    assert f"soname: [libedgetok.so.{major}.{minor}]" in run(
+        "readelf", "-d", build / "libedgetok.so"
+    )
 
 
 @pytest.mark.slow
