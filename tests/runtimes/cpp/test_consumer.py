@@ -100,4 +100,4 @@ def _fetch(build: Path, run, folder: Path, *options: str) -> Path:
 
 def _build(run, source: Path, folder: Path, *options: str) -> None:
     run("cmake", "-S", source, "-B", folder, *options)
-    run("cmake", "--build", folder, "--parallel")
+    run("cmake", "--build", folder, "--parallel", os.cpu_count())
