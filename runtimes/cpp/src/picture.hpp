@@ -35,6 +35,12 @@ std::uint8_t over_white(std::uint8_t value, std::uint8_t alpha);
 // Throws Error(input) for a picture without pixels or with too many.
 void require_size(std::int64_t height, std::int64_t width, const char* what);
 
+// Squared, resized and cropped as a plan without tiles says.
+Picture fit(Picture picture, const ImagePlan& plan);
+
+// float [3, height, width] of a picture that was fitted.
+std::vector<float> normalise(const Picture& picture, const ImagePlan& plan);
+
 // float [parts, 3, height, width], ready for the tower.
 std::vector<float> preprocess(Picture picture, const ImagePlan& plan);
 
