@@ -67,3 +67,9 @@ def bundle_dir(tiny: ModuleType, tmp_path: Path) -> Path:
     """A good bundle that a test may damage."""
     tiny.write(tmp_path / "tiny.bundle")
     return tmp_path / "tiny.bundle"
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder() -> ModuleType:
+    """The module tests/bundle/tiny_encoder.py."""
+    return _load(ROOT / "tests" / "bundle" / "tiny_encoder.py")
