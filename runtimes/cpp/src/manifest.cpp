@@ -183,7 +183,8 @@ void require_version(const Value& tree) {
 bool names_a_task(const Value& tree) {
   if (!tree.is<Object>()) return false;
   const auto found = tree.object().find("task");
-  return found != tree.object().end() && found->second.is<std::string>() && found->second.text() != "answer";
+  if (found == tree.object().end()) return false;
+  return !found->second.is<std::string>() || found->second.text() != "answer";
 }
 
 Manifest read_answering(Value& tree) {
