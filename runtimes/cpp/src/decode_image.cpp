@@ -62,7 +62,9 @@ struct JpegReader {
       JSAMPROW row = pixels + static_cast<std::size_t>(info.output_components) * info.output_width * info.output_scanline;
       jpeg_read_scanlines(&info, &row, 1);
     }
-    jpeg_finish_decompress(&info);
+    const bool all_there = !cut_short;
+    jpeg_finish_decompress(&info);  // that nothing follows the last row is no loss
+    cut_short = !all_there;
     return true;
   }
 
@@ -200,7 +202,7 @@ Picture decode_image(const std::uint8_t* data, std::size_t bytes) {
                       std::to_string(limits::IMAGE_FILE_BYTES) + " bytes are read");
   }
   if (bytes > 8 && png_sig_cmp(data, 0, 8) == 0) return decode_png(data, bytes);
-  if (bytes > 3 && data[0] == 0xFF && data[1] == 0xD8) return decode_jpeg(data, bytes);
+  if (bytes > 3 && std::memcmp(data, "\xFF\xD8\xFF", 3) == 0) return decode_jpeg(data, bytes);
   if (is_webp(data, bytes)) return decode_webp(data, bytes);
   throw input_error("the image is no file that can be read; this library reads JPEG, PNG and WEBP");
 }

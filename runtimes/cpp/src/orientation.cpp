@@ -9,8 +9,27 @@ Error damaged(const char* reason) {
                      "); its header is sound but its pixels cannot be decoded, so copy or export it again");
 }
 
+namespace {
+
+// Bytes of a number by its type in TIFF files; 0 of all that is no whole number.
+std::size_t width_of(std::size_t type) {
+  switch (type) {
+    case 3: case 8: return 2;           // SHORT, SSHORT
+    case 4: case 9: case 13: return 4;  // LONG, SLONG, IFD
+    case 6: return 1;                   // SBYTE
+    default: return 0;
+  }
+}
+
+}  // namespace
+
+// As Pillow tells; not the TIFF of large files, whose directory has another layout.
 bool Exif::is_tiff() const {
-  return bytes_ >= 8 && (std::memcmp(data_, "II", 2) == 0 || std::memcmp(data_, "MM", 2) == 0);
+  if (bytes_ < 8) return false;
+  for (const char* start : {"II*\0", "MM\0*", "II\0*", "MM*\0"}) {
+    if (std::memcmp(data_, start, 4) == 0) return true;
+  }
+  return false;
 }
 
 std::optional<int> Exif::find_orientation() const {
@@ -18,11 +37,18 @@ std::optional<int> Exif::find_orientation() const {
   const bool little = data_[0] == 'I';
   const auto start = read(4, 4, little);
   const auto entries = read(start, 2, little);
+  std::optional<int> found;  // the last one counts, as in Pillow
   for (std::size_t i = 0; i < entries; ++i) {
     const std::size_t at = start + 2 + 12 * i;
-    if (read(at, 2, little) == 274) return static_cast<int>(read(at + 8, 2, little));
+    if (at + 12 > bytes_) break;
+    if (read(at, 2, little) != 274) continue;
+    const std::size_t width = width_of(read(at + 2, 2, little)), count = read(at + 4, 4, little);
+    const std::size_t place = width * count <= 4 ? at + 8 : read(at + 8, 4, little);
+    if (count == 0 || place > bytes_ || bytes_ - place < width * count) continue;
+    const std::size_t value = width == 0 ? 1 : read(place, width, little);  // of a list, the first
+    found = value <= 8 ? static_cast<int>(value) : 1;
   }
-  return std::nullopt;
+  return found;
 }
 
 std::size_t Exif::read(std::size_t at, std::size_t width, bool little) const {

@@ -146,6 +146,10 @@ def _files():
     for orientation in range(1, 9):
         exif = _exif(orientation)
         yield f"JPEG turned by {orientation}", _file(picture, "JPEG", exif=exif)
+    yield "JPEG turned by a LONG", _exif_typed(_file(picture, "JPEG", exif=_exif(6)), 4, 1)
+    yield "JPEG with two orientations", _exif_typed(_file(picture, "JPEG", exif=_exif(6)), 3, 2)
+    yield "JPEG with orientations beyond its end", _exif_typed(_file(picture, "JPEG", exif=_exif(6)), 3, 900)
+    yield "JPEG turned by a BYTE", _exif_typed(_file(picture, "JPEG", exif=_exif(6)), 1, 1)
     yield "PNG", _file(picture, "PNG")
     yield "PNG turned", _file(picture, "PNG", exif=_exif(6))
     yield "PNG with alpha", _file(_picture(37, 53, 4), "PNG")
@@ -168,6 +172,16 @@ def _saved(image: Image.Image, kind: str, **options) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
+
+
+def _exif_typed(data: bytes, kind: int, count: int) -> bytes:
+    """Its orientation as another type, and so many of it."""
+    at = data.index(b"II*\0" if b"II*\0" in data else b"MM\0*")
+    order = "little" if data[at : at + 1] == b"I" else "big"
+    tag = data.index((274).to_bytes(2, order) + (3).to_bytes(2, order), at)
+    value = (6).to_bytes(4 if kind == 4 else 2, order).ljust(4, b"\0")
+    entry = kind.to_bytes(2, order) + count.to_bytes(4, order) + value
+    return data[: tag + 2] + entry + data[tag + 12 :]
 
 
 def _all_inks() -> Image.Image:
@@ -322,6 +336,8 @@ DAMAGED = {
     "text": (b"not an image", "reads JPEG, PNG and WEBP"),
     "half a JPEG": (FILES["JPEG"][: len(FILES["JPEG"]) // 2], "ends too early"),
     "half a PNG": (FILES["PNG"][: len(FILES["PNG"]) // 2], "is damaged"),
+    "JPEG without an end": (FILES["JPEG"][:-2], "ends too early"),
+    "JPEG without its second marker": (b"\xff\xd8\0" + FILES["JPEG"][3:], "no file that"),
     "start of a JPEG": (FILES["JPEG"][:40], "is damaged"),
     "a million pixels a side": (
         FILES["PNG"][:16] + b"\0\x0f\x42\x40" * 2 + FILES["PNG"][24:],
@@ -343,6 +359,8 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_file(plain, capi, name):
     data, message = DAMAGED[name]
+    with pytest.raises(InputError):
+        preprocess(data, plain[0])
     with pytest.raises(capi.Failure, match=message) as caught:
         plain[1].image_of(data)
     assert caught.value.status == 5
