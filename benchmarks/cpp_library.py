@@ -44,6 +44,7 @@ class LoadOptions(Sized):
         ("budget_count", c_size_t),
         ("threads", c_int32),
         ("flavour", c_char_p),
+        ("packed", c_int32),
     )
 
 
@@ -285,9 +286,11 @@ class Model(_Images):
         budgets: Sequence[int] = (),
         threads: int = 1,
         flavour: str = "ort",
+        packed: bool = False,
     ) -> None:
         made, library = c_void_p(), bundle.library
         options = _options(budgets, threads, flavour)
+        options.packed = packed
         library.require(library.raw.edgetok_model_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "model", made)
 

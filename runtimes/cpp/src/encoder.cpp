@@ -60,12 +60,18 @@ void require_memory(const Manifest& m) {
                                    " MiB are free; end other programs, or export with int4 weights");
 }
 
+template <class T>
+std::vector<T> copy(const Buffer& buffer) {
+  const T* first = buffer.as<T>();
+  return {first, first + buffer.count<T>()};
+}
+
 // An output without its first dimension, which is of one picture or text.
-Encoding read_output(const Tensor& tensor, const BoundGraph& graph) {
+Encoding read_output(const Tensor& tensor, const Graph& graph) {
   const Buffer& buffer = graph.output(tensor.name);
   Encoding out;
   out.name = tensor.name;
-  out.values.assign(buffer.as<float>(), buffer.as<float>() + buffer.count<float>());
+  out.values = copy<float>(buffer);
   out.shape.assign(tensor.shape.begin() + 1, tensor.shape.end());
   return out;
 }
@@ -83,15 +89,12 @@ Encoder::Encoder(std::shared_ptr<const Bundle> bundle, const LoadOptions& option
   const Manifest& m = bundle_->manifest();
   const auto budgets = pick_budgets(m, options.budgets);
   require_flavour(m, options.flavour);
-  const Sessions sessions(bundle_->root(), pick_threads(options.threads));
+  backend_ = make_backend(*bundle_, {pick_threads(options.threads), options.flavour, options.packed});
   require_memory(m);
-  const auto bind = [&](const Stage& stage) {
-    return std::make_unique<BoundGraph>(sessions.make(bundle_->graph(stage), stage), stage, memory_);
-  };
-  for (auto budget = budgets.rbegin(); budget != budgets.rend(); ++budget) {  // the largest first: see `Memory`
-    graphs_[*budget] = bind(bundle_->stage(names::ENCODE, *budget, options.flavour));
+  for (auto budget = budgets.rbegin(); budget != budgets.rend(); ++budget) {  // the largest first: see `Backend`
+    graphs_[*budget] = backend_->bind(bundle_->stage(names::ENCODE, *budget, options.flavour));
   }
-  if (side_.text) describe_ = bind(bundle_->stage(names::DESCRIBE, 0, options.flavour));
+  if (side_.text) describe_ = backend_->bind(bundle_->stage(names::DESCRIBE, 0, options.flavour));
   for (const auto& [path, file] : m.files) {  // sessions opened weights by name: still those hashed?
     if (is_weights(path)) bundle_->path_of(path);
   }
@@ -103,7 +106,7 @@ std::unique_lock<std::mutex> Encoder::take_turn() {
   throw usage_error("this encoder is at work already and has one set of buffers; wait, or load the bundle again");
 }
 
-BoundGraph& Encoder::graph(std::int64_t budget) const {
+Graph& Encoder::graph(std::int64_t budget) const {
   if (budget == 0) return *graphs_.rbegin()->second;
   const auto found = graphs_.find(budget);
   if (found != graphs_.end()) return *found->second;
@@ -134,7 +137,7 @@ Image Encoder::prepare(const Picture& picture) const {
 }
 
 Encoding Encoder::encode(const Image& image, std::int64_t budget) {
-  BoundGraph& graph = this->graph(budget);
+  Graph& graph = this->graph(budget);
   if (image.digest != bundle_->manifest().digest) {
     throw usage_error("the image was prepared for another bundle; prepare it with this encoder");
   }
@@ -143,9 +146,8 @@ Encoding Encoder::encode(const Image& image, std::int64_t budget) {
   graph.input(names::PIXELS).write(image.pixels);
   graph.run();
   Encoding out = read_output(side_.output, graph);
-  const Buffer &kept = graph.output(names::KEPT), &sizes = graph.output(names::SIZES);
-  out.kept.assign(kept.as<std::int64_t>(), kept.as<std::int64_t>() + kept.count<std::int64_t>());
-  out.sizes.assign(sizes.as<float>(), sizes.as<float>() + sizes.count<float>());
+  out.kept = copy<std::int64_t>(graph.output(names::KEPT));
+  out.sizes = copy<float>(graph.output(names::SIZES));
   out.rows = static_cast<std::int64_t>(out.sizes.size());
   out.budget = budget == 0 ? graphs_.rbegin()->first : budget;
   out.preprocess_ms = image.preprocess_ms;

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "backend.hpp"
 #include "bundle.hpp"
 #include "model.hpp"
-#include "session.hpp"
 
 namespace edgetok_impl {
 
@@ -30,7 +30,7 @@ class Encoder {
   Encoder(std::shared_ptr<const Bundle> bundle, const LoadOptions& options);
 
   const std::shared_ptr<const Bundle>& bundle() const { return bundle_; }
-  std::int64_t buffer_bytes() const { return memory_.other_bytes(); }
+  std::int64_t buffer_bytes() const { return backend_->other_bytes(); }
 
   Image prepare(const Picture& picture) const;
   // Runs a rung on a picture; the largest that is loaded when `budget` is 0.
@@ -39,15 +39,15 @@ class Encoder {
   Encoding describe(const Ids& ids);
 
  private:
-  BoundGraph& graph(std::int64_t budget) const;
+  Graph& graph(std::int64_t budget) const;
   std::unique_lock<std::mutex> take_turn();
 
   std::shared_ptr<const Bundle> bundle_;
   const EncoderSide& side_;
   ImagePlan plan_;
-  Memory memory_;
-  std::map<std::int64_t, std::unique_ptr<BoundGraph>> graphs_;  // by budget
-  std::unique_ptr<BoundGraph> describe_;                        // none where there is no text
+  std::unique_ptr<Backend> backend_;  // before the graphs, which it outlives
+  std::map<std::int64_t, std::unique_ptr<Graph>> graphs_;  // by budget
+  std::unique_ptr<Graph> describe_;                        // none where there is no text
   std::mutex turn_;
 };
 
