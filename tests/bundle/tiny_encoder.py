@@ -208,7 +208,7 @@ def tokenizer() -> bytes:
     words = ["<pad>", "<unk>", "a", "cat", "dog", "photo", "of", "red", "table"]
     made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.enable_padding(length=LENGTH, pad_token="<pad>")  # noqa: S106
+    made.enable_padding(length=LENGTH, pad_token="<pad>")
     made.enable_truncation(LENGTH)
     return made.to_str().encode()
 

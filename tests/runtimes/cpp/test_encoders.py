@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -148,14 +149,15 @@ def test_wrong_use_is_refused_in_a_sentence(library, capi, both, bundles, tiny, 
     answers = capi.Bundle(library, tmp_path / "answers")
     embed, similarity = (both[task][1] for task in ("embed", "similarity"))
     image, ids = similarity.image(picture()), [1, 2, 3, 4, 5]
+    bundle = capi.Bundle(library, bundles["embed"])
     seen, text = similarity.encode(image), similarity.encode_text(ids)
     tries = [
         (lambda: capi.Encoder(answers), 2, "answers questions.*edgetok_model_load"),
         (answers.encoder, 2, "answers questions"),
-        (lambda: capi.Model(capi.Bundle(library, bundles["embed"])), 2, "its task is embed: load"),
-        (lambda: capi.Encoder(capi.Bundle(library, bundles["embed"]), budgets=[3]), 2, "no rung of 3"),
-        (lambda: capi.Encoder(capi.Bundle(library, bundles["embed"]), flavour="x"), 2, "choose ort"),
-        (lambda: capi.Encoder(capi.Bundle(library, bundles["embed"]), threads=-1), 2, "outside 1"),
+        (lambda: capi.Model(bundle), 2, "its task is embed: load"),
+        (lambda: capi.Encoder(bundle, budgets=[3]), 2, "no rung of 3"),
+        (lambda: capi.Encoder(bundle, flavour="x"), 2, "choose ort"),
+        (lambda: capi.Encoder(bundle, threads=-1), 2, "outside 1"),
         (lambda: embed.encode(image), 2, "prepared for another bundle"),
         (lambda: similarity.encode(image, 3), 2, r"3 patches is not loaded; loaded are \[2, 4\]"),
         (lambda: similarity.encode(image, -1), 2, "-1 patches is not loaded"),
@@ -302,8 +304,6 @@ def test_exported_families_at_every_rung(library, capi, tmp_path, name, weights)
     """What `edgetok export` writes for real layer types, in both flavours."""
     spec = importlib.util.spec_from_file_location("tiny_encoders", FAMILIES)
     families = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["tiny_encoders"] = families
     spec.loader.exec_module(families)
     model, out = tmp_path / "model", tmp_path / "out.bundle"

@@ -146,10 +146,11 @@ def _files():
     for orientation in range(1, 9):
         exif = _exif(orientation)
         yield f"JPEG turned by {orientation}", _file(picture, "JPEG", exif=exif)
-    yield "JPEG turned by a LONG", _exif_typed(_file(picture, "JPEG", exif=_exif(6)), 4, 1)
-    yield "JPEG with two orientations", _exif_typed(_file(picture, "JPEG", exif=_exif(6)), 3, 2)
-    yield "JPEG with orientations beyond its end", _exif_typed(_file(picture, "JPEG", exif=_exif(6)), 3, 900)
-    yield "JPEG turned by a BYTE", _exif_typed(_file(picture, "JPEG", exif=_exif(6)), 1, 1)
+    turned = _file(picture, "JPEG", exif=_exif(6))
+    yield "JPEG turned by a LONG", _exif_typed(turned, 4, 1)
+    yield "JPEG with two orientations", _exif_typed(turned, 3, 2)
+    yield "JPEG with orientations beyond its end", _exif_typed(turned, 3, 900)
+    yield "JPEG turned by a BYTE", _exif_typed(turned, 1, 1)
     yield "PNG", _file(picture, "PNG")
     yield "PNG turned", _file(picture, "PNG", exif=_exif(6))
     yield "PNG with alpha", _file(_picture(37, 53, 4), "PNG")
@@ -348,7 +349,7 @@ DAMAGED = {
         "ends too early",
     ),
     "JPEG of five inks": (
-        FILES["JPEG in CMYK"].replace(b"\xff\xc0\0\x14\x08\0\x25\0\x35\x04", b"\xff\xc0\0\x17\x08\0\x25\0\x35\x05"),
+        FILES["JPEG in CMYK"].replace(b"\0\x14\x08\0\x25\0\x35\x04", b"\0\x17\x08\0\x25\0\x35\x05"),
         "is damaged",
     ),
     "PNG of 16 bits": (_file(np.full((9, 8), 60_000, np.uint16), "PNG"), "more than 8 bits"),
