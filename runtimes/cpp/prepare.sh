@@ -1,6 +1,6 @@
 #!/bin/sh
 # Gets what the C++ library is built from, and nothing that is there already:
-#   compiler, CMake, nlohmann-json, protobuf, OpenSSL, libjpeg-turbo, libpng   from apt (needs root)
+#   compiler, CMake, nlohmann-json, protobuf, OpenSSL, libjpeg-turbo, libpng, libwebp   from apt (needs root)
 #   the headers of ONNX Runtime                  from Debian's libonnxruntime-dev, only unpacked
 #   the library of ONNX Runtime, onnx-ml.proto   from the pip wheels that Python uses
 #
@@ -10,7 +10,7 @@ set -eu
 python=$1
 folder=$2
 packages="cmake g++ make pkg-config nlohmann-json3-dev libprotobuf-dev protobuf-compiler libssl-dev
-  libjpeg62-turbo-dev libpng-dev"
+  libjpeg62-turbo-dev libpng-dev libwebp-dev"
 headers=$folder/include/onnxruntime
 have=$folder/onnxruntime
 
@@ -38,6 +38,12 @@ install_packages() {
   apt-get install -q -y --no-install-recommends $missing
 }
 
+# Where this machine gets the packages of its own release from.
+find_mirror() {
+  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' \
+    "Codename: $(. /etc/os-release; echo "$VERSION_CODENAME")" | head -n 1
+}
+
 # Debian 12 has no libonnxruntime-dev, so the next release's is unpacked, not installed. The C API
 # only grows: older headers go with a newer library.
 unpack_headers() {
@@ -50,7 +56,10 @@ unpack_headers() {
   apt=$folder/apt
   mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$folder/include"
   key=/usr/share/keyrings/debian-archive-keyring.gpg
-  echo "deb [signed-by=$key] http://deb.debian.org/debian trixie main" > "$apt/sources.list"
+  mirror=$(find_mirror)
+  [ -n "$mirror" ] || { apt-get update -q; mirror=$(find_mirror); }
+  [ -n "$mirror" ] || say_and_stop "no package source for $(. /etc/os-release; echo "$PRETTY_NAME") that has Debian 13, too"
+  echo "deb [signed-by=$key] $mirror trixie main" > "$apt/sources.list"
   set -- -q -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
     -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt" -o APT::Sandbox::User="$(id -un)"
   apt-get "$@" update

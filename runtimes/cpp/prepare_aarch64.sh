@@ -1,7 +1,7 @@
 #!/bin/sh
 # Gets what the C++ library for 64-bit ARM is built from, beside what prepare.sh got:
 #   compiler                    from apt (needs root)
-#   protobuf, OpenSSL, libjpeg-turbo, libpng, zlib, nlohmann-json
+#   protobuf, OpenSSL, libjpeg-turbo, libpng, libwebp, zlib, nlohmann-json
 #                               from this Debian release for arm64, only unpacked: the system stays as it is
 #   library of ONNX Runtime     from its pip wheel for aarch64, of the version that Python uses here
 #
@@ -9,7 +9,7 @@
 set -eu
 
 python=$1
-packages="libprotobuf-dev libssl-dev libjpeg62-turbo-dev libpng-dev nlohmann-json3-dev"
+packages="libprotobuf-dev libssl-dev libjpeg62-turbo-dev libpng-dev libwebp-dev nlohmann-json3-dev"
 
 say_and_stop() { echo "make cpp-aarch64: $1" >&2; exit 1; }
 
@@ -26,12 +26,11 @@ unpack_packages() {
     say_and_stop "this machine is not Debian, whose packages for arm64 are what it links"
   rm -rf "$folder/apt" "$folder/root"
   mkdir -p "$folder/apt/lists/partial" "$folder/apt/archives/partial" "$folder/root"
-  key=/usr/share/keyrings/debian-archive-keyring.gpg
   : > "$folder/apt/status"
-  {
-    echo "deb [signed-by=$key] http://deb.debian.org/debian $release main"
-    echo "deb [signed-by=$key] http://deb.debian.org/debian-security $release-security main"
-  } > "$folder/apt/sources.list"
+  # where this machine gets its own packages from
+  key=/usr/share/keyrings/debian-archive-keyring.gpg
+  apt-get indextargets --format "deb [signed-by=$key] \$(REPO_URI) \$(RELEASE) main" 'Created-By: Packages' |
+    grep " $release" | sort -u > "$folder/apt/sources.list"
   set -- -q -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User="$(id -un)" \
     -o Dir::Etc::sourcelist="$folder/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
     -o Dir::State::lists="$folder/apt/lists" -o Dir::State::status="$folder/apt/status" \

@@ -124,3 +124,7 @@ def run() -> Callable[..., str]:
         return done.stdout
 
     return succeed
+@pytest.fixture(scope="session")
+def tiny_encoder() -> ModuleType:
+    """The module tests/bundle/tiny_encoder.py."""
+    return _load(ROOT / "tests" / "bundle" / "tiny_encoder.py")
