@@ -1,6 +1,6 @@
 #!/bin/sh
 # Gets what the C++ library is built from, and nothing that is there already:
-#   compiler, CMake, nlohmann-json, protobuf, OpenSSL, libjpeg-turbo, libpng, libwebp   from apt (needs root)
+#   compiler, CMake, what packages.txt names     from apt (needs root)
 #   the headers of ONNX Runtime                  from Debian's libonnxruntime-dev, only unpacked
 #   the library of ONNX Runtime, onnx-ml.proto   from the pip wheels that Python uses
 #
@@ -9,8 +9,7 @@ set -eu
 
 python=$1
 folder=$2
-packages="cmake g++ make pkg-config nlohmann-json3-dev libprotobuf-dev protobuf-compiler libssl-dev
-  libjpeg62-turbo-dev libpng-dev libwebp-dev"
+packages="cmake g++ make pkg-config protobuf-compiler $(cat "$(dirname "$0")/packages.txt")"
 headers=$folder/include/onnxruntime
 have=$folder/onnxruntime
 

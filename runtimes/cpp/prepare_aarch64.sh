@@ -1,27 +1,26 @@
 #!/bin/sh
 # Gets what the C++ library for 64-bit ARM is built from, beside what prepare.sh got:
 #   compiler                    from apt (needs root)
-#   protobuf, OpenSSL, libjpeg-turbo, libpng, libwebp, zlib, nlohmann-json
-#                               from this Debian release for arm64, only unpacked: the system stays as it is
+#   what packages.txt names     from this Debian release for arm64, only unpacked: the system stays as it is
 #   library of ONNX Runtime     from its pip wheel for aarch64, of the version that Python uses here
 #
 # Usage: prepare_aarch64.sh PYTHON FOLDER
 set -eu
 
 python=$1
-packages="libprotobuf-dev libssl-dev libjpeg62-turbo-dev libpng-dev libwebp-dev nlohmann-json3-dev"
 
 say_and_stop() { echo "make cpp-aarch64: $1" >&2; exit 1; }
 
 install_compiler() {
   command -v aarch64-linux-gnu-g++ >/dev/null && return
   [ "$(id -u)" = 0 ] || say_and_stop "run: sudo apt-get install g++-aarch64-linux-gnu"
+  apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends g++-aarch64-linux-gnu
 }
 
 # The same release as the compiler's: protoc runs here, and the C library must not be newer there.
 unpack_packages() {
-  [ -f "$folder/root/.complete" ] && return
+  cmp -s "$folder/root/.complete" "$here/packages.txt" && return
   release=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") ||
     say_and_stop "this machine is not Debian, whose packages for arm64 are what it links"
   rm -rf "$folder/apt" "$folder/root"
@@ -36,8 +35,8 @@ unpack_packages() {
     -o Dir::State::lists="$folder/apt/lists" -o Dir::State::status="$folder/apt/status" \
     -o Dir::Cache="$folder/apt" -o Debug::NoLocking=1
   apt-get "$@" update
-  # shellcheck disable=SC2086  # one word a package
-  apt-get "$@" install --download-only --no-install-recommends -y $packages
+  # shellcheck disable=SC2046  # one word a package
+  apt-get "$@" install --download-only --no-install-recommends -y $(cat "$here/packages.txt")
   for package in "$folder"/apt/archives/*.deb; do
     case $(basename "$package") in
       libc6-dev_* | libc-dev-bin_* | linux-libc-dev_* | libcrypt-dev_*) ;; # the compiler has its own
@@ -45,7 +44,7 @@ unpack_packages() {
     esac
   done
   rm -rf "$folder/apt"
-  touch "$folder/root/.complete"
+  cp "$here/packages.txt" "$folder/root/.complete"
 }
 
 link_library() {
@@ -64,6 +63,7 @@ link_library() {
   ln -sf libonnxruntime.so.1 "$folder/onnxruntime/libonnxruntime.so"
 }
 
+here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
 install_compiler

@@ -26,7 +26,8 @@ function(install_notice file name)
 endfunction()
 
 # Debian and Ubuntu keep the licence of a package here; a cross build has them under its own root.
-foreach(_package libprotobuf-dev libssl-dev libjpeg62-turbo-dev libpng-dev zlib1g-dev nlohmann-json3-dev)
+file(STRINGS packages.txt _packages)
+foreach(_package ${_packages})
   install_notice("${EDGETOK_NOTICES_ROOT}/usr/share/doc/${_package}/copyright" ${_package}.txt)
 endforeach()
 # The wheel has its own beside the folder of the library.
