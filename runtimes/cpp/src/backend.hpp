@@ -56,9 +56,9 @@ struct BackendOptions {
   bool packed = false;  // the weights of every graph, not of decode alone
 };
 
-// Which of a bundle's graphs a device reads unless others are asked for. Throws Error(usage) for an
-// unknown device.
-std::string default_flavour(const std::string& device);
+// Which of a bundle's graphs are read: the device's unless others are asked for. Throws Error(usage)
+// for an unknown device.
+std::string pick_flavour(const std::string& device, const std::string& asked);
 
 // The bundle must outlive it. Throws Error(usage) for an unknown device, Error(incompatible) for one
 // that this library or this machine does not have.

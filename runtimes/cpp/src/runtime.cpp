@@ -53,17 +53,6 @@ std::vector<Rung> pick_rungs(const std::vector<Rung>& all, const std::vector<std
   return out;
 }
 
-std::string pick_flavour(const LoadOptions& options) {
-  const std::string own = default_flavour(options.device);  // says which devices there are
-  return options.flavour.empty() ? own : options.flavour;
-}
-
-int pick_threads(int threads) {
-  if (threads == 0) return physical_cores();
-  if (threads < 1 || threads > 1024) throw usage_error("threads " + std::to_string(threads) + " is outside 1..1024");
-  return threads;
-}
-
 // Memory that loading and running takes at least: weights, KV cache, activations.
 std::int64_t needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, const std::string& flavour) {
   std::map<std::string, std::int64_t> cache;
@@ -132,7 +121,7 @@ Ids Prompt::question() const {
 
 Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
     : manifest_(bundle.manifest()),
-      flavour_(pick_flavour(options)),
+      flavour_(pick_flavour(options.device, options.flavour)),
       ladder_(pick_rungs(bundle.manifest().ladder, options.budgets)),
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
   require_supported(manifest_);
