@@ -142,7 +142,11 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
 
 void Runtime::load(const Bundle& bundle, const Sessions& sessions) {
   require_memory(manifest_, ladder_, flavour_);
-  for (const char* name : kStages) {
+  std::vector<std::string> stages(std::begin(kStages), std::end(kStages));
+  for (const auto& name : shared_stages(manifest_)) {
+    if (name == names::EXTEND) stages.push_back(name);
+  }
+  for (const auto& name : stages) {
     for (auto rung = ladder_.rbegin(); rung != ladder_.rend(); ++rung) {  // see `Memory`
       const Stage& stage = bundle.stage(name, rung->budget, flavour_);
       require_interface(manifest_, stage, *rung, bundle.stage("tower", rung->budget, flavour_));
@@ -303,19 +307,75 @@ void Runtime::make_room() {
   }
 }
 
+// How many rows each layer holds, and so many beyond.
+std::vector<std::int32_t> Runtime::past_lengths(std::int64_t beyond) const {
+  std::vector<std::int32_t> out;
+  for (std::size_t layer = 0; layer < rows_.layers(); ++layer) {
+    out.push_back(static_cast<std::int32_t>(rows_.length(layer) + beyond));
+  }
+  return out;
+}
+
+// Rotary positions [L, count] of the next rows in each layer.
+Ids Runtime::next_positions(std::int64_t count) const {
+  Ids out;
+  for (std::size_t layer = 0; layer < rows_.layers(); ++layer) {
+    for (std::int64_t i = 0; i < count; ++i) out.push_back(rows_.position(layer) + i);
+  }
+  return out;
+}
+
+// A prefill that treats visual rows apart makes other rows of them than a chunk would, even where it
+// takes none away; a group that is packed does not go back into its ring.
+bool Runtime::may_rewind() const {
+  const auto& kv = manifest_.kv;
+  const auto& text = manifest_.text;
+  return kv.policy == "none" && kv.ring == 0 && kv.convolutions == 0 && manifest_.prefill_method == "none" &&
+         text.sees_ahead == "nothing" && text.axes == 1 && rows_.are_whole();
+}
+
+std::size_t Runtime::chunk_rows() const {
+  const auto found = graphs_.find({names::EXTEND, ladder_[0].budget});
+  if (found == graphs_.end()) return 0;
+  return static_cast<std::size_t>(found->second->input(names::CHUNK_EMBEDS).tensor.shape[1]);
+}
+
+void Runtime::require_left(std::int64_t rows) const {
+  const auto left = rows_.left();
+  if (left >= rows) return;
+  if (!manifest_.kv.keep.empty()) {
+    throw input_error(std::to_string(left) + " of the model's " + std::to_string(manifest_.text.max_positions) +
+                      " positions are left, and " + std::to_string(rows) +
+                      " rows are to come; ask for fewer new tokens, or export with --kv-policy streaming, "
+                      "which renumbers its rows");
+  }
+  std::int64_t held = 0;
+  for (std::size_t layer = 0; layer < rows_.layers(); ++layer) held = std::max(held, rows_.length(layer));
+  const std::string state = left > 0 ? "holds " + std::to_string(held) + " rows and has room for " +
+                                           std::to_string(left) + " of " + std::to_string(rows) + " more"
+                                     : "is full with " + std::to_string(held) + " rows";
+  throw input_error("the KV cache " + state + "; ask for fewer new tokens, or export with more (--new-tokens)");
+}
+
+const float* Runtime::put(const float* rows) {
+  BoundGraph& extend = graph(names::EXTEND, ladder_[0].budget);
+  const Buffer& input = extend.input(names::CHUNK_EMBEDS);
+  const auto count = static_cast<std::int64_t>(chunk_rows());
+  input.write(std::vector<float>(rows, rows + input.count<float>()));
+  extend.input(names::PAST_LENGTHS).write(past_lengths(count - 1));
+  extend.input(names::CHUNK_POSITIONS).write(next_positions(count));
+  extend.run();
+  rows_.append(count);
+  return extend.output(names::LOGITS).as<float>();
+}
+
 const float* Runtime::step(std::int64_t token) {
-  if (rows_.left() < 1) throw input_error("the KV cache is full; ask for fewer new tokens, or export with more");
+  require_left(1);
   make_room();
   BoundGraph& decode = graph("decode", ladder_[0].budget);
-  std::vector<std::int32_t> lengths;
-  Ids positions;
-  for (std::size_t layer = 0; layer < rows_.layers(); ++layer) {
-    lengths.push_back(static_cast<std::int32_t>(rows_.length(layer)));
-    positions.push_back(rows_.position(layer));
-  }
   decode.input(names::TOKEN_ID).write(Ids{token});
-  decode.input(names::PAST_LENGTHS).write(lengths);
-  decode.input(names::POSITIONS).write(positions);
+  decode.input(names::PAST_LENGTHS).write(past_lengths(0));
+  decode.input(names::POSITIONS).write(next_positions(1));
   decode.run();
   rows_.append();
   return decode.output(names::LOGITS).as<float>();

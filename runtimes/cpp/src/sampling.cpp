@@ -112,7 +112,9 @@ std::size_t draw(const std::vector<double>& probabilities, double uniform) {
   return last;
 }
 
-void require(const Sampling& s) {
+}  // namespace
+
+void require_sampling(const Sampling& s) {
   if (!(s.temperature >= 0 && std::isfinite(s.temperature))) {
     throw usage_error("temperature " + format_number(s.temperature, 6) + " is outside 0..inf; 0 is greedy");
   }
@@ -120,10 +122,6 @@ void require(const Sampling& s) {
     throw usage_error("top_p " + format_number(s.top_p, 6) + " is outside 0..1; 1 draws among all tokens");
   }
 }
-
-}  // namespace
-
-Sampler::Sampler(const Sampling& sampling) : sampling_(sampling), random_(sampling.seed) { require(sampling); }
 
 std::int64_t Sampler::choose(const float* logits, std::size_t count) {
   if (sampling_.temperature == 0) return static_cast<std::int64_t>(find_peak(logits, count));

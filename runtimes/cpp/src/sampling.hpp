@@ -16,10 +16,13 @@ struct Sampling {
   std::uint64_t seed = 0;
 };
 
-// Chooses the tokens of one answer. Throws Error(usage) for values that are out of range.
+// Throws Error(usage) for values that are out of range.
+void require_sampling(const Sampling& sampling);
+
+// Chooses the tokens of one answer.
 class Sampler {
  public:
-  explicit Sampler(const Sampling& sampling);
+  explicit Sampler(const Sampling& sampling) : sampling_(sampling), random_(sampling.seed) {}
   std::int64_t choose(const float* logits, std::size_t count);
 
  private:
