@@ -35,7 +35,7 @@ class Sized(Structure):
     """A struct that says how large it is."""
 
     def __init__(self, **fields: Any) -> None:
-        super().__init__(struct_size=ctypes.sizeof(self), **fields)
+        super().__init__(**({"struct_size": ctypes.sizeof(self)} | fields))
 
 
 class LoadOptions(Sized):

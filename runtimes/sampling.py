@@ -71,9 +71,9 @@ def softmax(logits: Logits, temperature: float = 1.0) -> Probabilities:
     """Probabilities [W] of logits [W], in float64 so that they add up to 1."""
     peak = float(logits.max())
     starts = range(0, len(logits), _BLOCK)
-    weights = np.concatenate(
-        [_exponential((_block(logits, at) - peak) / temperature) for at in starts]
-    )
+    with np.errstate(over="ignore"):  # what is far below the peak may be infinitely so
+        blocks = [_exponential((_block(logits, at) - peak) / temperature) for at in starts]
+    weights = np.concatenate(blocks)
     return np.asarray(weights / add_up(weights))
 
 

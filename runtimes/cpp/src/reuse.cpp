@@ -96,7 +96,7 @@ const float* PromptCache::extend(const PromptRows& rows, std::size_t start, cons
   const std::size_t width = embeds.size() / keys.size();
   if (runtime_.may_rewind()) {
     runtime_.rewind(start);
-    held_.cut(start);
+    held_.begin(rows, start);  // visual rows that come are of another image, perhaps
   }
   runtime_.require_left(static_cast<std::int64_t>(keys.size() - start));
   const float* logits = nullptr;

@@ -22,7 +22,7 @@ struct PromptRows {
 // What the rows of a cache are, in the order in which they were written, as far as known.
 class HeldRows {
  public:
-  // The first so many rows of a prompt have been written.
+  // The first so many rows of a prompt stand there.
   void begin(const PromptRows& rows, std::size_t count);
   void append(std::int64_t token);             // a row more, if the others are known
   void append(const Ids& keys, std::size_t from, std::size_t until);
