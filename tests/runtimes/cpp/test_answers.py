@@ -115,11 +115,11 @@ def test_another_thread_cancels(one):
 
 
 def test_a_second_answer_meanwhile_is_refused(one, capi):
-    refused = []
+    refused, image = [], one.cpp.image(_pictures()[0])
 
     def ask_again(_: int) -> int:
         with pytest.raises(capi.Failure, match="is answering already") as caught:
-            one.ask_cpp(_pictures()[0], "Hi")
+            one.cpp.generate(image, [2], [9, 10])
         refused.append(caught.value.status)
         return 1
 

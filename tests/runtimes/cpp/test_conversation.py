@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
-from edgetok.errors import InputError
+import edgetok
+from edgetok.errors import IncompatibleError, InputError
 
 SLOTS = 200
 BEFORE = 1 + len("User: ")  # rows in front of every image, which another one leaves
@@ -169,6 +172,27 @@ def test_a_turn_whose_numbers_are_none_leaves_no_trace(
     assert (answer.stop, answer.reused, talk.cpp.turns) == ("length", 0, 1)
 
 
+def test_a_turn_that_fails_has_been_said_so_far(
+    library, capi, pairs, tiny_vlm, tmp_path
+) -> None:
+    """ONNX Runtime refuses some step: what was told before stays, and both go on alike."""
+    recipe = tiny_vlm.Recipe(step_ids=245, slots=800)
+    pair = pairs.Pair(library, capi, tiny_vlm.write(tmp_path / "f.bundle", recipe))
+    talk = pair.converse(pairs.picture(1), 4)
+    for seed in range(3):
+        told: list[int] = []
+        options = {"temperature": 20.0, "seed": seed, "max_new_tokens": 150}
+        with pytest.raises(IncompatibleError, match="cannot run it"):
+            talk.python.ask("a", **options)
+        with pytest.raises(capi.Failure, match="cannot run it") as caught:
+            talk.ask_cpp("a", on_token=lambda token: told.append(token) or 0, **options)
+        assert (caught.value.status, talk.cpp.turns) == (4, seed + 1)
+        assert told[-1] >= 245
+        talk.require_same_state()
+        pair.ask(pairs.picture(1), "what?", 4, max_new_tokens=1)
+    talk.ask("why?", max_new_tokens=1)
+
+
 def test_handles_may_be_freed_in_any_order(library, capi, pairs, tiny_vlm, tmp_path) -> None:
     folder = tiny_vlm.write(tmp_path / "t.bundle", tiny_vlm.Recipe(slots=SLOTS))
     talk = pairs.Pair(library, capi, folder).converse(pairs.picture(1), 4)
@@ -191,6 +215,28 @@ def test_a_template_without_later_turns_has_no_conversations(
     with pytest.raises(capi.Failure, match="writes earlier turns anew") as caught:
         model.converse(model.image(pairs.picture(1)))
     assert caught.value.status == 2
+
+
+def test_the_example_talks(build: Path, pairs, tiny_vlm, tmp_path) -> None:
+    """A program over edgetok.hpp, drawn and greedy."""
+    folder = tiny_vlm.write(tmp_path / "t.bundle", tiny_vlm.Recipe(slots=SLOTS))
+    model, photo = edgetok.load(folder), tmp_path / "photo.png"
+    Image.fromarray(pairs.picture(1)).save(photo)
+    processor, texts = model.processor, ("what?", "why?", "")
+    prompt = processor.encode(texts[0])
+    turns = [prompt.after, *(processor.encode_turn(text) for text in texts[1:])]
+    lines = "".join(" ".join(map(str, ids)) + "\n" for ids in turns)
+    talker = [build / "examples" / "04_talk", folder, photo, " ".join(map(str, prompt.before))]
+    for options in ([], ["1.5", "7"]):
+        done = subprocess.run([*talker, *options], input=lines, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        talk = model.converse(photo)
+        heat, seed = (1.5, 7) if options else (0.0, 0)
+        wanted = [talk.ask(text, temperature=heat, seed=seed).token_ids for text in texts]
+        found = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+        assert found == wanted
+    done = subprocess.run([*talker[:3], "999"], input=lines, capture_output=True, text=True)
+    assert (done.returncode, "token id 999" in done.stderr) == (5, True)
 
 
 # ---- real exports: what prefill or a policy takes away, every precision of the cache ----
