@@ -26,8 +26,10 @@ _OPENING = """\
 
 def render() -> str:
     """The text of the header."""
-    parts = [_OPENING, "namespace edgetok_impl {\n", *_limits(), *_costs(), *_names(), *_operators()]
-    return "\n".join([*parts, "}  // namespace edgetok_impl\n"])
+    tables = [*_limits(), *_costs(), *_names(), *_operators()]
+    return "\n".join(
+        [_OPENING, "namespace edgetok_impl {\n", *tables, "}  // namespace edgetok_impl\n"]
+    )
 
 
 def _limits() -> list[str]:

@@ -10,8 +10,6 @@ import numpy as np
 
 import edgetok
 
-SAMPLING = ("temperature", "top_p", "seed", "max_new_tokens")
-
 
 def picture(number: int) -> np.ndarray:
     """Noise of its own."""
@@ -48,7 +46,12 @@ class Pair:
         self.cpp = capi.Model(capi.Bundle(library, folder), threads=1, **options)
 
     def ask(
-        self, shown: np.ndarray, text: str, budget: int = 0, pieces: int | None = None, **options: Any
+        self,
+        shown: Any,
+        text: str,
+        budget: int = 0,
+        pieces: int | None = None,
+        **options: Any,
     ) -> Any:
         """Answer in both, cancelled after so many pieces of text; returns that of C++."""
         stream = self.python.stream(shown, text, budget=budget or None, **options)

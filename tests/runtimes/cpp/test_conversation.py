@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -67,9 +69,7 @@ def test_a_stop_token_is_not_said_twice(library, capi, pairs, tiny_vlm, tmp_path
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
-def test_a_cancelled_turn_has_been_said_so_far(
-    pair: Any, pairs: ModuleType, pieces: int
-) -> None:
+def test_a_cancelled_turn_has_been_said_so_far(pair: Any, pairs: ModuleType, pieces: int) -> None:
     talk = pair.converse(pairs.picture(1), 4)
     for text in QUESTIONS[:3]:
         assert talk.ask(text, pieces).stop == "cancelled"
@@ -172,15 +172,13 @@ def test_a_turn_whose_numbers_are_none_leaves_no_trace(
     assert (answer.stop, answer.reused, talk.cpp.turns) == ("length", 0, 1)
 
 
-def test_a_turn_that_fails_has_been_said_so_far(
-    library, capi, pairs, tiny_vlm, tmp_path
-) -> None:
+def test_a_turn_that_fails_has_been_said_so_far(library, capi, pairs, tiny_vlm, tmp_path) -> None:
     """ONNX Runtime refuses some step: what was told before stays, and both go on alike."""
     recipe = tiny_vlm.Recipe(step_ids=245, slots=800)
     pair = pairs.Pair(library, capi, tiny_vlm.write(tmp_path / "f.bundle", recipe))
     talk = pair.converse(pairs.picture(1), 4)
+    told: list[int] = []
     for seed in range(3):
-        told: list[int] = []
         options = {"temperature": 20.0, "seed": seed, "max_new_tokens": 150}
         with pytest.raises(IncompatibleError, match="cannot run it"):
             talk.python.ask("a", **options)
@@ -277,3 +275,54 @@ def test_exported_bundles_talk_alike(
     flavour = KINDS[kind].get("flavour", "ort")
     pair = pairs.Pair(library, capi, tmp_path / "x.bundle", flavour=flavour)
     _talk_over(pair, pairs, [pairs.picture(n) for n in (1, 2)])
+
+
+# ---- the demo model, which was trained on conversations ----
+
+DEMO = Path(__file__).parents[3] / "examples" / "demo_vlm"
+
+
+@pytest.fixture(scope="module")
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two conversations of the calibrate split, pictures opened."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("conversations")
+    maker = [sys.executable, "make.py", "--split", "calibrate", "--form", "conversations"]
+    subprocess.run([*maker, "--count", "2", "-o", str(folder)], cwd=DEMO, check=True)
+    found = map(json.loads, (folder / "conversations.jsonl").read_text().splitlines())
+    return [
+        each | {"image": np.asarray(Image.open(folder / each["image"]).convert("RGB"))}
+        for each in found
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weights": "int8", "kv": "int8"},
+        {"weights": "int4", "kv": "int4"},
+        {"kv_policy": "streaming", "kv_slots": 200},
+    ],
+    ids=str,
+)
+def test_the_demo_talks_alike(
+    library, capi, pairs, conversations, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Up to 12 turns; the second conversation is drawn, and disturbed."""
+    from edgetok.export.pipeline import export_model
+
+    sizes = {"budgets": "64,full", "new_tokens": 400, "parity_images": 1}
+    export_model(DEMO / "checkpoint", tmp_path / "demo.bundle", **sizes, **options)
+    pair, turns = pairs.Pair(library, capi, tmp_path / "demo.bundle"), 0
+    for number, each in enumerate(conversations):
+        talk = pair.converse(each["image"], (64, 0)[number])
+        for turn, said in enumerate(each["turns"][:12]):
+            heat = {"temperature": 0.8 * number, "top_p": 0.9, "seed": turn}
+            answer = talk.ask(said["prompt"], max_new_tokens=16, **heat)
+            turns += answer.reused > answer.tried[-1]
+            if number and turn % 5 == 4:
+                pair.ask(conversations[0]["image"], "What is it?", 64, max_new_tokens=4)
+    assert turns >= 12

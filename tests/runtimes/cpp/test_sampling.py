@@ -18,9 +18,7 @@ def pair(library, capi, pairs, tiny_vlm, tmp_path_factory) -> Any:
 
 @pytest.mark.parametrize("temperature", [1e-320, 1e-6, 0.3, 1.0, 1.7, 20.0])
 @pytest.mark.parametrize("top_p", [1e-9, 0.2, 0.9, 0.999999, 1.0])
-def test_draws_are_equal(
-    pair: Any, pairs: ModuleType, temperature: float, top_p: float
-) -> None:
+def test_draws_are_equal(pair: Any, pairs: ModuleType, temperature: float, top_p: float) -> None:
     for seed in (0, 1, 2**32 - 1, 2**32, 2**64 - 1):
         pair.ask(pairs.picture(1), "a", 4, temperature=temperature, top_p=top_p, seed=seed)
 
