@@ -23,12 +23,13 @@ bool are_same(const VisualTokens* a, const VisualTokens* b) {
 }
 
 std::size_t as_size(std::int64_t number) { return static_cast<std::size_t>(number); }
+std::int64_t as_count(std::size_t number) { return static_cast<std::int64_t>(number); }
 
 }  // namespace
 
 Ids PromptRows::keys() const {
   Ids out = text.before;
-  for (std::size_t i = 0; i < visual->kept.size(); ++i) out.push_back(-1 - static_cast<std::int64_t>(i));
+  for (std::size_t i = 0; i < visual->kept.size(); ++i) out.push_back(-1 - as_count(i));
   out.insert(out.end(), text.after.begin(), text.after.end());
   return out;
 }
@@ -95,14 +96,14 @@ const float* PromptCache::extend(const PromptRows& rows, std::size_t start, cons
   const Ids keys = rows.keys();
   const std::size_t width = embeds.size() / keys.size();
   if (runtime_.may_rewind()) {
-    runtime_.rewind(start);
+    runtime_.rewind(as_count(start));
     held_.begin(rows, start);  // visual rows that come are of another image, perhaps
   }
-  runtime_.require_left(static_cast<std::int64_t>(keys.size() - start));
+  runtime_.require_left(as_count(keys.size() - start));
   const float* logits = nullptr;
   for (const std::size_t at : list_chunks(start, keys)) {
     if (at < held_.size()) {  // some rows are written once more
-      runtime_.rewind(at);
+      runtime_.rewind(as_count(at));
       held_.cut(at);
     }
     logits = runtime_.put(embeds.data() + at * width);
