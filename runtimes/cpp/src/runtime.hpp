@@ -71,7 +71,7 @@ class Runtime {
   const float* step(std::int64_t token);
   std::int64_t rows_left() const { return rows_.left(); }
 
-  // ---- rows behind those that the cache holds, for reuse.hpp ----
+  // ---- rows behind those that the cache holds, for reuse.hpp; in extending.cpp ----
   bool sees_whole_prompt() const { return manifest_.text.sees_ahead == "prompt"; }
   // Whether rows stand where they were written and nothing but them decides about answers.
   bool may_rewind() const;

@@ -329,7 +329,7 @@ def samples(tmp_path_factory) -> Path:
         ("int4", "int8", {}, 200),
         ("int4", "int4", {}, 30),
         ("fp32", "fp32", {"kv_policy": "streaming", "kv_slots": 200}, 30),
-        ("fp32", "fp32", {"method": "sparsevlm"}, 30),
+        ("fp32", "fp32", {"method": "catp"}, 30),
         ("fp32", "fp32", {"method": "tome"}, 30),
         ("fp32", "fp32", {"prefill": "fastv"}, 30),
     ],

@@ -246,7 +246,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "int8": {"kv": "int8"},
     "int4": {"kv": "int4"},
     "portable": {"kv": "int8", "flavour": "portable"},
-    "question": {"method": "sparsevlm"},
+    "question": {"method": "catp"},
     "int8 policy": {"kv": "int8", "kv_policy": "streaming", "kv_slots": 48},
 }
 
@@ -266,12 +266,12 @@ def _talk_over(pair: Any, pairs: ModuleType, shown: list[np.ndarray]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_bundles_talk_alike(
-    kind: str, library, capi, pairs, model_dir: Path, tmp_path: Path
+    kind: str, library, capi, pairs, model_dir: Path, samples: Path, tmp_path: Path
 ) -> None:
     from edgetok.export.pipeline import export_model
 
     sizes = {"budgets": "8,full", "prompt_tokens": 64, "new_tokens": 32, "parity_images": 1}
-    export_model(model_dir, tmp_path / "x.bundle", **sizes, **KINDS[kind])
+    export_model(model_dir, tmp_path / "x.bundle", samples=samples, **sizes, **KINDS[kind])
     flavour = KINDS[kind].get("flavour", "ort")
     pair = pairs.Pair(library, capi, tmp_path / "x.bundle", flavour=flavour)
     _talk_over(pair, pairs, [pairs.picture(n) for n in (1, 2)])
