@@ -37,6 +37,12 @@ install_packages() {
   apt-get install -q -y --no-install-recommends $missing
 }
 
+# Where this machine gets the packages of its own release from.
+find_mirror() {
+  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' \
+    "Codename: $(. /etc/os-release; echo "$VERSION_CODENAME")" | head -n 1
+}
+
 # Debian 12 has no libonnxruntime-dev, so the next release's is unpacked, not installed. The C API
 # only grows: older headers go with a newer library.
 unpack_headers() {
@@ -49,7 +55,10 @@ unpack_headers() {
   apt=$folder/apt
   mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$folder/include"
   key=/usr/share/keyrings/debian-archive-keyring.gpg
-  echo "deb [signed-by=$key] http://deb.debian.org/debian trixie main" > "$apt/sources.list"
+  mirror=$(find_mirror)
+  [ -n "$mirror" ] || { apt-get update -q; mirror=$(find_mirror); }
+  [ -n "$mirror" ] || say_and_stop "no package source for $(. /etc/os-release; echo "$PRETTY_NAME") that has Debian 13, too"
+  echo "deb [signed-by=$key] $mirror trixie main" > "$apt/sources.list"
   set -- -q -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
     -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt" -o APT::Sandbox::User="$(id -un)"
   apt-get "$@" update

@@ -25,12 +25,11 @@ unpack_packages() {
     say_and_stop "this machine is not Debian, whose packages for arm64 are what it links"
   rm -rf "$folder/apt" "$folder/root"
   mkdir -p "$folder/apt/lists/partial" "$folder/apt/archives/partial" "$folder/root"
-  key=/usr/share/keyrings/debian-archive-keyring.gpg
   : > "$folder/apt/status"
-  {
-    echo "deb [signed-by=$key] http://deb.debian.org/debian $release main"
-    echo "deb [signed-by=$key] http://deb.debian.org/debian-security $release-security main"
-  } > "$folder/apt/sources.list"
+  # where this machine gets its own packages from
+  key=/usr/share/keyrings/debian-archive-keyring.gpg
+  apt-get indextargets --format "deb [signed-by=$key] \$(REPO_URI) \$(RELEASE) main" 'Created-By: Packages' |
+    grep " $release" | sort -u > "$folder/apt/sources.list"
   set -- -q -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User="$(id -un)" \
     -o Dir::Etc::sourcelist="$folder/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
     -o Dir::State::lists="$folder/apt/lists" -o Dir::State::status="$folder/apt/status" \

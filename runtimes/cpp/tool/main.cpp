@@ -20,9 +20,13 @@ int inspect(const char* path) {
   const edgetok::Bundle bundle(path);
   bundle.check();
   const edgetok_bundle_info info = bundle.describe();
-  std::printf("%s, method %s, weights %s, KV cache %s\n", info.family, info.method, info.weights, info.kv);
+  const bool answers = std::strcmp(info.task, "answer") == 0;
+  std::printf("%s, method %s, weights %s, %s %s\n", info.family, info.method, info.weights,
+              answers ? "KV cache" : "task", answers ? info.kv : info.task);
   std::printf("digest %s\n", info.digest);
   for (const edgetok_rung& rung : bundle.rungs()) {
+    if (!answers) std::printf("rung %lld\n", static_cast<long long>(rung.budget));
+    if (!answers) continue;
     std::printf("rung %lld: %lld prompt tokens, %lld new tokens\n", static_cast<long long>(rung.budget),
                 static_cast<long long>(rung.prompt_tokens), static_cast<long long>(rung.new_tokens));
   }
@@ -51,6 +55,7 @@ void measure_rung(edgetok::Model& model, const std::vector<std::uint8_t>& file, 
   request.budget = budget;
   for (int i = 0; i < repeats; ++i) {
     const edgetok::Image image = model.image(file.data(), file.size());
+    model.forget();  // the same question again would find its rows in the cache
     const edgetok::Answer answer = model.generate(image, prompt, request);
     const edgetok_timings timings = answer.timings();
     const auto steps = static_cast<double>(answer.tokens().size()) - 1;
