@@ -15,6 +15,7 @@ from ctypes import (
     c_int64,
     c_size_t,
     c_uint8,
+    c_uint64,
     c_void_p,
 )
 from dataclasses import dataclass
@@ -34,7 +35,16 @@ class Sized(Structure):
     """A struct that says how large it is."""
 
     def __init__(self, **fields: Any) -> None:
-        super().__init__(struct_size=ctypes.sizeof(self), **fields)
+        super().__init__(**({"struct_size": ctypes.sizeof(self)} | fields))
+
+
+class Rung(Sized):
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("budget", c_int64),
+        ("prompt_tokens", c_int64),
+        ("new_tokens", c_int64),
+    )
 
 
 class LoadOptions(Sized):
@@ -96,6 +106,9 @@ class Request(Sized):
         ("max_new_tokens", c_int32),
         ("on_token", ON_TOKEN),
         ("user", c_void_p),
+        ("temperature", c_double),
+        ("top_p", c_double),
+        ("seed", c_uint64),
     )
 
 
@@ -175,6 +188,7 @@ class Answer:
     reason: str
     margin: float
     log_probability: float
+    reused: int
     timings: dict[str, float]
 
 
@@ -190,9 +204,12 @@ class Library:
         self.raw.edgetok_answer_log_probability.restype = c_double
         self.raw.edgetok_bundle_label.restype = c_char_p
         self.raw.edgetok_output_kept.restype = _IDS
-        for name in ("output_tensor_count", "ranking_count"):
+        for name in ("bundle_rung_count", "output_tensor_count", "ranking_count"):
             getattr(self.raw, f"edgetok_{name}").restype = c_size_t
         self.raw.edgetok_output_budget.restype = c_int64
+        self.raw.edgetok_answer_reused.restype = c_int64
+        self.raw.edgetok_conversation_turns.restype = c_size_t
+        self.raw.edgetok_conversation_tokens_left.restype = c_int64
         self.raw.edgetok_image_data.restype = POINTER(ctypes.c_float)
         for name in ("tokens", "kept", "tried"):
             getattr(self.raw, f"edgetok_answer_{name}").restype = _IDS
@@ -229,6 +246,16 @@ class Bundle(_Handle):
     def check(self) -> None:
         """Admit every graph, read the processor, repeat the controller's cases."""
         self.library.require(self.library.raw.edgetok_bundle_check(self.value))
+
+    def rungs(self) -> list[dict[str, int]]:
+        """The rungs, ascending."""
+        found, raw = [], self.library.raw
+        for index in range(raw.edgetok_bundle_rung_count(self.value)):
+            rung = Rung()
+            status = raw.edgetok_bundle_rung(self.value, c_size_t(index), byref(rung))
+            self.library.require(status)
+            found.append(_fields(rung))
+        return found
 
     def encoder(self) -> dict[str, Any]:
         """What the bundle of an encoder is for, by name of field."""
@@ -310,22 +337,25 @@ class Model(_Images):
         **request: Any,
     ) -> Answer:
         """Answer; `request` are fields of `Request`."""
-        prompt = Prompt(
-            before=(c_int64 * len(before))(*before),
-            before_count=len(before),
-            after=(c_int64 * len(after))(*after),
-            after_count=len(after),
-            question_first=question.start,
-            question_count=len(question),
-        )
-        asked = Request(**request)
-        called = ON_TOKEN(lambda _, token: on_token(token)) if on_token else ON_TOKEN()
-        asked.on_token = called
+        prompt = _prompt(before, after, question)
+        asked = _request(on_token, request)
         made, raw = c_void_p(), self.library.raw
         self.library.require(
             raw.edgetok_generate(self.value, image.value, byref(prompt), byref(asked), byref(made))
         )
         return _read_answer(self.library, made)
+
+    def converse(self, image: Image) -> Conversation:
+        """Begin to talk about an image."""
+        made = c_void_p()
+        self.library.require(
+            self.library.raw.edgetok_converse(self.value, image.value, byref(made))
+        )
+        return Conversation(self.library, "conversation", made)
+
+    def forget(self) -> None:
+        """Have the next answer computed from its first row on."""
+        self.library.require(self.library.raw.edgetok_model_forget(self.value))
 
     def cancel(self) -> None:
         """End the answer that another thread waits for."""
@@ -460,6 +490,54 @@ def _encode(text: str | None) -> bytes | None:
     return None if text is None else text.encode()
 
 
+class Conversation(_Handle):
+    """Turns about one image."""
+
+    def ask(
+        self,
+        before: Sequence[int],
+        after: Sequence[int],
+        question: range = range(0),
+        on_token: Callable[[int], int] | None = None,
+        **request: Any,
+    ) -> Answer:
+        """Answer the next turn; `request` are fields of `Request`."""
+        prompt = _prompt(before, after, question)
+        asked = _request(on_token, request)
+        made, raw = c_void_p(), self.library.raw
+        self.library.require(
+            raw.edgetok_conversation_ask(self.value, byref(prompt), byref(asked), byref(made))
+        )
+        return _read_answer(self.library, made)
+
+    @property
+    def turns(self) -> int:
+        """How many have been answered."""
+        return int(self.library.raw.edgetok_conversation_turns(self.value))
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens of questions and answers that the KV cache still takes."""
+        return int(self.library.raw.edgetok_conversation_tokens_left(self.value))
+
+
+def _prompt(before: Sequence[int], after: Sequence[int], question: range) -> Prompt:
+    return Prompt(
+        before=(c_int64 * len(before))(*before),
+        before_count=len(before),
+        after=(c_int64 * len(after))(*after),
+        after_count=len(after),
+        question_first=question.start,
+        question_count=len(question),
+    )
+
+
+def _request(on_token: Callable[[int], int] | None, fields: dict[str, Any]) -> Request:
+    asked = Request(**fields)
+    asked.on_token = ON_TOKEN(lambda _, token: on_token(token)) if on_token else ON_TOKEN()
+    return asked
+
+
 def _read_answer(library: Library, made: c_void_p) -> Answer:
     raw, handle, timings = library.raw, _Handle(library, "answer", made), Timings()
     library.require(raw.edgetok_answer_timings(handle.value, byref(timings)))
@@ -471,6 +549,7 @@ def _read_answer(library: Library, made: c_void_p) -> Answer:
         reason=raw.edgetok_answer_reason(handle.value).decode(),
         margin=raw.edgetok_answer_margin(handle.value),
         log_probability=raw.edgetok_answer_log_probability(handle.value),
+        reused=raw.edgetok_answer_reused(handle.value),
         timings={name: getattr(timings, name) for name, _ in Timings._fields_[1:]},
     )
 
