@@ -57,7 +57,7 @@ def test_a_device_needs_its_provider(opened, capi, device):
 
 @pytest.mark.parametrize("device", ENGINE_DEVICES)
 def test_engines_need_a_library_with_tensorrt_and_a_cache_with_engines(opened, capi, device):
-    with pytest.raises(capi.Failure, match="TensorRT|tensorrt") as caught:
+    with pytest.raises(capi.Failure, match=r"TensorRT|tensorrt") as caught:
         capi.Model(opened, device=device)
     assert caught.value.status == 4
 
