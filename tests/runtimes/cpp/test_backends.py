@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Fake:
     python: Any
     photo: Any
     cache: Path
+    tokens: int = 6
     _want: dict[int, Any] = field(default_factory=dict)
 
     def ask(
@@ -101,7 +102,11 @@ class Fake:
     ) -> dict[str, Any]:
         """Answers on these rungs; faults from the start, and those of `later` once it is loaded."""
         prompt = self.python.processor.encode(TEXT)
-        ask = {"before": list(prompt.before), "after": list(prompt.after), "max_new_tokens": 6}
+        ask = {
+            "before": list(prompt.before),
+            "after": list(prompt.after),
+            "max_new_tokens": self.tokens,
+        }
         request = {
             "bundle": str(self.bundle),
             "environment": places or {"EDGETOK_CACHE_DIR": str(cache or self.cache)},
@@ -122,7 +127,7 @@ class Fake:
         """What Python's sessions answer."""
         if budget not in self._want:
             self.python.forget()
-            made = self.python.generate(self.photo, TEXT, budget=budget, max_new_tokens=6)
+            made = self.python.generate(self.photo, TEXT, budget=budget, max_new_tokens=self.tokens)
             self._want[budget] = [list(made.token_ids), list(made.kept), made.stop_reason]
         return self._want[budget]
 
@@ -230,6 +235,23 @@ def test_rows_take_turns_where_an_engine_cannot_write_in_place(
     found = fake.ask((4, 16), cache=cache)
     fake.require_answers(found, (4, 16))
     assert found["counts"]["recorded"] == 2  # one for each place that rows may lie in
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["streaming", "h2o"])
+def test_a_full_cache_is_emptied_on_the_device(fake, load_helper, model_dir, tmp_path, policy):
+    """By a graph of an engine of its own, whose rows the host copies."""
+    from edgetok.export.pipeline import export_model
+
+    out = tmp_path / "kept.bundle"
+    sizes = {"prompt_tokens": 32, "new_tokens": 8, "parity_images": 1, "kv_slots": 40}
+    export_model(model_dir, out, budgets="4,full", flavour="portable", kv_policy=policy, **sizes)
+    cache = _build(load_helper, out, tmp_path / "cache", "10.3.0", *FULL)
+    python = edgetok.load(out, flavour="portable", threads=1)
+    kept = replace(fake, bundle=out, python=python, cache=cache, tokens=40, _want={})
+    found = kept.ask((16, 4))
+    kept.require_answers(found, (16, 4))
+    assert len(found["answers"][0][0]) == 40  # more than the cache has slots for
 
 
 @pytest.mark.parametrize(
