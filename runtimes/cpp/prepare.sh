@@ -1,6 +1,7 @@
 #!/bin/sh
 # Gets what the C++ library is built from, and nothing that is there already:
-#   compiler, CMake, nlohmann-json, protobuf, OpenSSL, libjpeg-turbo, libpng   from apt (needs root)
+#   compiler, CMake, nlohmann-json, protobuf, OpenSSL, libjpeg-turbo, libpng,
+#   Oniguruma, utf8proc                          from apt (needs root)
 #   the headers of ONNX Runtime                  from Debian's libonnxruntime-dev, only unpacked
 #   the library of ONNX Runtime, onnx-ml.proto   from the pip wheels that Python uses
 #
@@ -10,7 +11,7 @@ set -eu
 python=$1
 folder=$2
 packages="cmake g++ make pkg-config nlohmann-json3-dev libprotobuf-dev protobuf-compiler libssl-dev
-  libjpeg62-turbo-dev libpng-dev"
+  libjpeg62-turbo-dev libpng-dev libonig-dev libutf8proc-dev"
 headers=$folder/include/onnxruntime
 have=$folder/onnxruntime
 

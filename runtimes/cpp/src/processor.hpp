@@ -33,7 +33,4 @@ struct ImagePlan {
 // Throws Error(bundle) if it is malformed or asks for what no image can be put through.
 ImagePlan parse_image_plan(const std::string& bytes);
 
-// Checks processor/prompt.json, which this library does not render; throws Error(bundle).
-void check_prompt_plan(const std::string& bytes);
-
 }  // namespace edgetok_impl
