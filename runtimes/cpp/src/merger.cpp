@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
-#include <nlohmann/json.hpp>
 
 #include "error.hpp"
 #include "text.hpp"
@@ -102,7 +101,15 @@ std::string spell(const std::string& letters, bool hidden) {
   return out;
 }
 
-using Json = nlohmann::json;
+// Of what `spell` writes.
+std::string quote(const std::string& name) {
+  std::string out = "\"";
+  for (const char c : name) {
+    if (c == '\\' || c == '"') out += '\\';
+    out += c;
+  }
+  return out + "\"";
+}
 
 class Speller {
  public:
@@ -136,8 +143,13 @@ class Speller {
       const std::string first = spell_token(left), second = spell_token(right);
       if (!first.empty() && !second.empty()) add_merge(first, second);
     }
-    const Json model = {{"type", "BPE"}, {"vocab", std::move(vocabulary_)}, {"merges", std::move(merges_)}};
-    return Json{{"model", model}, {"added_tokens", Json::array()}}.dump();
+    std::string out = R"({"added_tokens": [], "model": {"type": "BPE", "vocab": {)";
+    std::string separator;
+    for (const auto& [name, id] : vocabulary_) {
+      out += separator + quote(name) + ":" + std::to_string(id);
+      separator = ",";
+    }
+    return out + R"(}, "merges": [)" + merges_ + "]}}";
   }
 
   std::unordered_map<std::int64_t, std::string>& letters() { return letters_; }
@@ -145,25 +157,23 @@ class Speller {
 
  private:
   void add_token(const std::string& name, std::int64_t id) {
-    if (vocabulary_.contains(name)) return;
-    vocabulary_[name] = ids_.size();
-    ids_.push_back(id);
+    if (vocabulary_.emplace(name, ids_.size()).second) ids_.push_back(id);
   }
 
   void add_merge(const std::string& left, const std::string& right) {
-    merges_.push_back(Json::array({spell(left, hidden_), spell(right, hidden_)}));
+    if (!merges_.empty()) merges_ += ",";
+    merges_ += "[" + quote(spell(left, hidden_)) + "," + quote(spell(right, hidden_)) + "]";
   }
 
   // The bytes of a letter, one after the other, become the token that it stands for.
   void add_letter(std::int64_t id, const std::string& letters) {
     for (const char c : letters) {
       const std::string byte(1, c);
-      const Json own = vocabulary_.at(spell(byte, false));
-      vocabulary_[spell(byte, hidden_)] = own;
+      vocabulary_.emplace(spell(byte, hidden_), vocabulary_.at(spell(byte, false)));
     }
     for (std::size_t end = 2; end <= letters.size(); ++end) {
       const std::string name = spell(letters.substr(0, end), hidden_);
-      if (vocabulary_.contains(name)) continue;
+      if (vocabulary_.count(name) != 0) continue;
       add_token(name, end == letters.size() ? id : -1);
       add_merge(letters.substr(0, end - 1), letters.substr(end - 1, 1));
     }
@@ -186,7 +196,8 @@ class Speller {
   std::unordered_map<std::int64_t, std::string> letters_;       // by id
   std::unordered_map<std::string, std::string> characters_;  // letters by the character they stand for
   Ids ids_;
-  Json vocabulary_ = Json::object(), merges_ = Json::array();
+  std::unordered_map<std::string, std::size_t> vocabulary_;
+  std::string merges_;  // JSON, but for the brackets
 };
 
 const char kConfig[] = R"({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": false, "add_eos_token": false})";

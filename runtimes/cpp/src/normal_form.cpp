@@ -2,9 +2,13 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <new>
+
+#include "unicode14.hpp"
 
 namespace edgetok_impl {
 
@@ -15,9 +19,12 @@ const utf8proc_uint8_t* begin_of(std::string_view text) {
 }
 
 // `tokenizers` does not put U+11935 and U+11930 together, which came with Unicode 13.
-bool is_disputed(utf8proc_int32_t point) {
-  return point == 0x11930 || point == 0x11935 || point == 0x11938 ||
-         utf8proc_category(point) == UTF8PROC_CATEGORY_CN;
+bool is_disputed(std::uint32_t point) {
+  if (point < 0x300) return false;  // all of them are assigned since long ago
+  if (point == 0x11930 || point == 0x11935 || point == 0x11938) return true;
+  const auto* next = std::upper_bound(std::begin(kUnicode14), std::end(kUnicode14), point,
+                                      [](std::uint32_t p, const Assigned& range) { return p < range.first; });
+  return next == std::begin(kUnicode14) || (next - 1)->last < point;
 }
 
 }  // namespace
@@ -37,7 +44,7 @@ std::size_t find_disputed(std::string_view text) {
     utf8proc_int32_t point = 0;
     const auto left = static_cast<utf8proc_ssize_t>(text.size() - at);
     const auto bytes = utf8proc_iterate(begin_of(text) + at, left, &point);
-    if (bytes <= 0 || is_disputed(point)) return at;
+    if (bytes <= 0 || is_disputed(static_cast<std::uint32_t>(point))) return at;
     at += static_cast<std::size_t>(bytes);
   }
   return std::string_view::npos;

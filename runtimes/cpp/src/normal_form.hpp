@@ -10,7 +10,7 @@ namespace edgetok_impl {
 std::string to_nfc(std::string_view text);
 
 // Offset of the first character of valid UTF-8 that this library's tables and those of `tokenizers`
-// may hold different things about, or npos: it is not assigned, or was too late.
+// may hold different things about, or npos: it is not of Unicode 14.
 std::size_t find_disputed(std::string_view text);
 
 }  // namespace edgetok_impl

@@ -51,7 +51,7 @@ void require_text(const std::string& text) {
   const auto at = find_disputed(text);
   if (at == std::string::npos) return;
   throw input_error("the prompt holds the character " + shorten(text.substr(at, character_bytes(text, at))) +
-                    " (UTF-8), which is not assigned or so new that libraries split it differently; remove it or "
+                    " (UTF-8), which is not of Unicode 14, so that libraries may split it differently; remove it or "
                     "give token ids");
 }
 

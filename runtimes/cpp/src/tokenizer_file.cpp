@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <unordered_set>
 
 #include "error.hpp"
 #include "generated.hpp"
@@ -188,7 +189,7 @@ std::pair<std::string, std::string> read_merge(const Value& value) {
 }
 
 void read_vocabulary(const Object& vocabulary, TokenizerFile& out) {
-  std::set<std::int64_t> ids;
+  std::unordered_set<std::int64_t> ids;
   for (const auto& [name, id] : vocabulary) {
     if (!id.is<std::int64_t>() || id.integer() < 0 || id.integer() > INT32_MAX || !ids.insert(id.integer()).second) {
       throw malformed("the id of token `" + shorten(name) + "` is none, too large or taken");
