@@ -169,7 +169,9 @@ class Speller {
   void add_letter(std::int64_t id, const std::string& letters) {
     for (const char c : letters) {
       const std::string byte(1, c);
-      vocabulary_.emplace(spell(byte, hidden_), vocabulary_.at(spell(byte, false)));
+      // No letter has a byte of ASCII, so its names are free.
+      const std::size_t own = vocabulary_.at(spell(byte, false));
+      vocabulary_[spell(byte, hidden_)] = own;
     }
     for (std::size_t end = 2; end <= letters.size(); ++end) {
       const std::string name = spell(letters.substr(0, end), hidden_);

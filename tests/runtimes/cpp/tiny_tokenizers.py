@@ -34,16 +34,17 @@ CORPUS = [
     "왼쪽 표지판에 뭐라고 적혀 있나요? 사진에는 고양이가 세 마리 있습니다.",
     "👩‍👩‍👧‍👦 waves at 🏳️‍🌈, 👍🏽 and 🇩🇪🇫🇷! e\u0301 n\u0303 o\u0308 Å A\u030a \u1e9b\u0323 ﬁ ½ Ⅷ ²",
     "\u202eright to left\u202c and \u200fשלום\u200e, zero\u200bwidth, soft\u00adhyphen, no\u00a0break",
-    "for (int i = 0; i < 10; ++i) {\n\tprintf(\"%d\\n\", a[i]);  // 3.14e-5\n}\n\n\n\treturn 0;\r\n",
+    'for (int i = 0; i < 10; ++i) {\n\tprintf("%d\\n", a[i]);  // 3.14e-5\n}\n\n\n\treturn 0;\r\n',
     "spaces  two   three        eight \t tab\t\ttabs \n newline\n\n\r\n\u3000ideographic \u2003em\u2028line",
     "1234567890 3.14159 1,000,000 0x1F 2024-11-21 ٣٤٥ ४५६ Ⅻ ⅓ 10^6 50% $99.99 #42",
     "https://example.org/a/b?c=d&e=f#g user_name@example.com C:\\path\\to\\file __init__ camelCase",
 ]
 QUESTIONS = [
-    "", " ", "  ", "\n", "a", " a", "a ", "?", "'s", " 's", "\t\tx", "x\r\ny", "日本", "\u0301", "é", "e\u0301",
-    "\u00a0", "\u2028", "\u3000", "\x85", "\x1c", "\x7f", "\ufffd", "\ufeffbom", "🙂", "🇩🇪", "▁", "▁a ▁", "Ġ", "ĠaĊ",
-    "<image>", "<|end|>", "<s>", "</s>", "<0x41>", "<pad><|start|>", "<tool>", "a<tool>b", "<tool><tool>", "<to",
-    "aaaaaaaaaaaaaaaaaaaa", "ab" * 30, "你好" * 20, " " * 30, "\n" * 20, "x" + " " * 17 + "y", "...!!!???",
+    "", " ", "  ", "\n", "a", " a", "a ", "?", "'s", " 's", "\t\tx", "x\r\ny", "日本", "\u0301",
+    "é", "e\u0301", "\u00a0", "\u2028", "\u3000", "\x85", "\x1c", "\x7f", "\ufffd", "\ufeffbom",
+    "🙂", "🇩🇪", "▁", "▁a ▁", "Ġ", "ĠaĊ", "<image>", "<|end|>", "<s>", "</s>", "<0x41>",
+    "<pad><|start|>", "<tool>", "a<tool>b", "<tool><tool>", "<to", "aaaaaaaaaaaaaaaaaaaa",
+    "ab" * 30, "你好" * 20, " " * 30, "\n" * 20, "x" + " " * 17 + "y", "...!!!???",
 ]  # fmt: skip
 SPECIAL = ("<image>", "<|end|>", "<|start|>", "<pad>")
 QWEN = (
@@ -69,22 +70,22 @@ def _train_bytes(split: Any, normalizer: Any = None) -> Tokenizer:
     return tokenizer
 
 
-def _isolate(pattern: str) -> Any:
+def isolate(pattern: str) -> Any:
     return pre_tokenizers.Split(Regex(pattern), "isolated")
 
 
-def _byte_level(regex: bool = True) -> Any:
+def byte_level(regex: bool = True) -> Any:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
 
 
 def gpt2() -> Tokenizer:
-    tokenizer = _train_bytes(_byte_level())
+    tokenizer = _train_bytes(byte_level())
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     return tokenizer
 
 
 def qwen2() -> Tokenizer:
-    split = pre_tokenizers.Sequence([_isolate(QWEN), _byte_level(False)])
+    split = pre_tokenizers.Sequence([isolate(QWEN), byte_level(False)])
     tokenizer = _train_bytes(split, normalizers.NFC())
     tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -92,7 +93,7 @@ def qwen2() -> Tokenizer:
 
 
 def llama3() -> Tokenizer:
-    tokenizer = _train_bytes(pre_tokenizers.Sequence([_isolate(LLAMA3), _byte_level(False)]))
+    tokenizer = _train_bytes(pre_tokenizers.Sequence([isolate(LLAMA3), byte_level(False)]))
     description = json.loads(tokenizer.to_str())
     description["model"]["ignore_merges"] = True
     longest = max(description["model"]["vocab"], key=len)  # a word that the merges do not make
@@ -109,7 +110,7 @@ def llama3() -> Tokenizer:
 
 
 def smollm() -> Tokenizer:
-    split = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _byte_level()])
+    split = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level()])
     tokenizer = _train_bytes(split)
     tokenizer.add_tokens([AddedToken("<tool>", normalized=True), AddedToken("<tool><tool>")])
     return tokenizer
@@ -117,7 +118,7 @@ def smollm() -> Tokenizer:
 
 def unreached() -> Tokenizer:
     """Words in the vocabulary that no merges make."""
-    description = json.loads(_train_bytes(_byte_level()).to_str())
+    description = json.loads(_train_bytes(byte_level()).to_str())
     vocabulary = description["model"]["vocab"]
     made = {"".join(pair) for pair in description["model"]["merges"]}
     for word in {"Ġcat", "What's", "aaaa", "?!"} - made:
