@@ -44,6 +44,7 @@ LoadOptions read_options(const edgetok_load_options* given) {
   if (o.budgets != nullptr) out.budgets.assign(o.budgets, o.budgets + o.budget_count);
   out.threads = o.threads;
   if (o.flavour != nullptr) out.flavour = o.flavour;
+  out.packed = o.packed != 0;
   return out;
 }
 
@@ -76,9 +77,10 @@ edgetok_impl::Request read_request(const edgetok_request* given, const std::stri
   out.budget = r.budget;
   out.elbow = r.elbow != 0;
   out.max_new_tokens = r.max_new_tokens;
+  out.sampling = {r.temperature, r.top_p == 0 ? 1 : r.top_p, r.seed};
   out.limits.max_ttft_ms = read_limit(r.max_ttft_ms, "max_ttft_ms");
   out.limits.max_memory_mib = read_limit(r.max_memory_mib, "max_memory_mib");
-  if (out.limits.max_ttft_ms > 0 || out.limits.max_memory_mib > 0) {
+  if (out.is_limited()) {
     out.limits.rows = edgetok_impl::parse_table(&require(r.table, "request.table, which limits need,"), digest);
   }
   if (r.on_token != nullptr) {
@@ -87,9 +89,16 @@ edgetok_impl::Request read_request(const edgetok_request* given, const std::stri
   return out;
 }
 
+void require_answers(const edgetok_impl::Manifest& m) {
+  if (!m.encoder) return;
+  throw usage_error("this bundle has no language model; its task is " + m.encoder->task +
+                    ": load it with edgetok_encoder_load");
+}
+
 void check(const edgetok_impl::Bundle& bundle) {
   edgetok_impl::parse_image_plan(bundle.read("processor/image.json"));
-  edgetok_impl::parse_prompt_plan(bundle.read("processor/prompt.json"));
+  const bool answers = !bundle.manifest().encoder;
+  if (answers) edgetok_impl::parse_prompt_plan(bundle.read("processor/prompt.json"));
   for (const auto& stage : bundle.manifest().stages) bundle.graph(stage);
   if (bundle.manifest().controller) edgetok_impl::check_cases(*bundle.manifest().controller);
 }
@@ -120,7 +129,8 @@ edgetok_status edgetok_bundle_describe(const edgetok_bundle* bundle, edgetok_bun
     const auto& m = require(bundle, "bundle").bundle->manifest();
     write_struct({sizeof(edgetok_bundle_info), m.producer.c_str(), m.family.c_str(), m.method.c_str(),
                   m.weights.c_str(), m.kv_precision.c_str(), m.digest.c_str(), m.text.vocabulary,
-                  m.vision.height_px, m.vision.width_px, m.controller ? 1 : 0},
+                  m.vision.height_px, m.vision.width_px, m.controller ? 1 : 0,
+                  m.encoder ? m.encoder->task.c_str() : "answer"},
                  info, "info");
   });
 }
@@ -143,7 +153,8 @@ edgetok_status edgetok_model_load(const edgetok_bundle* bundle, const edgetok_lo
   return guarded([&] {
     require(model, "model") = nullptr;
     const auto& opened = require(bundle, "bundle").bundle;
-    *model = new edgetok_model{std::make_unique<edgetok_impl::Model>(opened, read_options(options))};
+    require_answers(opened->manifest());
+    *model = new edgetok_model{std::make_shared<edgetok_impl::Model>(opened, read_options(options))};
   });
 }
 
@@ -159,6 +170,10 @@ edgetok_status edgetok_model_memory(const edgetok_model* model, edgetok_memory* 
   });
 }
 
+edgetok_status edgetok_model_forget(edgetok_model* model) {
+  return guarded([&] { require(model, "model").model->forget(); });
+}
+
 void edgetok_model_cancel(edgetok_model* model) {
   if (model != nullptr) model->model->cancel();
 }
@@ -168,7 +183,7 @@ edgetok_status edgetok_image_from_pixels(const edgetok_model* model, const edget
   return guarded([&] {
     require(image, "image") = nullptr;
     const auto& loaded = *require(model, "model").model;
-    *image = new edgetok_image{loaded.prepare(edgetok_impl::from_pixels(read_struct(pixels, "pixels")))};
+    *image = new edgetok_image{share(loaded.prepare(edgetok_impl::from_pixels(read_struct(pixels, "pixels"))))};
   });
 }
 
@@ -177,15 +192,15 @@ edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t
   return guarded([&] {
     require(image, "image") = nullptr;
     const auto& loaded = *require(model, "model").model;
-    *image = new edgetok_image{loaded.prepare(edgetok_impl::decode_image(&require(data, "data"), bytes))};
+    *image = new edgetok_image{share(loaded.prepare(edgetok_impl::decode_image(&require(data, "data"), bytes)))};
   });
 }
 
 void edgetok_image_free(edgetok_image* image) { delete image; }
 
 const float* edgetok_image_data(const edgetok_image* image, size_t* count) {
-  if (count != nullptr) *count = image == nullptr ? 0 : image->image.pixels.size();
-  return image == nullptr ? nullptr : image->image.pixels.data();
+  if (count != nullptr) *count = image == nullptr ? 0 : image->image->pixels.size();
+  return image == nullptr ? nullptr : image->image->pixels.data();
 }
 
 edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, const edgetok_prompt* prompt,
@@ -194,7 +209,7 @@ edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, cons
     require(answer, "answer") = nullptr;
     auto& loaded = *require(model, "model").model;
     const auto asked = read_request(request, loaded.bundle().manifest().digest);
-    auto found = loaded.generate(require(image, "image").image, read_prompt(prompt), asked);
+    auto found = loaded.generate(*require(image, "image").image, read_prompt(prompt), asked);
     *answer = new edgetok_answer{std::move(found)};
   });
 }
@@ -220,6 +235,35 @@ edgetok_stop edgetok_answer_stop(const edgetok_answer* answer) {
 const char* edgetok_answer_reason(const edgetok_answer* answer) { return answer->answer.reason.c_str(); }
 double edgetok_answer_margin(const edgetok_answer* answer) { return answer->answer.first_margin; }
 double edgetok_answer_log_probability(const edgetok_answer* answer) { return answer->answer.log_probability(); }
+int64_t edgetok_answer_reused(const edgetok_answer* answer) { return static_cast<int64_t>(answer->answer.reused); }
+
+edgetok_status edgetok_converse(edgetok_model* model, edgetok_image* image, edgetok_conversation** conversation) {
+  return guarded([&] {
+    require(conversation, "conversation") = nullptr;
+    edgetok_impl::Conversation begun(require(model, "model").model, require(image, "image").image);
+    *conversation = new edgetok_conversation{std::move(begun)};
+  });
+}
+
+void edgetok_conversation_free(edgetok_conversation* conversation) { delete conversation; }
+
+edgetok_status edgetok_conversation_ask(edgetok_conversation* conversation, const edgetok_prompt* prompt,
+                                        const edgetok_request* request, edgetok_answer** answer) {
+  return guarded([&] {
+    require(answer, "answer") = nullptr;
+    auto& begun = require(conversation, "conversation").conversation;
+    auto found = begun.ask(read_prompt(prompt), read_request(request, begun.digest()));
+    *answer = new edgetok_answer{std::move(found)};
+  });
+}
+
+size_t edgetok_conversation_turns(const edgetok_conversation* conversation) {
+  return conversation == nullptr ? 0 : conversation->conversation.turns();
+}
+
+int64_t edgetok_conversation_tokens_left(const edgetok_conversation* conversation) {
+  return conversation == nullptr ? 0 : conversation->conversation.tokens_left();
+}
 
 edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings) {
   return guarded([&] {

@@ -1,6 +1,6 @@
 // edgetok-cpp inspect BUNDLE
 //     opens a bundle, admits every graph of it and says what it holds
-// edgetok-cpp measure BUNDLE IMAGE "IDS BEFORE" "IDS AFTER" REPEATS [BUDGET ...]
+// edgetok-cpp measure [--packed] BUNDLE IMAGE "IDS BEFORE" "IDS AFTER" REPEATS [BUDGET ...]
 //     answers at each rung that it loads, all without budgets; a line of JSON per rung
 // edgetok-cpp ask BUNDLE IMAGE "QUESTION" [--text-library PATH]
 //     answers in words, as they come; PATH is libortextensions.so of onnxruntime-extensions, which
@@ -23,9 +23,13 @@ int inspect(const char* path) {
   const edgetok::Bundle bundle(path);
   bundle.check();
   const edgetok_bundle_info info = bundle.describe();
-  std::printf("%s, method %s, weights %s, KV cache %s\n", info.family, info.method, info.weights, info.kv);
+  const bool answers = std::strcmp(info.task, "answer") == 0;
+  std::printf("%s, method %s, weights %s, %s %s\n", info.family, info.method, info.weights,
+              answers ? "KV cache" : "task", answers ? info.kv : info.task);
   std::printf("digest %s\n", info.digest);
   for (const edgetok_rung& rung : bundle.rungs()) {
+    if (!answers) std::printf("rung %lld\n", static_cast<long long>(rung.budget));
+    if (!answers) continue;
     std::printf("rung %lld: %lld prompt tokens, %lld new tokens\n", static_cast<long long>(rung.budget),
                 static_cast<long long>(rung.prompt_tokens), static_cast<long long>(rung.new_tokens));
   }
@@ -54,6 +58,7 @@ void measure_rung(edgetok::Model& model, const std::vector<std::uint8_t>& file, 
   request.budget = budget;
   for (int i = 0; i < repeats; ++i) {
     const edgetok::Image image = model.image(file.data(), file.size());
+    model.forget();  // the same question again would find its rows in the cache
     const edgetok::Answer answer = model.generate(image, prompt, request);
     const edgetok_timings timings = answer.timings();
     const auto steps = static_cast<double>(answer.tokens().size()) - 1;
@@ -67,7 +72,18 @@ void measure_rung(edgetok::Model& model, const std::vector<std::uint8_t>& file, 
               static_cast<long long>(memory.resident_bytes), static_cast<long long>(memory.cache_bytes));
 }
 
+int say_usage() {
+  std::fprintf(stderr,
+               "usage: edgetok-cpp inspect BUNDLE\n"
+               "       edgetok-cpp measure [--packed] BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n"
+               "       edgetok-cpp ask BUNDLE IMAGE \"QUESTION\" [--text-library PATH]\n");
+  return EDGETOK_USAGE;
+}
+
 int measure(int count, char** words) {
+  const bool packed = std::strcmp(words[2], "--packed") == 0;
+  if (packed) ++words, --count;
+  if (count < 7) return say_usage();
   const edgetok::Bundle bundle(words[2]);
   const auto file = read_file(words[3]);
   const edgetok::Prompt prompt{read_ids(words[4]), read_ids(words[5])};
@@ -77,6 +93,7 @@ int measure(int count, char** words) {
   options.budgets = budgets.data();
   options.budget_count = budgets.size();
   if (budgets.empty()) options.budgets = nullptr;
+  options.packed = packed ? 1 : 0;
   edgetok::Model model(bundle, options);
   for (const edgetok_rung& rung : bundle.rungs()) {
     const bool loaded = budgets.empty() || std::count(budgets.begin(), budgets.end(), rung.budget) != 0;
@@ -116,10 +133,7 @@ int run(int count, char** words) {
   if (count == 3 && std::strcmp(words[1], "inspect") == 0) return inspect(words[2]);
   if (count >= 7 && std::strcmp(words[1], "measure") == 0) return measure(count, words);
   if ((count == 5 || count == 7) && std::strcmp(words[1], "ask") == 0) return ask(count, words);
-  std::fprintf(stderr, "usage: edgetok-cpp inspect BUNDLE\n"
-                       "       edgetok-cpp measure BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n"
-                       "       edgetok-cpp ask BUNDLE IMAGE \"QUESTION\" [--text-library PATH]\n");
-  return EDGETOK_USAGE;
+  return say_usage();
 }
 
 }  // namespace

@@ -33,9 +33,10 @@ CORPUS = [
     "左の看板には何と書いてありますか？写真には猫が三匹、ｶﾀｶﾅもあります。",
     "왼쪽 표지판에 뭐라고 적혀 있나요? 사진에는 고양이가 세 마리 있습니다.",
     "👩‍👩‍👧‍👦 waves at 🏳️‍🌈, 👍🏽 and 🇩🇪🇫🇷! e\u0301 n\u0303 o\u0308 Å A\u030a \u1e9b\u0323 ﬁ ½ Ⅷ ²",
-    "\u202eright to left\u202c and \u200fשלום\u200e, zero\u200bwidth, soft\u00adhyphen, no\u00a0break",
+    "\u202eright to left\u202c and \u200fשלום\u200e, zero\u200bwidth, soft\u00adhyphen",
     'for (int i = 0; i < 10; ++i) {\n\tprintf("%d\\n", a[i]);  // 3.14e-5\n}\n\n\n\treturn 0;\r\n',
-    "spaces  two   three        eight \t tab\t\ttabs \n newline\n\n\r\n\u3000ideographic \u2003em\u2028line",
+    "spaces  two   three        eight \t tab\t\ttabs \n newline\n\n\r\n\u3000wide",
+    "an \u2003em, a\u2028line, no\u00a0break",
     "1234567890 3.14159 1,000,000 0x1F 2024-11-21 ٣٤٥ ४५६ Ⅻ ⅓ 10^6 50% $99.99 #42",
     "https://example.org/a/b?c=d&e=f#g user_name@example.com C:\\path\\to\\file __init__ camelCase",
 ]

@@ -3,7 +3,8 @@
  * Ownership
  *   A handle that a function writes into its last argument belongs to the caller, who gives it back
  *   to the function named edgetok_..._free, once, or NULL as often as wanted. A model keeps what it
- *   needs of its bundle, an answer of its model: they may be freed in any order.
+ *   needs of its bundle, an answer of its model, a conversation its model and its image, and so on: they
+ *   may be freed in any order.
  *   Pointers that getters return belong to the handle and live until it is freed.
  *   Everything that the caller passes is copied, or not looked at after the call returns.
  *
@@ -13,10 +14,14 @@
  *   prints or installs signal handlers. On failure, outputs are NULL or unchanged.
  *
  * Threads
- *   edgetok_bundle and edgetok_answer never change: any number of threads may use one.
+ *   edgetok_bundle, edgetok_answer, edgetok_output and edgetok_ranking never change: any number of
+ *   threads may use one.
  *   edgetok_model has one KV cache: a second call while one runs fails with EDGETOK_USAGE, except
  *   edgetok_model_cancel, which is what other threads may call.
- *   edgetok_image notes what the model made of it: one thread at a time.
+ *   edgetok_encoder has one set of buffers: a second call of edgetok_encode... while one runs fails
+ *   with EDGETOK_USAGE.
+ *   edgetok_image notes what the model made of it: one thread at a time. An encoder notes nothing. A
+ *   conversation is for one thread at a time, too, and uses its image in the first turn.
  *
  * Versions
  *   Each struct begins with its size, so that a library knows what an older program does not:
@@ -76,6 +81,7 @@ typedef struct edgetok_bundle edgetok_bundle;
 typedef struct edgetok_model edgetok_model;
 typedef struct edgetok_image edgetok_image;
 typedef struct edgetok_answer edgetok_answer;
+typedef struct edgetok_conversation edgetok_conversation;
 
 EDGETOK_API const char* edgetok_version(void);
 EDGETOK_API const char* edgetok_message(void); /* never NULL */
@@ -84,9 +90,9 @@ EDGETOK_API const char* edgetok_message(void); /* never NULL */
 
 typedef struct edgetok_rung {
   size_t struct_size;
-  int64_t budget;        /* visual tokens */
-  int64_t prompt_tokens; /* text tokens that fit */
-  int64_t new_tokens;    /* that can be generated after a full prompt */
+  int64_t budget;        /* visual tokens; of an encoder, patches that leave the tower */
+  int64_t prompt_tokens; /* text tokens that fit; 0 of an encoder */
+  int64_t new_tokens;    /* that can be generated after a full prompt; 0 of an encoder */
 } edgetok_rung;
 
 typedef struct edgetok_bundle_info {
@@ -95,11 +101,12 @@ typedef struct edgetok_bundle_info {
   const char* family;
   const char* method;
   const char* weights;   /* fp32, int8, int4 */
-  const char* kv;        /* fp32, int8, int4, ... */
+  const char* kv;        /* fp32, int8, int4, ...; "" of an encoder */
   const char* digest;    /* sha256 of the manifest without its controller, in hex */
-  int64_t vocabulary;
+  int64_t vocabulary;    /* 0 of an encoder */
   int64_t height_px, width_px; /* of what the tower reads */
   int64_t has_controller;
+  const char* task;      /* answer; of an encoder: classify, embed, similarity, depth, segment */
 } edgetok_bundle_info;
 
 /* Reads the manifest and checks the size of every file, and its hash unless `skip_hashes`. */
@@ -120,6 +127,10 @@ typedef struct edgetok_load_options {
   size_t budget_count;
   int32_t threads; /* per operator; one per core that the process may use when 0 */
   const char* flavour; /* "ort" when NULL, or "portable" */
+  /* 1: all weights are packed for this processor, once for all rungs, not those of single steps alone.
+   * The first token comes sooner, loading takes longer, and int4 and int8 weights meet activations
+   * in 8 bits in every graph: answers may differ from those of Python, which cannot do this. */
+  int32_t packed;
 } edgetok_load_options;
 
 typedef struct edgetok_memory {
@@ -137,6 +148,8 @@ EDGETOK_API void edgetok_model_free(edgetok_model* model);
 EDGETOK_API edgetok_status edgetok_model_memory(const edgetok_model* model, edgetok_memory* memory);
 /* Ends the answer that is being generated after its current token; no effect if there is none. */
 EDGETOK_API void edgetok_model_cancel(edgetok_model* model);
+/* Has the next answer computed from its first row on, for the measure of it. */
+EDGETOK_API edgetok_status edgetok_model_forget(edgetok_model* model);
 
 /* ---- images ---- */
 
@@ -154,7 +167,7 @@ typedef struct edgetok_pixels {
  * once for all questions and rungs where the rungs share it. */
 EDGETOK_API edgetok_status edgetok_image_from_pixels(const edgetok_model* model, const edgetok_pixels* pixels,
                                                      edgetok_image** image);
-/* A JPEG or PNG file's bytes. */
+/* A JPEG, PNG or (where the library was built with libwebp) WEBP file's bytes. */
 EDGETOK_API edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t* data, size_t bytes,
                                                    edgetok_image** image);
 EDGETOK_API void edgetok_image_free(edgetok_image* image);
@@ -187,6 +200,11 @@ typedef struct edgetok_request {
   int32_t max_new_tokens; /* 0: as many as the rung was exported for */
   edgetok_on_token on_token; /* may be NULL */
   void* user;
+  /* 0: the likeliest token each time, ties to the lower id. Else tokens are drawn: above 1 from a
+   * flatter distribution, below 1 from a sharper one; the bundle's controller does not choose then. */
+  double temperature;
+  double top_p;  /* draw among the likeliest tokens that together hold this probability; 0: all */
+  uint64_t seed; /* the same seed draws the same tokens, in Python as well */
 } edgetok_request;
 
 typedef struct edgetok_timings {
@@ -200,8 +218,10 @@ typedef struct edgetok_timings {
   double decode_ms;     /* all tokens after the first */
 } edgetok_timings;
 
-/* Greedy: the likeliest token each time, ties to the lower id. Without a budget, limits or the
- * elbow, the bundle's certified controller chooses if it has one, else the largest rung answers. */
+/* Without a budget, limits or the elbow, the bundle's certified controller chooses if it has one and
+ * the temperature is 0, else the largest rung answers. Rows that the prompt shares, from the first one
+ * on, with what the KV cache holds of the answer before are not computed again. When it fails, the
+ * model is as usable as before. */
 EDGETOK_API edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, const edgetok_prompt* prompt,
                                             const edgetok_request* request, edgetok_answer** answer);
 EDGETOK_API void edgetok_answer_free(edgetok_answer* answer);
@@ -216,6 +236,8 @@ EDGETOK_API const char* edgetok_answer_reason(const edgetok_answer* answer); /* 
 /* How sure the model was of its first token: probability less that of the second; -1 without one. */
 EDGETOK_API double edgetok_answer_margin(const edgetok_answer* answer);
 EDGETOK_API double edgetok_answer_log_probability(const edgetok_answer* answer);
+/* Rows of the prompt, visual tokens included, that were in the KV cache already. */
+EDGETOK_API int64_t edgetok_answer_reused(const edgetok_answer* answer);
 EDGETOK_API edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings);
 
 /* ---- text ---- */
@@ -265,6 +287,109 @@ EDGETOK_API edgetok_status edgetok_decoder_flush(edgetok_decoder* decoder, const
 /* The text of these tokens alone, whatever was pushed. */
 EDGETOK_API edgetok_status edgetok_decoder_text(edgetok_decoder* decoder, const int64_t* tokens, size_t count,
                                                 const char** piece, size_t* bytes);
+
+/* ---- conversations ---- */
+
+/* Begins to talk about an image in several turns; nothing runs before the first one. Between two turns
+ * the model may answer other questions, after which the next turn takes longer. Bundles whose chat
+ * template has no later turns are refused with EDGETOK_USAGE. */
+EDGETOK_API edgetok_status edgetok_converse(edgetok_model* model, edgetok_image* image,
+                                            edgetok_conversation** conversation);
+EDGETOK_API void edgetok_conversation_free(edgetok_conversation* conversation);
+/* Answers the next turn. The first one has a prompt and a request as edgetok_generate, but a certified
+ * controller does not choose its rung. A later one has no `before`, and in `after` the ids that stand
+ * between the last answer, without its stop token, and the next; it stays on the rung of the first:
+ * `budget` is that one or 0, limits and elbow are 0.
+ * A turn that was cancelled, or failed after its first token, has been said as far as its tokens were
+ * told. One that failed before leaves no trace: the same turn may be asked again. Where the KV cache
+ * has no room for the turn, EDGETOK_INPUT says so before anything runs. */
+EDGETOK_API edgetok_status edgetok_conversation_ask(edgetok_conversation* conversation, const edgetok_prompt* prompt,
+                                                    const edgetok_request* request, edgetok_answer** answer);
+EDGETOK_API size_t edgetok_conversation_turns(const edgetok_conversation* conversation);
+/* Tokens of questions and answers, template included, that the KV cache still takes; before the first
+ * turn its visual tokens are not yet counted. */
+EDGETOK_API int64_t edgetok_conversation_tokens_left(const edgetok_conversation* conversation);
+/* ---- encoders: bundles without a language model (docs/encoders.md) ---- */
+
+typedef struct edgetok_encoder edgetok_encoder;
+typedef struct edgetok_output edgetok_output;
+typedef struct edgetok_ranking edgetok_ranking;
+
+typedef struct edgetok_encoder_info {
+  size_t struct_size;
+  const char* task;
+  const char* output;     /* logits, embedding, depth or scores */
+  const int64_t* shape;   /* of the output: [classes], [E], [height, width] or [classes, height, width] */
+  size_t rank;
+  size_t label_count;     /* names of the classes; 0 where there are none */
+  int64_t text_tokens;    /* ids of every text, padded; 0 where there are no texts */
+  double scale, bias;     /* a text's logit is scale * cosine + bias */
+  const char* similarity; /* softmax over the texts, or sigmoid of each; NULL without texts */
+} edgetok_encoder_info;
+
+typedef struct edgetok_tensor {
+  size_t struct_size;
+  const char* name;
+  const float* data; /* rows touch */
+  size_t count;
+  const int64_t* shape;
+  size_t rank;
+} edgetok_tensor;
+
+typedef struct edgetok_encoder_timings {
+  size_t struct_size;
+  double preprocess_ms; /* of edgetok_encoder_image_from_... */
+  double encode_ms;
+} edgetok_encoder_timings;
+
+typedef struct edgetok_score {
+  size_t struct_size;
+  size_t index;      /* of the class, or of the text in the call */
+  const char* label; /* of the class; NULL of a text */
+  double probability;
+  double logit;
+} edgetok_score;
+
+/* EDGETOK_USAGE if the bundle answers questions. Pointers belong to the bundle. */
+EDGETOK_API edgetok_status edgetok_bundle_encoder(const edgetok_bundle* bundle, edgetok_encoder_info* info);
+EDGETOK_API const char* edgetok_bundle_label(const edgetok_bundle* bundle, size_t index); /* NULL: there is none */
+
+/* `options` may be NULL. */
+EDGETOK_API edgetok_status edgetok_encoder_load(const edgetok_bundle* bundle, const edgetok_load_options* options,
+                                                edgetok_encoder** encoder);
+EDGETOK_API void edgetok_encoder_free(edgetok_encoder* encoder);
+EDGETOK_API edgetok_status edgetok_encoder_memory(const edgetok_encoder* encoder, edgetok_memory* memory);
+
+/* As edgetok_image_from_..., for edgetok_encode; the image serves all rungs. */
+EDGETOK_API edgetok_status edgetok_encoder_image_from_pixels(const edgetok_encoder* encoder,
+                                                             const edgetok_pixels* pixels, edgetok_image** image);
+EDGETOK_API edgetok_status edgetok_encoder_image_from_file(const edgetok_encoder* encoder, const uint8_t* data,
+                                                           size_t bytes, edgetok_image** image);
+
+/* Runs the rung of `budget` patches, or the largest that is loaded when 0. */
+EDGETOK_API edgetok_status edgetok_encode(edgetok_encoder* encoder, const edgetok_image* image, int64_t budget,
+                                          edgetok_output** output);
+/* Encodes a text of exactly `text_tokens` ids, as the bundle's processor/tokenizer.json makes and pads them. */
+EDGETOK_API edgetok_status edgetok_encode_text(edgetok_encoder* encoder, const int64_t* ids, size_t count,
+                                               edgetok_output** output);
+EDGETOK_API void edgetok_output_free(edgetok_output* output);
+/* The first tensor is what the task is about, the second `sizes` [K]: how many patches each row left
+ * stands for. A text has the first only, text_embedding. */
+EDGETOK_API size_t edgetok_output_tensor_count(const edgetok_output* output);
+EDGETOK_API edgetok_status edgetok_output_tensor(const edgetok_output* output, size_t index, edgetok_tensor* tensor);
+/* [K]: the patch that each row left is centred on, or -1; empty of a text. */
+EDGETOK_API const int64_t* edgetok_output_kept(const edgetok_output* output, size_t* count);
+EDGETOK_API int64_t edgetok_output_budget(const edgetok_output* output); /* K; 0 of a text */
+EDGETOK_API edgetok_status edgetok_output_timings(const edgetok_output* output, edgetok_encoder_timings* timings);
+
+/* All classes, the likeliest first, of a picture's output; for bundles whose task is classify. */
+EDGETOK_API edgetok_status edgetok_rank_classes(const edgetok_output* output, edgetok_ranking** ranking);
+/* How well each text goes with a picture, the best first; for bundles whose task is similarity. */
+EDGETOK_API edgetok_status edgetok_rank_texts(const edgetok_output* output, const edgetok_output* const* texts,
+                                              size_t count, edgetok_ranking** ranking);
+EDGETOK_API void edgetok_ranking_free(edgetok_ranking* ranking);
+EDGETOK_API size_t edgetok_ranking_count(const edgetok_ranking* ranking);
+EDGETOK_API edgetok_status edgetok_ranking_score(const edgetok_ranking* ranking, size_t place, edgetok_score* score);
 
 #ifdef __cplusplus
 }
