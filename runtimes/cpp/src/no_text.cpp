@@ -15,5 +15,6 @@ Pattern::Pattern(Pattern&&) noexcept = default;
 std::vector<Range> Pattern::isolate(std::string_view) const { return {}; }
 std::string to_nfc(std::string_view text) { return std::string(text); }
 std::size_t find_disputed(std::string_view) { return 0; }
+std::size_t find_disputed_marks(std::string_view) { return 0; }
 
 }  // namespace edgetok_impl

@@ -13,4 +13,7 @@ std::string to_nfc(std::string_view text);
 // may hold different things about, or npos: it is not of Unicode 14.
 std::size_t find_disputed(std::string_view text);
 
+// The same of marks beside each other, the order of which to_nfc and `tokenizers` may not agree about.
+std::size_t find_disputed_marks(std::string_view text);
+
 }  // namespace edgetok_impl

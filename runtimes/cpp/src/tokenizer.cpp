@@ -46,13 +46,14 @@ std::string replace_all(std::string_view text, std::string_view from, std::strin
   return out;
 }
 
-void require_text(const std::string& text) {
+void require_text(const std::string& text, bool nfc) {
   if (text.find('\0') != std::string::npos) throw input_error("the prompt holds a NUL; remove it");
-  const auto at = find_disputed(text);
+  auto at = find_disputed(text);
+  if (at == std::string::npos && nfc) at = find_disputed_marks(text);
   if (at == std::string::npos) return;
   throw input_error("the prompt holds the character " + shorten(text.substr(at, character_bytes(text, at))) +
-                    " (UTF-8), which is not of Unicode 14, so that libraries may split it differently; remove it or "
-                    "give token ids");
+                    " (UTF-8), which is not of Unicode 14 or a late mark beside another, so that libraries may take "
+                    "it differently; remove it or give token ids");
 }
 
 int hex_digit(char c) {
@@ -139,7 +140,7 @@ Range TextTokenizer::place(const Fragment& fragment, const std::string& normalis
 }
 
 Tokens TextTokenizer::encode(const std::string& text, bool first, Range marked) const {
-  require_text(text);
+  require_text(text, file_.nfc);
   Tokens out;
   std::size_t base = 0;
   for (const auto& fragment : find_added(text)) {

@@ -92,6 +92,12 @@ def bare_plan() -> PromptPlan:
     return PromptPlan(segments=[Segment(slot="user"), Segment(slot="image")], forbidden_ids=[])
 
 
+def open_plan() -> PromptPlan:
+    """Nothing is forbidden."""
+    segments = [Segment(text="a"), Segment(slot="image"), Segment(slot="user"), Segment(text="b")]
+    return PromptPlan(segments=segments, forbidden_ids=[])
+
+
 class Both:
     """One tokenizer in both libraries."""
 
@@ -215,7 +221,7 @@ def known_points() -> list[int]:
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2", "llama3", "smollm", "demo"])
 def test_characters_are_split_alike(open_text, kinds, kind):
-    both = Both(open_text, joints(splits(kinds)[kind]))
+    both = Both(open_text, joints(splits(kinds)[kind]), open_plan())
     points = [p for p in known_points() if p < 0x2A000]
     require_same_splits(both, random.Random(7).sample(points, 384))
 
@@ -224,30 +230,41 @@ def test_characters_are_split_alike(open_text, kinds, kind):
 @pytest.mark.skipif(unicodedata.unidata_version != "14.0.0", reason="needs Python 3.11's tables")
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2", "smollm", "demo"])
 def test_all_characters_are_split_alike(open_text, kinds, kind):
-    both = Both(open_text, joints(splits(kinds)[kind]))
+    both = Both(open_text, joints(splits(kinds)[kind]), open_plan())
     require_same_splits(both, [p for p in known_points() if p < 0xF0100])
 
 
 @pytest.mark.skipif(unicodedata.unidata_version != "14.0.0", reason="needs Python 3.11's tables")
 def test_the_table_of_characters_is_that_of_unicode_14():
     source = (ROOT / "runtimes" / "cpp" / "src" / "unicode14.hpp").read_text(encoding="utf-8")
-    ranges = re.findall(r"\{0x([0-9A-F]+), 0x([0-9A-F]+)\}", source)
+    whole = source.split("kLateMarks")[0]
+    ranges = re.findall(r"\{0x([0-9A-F]+), 0x([0-9A-F]+)\}", whole)
     told = [p for a, b in ranges for p in range(int(a, 16), int(b, 16) + 1)]
     assert told == [p for p in range(0x110000) if unicodedata.category(chr(p)) != "Cn"]
 
 
-@pytest.mark.slow
-def test_texts_are_normalised_alike(open_text, kinds, tiny_vlm):
-    both = Both(open_text, read_kind("qwen2", kinds, tiny_vlm))
+def late_marks() -> list[int]:
+    source = (ROOT / "runtimes" / "cpp" / "src" / "unicode14.hpp").read_text(encoding="utf-8")
+    ranges = re.findall(r"\{0x([0-9A-F]+), 0x([0-9A-F]+)\}", source.split("kLateMarks")[1])
+    return [p for a, b in ranges for p in range(int(a, 16), int(b, 16) + 1)]
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(4000, marks=pytest.mark.slow)])
+def test_texts_are_normalised_alike(open_text, kinds, tiny_vlm, capi, count):
+    both = Both(open_text, read_kind("qwen2", kinds, tiny_vlm), open_plan())
     points = [p for p in known_points() if p < 0x2FA20]
     changed = [p for p in points if unicodedata.normalize("NFD", chr(p)) != chr(p)]
     marks = [p for p in points if unicodedata.combining(chr(p))]
+    late = late_marks()
+    early = sorted(set(marks).difference(late))
     dice = random.Random(8)
-    for first in range(0, len(changed), 32):
-        some = [unicodedata.normalize("NFD", chr(p)) for p in changed[first : first + 32]]
-        both.require_same(
-            " ".join(c + chr(dice.choice(marks)) + chr(dice.choice(marks)) for c in some)
-        )
+    for _ in range(count):
+        some = [unicodedata.normalize("NFD", chr(p)) for p in dice.choices(changed, k=8)]
+        both.require_same(" ".join(c + "".join(map(chr, dice.choices(early, k=3))) for c in some))
+    for mark in late[:count]:
+        both.require_same(f"k{chr(mark)}k{chr(mark)}")
+        with pytest.raises(capi.Failure, match="late mark beside another"):
+            both.cpp.encode(f"e\u0334{chr(mark)}")
 
 
 # ---- what is refused ----
@@ -407,7 +424,7 @@ def test_libraries_that_are_none(library, capi, tiny_vlm, tmp_path):
     bundle = capi.Bundle(library, tiny_vlm.write(tmp_path / "tiny.bundle"))
     (tmp_path / "libnone.so").write_bytes(b"\x7fELF")
     for path in (tmp_path / "missing.so", tmp_path / "libnone.so", Path("libm.so.6")):
-        with pytest.raises(capi.Failure, match="libortextensions.so of onnxruntime-ext") as caught:
+        with pytest.raises(capi.Failure, match="of onnxruntime-extensions") as caught:
             capi.Text(bundle, path)
         assert caught.value.status == 4
 
