@@ -125,6 +125,10 @@ class Timings(Sized):
     )
 
 
+class TextOptions(Sized):
+    _fields_ = (("struct_size", c_size_t), ("library", c_char_p))
+
+
 class EncoderInfo(Sized):
     _fields_ = (
         ("struct_size", c_size_t),
@@ -536,6 +540,74 @@ def _request(on_token: Callable[[int], int] | None, fields: dict[str, Any]) -> R
     asked = Request(**fields)
     asked.on_token = ON_TOKEN(lambda _, token: on_token(token)) if on_token else ON_TOKEN()
     return asked
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A question as token ids."""
+
+    before: list[int]
+    after: list[int]
+    question: range
+
+
+class Text(_Handle):
+    """A bundle's chat template and tokenizer; `extensions` is onnxruntime-extensions' library."""
+
+    def __init__(self, bundle: Bundle, extensions: Path) -> None:
+        made, library = c_void_p(), bundle.library
+        options = TextOptions(library=str(extensions).encode())
+        library.require(library.raw.edgetok_text_open(bundle.value, byref(options), byref(made)))
+        super().__init__(library, "text", made)
+
+    def encode(self, question: str | bytes) -> Encoded:
+        """The chat template around a question."""
+        return self._encode(self.library.raw.edgetok_text_encode, question)
+
+    def encode_turn(self, question: str | bytes) -> list[int]:
+        """What stands between an answer and the next one."""
+        return self._encode(self.library.raw.edgetok_text_encode_turn, question).after
+
+    def _encode(self, function: Any, question: str | bytes) -> Encoded:
+        data = question.encode() if isinstance(question, str) else question
+        made, prompt, raw = c_void_p(), Prompt(), self.library.raw
+        self.library.require(function(self.value, data, c_size_t(len(data)), byref(made)))
+        handle = _Handle(self.library, "question", made)
+        self.library.require(raw.edgetok_question_prompt(handle.value, byref(prompt)))
+        first = prompt.question_first
+        return Encoded(
+            prompt.before[: prompt.before_count],
+            prompt.after[: prompt.after_count],
+            range(first, first + prompt.question_count),
+        )
+
+    def decoder(self) -> Decoder:
+        """For the tokens of one answer."""
+        made = c_void_p()
+        self.library.require(self.library.raw.edgetok_decoder_make(self.value, byref(made)))
+        return Decoder(self.library, "decoder", made)
+
+
+class Decoder(_Handle):
+    """From tokens to text, piece by piece."""
+
+    def push(self, token: int) -> str:
+        """The text that one more token completes."""
+        return self._show(self.library.raw.edgetok_decoder_push, c_int64(token))
+
+    def flush(self) -> str:
+        """What is left."""
+        return self._show(self.library.raw.edgetok_decoder_flush)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of these tokens alone."""
+        listed = (c_int64 * len(tokens))(*tokens)
+        return self._show(self.library.raw.edgetok_decoder_text, listed, c_size_t(len(tokens)))
+
+    def _show(self, function: Any, *arguments: Any) -> str:
+        piece, count = c_char_p(), c_size_t()
+        self.library.require(function(self.value, *arguments, byref(piece), byref(count)))
+        return ctypes.string_at(piece, count.value).decode()
 
 
 def _read_answer(library: Library, made: c_void_p) -> Answer:

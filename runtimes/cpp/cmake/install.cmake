@@ -25,12 +25,16 @@ if(_kind STREQUAL STATIC_LIBRARY)
   configure_file(cmake/edgetokDependencies.cmake.in edgetokDependencies.cmake @ONLY)
   install(FILES "${CMAKE_CURRENT_BINARY_DIR}/edgetokDependencies.cmake"
     cmake/FindOnnxRuntime.cmake cmake/FindTensorRT.cmake cmake/FindWebP.cmake
+    cmake/FindOniguruma.cmake cmake/FindUtf8proc.cmake
     DESTINATION ${_package})
   set(EDGETOK_PC_REQUIRES "libcrypto protobuf libjpeg libpng")
   if(WebP_FOUND)
     string(APPEND EDGETOK_PC_REQUIRES " libwebpdemux libwebp")
   endif()
-  set(EDGETOK_PC_LIBS "-L${EDGETOK_ORT_FOLDER} -lonnxruntime -lstdc++ -lm -lpthread")
+  if(Oniguruma_FOUND AND Utf8proc_FOUND)
+    string(APPEND EDGETOK_PC_REQUIRES " oniguruma libutf8proc")
+  endif()
+  set(EDGETOK_PC_LIBS "-L${EDGETOK_ORT_FOLDER} -lonnxruntime -lstdc++ -lm -lpthread -ldl")
   if(TensorRT_FOUND)
     string(APPEND EDGETOK_PC_LIBS " ${TensorRT_LIBRARY} ${TensorRT_CUDART_LIBRARY}")
   endif()

@@ -3,6 +3,7 @@
 #include "api.hpp"
 #include "generated.hpp"
 #include "machine.hpp"
+#include "prompt.hpp"
 #include "text.hpp"
 
 using edgetok_impl::usage_error;
@@ -99,7 +100,7 @@ void require_answers(const edgetok_impl::Manifest& m) {
 void check(const edgetok_impl::Bundle& bundle) {
   edgetok_impl::parse_image_plan(bundle.read("processor/image.json"));
   const bool answers = !bundle.manifest().encoder;
-  if (answers) edgetok_impl::check_prompt_plan(bundle.read("processor/prompt.json"));
+  if (answers) edgetok_impl::parse_prompt_plan(bundle.read("processor/prompt.json"));
   for (const auto& stage : bundle.manifest().stages) bundle.graph(stage);
   if (bundle.manifest().controller) edgetok_impl::check_cases(*bundle.manifest().controller);
 }

@@ -2,6 +2,9 @@
 //     opens a bundle, admits every graph of it and says what it holds
 // edgetok-cpp measure [--packed] BUNDLE IMAGE "IDS BEFORE" "IDS AFTER" REPEATS [BUDGET ...]
 //     answers at each rung that it loads, all without budgets; a line of JSON per rung
+// edgetok-cpp ask BUNDLE IMAGE "QUESTION" [--text-library PATH]
+//     answers in words, as they come; PATH is libortextensions.so of onnxruntime-extensions, which
+//     EDGETOK_TEXT_LIBRARY may name too
 #include <edgetok/edgetok.hpp>
 
 #include <algorithm>
@@ -72,7 +75,8 @@ void measure_rung(edgetok::Model& model, const std::vector<std::uint8_t>& file, 
 int say_usage() {
   std::fprintf(stderr,
                "usage: edgetok-cpp inspect BUNDLE\n"
-               "       edgetok-cpp measure [--packed] BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n");
+               "       edgetok-cpp measure [--packed] BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n"
+               "       edgetok-cpp ask BUNDLE IMAGE \"QUESTION\" [--text-library PATH]\n");
   return EDGETOK_USAGE;
 }
 
@@ -98,9 +102,37 @@ int measure(int count, char** words) {
   return 0;
 }
 
+std::string find_library(int count, char** words) {
+  if (count == 7 && std::strcmp(words[5], "--text-library") == 0) return words[6];
+  const char* named = std::getenv("EDGETOK_TEXT_LIBRARY");
+  return named == nullptr ? "" : named;
+}
+
+void print(const std::string& piece) {
+  std::fwrite(piece.data(), 1, piece.size(), stdout);
+  std::fflush(stdout);
+}
+
+int ask(int count, char** words) {
+  const edgetok::Bundle bundle(words[2]);
+  const edgetok::Text text(bundle, find_library(count, words));
+  const edgetok::Prompt prompt = text.encode(words[4]);
+  const auto file = read_file(words[3]);
+  edgetok::Model model(bundle);
+  edgetok::Decoder decoder = text.decoder();
+  const edgetok::Image image = model.image(file.data(), file.size());
+  model.generate(image, prompt, EDGETOK_INIT(edgetok_request), [&](std::int64_t token) {
+    print(decoder.push(token));
+    return true;
+  });
+  print(decoder.flush() + "\n");
+  return 0;
+}
+
 int run(int count, char** words) {
   if (count == 3 && std::strcmp(words[1], "inspect") == 0) return inspect(words[2]);
   if (count >= 7 && std::strcmp(words[1], "measure") == 0) return measure(count, words);
+  if ((count == 5 || count == 7) && std::strcmp(words[1], "ask") == 0) return ask(count, words);
   return say_usage();
 }
 

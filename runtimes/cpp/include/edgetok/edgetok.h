@@ -245,6 +245,54 @@ EDGETOK_API double edgetok_answer_log_probability(const edgetok_answer* answer);
 EDGETOK_API int64_t edgetok_answer_reused(const edgetok_answer* answer);
 EDGETOK_API edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings);
 
+/* ---- text ---- */
+
+/* Questions and answers as text: the bundle's chat template and tokenizer. Byte pair encoding is done
+ * by onnxruntime-extensions, which is loaded when a text is opened and stays until the process ends.
+ * What is encoded equals what `edgetok` for Python encodes; a tokenizer or a character about which that
+ * is not sure is refused with EDGETOK_INCOMPATIBLE or EDGETOK_INPUT: give token ids then.
+ *
+ * edgetok_text and edgetok_question never change: any number of threads may use one, where encoding
+ * takes turns. edgetok_decoder is of one thread at a time. They may be freed in any order. */
+typedef struct edgetok_text edgetok_text;
+typedef struct edgetok_question edgetok_question;
+typedef struct edgetok_decoder edgetok_decoder;
+
+typedef struct edgetok_text_options {
+  size_t struct_size;
+  const char* library; /* path of onnxruntime-extensions' library; NULL: the system looks for libortextensions.so */
+} edgetok_text_options;
+
+/* `options` may be NULL. */
+EDGETOK_API edgetok_status edgetok_text_open(const edgetok_bundle* bundle, const edgetok_text_options* options,
+                                             edgetok_text** text);
+EDGETOK_API void edgetok_text_free(edgetok_text* text);
+
+/* Renders the chat template around a question: `bytes` of UTF-8, no NUL. Special tokens in it are
+ * ordinary characters. */
+EDGETOK_API edgetok_status edgetok_text_encode(const edgetok_text* text, const char* question, size_t bytes,
+                                               edgetok_question** out);
+/* What stands between an answer, without its stop token, and the answer to this question: all of it in
+ * `after` of the prompt. EDGETOK_USAGE where the chat template has no later turns. */
+EDGETOK_API edgetok_status edgetok_text_encode_turn(const edgetok_text* text, const char* question, size_t bytes,
+                                                    edgetok_question** out);
+/* For edgetok_generate; what it points to lives as long as `question`. */
+EDGETOK_API edgetok_status edgetok_question_prompt(const edgetok_question* question, edgetok_prompt* prompt);
+EDGETOK_API void edgetok_question_free(edgetok_question* question);
+
+/* Turns the tokens of one answer into text while they come. */
+EDGETOK_API edgetok_status edgetok_decoder_make(const edgetok_text* text, edgetok_decoder** decoder);
+EDGETOK_API void edgetok_decoder_free(edgetok_decoder* decoder);
+/* The text that one more token completes: whole characters, maybe none. The pointer, to UTF-8 with a NUL
+ * behind it, lives until the next call with this decoder; `bytes` may be NULL. */
+EDGETOK_API edgetok_status edgetok_decoder_push(edgetok_decoder* decoder, int64_t token, const char** piece,
+                                                size_t* bytes);
+/* What is left at the end: a character that never became whole is U+FFFD. */
+EDGETOK_API edgetok_status edgetok_decoder_flush(edgetok_decoder* decoder, const char** piece, size_t* bytes);
+/* The text of these tokens alone, whatever was pushed. */
+EDGETOK_API edgetok_status edgetok_decoder_text(edgetok_decoder* decoder, const int64_t* tokens, size_t count,
+                                                const char** piece, size_t* bytes);
+
 /* ---- conversations ---- */
 
 /* Begins to talk about an image in several turns; nothing runs before the first one. Between two turns
