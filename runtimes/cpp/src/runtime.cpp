@@ -20,9 +20,7 @@ constexpr std::int64_t kScratch = 8;  // live activations, in multiples of the w
 // Said before anything is loaded.
 void require_supported(const Manifest& m) {
   std::string what;
-  if (m.kv.ring != 0) what = "a KV cache of " + m.kv_precision;
   if (!m.exits.empty()) what = "a prefill that visual rows may leave";
-  if (m.kv.convolutions != 0) what = "a decoder with convolutions";
   if (m.vision.pictures != 1) what = "prompts of several pictures";
   if (what.empty()) return;
   throw incompatible("this bundle has " + what + ", which the C library does not run yet; "
@@ -30,7 +28,7 @@ void require_supported(const Manifest& m) {
 }
 
 void require_flavour(const Manifest& m, const std::string& flavour) {
-  for (const char* stage : kStages) {
+  for (const auto& stage : shared_stages(m)) {
     const bool found = std::any_of(m.stages.begin(), m.stages.end(), [&](const Stage& s) {
       return s.stage == stage && s.flavour == flavour;
     });
@@ -93,20 +91,6 @@ std::vector<float> copy_floats(const Buffer& buffer) {
   return {buffer.as<float>(), buffer.as<float>() + buffer.count<float>()};
 }
 
-// The rows of a smaller buffer [1 or P, G, kept, H...] over the first rows of each head of a larger one.
-void copy_rows(const Buffer& source, const Buffer& target) {
-  const auto& from = source.tensor.shape;
-  const auto& to = target.tensor.shape;
-  const auto heads = static_cast<std::size_t>(from[0] * from[1]);
-  const std::size_t kept = source.bytes / heads, held = target.bytes / heads;
-  if (from.size() != to.size() || kept > held) {
-    throw bundle_error("tensor " + source.tensor.name + " does not fit into " + target.tensor.name);
-  }
-  for (std::size_t head = 0; head < heads; ++head) {
-    std::memcpy(target.as<char>() + head * held, source.as<char>() + head * kept, kept);
-  }
-}
-
 }  // namespace
 
 Ids Prompt::all() const {
@@ -131,7 +115,10 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
   const int threads = pick_threads(options.threads);
   const Sessions sessions(bundle.root(), threads);
   load(bundle, sessions);
-  load_compaction(bundle, sessions);
+  load_room(bundle, [&](const Stage& stage) {
+    require_interface(manifest_, stage, ladder_.back(), stage);
+    return std::make_unique<BoundGraph>(sessions.make(bundle.graph(stage), stage), stage, memory_);
+  });
   tower_per_rung_ = edgetok_impl::has_tower_per_rung(manifest_);
   const BoundGraph& compress = graph("compress", ladder_[0].budget);
   reads_prompt_ = compress.reads(names::TEXT_EMBEDS) || compress.reads(names::TEXT_MASK);
@@ -153,19 +140,11 @@ void Runtime::load(const Bundle& bundle, const Sessions& sessions) {
   }
 }
 
-// The layer with most rows first: see `Memory`.
-void Runtime::load_compaction(const Bundle& bundle, const Sessions& sessions) {
-  std::vector<const Stage*> stages;
-  for (const auto& stage : manifest_.stages) {
-    if (stage.stage == "compact" && stage.flavour == flavour_ && stage.layer) stages.push_back(&stage);
-  }
-  const auto keep = [&](const Stage* s) { return manifest_.kv.keep[static_cast<std::size_t>(*s->layer)]; };
-  std::stable_sort(stages.begin(), stages.end(), [&](auto* a, auto* b) { return keep(a) > keep(b); });
-  for (const Stage* stage : stages) {
-    require_interface(manifest_, *stage, ladder_.back(), *stage);
-    compact_[static_cast<std::size_t>(*stage->layer)] =
-        std::make_unique<BoundGraph>(sessions.make(bundle.graph(*stage), *stage), *stage, memory_);
-  }
+void Runtime::load_room(const Bundle& bundle, const MakeGraph& make) {
+  compaction_.load(manifest_, flavour_, make);
+  if (!is_packed(manifest_.kv_precision)) return;
+  flushing_.load(manifest_, bundle.stage("flush", ladder_.back().budget, flavour_),
+                 graph("decode", ladder_[0].budget).inputs(), make);
 }
 
 BoundGraph& Runtime::graph(const std::string& stage, std::int64_t budget) const {
@@ -292,20 +271,10 @@ const float* Runtime::prefill(std::int64_t budget, const std::vector<float>& row
   return prefill.output(names::LOGITS).as<float>();
 }
 
-void Runtime::make_room() {
-  for (auto& [layer, graph] : compact_) {
-    if (!rows_.is_full(layer)) continue;
-    graph->run();
-    for (const auto& [name, kept] : graph->outputs()) {
-      copy_rows(kept, graph->input(replaced_by(name, static_cast<std::int64_t>(layer))));
-    }
-    rows_.compact(layer);
-  }
-}
-
 const float* Runtime::step(std::int64_t token) {
   if (rows_.left() < 1) throw input_error("the KV cache is full; ask for fewer new tokens, or export with more");
-  make_room();
+  compaction_.make_room(rows_);
+  flushing_.make_room(rows_);
   BoundGraph& decode = graph("decode", ladder_[0].budget);
   std::vector<std::int32_t> lengths;
   Ids positions;

@@ -11,6 +11,7 @@
 #include "bundle.hpp"
 #include "cache.hpp"
 #include "controller.hpp"
+#include "room.hpp"
 #include "session.hpp"
 
 namespace edgetok_impl {
@@ -72,11 +73,10 @@ class Runtime {
 
  private:
   void load(const Bundle& bundle, const Sessions& sessions);
-  void load_compaction(const Bundle& bundle, const Sessions& sessions);
+  void load_room(const Bundle& bundle, const MakeGraph& make);
   BoundGraph& graph(const std::string& stage, std::int64_t budget) const;
   std::vector<float> embed_ids(const Ids& ids);
   void write_prompt(const BoundGraph& graph, const std::vector<float>& rows, const Prompt& prompt);
-  void make_room();
 
   const Manifest& manifest_;  // of the bundle, which the model keeps
   std::string flavour_;
@@ -86,7 +86,8 @@ class Runtime {
   Memory memory_;
   std::map<std::string, std::unique_ptr<BoundGraph>> by_file_;
   std::map<std::pair<std::string, std::int64_t>, BoundGraph*> graphs_;
-  std::map<std::size_t, std::unique_ptr<BoundGraph>> compact_;  // by layer
+  Compaction compaction_;
+  Flushing flushing_;
 };
 
 }  // namespace edgetok_impl
