@@ -129,6 +129,7 @@ class Answer:
     margin: float
     log_probability: float
     timings: dict[str, float]
+    exit_layer: int
 
 
 class Library:
@@ -140,6 +141,7 @@ class Library:
         self.raw.edgetok_answer_reason.restype = c_char_p
         self.raw.edgetok_answer_margin.restype = c_double
         self.raw.edgetok_answer_log_probability.restype = c_double
+        self.raw.edgetok_answer_exit_layer.restype = c_int64
         self.raw.edgetok_image_data.restype = POINTER(ctypes.c_float)
         for name in ("tokens", "kept", "tried"):
             getattr(self.raw, f"edgetok_answer_{name}").restype = _IDS
@@ -289,6 +291,7 @@ def _read_answer(library: Library, made: c_void_p) -> Answer:
         margin=raw.edgetok_answer_margin(handle.value),
         log_probability=raw.edgetok_answer_log_probability(handle.value),
         timings={name: getattr(timings, name) for name, _ in Timings._fields_[1:]},
+        exit_layer=raw.edgetok_answer_exit_layer(handle.value),
     )
 
 

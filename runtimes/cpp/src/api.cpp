@@ -275,6 +275,8 @@ const char* edgetok_answer_reason(const edgetok_answer* answer) { return answer-
 double edgetok_answer_margin(const edgetok_answer* answer) { return answer->answer.first_margin; }
 double edgetok_answer_log_probability(const edgetok_answer* answer) { return answer->answer.log_probability(); }
 
+int64_t edgetok_answer_exit_layer(const edgetok_answer* answer) { return answer->answer.exit_layer; }
+
 edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings) {
   return guarded([&] {
     const auto& t = require(answer, "answer").answer.timings;

@@ -125,7 +125,53 @@ Expected expect_flush(const Manifest& m) {
   return e;
 }
 
+// The buffers of layers from `first` on, in front of `stop`.
+Side of_layers(const Side& all, std::int64_t first, std::int64_t stop) {
+  Side out;
+  for (std::int64_t layer = first; layer < stop; ++layer) {
+    const std::string end = layered("", layer);
+    for (const auto& [name, place] : all) {
+      const bool ends = name.size() > end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
+      if (ends) out[name] = place;
+    }
+  }
+  return out;
+}
+
+// A graph of a prefill in segments: its rows, its layers' buffers, and what comes behind.
+Expected expect_segment(const Manifest& m, const Stage& stage, const Rung& rung) {
+  const std::int64_t first = stage.layer.value_or(0);
+  const auto behind = std::upper_bound(m.exits.begin(), m.exits.end(), first);
+  const bool is_last = behind == m.exits.end(), exited = stage.stage == "exited";
+  const std::int64_t stop = is_last ? m.kv.layers : *behind;
+  const Place rows{"float32", Shape{1, rung.prefill_tokens(), m.text.hidden}};
+  const Place of_text{"float32", Shape{1, rung.prompt_tokens, m.text.hidden}};
+  Expected e;
+  e.inputs = of_layers(cache_places(m, stage.flavour, "past"), first, stop);
+  e.outputs = of_layers(cache_places(m, stage.flavour, "present"), first, stop);
+  e.inputs[names::PAST_LENGTHS] = {"int32", Shape{m.kv.layers}};
+  if (exited) {
+    e.inputs[layered("text_rows", first)] = of_text;
+    e.inputs[names::TEXT_POSITIONS] = {"int64", Shape{rung.prompt_tokens}};
+  } else {
+    e.inputs[first != 0 ? layered("rows", first) : names::INPUT_EMBEDS] = rows;
+  }
+  if (!exited || is_last) e.inputs[names::LAST_ROW] = {"int64", Shape{1}};
+  if (!exited && !is_last) e.inputs[names::VISUAL_START] = {"int64", Shape{1}};
+  if (is_last) {
+    e.outputs[names::LOGITS] = {"float32", Shape{1, m.text.vocabulary}};
+    return e;
+  }
+  e.outputs[layered("text_rows", stop)] = of_text;
+  if (exited) return e;
+  e.outputs[layered("rows", stop)] = rows;
+  e.outputs[names::EXIT_SIGNAL] = {"float32", Shape{1}};
+  return e;
+}
+
 Expected expect(const Manifest& m, const Stage& stage, const Rung& rung, const Stage& tower) {
+  const bool in_segments = stage.stage == "prefill" && !m.exits.empty();
+  if (in_segments || stage.stage == "segment" || stage.stage == "exited") return expect_segment(m, stage, rung);
   if (stage.stage == "tower") return expect_tower(m, stage);
   if (stage.stage == "compress") return expect_compress(m, stage, rung, tower);
   if (stage.stage == "prefill") return expect_prefill(m, stage, rung);

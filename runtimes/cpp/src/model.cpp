@@ -212,6 +212,7 @@ Answer Model::answer(Image& image, const Prompt& prompt, const Request& request,
     }
     const Watch watch(out.timings.prefill);
     logits = runtime_.prefill(budget, rows, prompt, tokens);
+    out.exit_layer = runtime_.exit_layer().value_or(-1);
   }
   bool more = take_token(logits, out);
   out.timings.ttft = elapsed();

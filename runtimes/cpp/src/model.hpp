@@ -42,6 +42,7 @@ struct Answer {
   std::string reason;
   double first_margin = -1;
   double log_probability_sum = 0;
+  std::int64_t exit_layer = -1;  // see Runtime::exit_layer; -1 for none
   Timings timings;
 
   double log_probability() const;

@@ -34,14 +34,14 @@ std::size_t tier_of(const std::string& kind) { return kind.rfind("high", 0) == 0
 }  // namespace
 
 // The layer with most rows first: see `Memory`.
-void Compaction::load(const Manifest& manifest, const std::string& flavour, const MakeGraph& make) {
+void Compaction::load(const Manifest& manifest, const Rung& rung, const std::string& flavour, const MakeGraph& make) {
   std::vector<const Stage*> stages;
   for (const auto& stage : manifest.stages) {
     if (stage.stage == "compact" && stage.flavour == flavour && stage.layer) stages.push_back(&stage);
   }
   const auto keep = [&](const Stage* s) { return manifest.kv.keep[static_cast<std::size_t>(*s->layer)]; };
   std::stable_sort(stages.begin(), stages.end(), [&](auto* a, auto* b) { return keep(a) > keep(b); });
-  for (const Stage* stage : stages) graphs_[static_cast<std::size_t>(*stage->layer)] = make(*stage);
+  for (const Stage* stage : stages) graphs_[static_cast<std::size_t>(*stage->layer)] = make(*stage, rung);
 }
 
 void Compaction::make_room(CacheRows& rows) const {
@@ -55,14 +55,12 @@ void Compaction::make_room(CacheRows& rows) const {
   }
 }
 
-void Flushing::load(const Manifest& manifest, const Stage& stage, const std::map<std::string, Buffer>& region,
-                    const MakeGraph& make) {
-  const auto shape = ring_shape(manifest);
-  if (!shape) throw bundle_error(stage.file + ": packs a ring that this cache has not; export again");
-  shape_ = *shape;
+void Flushing::load(const Manifest& manifest, std::unique_ptr<BoundGraph> graph,
+                    const std::map<std::string, Buffer>& region) {
+  if (const auto shape = ring_shape(manifest)) shape_ = *shape;
   layers_ = manifest.kv.layers;
   region_ = region;
-  graph_ = make(stage);
+  graph_ = std::move(graph);
 }
 
 void Flushing::make_room(const CacheRows& rows) const {

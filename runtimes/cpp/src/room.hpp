@@ -5,20 +5,16 @@
 // it are left as they are, and later ones are written over them.
 #pragma once
 
-#include <functional>
-
 #include "cache.hpp"
 #include "rings.hpp"
 #include "session.hpp"
 
 namespace edgetok_impl {
 
-using MakeGraph = std::function<std::unique_ptr<BoundGraph>(const Stage&)>;
-
 // The graphs that empty each layer; none where no policy does.
 class Compaction {
  public:
-  void load(const Manifest& manifest, const std::string& flavour, const MakeGraph& make);
+  void load(const Manifest& manifest, const Rung& rung, const std::string& flavour, const MakeGraph& make);
   void make_room(CacheRows& rows) const;
 
  private:
@@ -29,8 +25,7 @@ class Compaction {
 class Flushing {
  public:
   // `region`: inputs of the decode graph, by name.
-  void load(const Manifest& manifest, const Stage& stage, const std::map<std::string, Buffer>& region,
-            const MakeGraph& make);
+  void load(const Manifest& manifest, std::unique_ptr<BoundGraph> graph, const std::map<std::string, Buffer>& region);
   void make_room(const CacheRows& rows) const;
 
  private:

@@ -20,7 +20,6 @@ constexpr std::int64_t kScratch = 8;  // live activations, in multiples of the w
 // Said before anything is loaded.
 void require_supported(const Manifest& m) {
   std::string what;
-  if (!m.exits.empty()) what = "a prefill that visual rows may leave";
   if (m.vision.pictures != 1) what = "prompts of several pictures";
   if (what.empty()) return;
   throw incompatible("this bundle has " + what + ", which the C library does not run yet; "
@@ -114,9 +113,8 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
   require_flavour(manifest_, flavour_);
   const int threads = pick_threads(options.threads);
   const Sessions sessions(bundle.root(), threads);
-  load(bundle, sessions);
-  load_room(bundle, [&](const Stage& stage) {
-    require_interface(manifest_, stage, ladder_.back(), stage);
+  load(bundle, [&](const Stage& stage, const Rung& rung) {
+    require_interface(manifest_, stage, rung, bundle.stage("tower", rung.budget, flavour_));
     return std::make_unique<BoundGraph>(sessions.make(bundle.graph(stage), stage), stage, memory_);
   });
   tower_per_rung_ = edgetok_impl::has_tower_per_rung(manifest_);
@@ -127,24 +125,22 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
   }
 }
 
-void Runtime::load(const Bundle& bundle, const Sessions& sessions) {
+void Runtime::load(const Bundle& bundle, const MakeGraph& make) {
   require_memory(manifest_, ladder_, flavour_);
   for (const char* name : kStages) {
     for (auto rung = ladder_.rbegin(); rung != ladder_.rend(); ++rung) {  // see `Memory`
       const Stage& stage = bundle.stage(name, rung->budget, flavour_);
-      require_interface(manifest_, stage, *rung, bundle.stage("tower", rung->budget, flavour_));
       auto& graph = by_file_[stage.file];
-      if (!graph) graph = std::make_unique<BoundGraph>(sessions.make(bundle.graph(stage), stage), stage, memory_);
+      if (graph) require_interface(manifest_, stage, *rung, bundle.stage("tower", rung->budget, flavour_));
+      if (!graph) graph = make(stage, *rung);
       graphs_[{name, rung->budget}] = graph.get();
     }
   }
-}
-
-void Runtime::load_room(const Bundle& bundle, const MakeGraph& make) {
-  compaction_.load(manifest_, flavour_, make);
+  segments_.load(manifest_, ladder_, flavour_, make);
+  compaction_.load(manifest_, ladder_.back(), flavour_, make);
   if (!is_packed(manifest_.kv_precision)) return;
-  flushing_.load(manifest_, bundle.stage("flush", ladder_.back().budget, flavour_),
-                 graph("decode", ladder_[0].budget).inputs(), make);
+  const Stage& flush = bundle.stage("flush", ladder_.back().budget, flavour_);
+  flushing_.load(manifest_, make(flush, ladder_.back()), graph("decode", ladder_[0].budget).inputs());
 }
 
 BoundGraph& Runtime::graph(const std::string& stage, std::int64_t budget) const {
@@ -268,7 +264,15 @@ const float* Runtime::prefill(std::int64_t budget, const std::vector<float>& row
   prefill.input(names::PAST_LENGTHS).write(lengths);
   rows_.begin(count, rung.removed, rung.shift);
   prefill.run();
-  return prefill.output(names::LOGITS).as<float>();
+  if (segments_.empty()) return prefill.output(names::LOGITS).as<float>();
+  const auto start = static_cast<std::int64_t>(prompt.before.size());
+  const BoundGraph& last = segments_.follow(prefill, budget, count, start);
+  rows_.begin(count, segments_.removed(budget), 0);
+  return last.output(names::LOGITS).as<float>();
+}
+
+std::optional<std::int64_t> Runtime::exit_layer() const {
+  return segments_.empty() ? std::nullopt : std::optional(segments_.left());
 }
 
 const float* Runtime::step(std::int64_t token) {

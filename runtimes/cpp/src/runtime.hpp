@@ -12,6 +12,7 @@
 #include "cache.hpp"
 #include "controller.hpp"
 #include "room.hpp"
+#include "segments.hpp"
 #include "session.hpp"
 
 namespace edgetok_impl {
@@ -70,10 +71,12 @@ class Runtime {
   // Appends a token; logits [W].
   const float* step(std::int64_t token);
   std::int64_t rows_left() const { return rows_.left(); }
+  // The decoder layer before which visual rows left the last prompt, or the number of layers where
+  // they stayed; none where no signal decides that.
+  std::optional<std::int64_t> exit_layer() const;
 
  private:
-  void load(const Bundle& bundle, const Sessions& sessions);
-  void load_room(const Bundle& bundle, const MakeGraph& make);
+  void load(const Bundle& bundle, const MakeGraph& make);
   BoundGraph& graph(const std::string& stage, std::int64_t budget) const;
   std::vector<float> embed_ids(const Ids& ids);
   void write_prompt(const BoundGraph& graph, const std::vector<float>& rows, const Prompt& prompt);
@@ -86,6 +89,7 @@ class Runtime {
   Memory memory_;
   std::map<std::string, std::unique_ptr<BoundGraph>> by_file_;
   std::map<std::pair<std::string, std::int64_t>, BoundGraph*> graphs_;
+  Segments segments_;
   Compaction compaction_;
   Flushing flushing_;
 };

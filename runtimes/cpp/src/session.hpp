@@ -4,6 +4,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -91,5 +92,8 @@ class BoundGraph {
   Ort::IoBinding binding_;
   std::map<std::string, Buffer> inputs_, outputs_;
 };
+
+// Checks a graph that serves a rung against the manifest, and binds it.
+using MakeGraph = std::function<std::unique_ptr<BoundGraph>(const Stage& stage, const Rung& rung)>;
 
 }  // namespace edgetok_impl

@@ -216,6 +216,9 @@ EDGETOK_API const char* edgetok_answer_reason(const edgetok_answer* answer); /* 
 /* How sure the model was of its first token: probability less that of the second; -1 without one. */
 EDGETOK_API double edgetok_answer_margin(const edgetok_answer* answer);
 EDGETOK_API double edgetok_answer_log_probability(const edgetok_answer* answer);
+/* The decoder layer before which visual rows left the prompt, or the number of layers if they stayed;
+ * -1 for a bundle in which no signal decides that. */
+EDGETOK_API int64_t edgetok_answer_exit_layer(const edgetok_answer* answer);
 EDGETOK_API edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings);
 
 #ifdef __cplusplus

@@ -104,6 +104,7 @@ class Answer {
   edgetok_stop stop() const { return edgetok_answer_stop(handle_.get()); }
   std::string reason() const { return edgetok_answer_reason(handle_.get()); }
   double margin() const { return edgetok_answer_margin(handle_.get()); }
+  std::int64_t exit_layer() const { return edgetok_answer_exit_layer(handle_.get()); }
 
   edgetok_timings timings() const {
     auto timings = EDGETOK_INIT(edgetok_timings);
