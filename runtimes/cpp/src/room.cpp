@@ -23,9 +23,12 @@ void copy_rows(const Buffer& source, const Buffer& target, std::int64_t start) {
   const auto heads = static_cast<std::size_t>(from[0] * from[1]);
   const std::size_t moved = source.bytes / heads, held = target.bytes / heads;
   const std::size_t skipped = moved / static_cast<std::size_t>(rows) * static_cast<std::size_t>(start);
+  const char* from_rows = source.as<char>();
+  char* to_rows = target.as<char>() + skipped;
   for (std::size_t head = 0; head < heads; ++head) {
-    std::memcpy(target.as<char>() + head * held + skipped, source.as<char>() + head * moved, moved);
+    std::memcpy(to_rows + head * held, from_rows + head * moved, moved);
   }
+  target.push();
 }
 
 // Which of the two counts of `filled` is of this part of ZipCache's tiers.
@@ -33,7 +36,7 @@ std::size_t tier_of(const std::string& kind) { return kind.rfind("high", 0) == 0
 
 }  // namespace
 
-// The layer with most rows first: see `Memory`.
+// The layer with most rows first: see `Backend`.
 void Compaction::load(const Manifest& manifest, const Rung& rung, const std::string& flavour, const MakeGraph& make) {
   std::vector<const Stage*> stages;
   for (const auto& stage : manifest.stages) {
@@ -55,7 +58,7 @@ void Compaction::make_room(CacheRows& rows) const {
   }
 }
 
-void Flushing::load(const Manifest& manifest, std::unique_ptr<BoundGraph> graph,
+void Flushing::load(const Manifest& manifest, std::unique_ptr<Graph> graph,
                     const std::map<std::string, Buffer>& region) {
   if (const auto shape = ring_shape(manifest)) shape_ = *shape;
   layers_ = manifest.kv.layers;

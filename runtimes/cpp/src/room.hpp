@@ -5,9 +5,9 @@
 // it are left as they are, and later ones are written over them.
 #pragma once
 
+#include "backend.hpp"
 #include "cache.hpp"
 #include "rings.hpp"
-#include "session.hpp"
 
 namespace edgetok_impl {
 
@@ -18,14 +18,14 @@ class Compaction {
   void make_room(CacheRows& rows) const;
 
  private:
-  std::map<std::size_t, std::unique_ptr<BoundGraph>> graphs_;  // by layer
+  std::map<std::size_t, std::unique_ptr<Graph>> graphs_;  // by layer
 };
 
 // The graph that packs the full rings of all layers; none where nothing waits to be packed.
 class Flushing {
  public:
   // `region`: inputs of the decode graph, by name.
-  void load(const Manifest& manifest, std::unique_ptr<BoundGraph> graph, const std::map<std::string, Buffer>& region);
+  void load(const Manifest& manifest, std::unique_ptr<Graph> graph, const std::map<std::string, Buffer>& region);
   void make_room(const CacheRows& rows) const;
 
  private:
@@ -35,7 +35,7 @@ class Flushing {
   RingShape shape_;
   std::int64_t layers_ = 0;
   std::map<std::string, Buffer> region_;
-  std::unique_ptr<BoundGraph> graph_;
+  std::unique_ptr<Graph> graph_;
 };
 
 }  // namespace edgetok_impl

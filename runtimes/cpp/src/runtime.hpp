@@ -1,4 +1,4 @@
-// A bundle in ONNX Runtime: all graphs made into sessions at load, over one set of buffers.
+// A bundle on a device: all graphs made ready at load, over one set of buffers.
 #pragma once
 
 #include <map>
@@ -8,12 +8,12 @@
 #include <utility>
 #include <vector>
 
+#include "backend.hpp"
 #include "bundle.hpp"
 #include "cache.hpp"
 #include "controller.hpp"
 #include "room.hpp"
 #include "segments.hpp"
-#include "session.hpp"
 
 namespace edgetok_impl {
 
@@ -56,8 +56,8 @@ class Runtime {
   const std::string& flavour() const { return flavour_; }
   bool reads_prompt() const { return reads_prompt_; }
   bool has_tower_per_rung() const { return tower_per_rung_; }
-  std::int64_t cache_bytes() const { return memory_.cache_bytes(); }
-  std::int64_t buffer_bytes() const { return memory_.other_bytes(); }
+  std::int64_t cache_bytes() const { return backend_->cache_bytes(); }
+  std::int64_t buffer_bytes() const { return backend_->other_bytes(); }
 
   // Runs the tower of `budget` on pixels [parts, 3, h, w].
   TowerOutput encode(const std::vector<float>& pixels, std::int64_t budget);
@@ -77,18 +77,18 @@ class Runtime {
 
  private:
   void load(const Bundle& bundle, const MakeGraph& make);
-  BoundGraph& graph(const std::string& stage, std::int64_t budget) const;
+  Graph& graph(const std::string& stage, std::int64_t budget) const;
   std::vector<float> embed_ids(const Ids& ids);
-  void write_prompt(const BoundGraph& graph, const std::vector<float>& rows, const Prompt& prompt);
+  void write_prompt(const Graph& graph, const std::vector<float>& rows, const Prompt& prompt);
 
   const Manifest& manifest_;  // of the bundle, which the model keeps
   std::string flavour_;
   std::vector<Rung> ladder_;
   bool reads_prompt_ = false, tower_per_rung_ = false;
   CacheRows rows_;
-  Memory memory_;
-  std::map<std::string, std::unique_ptr<BoundGraph>> by_file_;
-  std::map<std::pair<std::string, std::int64_t>, BoundGraph*> graphs_;
+  std::unique_ptr<Backend> backend_;  // before the graphs, which it outlives
+  std::map<std::string, std::unique_ptr<Graph>> by_file_;
+  std::map<std::pair<std::string, std::int64_t>, Graph*> graphs_;
   Segments segments_;
   Compaction compaction_;
   Flushing flushing_;

@@ -20,13 +20,13 @@ void Segments::load(const Manifest& manifest, const std::vector<Rung>& ladder, c
   }
 }
 
-const BoundGraph& Segments::follow(const BoundGraph& first, std::int64_t budget, std::int64_t rows,
+const Graph& Segments::follow(const Graph& first, std::int64_t budget, std::int64_t rows,
                                    std::int64_t start) {
-  const BoundGraph* graph = &first;
+  const Graph* graph = &first;
   left_ = layers_;
   for (const auto layer : exits_) {  // the manifest has each of these graphs once
     if (left_ == layers_ && graph->output(names::EXIT_SIGNAL).as<float>()[0] > 0) left_ = layer;
-    BoundGraph& next = left_ < layers_ ? *exited_.at(layer) : *with_vision_.at({budget, layer});
+    Graph& next = left_ < layers_ ? *exited_.at(layer) : *with_vision_.at({budget, layer});
     if (left_ < layers_) place_text(next, budget, rows, start);
     next.run();
     graph = &next;
@@ -35,7 +35,7 @@ const BoundGraph& Segments::follow(const BoundGraph& first, std::int64_t budget,
 }
 
 // Where text rows are, and where they stay in the positions of the model.
-void Segments::place_text(const BoundGraph& graph, std::int64_t visual, std::int64_t rows, std::int64_t start) const {
+void Segments::place_text(const Graph& graph, std::int64_t visual, std::int64_t rows, std::int64_t start) const {
   const Buffer& positions = graph.input(names::TEXT_POSITIONS);
   std::vector<std::int64_t> place(positions.count<std::int64_t>());
   for (std::size_t i = 0; i < place.size(); ++i) {
