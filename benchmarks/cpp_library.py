@@ -10,6 +10,7 @@ from ctypes import (
     byref,
     c_char_p,
     c_double,
+    c_float,
     c_int,
     c_int32,
     c_int64,
@@ -24,7 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetok import names
+
 FORMATS = {"rgb": 0, "bgr": 1, "rgba": 2, "nv12": 3}
+SIGNALS = tuple(value for name, value in vars(names).items() if name.startswith("SIGNAL_"))
 STOPS = ("stop", "length", "cache", "numeric", "cancelled")
 ON_TOKEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64)
 _IDS = POINTER(c_int64)
@@ -93,6 +97,8 @@ class Request(Sized):
         ("max_new_tokens", c_int32),
         ("on_token", ON_TOKEN),
         ("user", c_void_p),
+        ("weights", POINTER(c_float)),
+        ("weight_count", c_size_t),
     )
 
 
@@ -130,6 +136,7 @@ class Answer:
     log_probability: float
     timings: dict[str, float]
     exit_layer: int
+    signals: dict[str, float]
 
 
 class Library:
@@ -224,6 +231,17 @@ class Model(_Handle):
         )
         return Image(self.library, "image", made)
 
+    def image_of_many(self, pictures: Sequence[Image]) -> Image:
+        """All pictures of a prompt as one image."""
+        made = c_void_p()
+        listed = (c_void_p * len(pictures))(*(picture.value for picture in pictures))
+        self.library.require(
+            self.library.raw.edgetok_image_from_many(
+                self.value, listed, c_size_t(len(pictures)), byref(made)
+            )
+        )
+        return Image(self.library, "image", made)
+
     def image(
         self, data: NDArray[np.uint8], form: str = "rgb", size: tuple[int, int] | None = None
     ) -> Image:
@@ -257,6 +275,10 @@ class Model(_Handle):
             question_first=question.start,
             question_count=len(question),
         )
+        if "weights" in request:
+            given = request["weights"]
+            request["weight_count"] = len(given)
+            request["weights"] = (c_float * len(given))(*given)
         asked = Request(**request)
         called = ON_TOKEN(lambda _, token: on_token(token)) if on_token else ON_TOKEN()
         asked.on_token = called
@@ -292,7 +314,17 @@ def _read_answer(library: Library, made: c_void_p) -> Answer:
         log_probability=raw.edgetok_answer_log_probability(handle.value),
         timings={name: getattr(timings, name) for name, _ in Timings._fields_[1:]},
         exit_layer=raw.edgetok_answer_exit_layer(handle.value),
+        signals=_read_signals(raw, handle),
     )
+
+
+def _read_signals(raw: Any, handle: _Handle) -> dict[str, float]:
+    """Those that towers and thumbnails give."""
+    found, value = {}, c_double()
+    for name in SIGNALS:
+        if raw.edgetok_answer_signal(handle.value, name.encode(), byref(value)) == 0:
+            found[name] = value.value
+    return found
 
 
 def _read_ids(getter: Any, handle: _Handle) -> list[int]:

@@ -40,10 +40,16 @@ Expected expect_tower(const Manifest& m, const Stage& stage) {
   return e;
 }
 
-// It reads what the tower wrote and the prompt, so those are its only possible inputs.
+// It reads what the tower wrote of all pictures and the request, so those are its only possible inputs.
 Expected expect_compress(const Manifest& m, const Stage& stage, const Rung& rung, const Stage& tower) {
   Side offered;
-  for (const auto& tensor : tower.outputs) offered[tensor.name] = {tensor.dtype, tensor.shape};
+  for (const auto& tensor : tower.outputs) {
+    if (tensor.shape.empty()) continue;
+    Shape shape = tensor.shape;
+    shape[0] = product(m.vision.pictures, shape[0]);
+    offered[tensor.name] = {tensor.dtype, shape};
+  }
+  offered[names::PICTURE_WEIGHTS] = {"float32", Shape{m.vision.pictures}};
   offered[names::TEXT_EMBEDS] = {"float32", Shape{rung.prompt_tokens, m.text.hidden}};
   offered[names::TEXT_MASK] = {"float32", Shape{rung.prompt_tokens}};
   Expected e;

@@ -108,6 +108,23 @@ Image Model::prepare(Picture picture) const {
   return image;
 }
 
+Image Model::join(const std::vector<const Image*>& pictures) const {
+  require_pictures(bundle_->manifest(), pictures.size());
+  Image out;
+  out.digest = bundle_->manifest().digest;
+  out.pictures = pictures.size();
+  for (const Image* picture : pictures) {
+    if (picture->digest != out.digest) {
+      throw usage_error("a picture was prepared for another bundle; prepare it with this one");
+    }
+    if (picture->pictures != 1) throw usage_error("a picture is several already; give each one alone");
+    out.pixels.insert(out.pixels.end(), picture->pixels.begin(), picture->pixels.end());
+    out.known.push_back(picture->tower);
+    out.preprocess_ms += picture->preprocess_ms;
+  }
+  return out;
+}
+
 void Model::require(const Image& image, const Prompt& prompt, const Request& request) const {
   const bool limited = request.limits.max_ttft_ms > 0 || request.limits.max_memory_mib > 0;
   if ((request.budget != 0) + limited + request.elbow > 1) {
@@ -120,6 +137,8 @@ void Model::require(const Image& image, const Prompt& prompt, const Request& req
   if (image.digest != bundle_->manifest().digest) {
     throw usage_error("the image was prepared for another bundle; prepare it with this one");
   }
+  require_pictures(bundle_->manifest(), image.pictures);
+  require_weights(bundle_->manifest(), request.weights);
   if (prompt.size() < prompt.question_first || prompt.size() - prompt.question_first < prompt.question_count) {
     throw usage_error("the question lies outside the prompt's " + std::to_string(prompt.size()) + " tokens");
   }
@@ -148,27 +167,24 @@ Decision Model::choose(const Request& request, const Signals& signals, const Ids
   if (request.budget != 0) return choose_fixed(ladder, request.budget);
   if (request.limits.max_ttft_ms > 0 || request.limits.max_memory_mib > 0) return choose_within(ladder, request.limits);
   if (request.elbow) return choose_elbow(ladder, signals);
-  if (const Controller* own = controller()) {
-    if (own->thumbnail) {
-      throw incompatible("this bundle's controller looks at a thumbnail, which the C library does not make yet; "
-                         "give a budget, or use the Python runtime");
-    }
-    return choose_certified(*own, signals, question);
-  }
+  if (const Controller* own = controller()) return choose_certified(*own, signals, question);
   return choose_largest(ladder);
 }
 
 void Model::encode(Image& image, std::int64_t budget, Timings& timings) {
   if (image.tower && (!image.tower->budget || *image.tower->budget == budget)) return;
   const Watch watch(timings.tower);
-  image.tower = runtime_.encode(image.pixels, budget);
+  image.tower = encode_pictures(runtime_, bundle_->manifest(), {image.pixels, image.pictures, image.known}, budget);
 }
 
-const VisualTokens& Model::compress(Image& image, std::int64_t budget, const Prompt& prompt) {
-  if (runtime_.reads_prompt()) return scratch_ = runtime_.compress(*image.tower, budget, prompt);
+const VisualTokens& Model::compress(Image& image, std::int64_t budget, const Prompt& prompt,
+                                    const std::vector<float>& weights) {
+  if (runtime_.reads_prompt() || !weights.empty()) {
+    return scratch_ = runtime_.compress(*image.tower, budget, prompt, weights);
+  }
   const auto found = image.tokens.find(budget);
   if (found != image.tokens.end()) return found->second;
-  return image.tokens[budget] = runtime_.compress(*image.tower, budget, prompt);
+  return image.tokens[budget] = runtime_.compress(*image.tower, budget, prompt, {});
 }
 
 // Notes the next token; false where there is none, or none behind it.
@@ -197,11 +213,12 @@ Answer Model::answer(Image& image, const Prompt& prompt, const Request& request,
   const auto most = static_cast<std::size_t>(request.max_new_tokens != 0 ? request.max_new_tokens : rung.new_tokens());
   Answer out;
   encode(image, budget, out.timings);
+  out.signals = image.tower->signals;
   const float* logits = nullptr;
   {
     const auto visual = [&]() -> const VisualTokens& {
       const Watch watch(out.timings.compress);
-      return compress(image, budget, prompt);
+      return compress(image, budget, prompt, request.weights);
     };
     const VisualTokens& tokens = visual();
     out.kept = tokens.kept;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "picture.hpp"
+#include "pictures.hpp"
 #include "runtime.hpp"
 
 namespace edgetok_impl {
@@ -18,7 +19,9 @@ struct Image {
   std::string digest;  // of the bundle that it was prepared for
   std::vector<float> pixels;
   double preprocess_ms = 0;
-  std::optional<TowerOutput> tower;
+  std::size_t pictures = 1;
+  std::vector<std::optional<TowerOutput>> known;  // of each of several pictures, what the tower made before
+  std::optional<TowerOutput> tower;               // of all of them
   std::map<std::int64_t, VisualTokens> tokens;  // by budget, unless they depend on the question
 };
 
@@ -27,6 +30,7 @@ struct Request {
   Limits limits;
   bool elbow = false;
   std::int64_t max_new_tokens = 0;
+  std::vector<float> weights;  // of each picture; none: all alike
   std::function<bool(std::int64_t token)> on_token;  // false cancels; may be empty
 };
 
@@ -42,6 +46,7 @@ struct Answer {
   std::string reason;
   double first_margin = -1;
   double log_probability_sum = 0;
+  Signals signals;               // what the tower said about the image
   std::int64_t exit_layer = -1;  // see Runtime::exit_layer; -1 for none
   Timings timings;
 
@@ -55,6 +60,8 @@ class Model {
   const Bundle& bundle() const { return *bundle_; }
   const Runtime& runtime() const { return runtime_; }
   Image prepare(Picture picture) const;
+  // Several pictures as one image, which asks the tower about those only that it has not seen.
+  Image join(const std::vector<const Image*>& pictures) const;
   Answer generate(Image& image, const Prompt& prompt, const Request& request);
   void cancel() { cancelled_ = true; }
 
@@ -63,7 +70,8 @@ class Model {
   Decision choose(const Request& request, const Signals& signals, const Ids& question) const;
   const Controller* controller() const;
   void encode(Image& image, std::int64_t budget, Timings& timings);
-  const VisualTokens& compress(Image& image, std::int64_t budget, const Prompt& prompt);
+  const VisualTokens& compress(Image& image, std::int64_t budget, const Prompt& prompt,
+                               const std::vector<float>& weights);
   bool take_token(const float* logits, Answer& answer) const;
   Answer answer(Image& image, const Prompt& prompt, const Request& request, std::int64_t budget,
                 const std::function<bool(std::int64_t)>& on_token, const std::function<double()>& elapsed);

@@ -14,17 +14,8 @@ namespace edgetok_impl {
 namespace {
 
 const char kWeights[] = "weights/";
-constexpr const char* kStages[] = {"tower", "compress", "embed", "prefill", "decode"};
+constexpr const char* kStages[] = {"compress", "tower", "embed", "prefill", "decode"};  // see `Backend`
 constexpr std::int64_t kScratch = 8;  // live activations, in multiples of the widest tensor
-
-// Said before anything is loaded.
-void require_supported(const Manifest& m) {
-  std::string what;
-  if (m.vision.pictures != 1) what = "prompts of several pictures";
-  if (what.empty()) return;
-  throw incompatible("this bundle has " + what + ", which the C library does not run yet; "
-                     "use the Python runtime, or export without it");
-}
 
 void require_flavour(const Manifest& m, const std::string& flavour) {
   for (const auto& stage : shared_stages(m)) {
@@ -110,7 +101,6 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
       flavour_(options.flavour),
       ladder_(pick_rungs(bundle.manifest().ladder, options.budgets)),
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
-  require_supported(manifest_);
   require_flavour(manifest_, flavour_);
   backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_});
   load(bundle, [&](const Stage& stage, const Rung& rung) {
@@ -180,7 +170,8 @@ TowerOutput Runtime::encode(const std::vector<float>& pixels, std::int64_t budge
   return out;
 }
 
-VisualTokens Runtime::compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt) {
+VisualTokens Runtime::compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt,
+                               const std::vector<float>& weights) {
   Graph& compress = graph("compress", budget);
   const std::vector<float> text = reads_prompt_ ? embed_ids(prompt.all()) : std::vector<float>();
   for (const auto& [name, buffer] : compress.inputs()) {
@@ -188,6 +179,10 @@ VisualTokens Runtime::compress(const TowerOutput& image, std::int64_t budget, co
     if (found != image.tensors.end()) buffer.write(found->second);
   }
   if (reads_prompt_) write_prompt(compress, text, prompt);
+  if (compress.reads(names::PICTURE_WEIGHTS)) {
+    const Buffer& shares = compress.input(names::PICTURE_WEIGHTS);
+    shares.write(weights.empty() ? std::vector<float>(shares.count<float>(), 1) : weights);
+  }
   compress.run();
   VisualTokens out;
   out.rows = copy_floats(compress.output(names::VISUAL_TOKENS));

@@ -62,7 +62,9 @@ class Runtime {
   // Runs the tower of `budget` on pixels [parts, 3, h, w].
   TowerOutput encode(const std::vector<float>& pixels, std::int64_t budget);
   // Reduces an encoded image to `budget` tokens.
-  VisualTokens compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt);
+  // `weights` are of each picture, by which a method may divide it; all 1 if there are none.
+  VisualTokens compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt,
+                        const std::vector<float>& weights);
   // Rows [before + K + after, D] of a prompt.
   std::vector<float> embed(const Prompt& prompt, const VisualTokens& visual);
   // Fills the cache; logits [W] of the last row, valid until the next call.

@@ -47,6 +47,7 @@ class Both:
         assert found.kept == list(want.kept)
         assert found.tried == [attempt.budget for attempt in want.attempts]
         assert (found.stop, found.reason) == (want.stop_reason, want.reason)
+        assert found.signals == want.signals
         assert found.exit_layer == (-1 if want.exit_layer is None else want.exit_layer)
         assert found.margin == pytest.approx(want.confidence.first_margin, abs=1e-9)
         mean = want.confidence.mean_log_probability

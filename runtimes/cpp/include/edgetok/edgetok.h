@@ -100,6 +100,7 @@ typedef struct edgetok_bundle_info {
   int64_t vocabulary;
   int64_t height_px, width_px; /* of what the tower reads */
   int64_t has_controller;
+  int64_t pictures; /* that a prompt has */
 } edgetok_bundle_info;
 
 /* Reads the manifest and checks the size of every file, and its hash unless `skip_hashes`. */
@@ -157,8 +158,14 @@ EDGETOK_API edgetok_status edgetok_image_from_pixels(const edgetok_model* model,
 /* A JPEG or PNG file's bytes. */
 EDGETOK_API edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t* data, size_t bytes,
                                                    edgetok_image** image);
+/* Where a prompt has several pictures, such as frames of a video: all of them as one image, in this
+ * order, as many as edgetok_bundle_info.pictures says. Each was made by one of the functions above,
+ * stays the caller's, and may be freed or go into other images; what the tower made of it before is
+ * not computed again. */
+EDGETOK_API edgetok_status edgetok_image_from_many(const edgetok_model* model, edgetok_image* const* pictures,
+                                                   size_t count, edgetok_image** image);
 EDGETOK_API void edgetok_image_free(edgetok_image* image);
-/* What the tower reads: float [parts, 3, height, width]; NULL for no image. */
+/* What the tower reads: float [pictures * parts, 3, height, width]; NULL for no image. */
 EDGETOK_API const float* edgetok_image_data(const edgetok_image* image, size_t* count);
 
 /* ---- answers ---- */
@@ -187,6 +194,8 @@ typedef struct edgetok_request {
   int32_t max_new_tokens; /* 0: as many as the rung was exported for */
   edgetok_on_token on_token; /* may be NULL */
   void* user;
+  const float* weights; /* of each picture, by which some methods divide the budget; all alike when NULL */
+  size_t weight_count;
 } edgetok_request;
 
 typedef struct edgetok_timings {
@@ -216,6 +225,8 @@ EDGETOK_API const char* edgetok_answer_reason(const edgetok_answer* answer); /* 
 /* How sure the model was of its first token: probability less that of the second; -1 without one. */
 EDGETOK_API double edgetok_answer_margin(const edgetok_answer* answer);
 EDGETOK_API double edgetok_answer_log_probability(const edgetok_answer* answer);
+/* What the tower said about the image, such as "signal_elbow_tokens"; EDGETOK_USAGE where it did not. */
+EDGETOK_API edgetok_status edgetok_answer_signal(const edgetok_answer* answer, const char* name, double* value);
 /* The decoder layer before which visual rows left the prompt, or the number of layers if they stayed;
  * -1 for a bundle in which no signal decides that. */
 EDGETOK_API int64_t edgetok_answer_exit_layer(const edgetok_answer* answer);
