@@ -55,6 +55,7 @@ using MakeGraph = std::function<std::unique_ptr<Graph>(const Stage& stage, const
 struct BackendOptions {
   int threads = 1;
   std::string flavour = "ort";
+  bool packed = false;  // the weights of every graph, not of decode alone
 };
 
 // The bundle must outlive it.

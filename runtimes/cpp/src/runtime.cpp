@@ -102,7 +102,7 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
       ladder_(pick_rungs(bundle.manifest().ladder, options.budgets)),
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
   require_flavour(manifest_, flavour_);
-  backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_});
+  backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_, options.packed});
   load(bundle, [&](const Stage& stage, const Rung& rung) {
     require_interface(manifest_, stage, rung, bundle.stage("tower", rung.budget, flavour_));
     return backend_->bind(stage);
