@@ -67,6 +67,7 @@ class Recipe:
     int8_cache: bool = False
     stop_ids: Sequence[int] = (END_ID,)
     nan_budget: int | None = None
+    pictures: int = 1
     seed: int = 0
 
 
@@ -246,10 +247,11 @@ def _tower(weights: _Weights) -> tuple[Stage, ModelProto]:
 
 
 def _compress(recipe: Recipe, weights: _Weights, budget: int) -> tuple[Stage, ModelProto]:
+    patches = recipe.pictures * PATCHES
     stage = _stage(
         "compress",
         budget,
-        [_floats(names.FEATURES, PATCHES, VISION_WIDTH), _floats(names.CLS_ATTENTION, PATCHES)],
+        [_floats(names.FEATURES, patches, VISION_WIDTH), _floats(names.CLS_ATTENTION, patches)],
         [
             _floats(names.VISUAL_TOKENS, budget, WIDTH),
             _ids(names.KEPT, budget),
@@ -437,7 +439,13 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
             stop_ids=list(recipe.stop_ids),
             pad_id=PAD_ID,
         ),
-        vision=Vision(height_px=SIDE, width_px=SIDE, grid=[4, 4], full_tokens=PATCHES),
+        vision=Vision(
+            height_px=SIDE,
+            width_px=SIDE,
+            grid=[4, 4],
+            full_tokens=recipe.pictures * PATCHES,
+            pictures=recipe.pictures,
+        ),
         stages=stages,
         files={},
     )

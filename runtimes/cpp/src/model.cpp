@@ -105,6 +105,7 @@ Image Model::prepare(Picture picture) const {
   image.digest = bundle_->manifest().digest;
   image.pixels = preprocess(std::move(picture), plan_);
   image.preprocess_ms = milliseconds_since(start);
+  image.pictures.push_back(std::make_shared<std::optional<TowerOutput>>());
   return image;
 }
 
@@ -112,14 +113,13 @@ Image Model::join(const std::vector<const Image*>& pictures) const {
   require_pictures(bundle_->manifest(), pictures.size());
   Image out;
   out.digest = bundle_->manifest().digest;
-  out.pictures = pictures.size();
   for (const Image* picture : pictures) {
     if (picture->digest != out.digest) {
       throw usage_error("a picture was prepared for another bundle; prepare it with this one");
     }
-    if (picture->pictures != 1) throw usage_error("a picture is several already; give each one alone");
+    if (picture->pictures.size() != 1) throw usage_error("a picture is several already; give each one alone");
     out.pixels.insert(out.pixels.end(), picture->pixels.begin(), picture->pixels.end());
-    out.known.push_back(picture->tower);
+    out.pictures.push_back(picture->pictures[0]);
     out.preprocess_ms += picture->preprocess_ms;
   }
   return out;
@@ -137,7 +137,7 @@ void Model::require(const Image& image, const Prompt& prompt, const Request& req
   if (image.digest != bundle_->manifest().digest) {
     throw usage_error("the image was prepared for another bundle; prepare it with this one");
   }
-  require_pictures(bundle_->manifest(), image.pictures);
+  require_pictures(bundle_->manifest(), image.pictures.size());
   require_weights(bundle_->manifest(), request.weights);
   if (prompt.size() < prompt.question_first || prompt.size() - prompt.question_first < prompt.question_count) {
     throw usage_error("the question lies outside the prompt's " + std::to_string(prompt.size()) + " tokens");
@@ -174,7 +174,7 @@ Decision Model::choose(const Request& request, const Signals& signals, const Ids
 void Model::encode(Image& image, std::int64_t budget, Timings& timings) {
   if (image.tower && (!image.tower->budget || *image.tower->budget == budget)) return;
   const Watch watch(timings.tower);
-  image.tower = encode_pictures(runtime_, bundle_->manifest(), {image.pixels, image.pictures, image.known}, budget);
+  image.tower = encode_pictures(runtime_, bundle_->manifest(), image.pixels, image.pictures, budget);
 }
 
 const VisualTokens& Model::compress(Image& image, std::int64_t budget, const Prompt& prompt,

@@ -19,9 +19,8 @@ struct Image {
   std::string digest;  // of the bundle that it was prepared for
   std::vector<float> pixels;
   double preprocess_ms = 0;
-  std::size_t pictures = 1;
-  std::vector<std::optional<TowerOutput>> known;  // of each of several pictures, what the tower made before
-  std::optional<TowerOutput> tower;               // of all of them
+  std::vector<Seen> pictures;        // of a prompt; what the tower made of each, if there are several
+  std::optional<TowerOutput> tower;  // and of all
   std::map<std::int64_t, VisualTokens> tokens;  // by budget, unless they depend on the question
 };
 

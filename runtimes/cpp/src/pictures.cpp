@@ -56,19 +56,19 @@ std::string count_pictures(std::size_t count) {
 
 }  // namespace
 
-TowerOutput encode_pictures(Runtime& runtime, const Manifest& manifest, const Pictures& pictures,
-                            std::int64_t budget) {
-  if (pictures.count == 1) return encode_one(runtime, manifest, pictures.pixels, budget);
-  const std::size_t size = pictures.pixels.size() / pictures.count;
+TowerOutput encode_pictures(Runtime& runtime, const Manifest& manifest, const std::vector<float>& pixels,
+                            const std::vector<Seen>& pictures, std::int64_t budget) {
+  if (pictures.size() == 1) return encode_one(runtime, manifest, pixels, budget);
+  const auto size = static_cast<std::ptrdiff_t>(pixels.size() / pictures.size());
+  auto first = pixels.begin();
   std::vector<TowerOutput> outputs;
-  for (std::size_t i = 0; i < pictures.count; ++i) {
-    const auto* known = i < pictures.known.size() && pictures.known[i] ? &*pictures.known[i] : nullptr;
-    if (known != nullptr && (!known->budget || *known->budget == budget)) {
-      outputs.push_back(*known);
-    } else {
-      const auto first = pictures.pixels.begin() + static_cast<std::ptrdiff_t>(i * size);
-      outputs.push_back(encode_one(runtime, manifest, {first, first + static_cast<std::ptrdiff_t>(size)}, budget));
+  for (const auto& picture : pictures) {
+    std::optional<TowerOutput>& seen = *picture;
+    if (!seen || seen->budget.value_or(budget) != budget) {
+      seen = encode_one(runtime, manifest, {first, first + size}, budget);
     }
+    outputs.push_back(*seen);
+    first += size;
   }
   return join_outputs(std::move(outputs));
 }

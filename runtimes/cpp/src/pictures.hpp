@@ -1,6 +1,7 @@
 // Several pictures in one prompt: what the tower leaves of them all, as if they were one.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -8,17 +9,13 @@
 
 namespace edgetok_impl {
 
-// Pictures of a prompt as the tower looks at them, one after another.
-struct Pictures {
-  const std::vector<float>& pixels;                      // float [pictures * parts, 3, h, w]
-  std::size_t count;
-  const std::vector<std::optional<TowerOutput>>& known;  // what the tower made of some of them before
-};
+// What the tower made of a picture, which may be in several prompts.
+using Seen = std::shared_ptr<std::optional<TowerOutput>>;
 
-// Runs the tower of `budget` on each picture that it does not know, and puts their rows one after
-// another. Signals that count tokens add up; edges are a mean.
-TowerOutput encode_pictures(Runtime& runtime, const Manifest& manifest, const Pictures& pictures,
-                            std::int64_t budget);
+// Runs the tower of `budget` on those of the pictures [pictures * parts, 3, h, w] that it has not
+// seen, and puts the rows of all one after another. Signals that count tokens add up; edges are a mean.
+TowerOutput encode_pictures(Runtime& runtime, const Manifest& manifest, const std::vector<float>& pixels,
+                            const std::vector<Seen>& pictures, std::int64_t budget);
 
 // Throws Error(usage) unless a prompt of this bundle has so many pictures.
 void require_pictures(const Manifest& manifest, std::size_t count);

@@ -164,8 +164,8 @@ EDGETOK_API edgetok_status edgetok_image_from_file(const edgetok_model* model, c
                                                    edgetok_image** image);
 /* Where a prompt has several pictures, such as frames of a video: all of them as one image, in this
  * order, as many as edgetok_bundle_info.pictures says. Each was made by one of the functions above,
- * stays the caller's, and may be freed or go into other images; what the tower made of it before is
- * not computed again. */
+ * stays the caller's, and may be freed or go into other images, for which the tower does not look at it
+ * again. Images that have a picture in common are one image to the rule of threads. */
 EDGETOK_API edgetok_status edgetok_image_from_many(const edgetok_model* model, edgetok_image* const* pictures,
                                                    size_t count, edgetok_image** image);
 EDGETOK_API void edgetok_image_free(edgetok_image* image);
