@@ -102,6 +102,7 @@ def test_rows_wait_in_a_ring(
     folder = export(model_dir, kv=kv, flavour=flavour, budgets="4,full")
     both = answers.Both(library, capi, folder, flavour=flavour)
     assert 0 < both.python.manifest.kv.ring < NEW
+    assert both.cpp.memory["cache_bytes"] == cache_bytes(both.python.manifest, flavour)
     assert {len(answer.tokens) for answer in ask_all(both)} == {NEW}
 
 
