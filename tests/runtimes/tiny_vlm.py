@@ -72,6 +72,7 @@ class Recipe:
     pictures: int = 1
     convolution: bool = False  # each row also sees the mean of the two rows before it
     exits: bool = False  # visual rows leave before the second layer, where a signal says so
+    step_ids: int = VOCABULARY  # a step on a larger one fails
     seed: int = 0
 
 
@@ -421,7 +422,8 @@ def _decode(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
     past = [*_cache(recipe, "past"), *_memory(recipe, "past")]
     stage = _stage("decode", None, inputs + past, _outputs(recipe))
     graph = _Graph(weights)
-    table = graph.weight("embeddings", VOCABULARY, WIDTH, scale=1.0)
+    name = "embeddings" if recipe.step_ids == VOCABULARY else "step_embeddings"
+    table = graph.weight(name, recipe.step_ids, WIDTH, scale=1.0)
     graph.node("Gather", [table, names.TOKEN_ID], "embeds")
     slots = graph.constant("slots", np.array([recipe.slots], np.int32))
     hidden = _convolve(graph, recipe, "embeds", 1)

@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 
+#include "conversation.hpp"
 #include "edgetok/edgetok.h"
 #include "generated.hpp"
 #include "machine.hpp"
@@ -19,10 +20,13 @@ struct edgetok_bundle {
   std::shared_ptr<const edgetok_impl::Bundle> bundle;
 };
 struct edgetok_model {
-  std::unique_ptr<edgetok_impl::Model> model;
+  std::shared_ptr<edgetok_impl::Model> model;
 };
 struct edgetok_image {
-  edgetok_impl::Image image;
+  std::shared_ptr<edgetok_impl::Image> image;
+};
+struct edgetok_conversation {
+  edgetok_impl::Conversation conversation;
 };
 struct edgetok_answer {
   edgetok_impl::Answer answer;
@@ -110,9 +114,10 @@ edgetok_impl::Request read_request(const edgetok_request* given, const std::stri
   out.budget = r.budget;
   out.elbow = r.elbow != 0;
   out.max_new_tokens = r.max_new_tokens;
+  out.sampling = {r.temperature, r.top_p == 0 ? 1 : r.top_p, r.seed};
   out.limits.max_ttft_ms = read_limit(r.max_ttft_ms, "max_ttft_ms");
   out.limits.max_memory_mib = read_limit(r.max_memory_mib, "max_memory_mib");
-  if (out.limits.max_ttft_ms > 0 || out.limits.max_memory_mib > 0) {
+  if (out.is_limited()) {
     out.limits.rows = edgetok_impl::parse_table(&require(r.table, "request.table, which limits need,"), digest);
   }
   if (r.weight_count > static_cast<size_t>(edgetok_impl::limits::PICTURES)) {
@@ -135,6 +140,10 @@ edgetok_impl::LoadOptions read_options(const edgetok_load_options* given) {
   if (o.flavour != nullptr) out.flavour = o.flavour;
   out.packed = o.packed != 0;
   return out;
+}
+
+std::shared_ptr<edgetok_impl::Image> share(edgetok_impl::Image image) {
+  return std::make_shared<edgetok_impl::Image>(std::move(image));
 }
 
 const int64_t* show(const edgetok_impl::Ids& ids, size_t* count) {
@@ -198,7 +207,7 @@ edgetok_status edgetok_model_load(const edgetok_bundle* bundle, const edgetok_lo
   return guarded([&] {
     require(model, "model") = nullptr;
     const auto& opened = require(bundle, "bundle").bundle;
-    *model = new edgetok_model{std::make_unique<edgetok_impl::Model>(opened, read_options(options))};
+    *model = new edgetok_model{std::make_shared<edgetok_impl::Model>(opened, read_options(options))};
   });
 }
 
@@ -218,6 +227,10 @@ edgetok_status edgetok_model_memory(const edgetok_model* model, edgetok_memory* 
   });
 }
 
+edgetok_status edgetok_model_forget(edgetok_model* model) {
+  return guarded([&] { require(model, "model").model->forget(); });
+}
+
 void edgetok_model_cancel(edgetok_model* model) {
   if (model != nullptr) model->model->cancel();
 }
@@ -227,7 +240,7 @@ edgetok_status edgetok_image_from_pixels(const edgetok_model* model, const edget
   return guarded([&] {
     require(image, "image") = nullptr;
     const auto& loaded = *require(model, "model").model;
-    *image = new edgetok_image{loaded.prepare(edgetok_impl::from_pixels(read_struct(pixels, "pixels")))};
+    *image = new edgetok_image{share(loaded.prepare(edgetok_impl::from_pixels(read_struct(pixels, "pixels"))))};
   });
 }
 
@@ -236,7 +249,7 @@ edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t
   return guarded([&] {
     require(image, "image") = nullptr;
     const auto& loaded = *require(model, "model").model;
-    *image = new edgetok_image{loaded.prepare(edgetok_impl::decode_image(&require(data, "data"), bytes))};
+    *image = new edgetok_image{share(loaded.prepare(edgetok_impl::decode_image(&require(data, "data"), bytes)))};
   });
 }
 
@@ -256,8 +269,8 @@ edgetok_status edgetok_image_from_many(const edgetok_model* model, edgetok_image
 void edgetok_image_free(edgetok_image* image) { delete image; }
 
 const float* edgetok_image_data(const edgetok_image* image, size_t* count) {
-  if (count != nullptr) *count = image == nullptr ? 0 : image->image.pixels.size();
-  return image == nullptr ? nullptr : image->image.pixels.data();
+  if (count != nullptr) *count = image == nullptr ? 0 : image->image->pixels.size();
+  return image == nullptr ? nullptr : image->image->pixels.data();
 }
 
 edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, const edgetok_prompt* prompt,
@@ -266,7 +279,7 @@ edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, cons
     require(answer, "answer") = nullptr;
     auto& loaded = *require(model, "model").model;
     const auto asked = read_request(request, loaded.bundle().manifest().digest);
-    auto found = loaded.generate(require(image, "image").image, read_prompt(prompt), asked);
+    auto found = loaded.generate(*require(image, "image").image, read_prompt(prompt), asked);
     *answer = new edgetok_answer{std::move(found)};
   });
 }
@@ -292,6 +305,35 @@ edgetok_stop edgetok_answer_stop(const edgetok_answer* answer) {
 const char* edgetok_answer_reason(const edgetok_answer* answer) { return answer->answer.reason.c_str(); }
 double edgetok_answer_margin(const edgetok_answer* answer) { return answer->answer.first_margin; }
 double edgetok_answer_log_probability(const edgetok_answer* answer) { return answer->answer.log_probability(); }
+int64_t edgetok_answer_reused(const edgetok_answer* answer) { return static_cast<int64_t>(answer->answer.reused); }
+
+edgetok_status edgetok_converse(edgetok_model* model, edgetok_image* image, edgetok_conversation** conversation) {
+  return guarded([&] {
+    require(conversation, "conversation") = nullptr;
+    edgetok_impl::Conversation begun(require(model, "model").model, require(image, "image").image);
+    *conversation = new edgetok_conversation{std::move(begun)};
+  });
+}
+
+void edgetok_conversation_free(edgetok_conversation* conversation) { delete conversation; }
+
+edgetok_status edgetok_conversation_ask(edgetok_conversation* conversation, const edgetok_prompt* prompt,
+                                        const edgetok_request* request, edgetok_answer** answer) {
+  return guarded([&] {
+    require(answer, "answer") = nullptr;
+    auto& begun = require(conversation, "conversation").conversation;
+    auto found = begun.ask(read_prompt(prompt), read_request(request, begun.digest()));
+    *answer = new edgetok_answer{std::move(found)};
+  });
+}
+
+size_t edgetok_conversation_turns(const edgetok_conversation* conversation) {
+  return conversation == nullptr ? 0 : conversation->conversation.turns();
+}
+
+int64_t edgetok_conversation_tokens_left(const edgetok_conversation* conversation) {
+  return conversation == nullptr ? 0 : conversation->conversation.tokens_left();
+}
 
 edgetok_status edgetok_answer_signal(const edgetok_answer* answer, const char* name, double* value) {
   return guarded([&] {

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 BUILD = ROOT / "build" / "cpp" / "shared"
+pytest.register_assert_rewrite("pair")
 NOT_TO_BE_HAD = 69  # exit code of the script where packages cannot be installed
 
 
@@ -67,3 +68,9 @@ def bundle_dir(tiny: ModuleType, tmp_path: Path) -> Path:
     """A good bundle that a test may damage."""
     tiny.write(tmp_path / "tiny.bundle")
     return tmp_path / "tiny.bundle"
+
+
+@pytest.fixture(scope="session")
+def pairs() -> ModuleType:
+    """The module pair.py."""
+    return _load(Path(__file__).with_name("pair.py"))
