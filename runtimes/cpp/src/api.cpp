@@ -261,8 +261,8 @@ edgetok_status edgetok_image_from_many(const edgetok_model* model, edgetok_image
     edgetok_impl::require_pictures(loaded.bundle().manifest(), count);
     require(pictures, "pictures");
     std::vector<const edgetok_impl::Image*> parts;
-    for (size_t i = 0; i < count; ++i) parts.push_back(&require(pictures[i], "a picture").image);
-    *image = new edgetok_image{loaded.join(parts)};
+    for (size_t i = 0; i < count; ++i) parts.push_back(require(pictures[i], "a picture").image.get());
+    *image = new edgetok_image{share(loaded.join(parts))};
   });
 }
 
