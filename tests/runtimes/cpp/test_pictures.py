@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import edgetok
 
@@ -104,6 +107,17 @@ def test_what_cannot_be_joined(both: Both, library, capi, tiny_vlm, tmp_path: Pa
     other = Both(library, capi, one)
     with pytest.raises(capi.Failure, match="prepared for another bundle"):
         other.cpp.image_of_many(pictures[:2])
+
+
+def test_the_tool_shows_a_picture_as_often(build: Path, tiny_vlm, tmp_path: Path) -> None:
+    recipe = tiny_vlm.Recipe(pictures=COUNT, budgets=(4,))
+    folder = tiny_vlm.write(tmp_path / "tiny.bundle", recipe)
+    Image.fromarray(shown(0)[0]).save(tmp_path / "picture.png")
+    told = subprocess.check_output([build / "edgetok-cpp", "inspect", folder], text=True)
+    assert "2 pictures in a prompt" in told
+    asked = [folder, tmp_path / "picture.png", "2 9", "10 11", "2"]
+    measured = subprocess.check_output([build / "edgetok-cpp", "measure", *asked], text=True)
+    assert json.loads(measured)["budget"] == 4
 
 
 @pytest.mark.slow
