@@ -64,6 +64,19 @@ def test_hand_made_decoders(answers, library, capi, tiny_vlm, tmp_path: Path, re
     assert both.cpp.memory["cache_bytes"] == cache_bytes(both.python.manifest)
 
 
+@pytest.mark.parametrize("recipe", [{"convolution": True}, {"exits": True}], ids=str)
+def test_what_they_hold_is_used_again(pairs, library, capi, tiny_vlm, tmp_path, recipe) -> None:
+    """Rows are put behind what the cache holds, and never taken back."""
+    folder = tiny_vlm.write(tmp_path / "x.bundle", tiny_vlm.Recipe(stop_ids=(), **recipe))
+    pair = pairs.Pair(library, capi, folder)
+    shown = pairs.picture(1)
+    asked = [pair.ask(shown, text, 4, max_new_tokens=2) for text in ("Hi", "Hi", "Hi there", "Ha")]
+    assert {answer.reused for answer in asked} == {0}
+    talk = pair.converse(shown, 4)
+    turns = [talk.ask(text, max_new_tokens=2) for text in ("Hi", "a", "b")]
+    assert [turn.reused > 0 for turn in turns] == [False, True, True]
+
+
 @slow
 @pytest.mark.parametrize("flavour", ["ort", "portable"])
 def test_short_convolutions_remember(
