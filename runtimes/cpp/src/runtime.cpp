@@ -92,11 +92,12 @@ Ids Prompt::question() const {
 
 Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
     : manifest_(bundle.manifest()),
-      flavour_(options.flavour),
+      flavour_(pick_flavour(options.device, options.flavour)),
       ladder_(pick_rungs(bundle.manifest().ladder, options.budgets)),
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
   require_flavour(manifest_, flavour_);
-  backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_, options.packed});
+  backend_ = make_backend(bundle, {options.device, flavour_, options.precision, pick_threads(options.threads),
+                                   options.packed});
   load(bundle, [&](const Stage& stage, const Rung& rung) {
     require_interface(manifest_, stage, rung, bundle.stage("tower", rung.budget, flavour_));
     return backend_->bind(stage);
