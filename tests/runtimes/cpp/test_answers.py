@@ -334,6 +334,7 @@ def samples(tmp_path_factory) -> Path:
         ("fp32", "fp32", {"method": "catp"}, 30),
         ("fp32", "fp32", {"method": "tome"}, 30),
         ("fp32", "fp32", {"prefill": "fastv"}, 30),
+        ("fp32", "fp32", {"prefill": "sparsevlm"}, 30),
     ],
     ids=str,
 )
