@@ -10,6 +10,7 @@ from ctypes import (
     byref,
     c_char_p,
     c_double,
+    c_float,
     c_int,
     c_int32,
     c_int64,
@@ -25,7 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetok import names
+
 FORMATS = {"rgb": 0, "bgr": 1, "rgba": 2, "nv12": 3}
+SIGNALS = tuple(value for name, value in vars(names).items() if name.startswith("SIGNAL_"))
 STOPS = ("stop", "length", "cache", "numeric", "cancelled")
 ON_TOKEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64)
 _IDS = POINTER(c_int64)
@@ -109,6 +113,8 @@ class Request(Sized):
         ("temperature", c_double),
         ("top_p", c_double),
         ("seed", c_uint64),
+        ("weights", POINTER(c_float)),
+        ("weight_count", c_size_t),
     )
 
 
@@ -194,6 +200,8 @@ class Answer:
     log_probability: float
     reused: int
     timings: dict[str, float]
+    exit_layer: int
+    signals: dict[str, float]
 
 
 class Library:
@@ -214,6 +222,7 @@ class Library:
         self.raw.edgetok_answer_reused.restype = c_int64
         self.raw.edgetok_conversation_turns.restype = c_size_t
         self.raw.edgetok_conversation_tokens_left.restype = c_int64
+        self.raw.edgetok_answer_exit_layer.restype = c_int64
         self.raw.edgetok_image_data.restype = POINTER(ctypes.c_float)
         for name in ("tokens", "kept", "tried"):
             getattr(self.raw, f"edgetok_answer_{name}").restype = _IDS
@@ -293,6 +302,17 @@ class _Images(_Handle):
         data = (c_uint8 * len(file)).from_buffer_copy(file)
         prepare = getattr(self.library.raw, f"{self.prefix}_from_file")
         self.library.require(prepare(self.value, data, c_size_t(len(file)), byref(made)))
+        return Image(self.library, "image", made)
+
+    def image_of_many(self, pictures: Sequence[Image]) -> Image:
+        """All pictures of a prompt as one image."""
+        made = c_void_p()
+        listed = (c_void_p * len(pictures))(*(picture.value for picture in pictures))
+        self.library.require(
+            self.library.raw.edgetok_image_from_many(
+                self.value, listed, c_size_t(len(pictures)), byref(made)
+            )
+        )
         return Image(self.library, "image", made)
 
     def image(
@@ -537,6 +557,10 @@ def _prompt(before: Sequence[int], after: Sequence[int], question: range) -> Pro
 
 
 def _request(on_token: Callable[[int], int] | None, fields: dict[str, Any]) -> Request:
+    if "weights" in fields:
+        given = fields["weights"]
+        listed = (c_float * len(given))(*given)
+        fields = fields | {"weights": listed, "weight_count": len(given)}
     asked = Request(**fields)
     asked.on_token = ON_TOKEN(lambda _, token: on_token(token)) if on_token else ON_TOKEN()
     return asked
@@ -623,7 +647,18 @@ def _read_answer(library: Library, made: c_void_p) -> Answer:
         log_probability=raw.edgetok_answer_log_probability(handle.value),
         reused=raw.edgetok_answer_reused(handle.value),
         timings={name: getattr(timings, name) for name, _ in Timings._fields_[1:]},
+        exit_layer=raw.edgetok_answer_exit_layer(handle.value),
+        signals=_read_signals(raw, handle),
     )
+
+
+def _read_signals(raw: Any, handle: _Handle) -> dict[str, float]:
+    """Those that towers and thumbnails give."""
+    found, value = {}, c_double()
+    for name in SIGNALS:
+        if raw.edgetok_answer_signal(handle.value, name.encode(), byref(value)) == 0:
+            found[name] = value.value
+    return found
 
 
 def _read_ids(getter: Any, handle: _Handle) -> list[int]:

@@ -1,6 +1,7 @@
 // What runs the graphs of a bundle. The runtime knows no more of ONNX Runtime or TensorRT than this.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -47,6 +48,9 @@ class Backend {
   virtual std::int64_t cache_bytes() const = 0;  // of the KV cache
   virtual std::int64_t other_bytes() const = 0;  // of all other inputs and outputs
 };
+
+// Checks the graph of a stage that serves a rung against the manifest, and binds it.
+using MakeGraph = std::function<std::unique_ptr<Graph>(const Stage& stage, const Rung& rung)>;
 
 struct BackendOptions {
   std::string device = "cpu";

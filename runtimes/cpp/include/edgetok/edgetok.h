@@ -107,6 +107,7 @@ typedef struct edgetok_bundle_info {
   int64_t height_px, width_px; /* of what the tower reads */
   int64_t has_controller;
   const char* task;      /* answer; of an encoder: classify, embed, similarity, depth, segment */
+  int64_t pictures; /* that a prompt has */
 } edgetok_bundle_info;
 
 /* Reads the manifest and checks the size of every file, and its hash unless `skip_hashes`. */
@@ -175,8 +176,14 @@ EDGETOK_API edgetok_status edgetok_image_from_pixels(const edgetok_model* model,
 /* A JPEG, PNG or (where the library was built with libwebp) WEBP file's bytes. */
 EDGETOK_API edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t* data, size_t bytes,
                                                    edgetok_image** image);
+/* Where a prompt has several pictures, such as frames of a video: all of them as one image, in this
+ * order, as many as edgetok_bundle_info.pictures says. Each was made by one of the functions above,
+ * stays the caller's, and may be freed or go into other images, for which the tower does not look at it
+ * again. Images that have a picture in common are one image to the rule of threads. */
+EDGETOK_API edgetok_status edgetok_image_from_many(const edgetok_model* model, edgetok_image* const* pictures,
+                                                   size_t count, edgetok_image** image);
 EDGETOK_API void edgetok_image_free(edgetok_image* image);
-/* What the tower reads: float [parts, 3, height, width]; NULL for no image. */
+/* What the tower reads: float [pictures * parts, 3, height, width]; NULL for no image. */
 EDGETOK_API const float* edgetok_image_data(const edgetok_image* image, size_t* count);
 
 /* ---- answers ---- */
@@ -210,6 +217,8 @@ typedef struct edgetok_request {
   double temperature;
   double top_p;  /* draw among the likeliest tokens that together hold this probability; 0: all */
   uint64_t seed; /* the same seed draws the same tokens, in Python as well */
+  const float* weights; /* of each picture, by which some methods divide the budget; all alike when NULL */
+  size_t weight_count;
 } edgetok_request;
 
 typedef struct edgetok_timings {
@@ -243,6 +252,11 @@ EDGETOK_API double edgetok_answer_margin(const edgetok_answer* answer);
 EDGETOK_API double edgetok_answer_log_probability(const edgetok_answer* answer);
 /* Rows of the prompt, visual tokens included, that were in the KV cache already. */
 EDGETOK_API int64_t edgetok_answer_reused(const edgetok_answer* answer);
+/* What the tower said about the image, such as "signal_elbow_tokens"; EDGETOK_USAGE where it did not. */
+EDGETOK_API edgetok_status edgetok_answer_signal(const edgetok_answer* answer, const char* name, double* value);
+/* The decoder layer before which visual rows left the prompt, or the number of layers if they stayed;
+ * -1 for a bundle in which no signal decides that. */
+EDGETOK_API int64_t edgetok_answer_exit_layer(const edgetok_answer* answer);
 EDGETOK_API edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings);
 
 /* ---- text ---- */

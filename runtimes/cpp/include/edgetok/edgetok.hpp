@@ -142,6 +142,12 @@ class Answer {
   double margin() const { return edgetok_answer_margin(handle_.get()); }
   double log_probability() const { return edgetok_answer_log_probability(handle_.get()); }
   std::int64_t reused() const { return edgetok_answer_reused(handle_.get()); }
+  double signal(const std::string& name) const {
+    double value = 0;
+    require_ok(edgetok_answer_signal(handle_.get(), name.c_str(), &value));
+    return value;
+  }
+  std::int64_t exit_layer() const { return edgetok_answer_exit_layer(handle_.get()); }
 
   edgetok_timings timings() const {
     auto timings = EDGETOK_INIT(edgetok_timings);
@@ -270,6 +276,15 @@ class Model {
   Image image(const std::uint8_t* data, std::size_t bytes) const {
     edgetok_image* made = nullptr;
     require_ok(edgetok_image_from_file(handle_.get(), data, bytes, &made));
+    return Image(made);
+  }
+
+  // Several pictures of one prompt, in this order.
+  Image image(const std::vector<const Image*>& pictures) const {
+    std::vector<edgetok_image*> handles;
+    for (const Image* picture : pictures) handles.push_back(picture->get());
+    edgetok_image* made = nullptr;
+    require_ok(edgetok_image_from_many(handle_.get(), handles.data(), handles.size(), &made));
     return Image(made);
   }
 
