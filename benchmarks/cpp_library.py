@@ -376,9 +376,11 @@ class Encoder(_Images):
         budgets: Sequence[int] = (),
         threads: int = 1,
         flavour: str = "ort",
+        packed: bool = False,
     ) -> None:
         made, library = c_void_p(), bundle.library
         options = _options(budgets, threads, flavour)
+        options.packed = packed
         library.require(library.raw.edgetok_encoder_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "encoder", made)
 
