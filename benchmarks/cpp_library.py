@@ -406,10 +406,12 @@ class Encoder(_Images):
         threads: int = 1,
         flavour: str | None = None,
         device: str | None = None,
+        packed: bool = False,
     ) -> None:
         made, library = c_void_p(), bundle.library
         options = _options(budgets, threads, flavour)
         options.device = _encode(device)
+        options.packed = packed
         library.require(library.raw.edgetok_encoder_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "encoder", made)
 
