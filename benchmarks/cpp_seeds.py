@@ -1,4 +1,4 @@
-"""Write what a fuzzer starts from: a small manifest, image plan, graph and pictures that are good.
+"""Write what a fuzzer starts from: a small manifest, plans, graphs, pictures and table that are good.
 
 python benchmarks/cpp_seeds.py FOLDER
 
@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 TINY = Path(__file__).resolve().parents[1] / "tests" / "bundle" / "tiny.py"
+
+ORIENTATION = 0x0112
+ROW = {"budget": 4, "ttft_ms_p50": 1.5, "ttft_ms_p95": 2e0, "decode_ms_p50": 0.25, "memory_mib": 90}
+TABLE = {"bundle_digest": "d" * 64, "device": "cpu", "rows": [ROW]}  # the digest: see reader.cpp
 
 
 def main() -> None:
@@ -32,14 +39,29 @@ def _seeds() -> list[tuple[int, bytes]]:
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
     graphs = [(2, model.SerializeToString()) for _, model in tiny.graphs()]
-    plan = tiny.contents()["processor/image.json"]
-    return [(0, tiny.good_manifest()), (1, plan), *graphs, (3, _file("JPEG")), (3, _file("PNG"))]
+    contents = tiny.contents()
+    plans = [(1, contents["processor/image.json"]), (4, contents["processor/prompt.json"])]
+    pictures = [(3, file) for file in _pictures()]
+    return [(0, tiny.good_manifest()), *plans, *graphs, *pictures, (5, json.dumps(TABLE).encode())]
 
 
-def _file(kind: str) -> bytes:
-    out = io.BytesIO()
+def _pictures() -> Iterator[bytes]:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    Image.fromarray(pixels).save(out, kind)
+    picture = Image.fromarray(pixels)
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    yield _encode(picture, "JPEG", exif=turned)
+    yield _encode(picture, "JPEG", progressive=True)
+    yield _encode(picture.convert("L"), "JPEG")
+    yield _encode(picture, "PNG")
+    for mode in ("L", "LA", "P", "1", "I;16", "RGBA"):
+        yield _encode(picture.convert("L").convert(mode), "PNG")
+    yield _encode(picture.convert("P"), "PNG", transparency=3)
+
+
+def _encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
     return out.getvalue()
 
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -91,8 +92,9 @@ std::string describe(const edgetok::Answer& answer) {
   list("tokens", answer.tokens());
   list("kept", answer.kept());
   list("tried", answer.tried());
-  char margin[40];
-  std::snprintf(margin, sizeof margin, "%a", answer.margin());  // the separator is a locale's, so not here
-  std::replace(margin, margin + sizeof margin, ',', '.');
-  return out + "stop " + std::to_string(answer.stop()) + ": " + answer.reason() + "\nmargin " + margin + "\n";
+  std::uint64_t margin = 0;  // its bits: a number in words would be a locale's
+  const double value = answer.margin();
+  std::memcpy(&margin, &value, sizeof margin);
+  return out + "stop " + std::to_string(answer.stop()) + ": " + answer.reason() + "\nmargin " +
+         std::to_string(margin) + "\n";
 }

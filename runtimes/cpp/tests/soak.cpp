@@ -112,7 +112,7 @@ class Soak {
         [&] { expect(EDGETOK_INPUT, [&] { model_.generate(make_image(), long_prompt()); }); },
         [&] { expect(EDGETOK_INPUT, [&] { model_.generate(make_image(), {{-1}, {1}}); }); },
         [&] { expect(EDGETOK_USAGE, [&] { load(bundle_, -1); }); },
-        [&] { expect(EDGETOK_USAGE, [&] { model_.image(EDGETOK_INIT(edgetok_pixels)); }); },
+        [&] { expect(EDGETOK_INPUT, [&] { model_.image(EDGETOK_INIT(edgetok_pixels)); }); },
         [&] { open_bad(i); },
     };
     errors[static_cast<std::size_t>(i) % errors.size()]();
@@ -120,7 +120,8 @@ class Soak {
   }
 
   void expect(edgetok_status status, const std::function<void()>& work) {
-    require(is_refused(status, work), "status " + std::to_string(status) + ", not: " + edgetok_message());
+    const bool refused = is_refused(status, work);
+    require(refused, "status " + std::to_string(status) + ", not: " + edgetok_message());
   }
 
   // Half of a file: what its decoder had begun must go.
