@@ -37,7 +37,8 @@ check_sanitize() {
   reports=$PWD/build/cpp/sanitize/reports
   rm -rf "$reports"
   mkdir -p "$reports"
-  LD_PRELOAD=$(gcc -print-file-name=libasan.so) \
+  # libstdc++ too, or exceptions could not be watched: Python itself does not load it.
+  LD_PRELOAD=$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libstdc++.so) \
     ASAN_OPTIONS=abort_on_error=1:exitcode=0:log_path="$reports/asan" \
     run_tests sanitize "$tests" --ignore="$tests/test_programs.py"
   if grep -l libedgetok "$reports"/* 2>/dev/null; then
