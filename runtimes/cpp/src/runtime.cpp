@@ -90,7 +90,8 @@ void require_memory(const Manifest& m, const std::vector<Rung>& ladder, const st
 }
 
 std::vector<float> copy_floats(const Buffer& buffer) {
-  return {buffer.as<float>(), buffer.as<float>() + buffer.count<float>()};
+  const float* first = buffer.as<float>();
+  return {first, first + buffer.count<float>()};
 }
 
 // The rows of a smaller buffer [1 or P, G, kept, H...] over the first rows of each head of a larger one.
@@ -102,9 +103,12 @@ void copy_rows(const Buffer& source, const Buffer& target) {
   if (from.size() != to.size() || kept > held) {
     throw bundle_error("tensor " + source.tensor.name + " does not fit into " + target.tensor.name);
   }
+  const char* from_rows = source.as<char>();
+  char* to_rows = target.as<char>();
   for (std::size_t head = 0; head < heads; ++head) {
-    std::memcpy(target.as<char>() + head * held, source.as<char>() + head * kept, kept);
+    std::memcpy(to_rows + head * held, from_rows + head * kept, kept);
   }
+  target.push();
 }
 
 }  // namespace
@@ -128,33 +132,32 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
   require_supported(manifest_);
   require_flavour(manifest_, flavour_);
-  const int threads = pick_threads(options.threads);
-  const Sessions sessions(bundle.root(), threads);
-  load(bundle, sessions);
-  load_compaction(bundle, sessions);
+  backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_});
+  load(bundle);
+  load_compaction();
   tower_per_rung_ = edgetok_impl::has_tower_per_rung(manifest_);
-  const BoundGraph& compress = graph("compress", ladder_[0].budget);
+  const Graph& compress = graph("compress", ladder_[0].budget);
   reads_prompt_ = compress.reads(names::TEXT_EMBEDS) || compress.reads(names::TEXT_MASK);
   for (const auto& [path, file] : manifest_.files) {  // sessions opened weights by name: still those hashed?
     if (path.rfind(kWeights, 0) == 0) bundle.path_of(path);
   }
 }
 
-void Runtime::load(const Bundle& bundle, const Sessions& sessions) {
+void Runtime::load(const Bundle& bundle) {
   require_memory(manifest_, ladder_, flavour_);
   for (const char* name : kStages) {
-    for (auto rung = ladder_.rbegin(); rung != ladder_.rend(); ++rung) {  // see `Memory`
+    for (auto rung = ladder_.rbegin(); rung != ladder_.rend(); ++rung) {  // see `Backend`
       const Stage& stage = bundle.stage(name, rung->budget, flavour_);
       require_interface(manifest_, stage, *rung, bundle.stage("tower", rung->budget, flavour_));
       auto& graph = by_file_[stage.file];
-      if (!graph) graph = std::make_unique<BoundGraph>(sessions.make(bundle.graph(stage), stage), stage, memory_);
+      if (!graph) graph = backend_->bind(stage);
       graphs_[{name, rung->budget}] = graph.get();
     }
   }
 }
 
-// The layer with most rows first: see `Memory`.
-void Runtime::load_compaction(const Bundle& bundle, const Sessions& sessions) {
+// The layer with most rows first: see `Backend`.
+void Runtime::load_compaction() {
   std::vector<const Stage*> stages;
   for (const auto& stage : manifest_.stages) {
     if (stage.stage == "compact" && stage.flavour == flavour_ && stage.layer) stages.push_back(&stage);
@@ -163,12 +166,11 @@ void Runtime::load_compaction(const Bundle& bundle, const Sessions& sessions) {
   std::stable_sort(stages.begin(), stages.end(), [&](auto* a, auto* b) { return keep(a) > keep(b); });
   for (const Stage* stage : stages) {
     require_interface(manifest_, *stage, ladder_.back(), *stage);
-    compact_[static_cast<std::size_t>(*stage->layer)] =
-        std::make_unique<BoundGraph>(sessions.make(bundle.graph(*stage), *stage), *stage, memory_);
+    compact_[static_cast<std::size_t>(*stage->layer)] = backend_->bind(*stage);
   }
 }
 
-BoundGraph& Runtime::graph(const std::string& stage, std::int64_t budget) const {
+Graph& Runtime::graph(const std::string& stage, std::int64_t budget) const {
   const auto found = graphs_.find({stage, budget});
   if (found == graphs_.end()) throw usage_error("the rung of " + std::to_string(budget) + " visual tokens is not loaded");
   return *found->second;
@@ -182,7 +184,7 @@ const Rung& Runtime::rung(std::int64_t budget) const {
 }
 
 TowerOutput Runtime::encode(const std::vector<float>& pixels, std::int64_t budget) {
-  BoundGraph& tower = graph("tower", budget);
+  Graph& tower = graph("tower", budget);
   const Buffer& input = tower.input(names::PIXELS);
   if (pixels.size() != input.count<float>()) {
     throw input_error("the image has " + std::to_string(pixels.size()) + " values; this bundle reads " +
@@ -198,7 +200,7 @@ TowerOutput Runtime::encode(const std::vector<float>& pixels, std::int64_t budge
       out.tensors[name] = copy_floats(buffer);
     } else {  // TOWER_KEPT, whose bytes pass through as they are
       out.tensors[name].resize((buffer.bytes + sizeof(float) - 1) / sizeof(float));
-      std::memcpy(out.tensors[name].data(), buffer.memory.get(), buffer.bytes);
+      std::memcpy(out.tensors[name].data(), buffer.as<char>(), buffer.bytes);
     }
   }
   if (tower_per_rung_) out.budget = budget;
@@ -206,7 +208,7 @@ TowerOutput Runtime::encode(const std::vector<float>& pixels, std::int64_t budge
 }
 
 VisualTokens Runtime::compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt) {
-  BoundGraph& compress = graph("compress", budget);
+  Graph& compress = graph("compress", budget);
   const std::vector<float> text = reads_prompt_ ? embed_ids(prompt.all()) : std::vector<float>();
   for (const auto& [name, buffer] : compress.inputs()) {
     const auto found = image.tensors.find(name);
@@ -222,7 +224,7 @@ VisualTokens Runtime::compress(const TowerOutput& image, std::int64_t budget, co
   return out;
 }
 
-void Runtime::write_prompt(const BoundGraph& graph, const std::vector<float>& rows, const Prompt& prompt) {
+void Runtime::write_prompt(const Graph& graph, const std::vector<float>& rows, const Prompt& prompt) {
   if (graph.reads(names::TEXT_EMBEDS)) {
     const Buffer& embeds = graph.input(names::TEXT_EMBEDS);
     std::vector<float> padded(embeds.count<float>());  // what is never read must be finite
@@ -239,7 +241,7 @@ void Runtime::write_prompt(const BoundGraph& graph, const std::vector<float>& ro
 }
 
 std::vector<float> Runtime::embed_ids(const Ids& ids) {
-  BoundGraph& embed = graph("embed", ladder_[0].budget);
+  Graph& embed = graph("embed", ladder_[0].budget);
   const Buffer& input = embed.input(names::TOKEN_IDS);
   const Buffer& output = embed.output(names::TEXT_EMBEDS);
   const std::size_t most = input.count<std::int64_t>();
@@ -251,7 +253,8 @@ std::vector<float> Runtime::embed_ids(const Ids& ids) {
     std::copy_n(ids.begin() + static_cast<std::ptrdiff_t>(at), count, padded.begin());
     input.write(padded);
     embed.run();
-    out.insert(out.end(), output.as<float>(), output.as<float>() + count * width);
+    const float* rows = output.as<float>();
+    out.insert(out.end(), rows, rows + count * width);
   }
   return out;
 }
@@ -267,7 +270,7 @@ std::vector<float> Runtime::embed(const Prompt& prompt, const VisualTokens& visu
 
 const float* Runtime::prefill(std::int64_t budget, const std::vector<float>& rows, const Prompt& prompt,
                               const VisualTokens& visual) {
-  BoundGraph& prefill = graph("prefill", budget);
+  Graph& prefill = graph("prefill", budget);
   const Rung& rung = this->rung(budget);
   const auto count = static_cast<std::int64_t>(rows.size()) / manifest_.text.hidden;
   std::vector<float> padded(prefill.input(names::INPUT_EMBEDS).count<float>());
@@ -306,7 +309,7 @@ void Runtime::make_room() {
 const float* Runtime::step(std::int64_t token) {
   if (rows_.left() < 1) throw input_error("the KV cache is full; ask for fewer new tokens, or export with more");
   make_room();
-  BoundGraph& decode = graph("decode", ladder_[0].budget);
+  Graph& decode = graph("decode", ladder_[0].budget);
   std::vector<std::int32_t> lengths;
   Ids positions;
   for (std::size_t layer = 0; layer < rows_.layers(); ++layer) {

@@ -1,4 +1,4 @@
-// A bundle in ONNX Runtime: all graphs made into sessions at load, over one set of buffers.
+// A bundle on a device: all graphs made ready at load, over one set of buffers.
 #pragma once
 
 #include <map>
@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "backend.hpp"
 #include "bundle.hpp"
 #include "cache.hpp"
 #include "controller.hpp"
-#include "session.hpp"
 
 namespace edgetok_impl {
 
@@ -54,8 +54,8 @@ class Runtime {
   const std::string& flavour() const { return flavour_; }
   bool reads_prompt() const { return reads_prompt_; }
   bool has_tower_per_rung() const { return tower_per_rung_; }
-  std::int64_t cache_bytes() const { return memory_.cache_bytes(); }
-  std::int64_t buffer_bytes() const { return memory_.other_bytes(); }
+  std::int64_t cache_bytes() const { return backend_->cache_bytes(); }
+  std::int64_t buffer_bytes() const { return backend_->other_bytes(); }
 
   // Runs the tower of `budget` on pixels [parts, 3, h, w].
   TowerOutput encode(const std::vector<float>& pixels, std::int64_t budget);
@@ -71,11 +71,11 @@ class Runtime {
   std::int64_t rows_left() const { return rows_.left(); }
 
  private:
-  void load(const Bundle& bundle, const Sessions& sessions);
-  void load_compaction(const Bundle& bundle, const Sessions& sessions);
-  BoundGraph& graph(const std::string& stage, std::int64_t budget) const;
+  void load(const Bundle& bundle);
+  void load_compaction();
+  Graph& graph(const std::string& stage, std::int64_t budget) const;
   std::vector<float> embed_ids(const Ids& ids);
-  void write_prompt(const BoundGraph& graph, const std::vector<float>& rows, const Prompt& prompt);
+  void write_prompt(const Graph& graph, const std::vector<float>& rows, const Prompt& prompt);
   void make_room();
 
   const Manifest& manifest_;  // of the bundle, which the model keeps
@@ -83,10 +83,10 @@ class Runtime {
   std::vector<Rung> ladder_;
   bool reads_prompt_ = false, tower_per_rung_ = false;
   CacheRows rows_;
-  Memory memory_;
-  std::map<std::string, std::unique_ptr<BoundGraph>> by_file_;
-  std::map<std::pair<std::string, std::int64_t>, BoundGraph*> graphs_;
-  std::map<std::size_t, std::unique_ptr<BoundGraph>> compact_;  // by layer
+  std::unique_ptr<Backend> backend_;  // before the graphs, which it outlives
+  std::map<std::string, std::unique_ptr<Graph>> by_file_;
+  std::map<std::pair<std::string, std::int64_t>, Graph*> graphs_;
+  std::map<std::size_t, std::unique_ptr<Graph>> compact_;  // by layer
 };
 
 }  // namespace edgetok_impl

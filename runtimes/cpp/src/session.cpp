@@ -1,7 +1,7 @@
 #include "session.hpp"
 
-#include <cstdlib>
 #include <algorithm>
+#include <cstdlib>
 
 namespace edgetok_impl {
 
@@ -10,19 +10,18 @@ namespace {
 struct Format {
   const char* name;
   ONNXTensorElementDataType type;
-  std::int64_t bytes;
 };
 
 constexpr Format kFormats[] = {
-    {"float32", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4}, {"float16", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, 2},
-    {"int8", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, 1},     {"uint8", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, 1},
-    {"int32", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, 4},   {"int64", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, 8},
-    {"bool", ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL, 1},
+    {"float32", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT}, {"float16", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16},
+    {"int8", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8},     {"uint8", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8},
+    {"int32", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32},   {"int64", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64},
+    {"bool", ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL},
 };
 
-const Format& format_of(const Tensor& tensor) {
+ONNXTensorElementDataType type_of(const Tensor& tensor) {
   for (const auto& format : kFormats) {
-    if (tensor.dtype == format.name) return format;
+    if (tensor.dtype == format.name) return format.type;
   }
   throw bundle_error("tensor " + tensor.name + " is of type " + tensor.dtype);
 }
@@ -80,70 +79,26 @@ Ort::SessionOptions make_options(const Stage& stage, const std::string& root, in
   return options;
 }
 
-}  // namespace
+// A session whose inputs and outputs are bound to buffers.
+class OrtGraph : public Graph {
+ public:
+  OrtGraph(Ort::Session session, const Stage& stage, Memory& memory);
+  void run() override;
 
-std::int64_t bytes_of(const Tensor& tensor) {
-  std::int64_t bytes = format_of(tensor).bytes;
-  for (const auto size : tensor.shape) bytes *= size;  // admission keeps products below 2^33
-  return bytes;
-}
+ private:
+  Ort::Session session_;
+  Ort::IoBinding binding_;
+};
 
-Buffer Memory::buffer(const Tensor& tensor) {
-  std::string name = tensor.name;
-  if (name.rfind("present_", 0) == 0) name = "past_" + name.substr(8);
-  const auto bytes = bytes_of(tensor);
-  Block& block = blocks_[{name, tensor.dtype}];
-  if (block.memory == nullptr || block.bytes < bytes) {
-    // Zeros become real memory when they are first written, so unused parts of the cache cost nothing.
-    void* memory = std::calloc(1, static_cast<std::size_t>(std::max<std::int64_t>(1, bytes)));
-    if (memory == nullptr) throw Error(Code::resources, "memory ran out; load fewer rungs");
-    block = {std::shared_ptr<void>(memory, std::free), bytes};
-  }
-  return {tensor, block.memory, static_cast<std::size_t>(bytes)};
-}
-
-std::int64_t Memory::cache_bytes() const {
-  std::int64_t total = 0;
-  for (const auto& [key, block] : blocks_) {
-    const bool cached = key.first.rfind("past_", 0) == 0 && key.first != "past_lengths";
-    total += cached ? block.bytes : 0;
-  }
-  return total;
-}
-
-std::int64_t Memory::other_bytes() const {
-  std::int64_t total = -cache_bytes();
-  for (const auto& [key, block] : blocks_) total += block.bytes;
-  return total;
-}
-
-void Sessions::FreePacked::operator()(OrtPrepackedWeightsContainer* packed) const {
-  Ort::GetApi().ReleasePrepackedWeightsContainer(packed);
-}
-
-Sessions::Sessions(std::string root, int threads) : root_(std::move(root)), threads_(threads) {
-  OrtPrepackedWeightsContainer* packed = nullptr;
-  translated("onnxruntime", [&] {
-    Ort::ThrowOnError(Ort::GetApi().CreatePrepackedWeightsContainer(&packed));
-    return 0;
-  });
-  packed_.reset(packed);
-}
-
-Ort::Session Sessions::make(const std::string& graph, const Stage& stage) const {
-  return translated(stage.file, [&] {
-    const auto options = make_options(stage, root_, threads_);
-    return Ort::Session(environment(), graph.data(), graph.size(), options, packed_.get());
-  });
-}
-
-BoundGraph::BoundGraph(Ort::Session session, const Stage& stage, Memory& memory)
-    : file_(stage.file), session_(std::move(session)), binding_(session_) {
+Ort::Value wrap(const Buffer& buffer) {
   const auto info = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  const auto wrap = [&](const Buffer& buffer) {
-    return Ort::Value::CreateTensor(info, buffer.memory.get(), buffer.bytes, buffer.tensor.shape.data(),
-                                    buffer.tensor.shape.size(), format_of(buffer.tensor).type);
-  };
+  const auto& shape = buffer.tensor.shape;
+  return Ort::Value::CreateTensor(info, buffer.memory.get(), buffer.bytes, shape.data(), shape.size(),
+                                  type_of(buffer.tensor));
+}
+
+OrtGraph::OrtGraph(Ort::Session session, const Stage& stage, Memory& memory)
+    : Graph(stage.file), session_(std::move(session)), binding_(session_) {
   translated(file_, [&] {
     for (const auto& tensor : stage.inputs) {
       const Buffer& buffer = inputs_[tensor.name] = memory.buffer(tensor);
@@ -157,17 +112,57 @@ BoundGraph::BoundGraph(Ort::Session session, const Stage& stage, Memory& memory)
   });
 }
 
-void BoundGraph::run() {
+void OrtGraph::run() {
   translated(file_, [&] {
     session_.Run(Ort::RunOptions{nullptr}, binding_);
     return 0;
   });
 }
 
-const Buffer& BoundGraph::find(const std::map<std::string, Buffer>& buffers, const std::string& name) const {
-  const auto found = buffers.find(name);
-  if (found == buffers.end()) throw bundle_error(file_ + ": has no tensor " + name + "; export again");
-  return found->second;
+}  // namespace
+
+Buffer Memory::buffer(const Tensor& tensor) {
+  const auto bytes = bytes_of(tensor);
+  Block& block = blocks_[{place_of(tensor.name), tensor.dtype}];
+  if (block.memory == nullptr || block.bytes < bytes) block = {allocate_zeros(bytes), bytes};
+  return {tensor, block.memory, static_cast<std::size_t>(bytes), nullptr};
+}
+
+std::int64_t Memory::cache_bytes() const {
+  std::int64_t total = 0;
+  for (const auto& [key, block] : blocks_) total += is_cache(key.first) ? block.bytes : 0;
+  return total;
+}
+
+std::int64_t Memory::other_bytes() const {
+  std::int64_t total = -cache_bytes();
+  for (const auto& [key, block] : blocks_) total += block.bytes;
+  return total;
+}
+
+void OrtBackend::FreePacked::operator()(OrtPrepackedWeightsContainer* packed) const {
+  Ort::GetApi().ReleasePrepackedWeightsContainer(packed);
+}
+
+OrtBackend::OrtBackend(const Bundle& bundle, int threads) : bundle_(bundle), threads_(threads) {
+  OrtPrepackedWeightsContainer* packed = nullptr;
+  translated("onnxruntime", [&] {
+    Ort::ThrowOnError(Ort::GetApi().CreatePrepackedWeightsContainer(&packed));
+    return 0;
+  });
+  packed_.reset(packed);
+}
+
+Ort::Session OrtBackend::open(const Stage& stage) const {
+  const std::string graph = bundle_.graph(stage);
+  return translated(stage.file, [&] {
+    const auto options = make_options(stage, bundle_.root(), threads_);
+    return Ort::Session(environment(), graph.data(), graph.size(), options, packed_.get());
+  });
+}
+
+std::unique_ptr<Graph> OrtBackend::bind(const Stage& stage) {
+  return std::make_unique<OrtGraph>(open(stage), stage, memory_);
 }
 
 }  // namespace edgetok_impl

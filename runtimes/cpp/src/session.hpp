@@ -1,47 +1,18 @@
-// One graph in ONNX Runtime, bound once to fixed memory: a run allocates nothing of its own.
+// Graphs in ONNX Runtime.
 #pragma once
 
 #include <onnxruntime_cxx_api.h>
 
-#include <cstring>
 #include <map>
 #include <memory>
 #include <string>
-#include <vector>
+#include <utility>
 
-#include "error.hpp"
-#include "manifest.hpp"
+#include "backend.hpp"
 
 namespace edgetok_impl {
 
-// A tensor at a fixed address.
-struct Buffer {
-  Tensor tensor;
-  std::shared_ptr<void> memory;
-  std::size_t bytes = 0;
-
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(memory.get());
-  }
-  template <class T>
-  std::size_t count() const {
-    return bytes / sizeof(T);
-  }
-  // Refuses what does not fill it, so that no shape that nobody foresaw is written beyond.
-  template <class T>
-  void write(const std::vector<T>& values) const {
-    if (values.size() * sizeof(T) != bytes) {
-      throw bundle_error("tensor " + tensor.name + " has another size than what is written to it");
-    }
-    std::memcpy(memory.get(), values.data(), bytes);
-  }
-};
-
-std::int64_t bytes_of(const Tensor& tensor);
-
-// All buffers of a runtime: tensors of one name are one buffer in every graph, and what present_*
-// writes is what past_* reads at the next step. The largest tensor of a name must come first.
+// All buffers of a runtime on the host; see `Backend`.
 class Memory {
  public:
   Buffer buffer(const Tensor& tensor);
@@ -53,43 +24,29 @@ class Memory {
     std::shared_ptr<void> memory;
     std::int64_t bytes = 0;
   };
-  std::map<std::pair<std::string, std::string>, Block> blocks_;  // by name and dtype
+  std::map<std::pair<std::string, std::string>, Block> blocks_;  // by place and dtype
 };
 
-// What sessions share: the environment, and weights that were packed once.
-class Sessions {
+// Sessions that share the environment, buffers, and weights that were packed once.
+class OrtBackend : public Backend {
  public:
-  Sessions(std::string root, int threads);
-  Ort::Session make(const std::string& graph, const Stage& stage) const;
+  OrtBackend(const Bundle& bundle, int threads);
+
+  std::unique_ptr<Graph> bind(const Stage& stage) override;
+  std::int64_t cache_bytes() const override { return memory_.cache_bytes(); }
+  std::int64_t other_bytes() const override { return memory_.other_bytes(); }
 
  private:
   struct FreePacked {
     void operator()(OrtPrepackedWeightsContainer* packed) const;
   };
-  std::string root_;
+  Ort::Session open(const Stage& stage) const;
+
+  const Bundle& bundle_;
   int threads_;
+  Memory memory_;
+  // Longer than the sessions, which share what is in it.
   std::unique_ptr<OrtPrepackedWeightsContainer, FreePacked> packed_;
-};
-
-class BoundGraph {
- public:
-  BoundGraph(Ort::Session session, const Stage& stage, Memory& memory);
-  void run();
-
-  bool reads(const std::string& name) const { return inputs_.count(name) != 0; }
-  bool writes(const std::string& name) const { return outputs_.count(name) != 0; }
-  const Buffer& input(const std::string& name) const { return find(inputs_, name); }
-  const Buffer& output(const std::string& name) const { return find(outputs_, name); }
-  const std::map<std::string, Buffer>& inputs() const { return inputs_; }
-  const std::map<std::string, Buffer>& outputs() const { return outputs_; }
-
- private:
-  const Buffer& find(const std::map<std::string, Buffer>& buffers, const std::string& name) const;
-
-  std::string file_;
-  Ort::Session session_;
-  Ort::IoBinding binding_;
-  std::map<std::string, Buffer> inputs_, outputs_;
 };
 
 }  // namespace edgetok_impl
