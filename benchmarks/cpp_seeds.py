@@ -1,4 +1,4 @@
-"""Write what a fuzzer starts from: a small manifest, plans, graphs, pictures and table that are good.
+"""Write what a fuzzer starts from: small files of every kind that is read, all of them good.
 
 python benchmarks/cpp_seeds.py FOLDER
 

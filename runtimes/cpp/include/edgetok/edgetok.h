@@ -14,8 +14,8 @@
  *
  * Threads
  *   edgetok_bundle and edgetok_answer never change: any number of threads may use one.
- *   edgetok_model has one KV cache: a second call while one runs fails with EDGETOK_USAGE, except
- *   edgetok_model_cancel, which is what other threads may call.
+ *   edgetok_model has one KV cache: a second answer while one is under way fails with EDGETOK_USAGE.
+ *   What other threads may do meanwhile is edgetok_model_cancel, edgetok_model_memory and to prepare images.
  *   edgetok_image notes what the model made of it: one thread at a time.
  *
  * Versions
