@@ -39,13 +39,16 @@ check_sanitize() {
   mkdir -p "$reports"
   # libstdc++ too, or exceptions could not be watched: Python itself does not load it.
   LD_PRELOAD=$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libstdc++.so) \
-    ASAN_OPTIONS=abort_on_error=1:exitcode=0:log_path="$reports/asan" \
-    run_tests sanitize "$tests" --ignore="$tests/test_programs.py"
-  if grep -l libedgetok "$reports"/* 2>/dev/null; then
-    echo "cpp-checks: the library is named in the reports above" >&2
+    ASAN_OPTIONS=abort_on_error=1:exitcode=0:log_path="$reports/memory" \
+    UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1:log_path="$reports/undefined" \
+    run_tests sanitize "$tests" --ignore="$tests/test_programs.py" || found=yes
+  if [ -n "${found-}" ] || grep -q libedgetok "$reports"/* 2>/dev/null; then
+    cat "$reports"/* | grep -B 12 -A 12 libedgetok | head -n 200
+    echo "cpp-checks: the reports are in $reports" >&2
     exit 1
   fi
-  LSAN_OPTIONS=suppressions=$suppressions/leaks:print_suppressions=0 run_tests sanitize "$tests/test_programs.py"
+  LSAN_OPTIONS=suppressions=$suppressions/leaks:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1 \
+    run_tests sanitize "$tests/test_programs.py"
 }
 
 check_threads() {

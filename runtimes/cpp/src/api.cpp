@@ -11,7 +11,6 @@
 #include "model.hpp"
 #include "text.hpp"
 
-using edgetok_impl::Code;
 using edgetok_impl::Error;
 using edgetok_impl::usage_error;
 

@@ -47,7 +47,14 @@ extern "C" {
 #define EDGETOK_INIT(type) {.struct_size = sizeof(type)}
 #endif
 
-typedef enum edgetok_status {
+/* An enum may hold numbers that a newer or mistaken program sends: in C++ that has to be said. */
+#ifdef __cplusplus
+#define EDGETOK_INT : int
+#else
+#define EDGETOK_INT
+#endif
+
+typedef enum edgetok_status EDGETOK_INT {
   EDGETOK_OK = 0,
   EDGETOK_INTERNAL = 1,     /* a bug, here or in a library below */
   EDGETOK_USAGE = 2,        /* an argument cannot be used */
@@ -57,14 +64,14 @@ typedef enum edgetok_status {
   EDGETOK_RESOURCES = 6     /* memory could not be had */
 } edgetok_status;
 
-typedef enum edgetok_format {
+typedef enum edgetok_format EDGETOK_INT {
   EDGETOK_RGB = 0,  /* 3 bytes a pixel */
   EDGETOK_BGR = 1,  /* 3 bytes a pixel */
   EDGETOK_RGBA = 2, /* 4 bytes a pixel, alpha not multiplied in; what is transparent becomes white */
   EDGETOK_NV12 = 3  /* a plane of Y, then one of U and V for each 2 x 2 pixels; BT.601, 16..235 */
 } edgetok_format;
 
-typedef enum edgetok_stop {
+typedef enum edgetok_stop EDGETOK_INT {
   EDGETOK_STOP = 0,     /* the model ended */
   EDGETOK_LENGTH = 1,   /* max_new_tokens */
   EDGETOK_CACHE = 2,    /* no slot left */
