@@ -137,7 +137,8 @@ typedef struct edgetok_memory {
   int64_t resident_bytes; /* of this process, each page counted once; -1 where unknown */
 } edgetok_memory;
 
-/* `options` may be NULL. */
+/* `options` may be NULL. The first call of a process sets the variable ORT_DISABLE_TELEMETRY, if it is
+ * not set: no other thread may look at the environment then. */
 EDGETOK_API edgetok_status edgetok_model_load(const edgetok_bundle* bundle, const edgetok_load_options* options,
                                               edgetok_model** model);
 EDGETOK_API void edgetok_model_free(edgetok_model* model);
