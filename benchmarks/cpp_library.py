@@ -44,6 +44,7 @@ class LoadOptions(Sized):
         ("budget_count", c_size_t),
         ("threads", c_int32),
         ("flavour", c_char_p),
+        ("packed", c_int32),
     )
 
 
@@ -199,6 +200,7 @@ class Model(_Handle):
         budgets: Sequence[int] = (),
         threads: int = 1,
         flavour: str = "ort",
+        packed: bool = False,
     ) -> None:
         made, library = c_void_p(), bundle.library
         listed = (c_int64 * len(budgets))(*budgets)
@@ -207,6 +209,7 @@ class Model(_Handle):
             budget_count=len(budgets),
             threads=threads,
             flavour=flavour.encode(),
+            packed=packed,
         )
         library.require(library.raw.edgetok_model_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "model", made)

@@ -128,6 +128,7 @@ edgetok_impl::LoadOptions read_options(const edgetok_load_options* given) {
   if (o.budgets != nullptr) out.budgets.assign(o.budgets, o.budgets + o.budget_count);
   out.threads = o.threads;
   if (o.flavour != nullptr) out.flavour = o.flavour;
+  out.packed = o.packed != 0;
   return out;
 }
 

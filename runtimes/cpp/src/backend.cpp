@@ -11,7 +11,7 @@ const Buffer& Graph::find(const std::map<std::string, Buffer>& buffers, const st
 }
 
 std::unique_ptr<Backend> make_backend(const Bundle& bundle, const BackendOptions& options) {
-  return std::make_unique<OrtBackend>(bundle, options.threads);
+  return std::make_unique<OrtBackend>(bundle, options);
 }
 
 }  // namespace edgetok_impl

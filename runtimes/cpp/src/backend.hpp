@@ -51,6 +51,7 @@ class Backend {
 struct BackendOptions {
   int threads = 1;
   std::string flavour = "ort";
+  bool packed = false;  // the weights of every graph, not of decode alone
 };
 
 // The bundle must outlive it.

@@ -81,11 +81,14 @@ std::string Bundle::read(const std::string& path) const {
   return data;
 }
 
+Descriptor Bundle::open(const std::string& path) const {
+  Descriptor found = opened(open_root(root_), path);
+  if (identify(found) == checked_.at(path)) return found;
+  throw bundle_error(path + ": was changed after the bundle was opened; open it again");
+}
+
 std::string Bundle::path_of(const std::string& path) const {
-  file(path);
-  if (!(identify(opened(open_root(root_), path)) == checked_.at(path))) {
-    throw bundle_error(path + ": was changed after the bundle was opened; open it again");
-  }
+  open(path);
   return root_ + "/" + path;
 }
 

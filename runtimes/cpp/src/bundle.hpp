@@ -21,6 +21,9 @@ class Bundle {
   // The bytes of a listed file; what is returned is what was hashed.
   std::string read(const std::string& path) const;
 
+  // A listed file, opened; throws if it is not the file that was checked.
+  Descriptor open(const std::string& path) const;
+
   // Where a listed file lies; throws if it is not the file that was checked.
   std::string path_of(const std::string& path) const;
 

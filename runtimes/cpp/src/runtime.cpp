@@ -132,7 +132,7 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
   require_supported(manifest_);
   require_flavour(manifest_, flavour_);
-  backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_});
+  backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_, options.packed});
   load(bundle);
   load_compaction();
   tower_per_rung_ = edgetok_impl::has_tower_per_rung(manifest_);

@@ -43,6 +43,7 @@ struct LoadOptions {
   std::vector<std::int64_t> budgets;  // empty: all
   int threads = 0;                    // 0: one per core
   std::string flavour = "ort";
+  bool packed = false;
 };
 
 class Runtime {

@@ -66,7 +66,7 @@ auto translated(const std::string& file, Work work) {
 // One row a run, so packed weights, waiting threads and kept memory pay: see runtimes/providers.py.
 bool is_step(const Stage& stage) { return stage.stage == "decode"; }
 
-Ort::SessionOptions make_options(const Stage& stage, const std::string& root, int threads) {
+Ort::SessionOptions make_options(const Stage& stage, const std::string& root, int threads, bool packed) {
   const bool step = is_step(stage);
   Ort::SessionOptions options;
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
@@ -74,7 +74,7 @@ Ort::SessionOptions make_options(const Stage& stage, const std::string& root, in
   options.SetInterOpNumThreads(1);
   if (!step) options.DisableCpuMemArena();
   options.AddConfigEntry("session.model_external_initializers_file_folder_path", root.c_str());
-  options.AddConfigEntry("session.disable_prepacking", step ? "0" : "1");
+  options.AddConfigEntry("session.disable_prepacking", step || packed ? "0" : "1");
   options.AddConfigEntry("session.intra_op.allow_spinning", step ? "1" : "0");
   return options;
 }
@@ -144,20 +144,25 @@ void OrtBackend::FreePacked::operator()(OrtPrepackedWeightsContainer* packed) co
   Ort::GetApi().ReleasePrepackedWeightsContainer(packed);
 }
 
-OrtBackend::OrtBackend(const Bundle& bundle, int threads) : bundle_(bundle), threads_(threads) {
+OrtBackend::OrtBackend(const Bundle& bundle, const BackendOptions& options)
+    : bundle_(bundle), threads_(options.threads), packed_(options.packed), weights_(bundle) {
+  environment();  // before anything else of ONNX Runtime
   OrtPrepackedWeightsContainer* packed = nullptr;
   translated("onnxruntime", [&] {
     Ort::ThrowOnError(Ort::GetApi().CreatePrepackedWeightsContainer(&packed));
     return 0;
   });
-  packed_.reset(packed);
+  container_.reset(packed);
 }
 
-Ort::Session OrtBackend::open(const Stage& stage) const {
+Ort::Session OrtBackend::open(const Stage& stage) {
   const std::string graph = bundle_.graph(stage);
   return translated(stage.file, [&] {
-    const auto options = make_options(stage, bundle_.root(), threads_);
-    return Ort::Session(environment(), graph.data(), graph.size(), options, packed_.get());
+    auto options = make_options(stage, bundle_.root(), threads_, packed_);
+    weights_.lend(graph, options);
+    Ort::Session made(environment(), graph.data(), graph.size(), options, container_.get());
+    if (packed_) weights_.release_pages();
+    return made;
   });
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "backend.hpp"
+#include "weights.hpp"
 
 namespace edgetok_impl {
 
@@ -30,7 +31,7 @@ class Memory {
 // Sessions that share the environment, buffers, and weights that were packed once.
 class OrtBackend : public Backend {
  public:
-  OrtBackend(const Bundle& bundle, int threads);
+  OrtBackend(const Bundle& bundle, const BackendOptions& options);
 
   std::unique_ptr<Graph> bind(const Stage& stage) override;
   std::int64_t cache_bytes() const override { return memory_.cache_bytes(); }
@@ -40,13 +41,15 @@ class OrtBackend : public Backend {
   struct FreePacked {
     void operator()(OrtPrepackedWeightsContainer* packed) const;
   };
-  Ort::Session open(const Stage& stage) const;
+  Ort::Session open(const Stage& stage);
 
   const Bundle& bundle_;
   int threads_;
+  bool packed_;
   Memory memory_;
-  // Longer than the sessions, which share what is in it.
-  std::unique_ptr<OrtPrepackedWeightsContainer, FreePacked> packed_;
+  // Longer than the sessions, which share what is in them.
+  Weights weights_;
+  std::unique_ptr<OrtPrepackedWeightsContainer, FreePacked> container_;
 };
 
 }  // namespace edgetok_impl

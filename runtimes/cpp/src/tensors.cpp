@@ -5,6 +5,7 @@
 #include <set>
 #include <tuple>
 
+#include "error.hpp"
 #include "generated.hpp"
 #include "text.hpp"
 
@@ -17,13 +18,9 @@ using Found = std::vector<std::string>;
 
 constexpr std::size_t kMaxDigits = 19;  // of 2^63
 
-struct Extent {
-  std::string location;
-  std::uint64_t offset = 0, length = 0;
-  bool operator<(const Extent& o) const {
-    return std::tie(location, offset, length) < std::tie(o.location, o.offset, o.length);
-  }
-};
+bool lies_before(const Extent& a, const Extent& b) {
+  return std::tie(a.location, a.offset, a.length) < std::tie(b.location, b.offset, b.length);
+}
 
 // Types whose size in bytes is known; strings, complex numbers and new types are not among them.
 std::optional<std::int64_t> bits_of(int type) {
@@ -168,6 +165,13 @@ Found placed_problems(const TensorProto& tensor, const Files& files) {
 
 }  // namespace
 
+Extent extent_of(const TensorProto& tensor) {
+  std::string problem;
+  const auto found = extent(tensor, problem);
+  if (!found) throw bundle_error("tensor " + shorten(tensor.name()) + ": " + problem);
+  return *found;
+}
+
 Found tensor_problems(const TensorProto& tensor, const Files& files) {
   const std::string name = tensor.name().empty() ? "(unnamed)" : shorten(tensor.name());
   Found out = placed_problems(tensor, files);
@@ -176,7 +180,7 @@ Found tensor_problems(const TensorProto& tensor, const Files& files) {
 }
 
 Found overlap_problems(const std::vector<const TensorProto*>& tensors) {
-  std::set<Extent> distinct;
+  std::set<Extent, decltype(&lies_before)> distinct(&lies_before);
   for (const auto* tensor : tensors) {
     std::string problem;
     const auto place = extent(*tensor, problem);

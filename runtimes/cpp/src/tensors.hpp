@@ -12,6 +12,15 @@ namespace edgetok_impl {
 
 using Files = std::map<std::string, File>;
 
+// Bytes of a listed file.
+struct Extent {
+  std::string location;
+  std::uint64_t offset = 0, length = 0;
+};
+
+// Where an admitted tensor lies outside its graph.
+Extent extent_of(const onnx::TensorProto& tensor);
+
 // Why a tensor is not admitted; nothing if it is.
 std::vector<std::string> tensor_problems(const onnx::TensorProto& tensor, const Files& files);
 

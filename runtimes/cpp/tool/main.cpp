@@ -1,6 +1,6 @@
 // edgetok-cpp inspect BUNDLE
 //     opens a bundle, admits every graph of it and says what it holds
-// edgetok-cpp measure BUNDLE IMAGE "IDS BEFORE" "IDS AFTER" REPEATS [BUDGET ...]
+// edgetok-cpp measure [--packed] BUNDLE IMAGE "IDS BEFORE" "IDS AFTER" REPEATS [BUDGET ...]
 //     answers at each rung that it loads, all without budgets; a line of JSON per rung
 #include <edgetok/edgetok.hpp>
 
@@ -64,7 +64,17 @@ void measure_rung(edgetok::Model& model, const std::vector<std::uint8_t>& file, 
               static_cast<long long>(memory.resident_bytes), static_cast<long long>(memory.cache_bytes));
 }
 
+int say_usage() {
+  std::fprintf(stderr,
+               "usage: edgetok-cpp inspect BUNDLE\n"
+               "       edgetok-cpp measure [--packed] BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n");
+  return EDGETOK_USAGE;
+}
+
 int measure(int count, char** words) {
+  const bool packed = std::strcmp(words[2], "--packed") == 0;
+  if (packed) ++words, --count;
+  if (count < 7) return say_usage();
   const edgetok::Bundle bundle(words[2]);
   const auto file = read_file(words[3]);
   const edgetok::Prompt prompt{read_ids(words[4]), read_ids(words[5])};
@@ -74,6 +84,7 @@ int measure(int count, char** words) {
   options.budgets = budgets.data();
   options.budget_count = budgets.size();
   if (budgets.empty()) options.budgets = nullptr;
+  options.packed = packed ? 1 : 0;
   edgetok::Model model(bundle, options);
   for (const edgetok_rung& rung : bundle.rungs()) {
     const bool loaded = budgets.empty() || std::count(budgets.begin(), budgets.end(), rung.budget) != 0;
@@ -85,9 +96,7 @@ int measure(int count, char** words) {
 int run(int count, char** words) {
   if (count == 3 && std::strcmp(words[1], "inspect") == 0) return inspect(words[2]);
   if (count >= 7 && std::strcmp(words[1], "measure") == 0) return measure(count, words);
-  std::fprintf(stderr, "usage: edgetok-cpp inspect BUNDLE\n"
-                       "       edgetok-cpp measure BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n");
-  return EDGETOK_USAGE;
+  return say_usage();
 }
 
 }  // namespace

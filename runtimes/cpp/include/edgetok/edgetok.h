@@ -127,6 +127,10 @@ typedef struct edgetok_load_options {
   size_t budget_count;
   int32_t threads; /* per operator; one per core that the process may use when 0 */
   const char* flavour; /* "ort" when NULL, or "portable" */
+  /* 1: all weights are packed for this processor, once for all rungs, not those of single steps alone.
+   * The first token comes sooner, loading takes longer, and int4 and int8 weights meet activations
+   * in 8 bits in every graph: answers may differ from those of Python, which cannot do this. */
+  int32_t packed;
 } edgetok_load_options;
 
 typedef struct edgetok_memory {
