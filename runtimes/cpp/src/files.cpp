@@ -47,12 +47,6 @@ std::vector<std::string> split(const std::string& text) {
   return out;
 }
 
-// In English in every locale, and safe in every thread.
-std::string describe_error(int error) {
-  static locale_t const plain = newlocale(LC_ALL_MASK, "C", nullptr);
-  return strerror_l(error, plain);
-}
-
 // Why an open failed, in a bundle's words.
 std::string explain(const Descriptor& directory, const std::string& name, int error) {
   if (error == ENOENT) return "listed in the manifest but missing";
@@ -89,6 +83,11 @@ void read_chunks(const Descriptor& file, std::size_t most, const std::string& wh
 }
 
 }  // namespace
+
+std::string describe_error(int error) {
+  static locale_t const plain = newlocale(LC_ALL_MASK, "C", nullptr);
+  return strerror_l(error, plain);
+}
 
 void require_safe_path(const std::string& text) {
   const auto components = split(text);

@@ -39,6 +39,8 @@ bool is_refused(edgetok_status status, const std::function<void()>& work) {
   return false;
 }
 
+int read_count(const char* word) { return static_cast<int>(read_ids(word).at(0)); }
+
 edgetok::Prompt read_prompt(const char* before, const char* after) { return {read_ids(before), read_ids(after)}; }
 
 std::vector<Bytes> read_files(const std::string& folder) {

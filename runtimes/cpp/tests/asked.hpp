@@ -17,6 +17,8 @@ void require(bool holds, const std::string& what);
 // Whether the work is refused with this status, and a sentence.
 bool is_refused(edgetok_status status, const std::function<void()>& work);
 
+int read_count(const char* word);
+
 edgetok::Prompt read_prompt(const char* before, const char* after);
 
 // The contents of the files in a folder, in the order of their names.

@@ -170,7 +170,7 @@ int main(int count, char** words) {
     return EDGETOK_USAGE;
   }
   try {
-    Soak(words[1], words[2], read_prompt(words[3], words[4]), {words + 6, words + count}).run(std::atoi(words[5]));
+    Soak(words[1], words[2], read_prompt(words[3], words[4]), {words + 6, words + count}).run(read_count(words[5]));
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "soak: %s\n", error.what());

@@ -26,6 +26,7 @@ struct Asked {
 template <class Work>
 void in_threads(Work work, int count = kThreads) {
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) threads.emplace_back(work, i);
   for (auto& thread : threads) thread.join();
 }
@@ -150,7 +151,7 @@ void free_in_any_order(const char* path, const Asked& asked) {
 
 void run(char** words) {
   Asked asked{edgetok::Bundle(words[1]), read_files(words[2]), read_prompt(words[3], words[4]), {}};
-  const int rounds = std::atoi(words[5]);
+  const int rounds = read_count(words[5]);
   edgetok::Model model = load(asked.bundle, 2);
   asked.answer = describe(model.generate(asked.image(model), asked.prompt));
   share_bundle(asked);
