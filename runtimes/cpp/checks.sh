@@ -26,7 +26,7 @@ run_tests() {
 check_tidy() {
   command -v clang-tidy >/dev/null || { echo "cpp-checks: needs clang-tidy; apt-get install clang-tidy" >&2; exit 69; }
   "$here/build.sh" "$python" shared
-  (cd "$here" && find src tool examples fuzz tests -name '*.c' -o -name '*.cpp' | sort) |
+  (cd "$here" && find src tool examples tests -name '*.c' -o -name '*.cpp' | sort) |
     (cd "$here" && xargs -P "$(nproc)" -n 2 clang-tidy --quiet -p ../../build/cpp/shared)
 }
 
