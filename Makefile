@@ -14,11 +14,11 @@ BIN := $(VENV)/bin
 MODEL := examples/demo_vlm/checkpoint
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-eval docs methods-report cpp cpp-checks fuzz test test-all check wheel clean
+.PHONY: demo demo-eval docs methods-report cpp cpp-archive cpp-aarch64 cpp-checks fuzz test test-all check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
-	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-15s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 demo: $(STAMP)  ## Export the demo model as a ladder and ask it about pictures.
 	$(BIN)/python examples/demo.py
@@ -38,6 +38,12 @@ methods-report: $(STAMP)  ## Ask the demo model 2,000 questions with every metho
 
 cpp: $(STAMP)  ## Build the C and C++ library into build/cpp/shared; gets what that needs.
 	runtimes/cpp/build.sh $(BIN)/python
+
+cpp-archive: $(STAMP)  ## Pack the C and C++ library into build/cpp/archive/edgetok-*.tar.gz.
+	runtimes/cpp/build.sh $(BIN)/python archive
+
+cpp-aarch64: $(STAMP)  ## The same for 64-bit ARM, cross-compiled, into build/cpp/aarch64 (on Debian).
+	runtimes/cpp/build.sh $(BIN)/python aarch64
 
 cpp-checks: $(STAMP)  ## clang-tidy, the sanitizers, threads and a long run of the C and C++ library (an hour on two cores).
 	runtimes/cpp/checks.sh $(BIN)/python

@@ -110,6 +110,50 @@ class Timings(Sized):
     )
 
 
+class EncoderInfo(Sized):
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("task", c_char_p),
+        ("output", c_char_p),
+        ("shape", _IDS),
+        ("rank", c_size_t),
+        ("label_count", c_size_t),
+        ("text_tokens", c_int64),
+        ("scale", c_double),
+        ("bias", c_double),
+        ("similarity", c_char_p),
+    )
+
+
+class Tensor(Sized):
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("name", c_char_p),
+        ("data", POINTER(ctypes.c_float)),
+        ("count", c_size_t),
+        ("shape", _IDS),
+        ("rank", c_size_t),
+    )
+
+
+class EncoderTimings(Sized):
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("preprocess_ms", c_double),
+        ("encode_ms", c_double),
+    )
+
+
+class Score(Sized):
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("index", c_size_t),
+        ("label", c_char_p),
+        ("probability", c_double),
+        ("logit", c_double),
+    )
+
+
 class Failure(Exception):
     """A status other than 0, with the library's message."""
 
@@ -138,9 +182,15 @@ class Library:
     def __init__(self, path: Path) -> None:
         self.raw: Any = ctypes.CDLL(str(path))
         self.raw.edgetok_message.restype = c_char_p
+        self.raw.edgetok_version.restype = c_char_p
         self.raw.edgetok_answer_reason.restype = c_char_p
         self.raw.edgetok_answer_margin.restype = c_double
         self.raw.edgetok_answer_log_probability.restype = c_double
+        self.raw.edgetok_bundle_label.restype = c_char_p
+        self.raw.edgetok_output_kept.restype = _IDS
+        for name in ("output_tensor_count", "ranking_count"):
+            getattr(self.raw, f"edgetok_{name}").restype = c_size_t
+        self.raw.edgetok_output_budget.restype = c_int64
         self.raw.edgetok_image_data.restype = POINTER(ctypes.c_float)
         for name in ("tokens", "kept", "tried"):
             getattr(self.raw, f"edgetok_answer_{name}").restype = _IDS
@@ -178,6 +228,15 @@ class Bundle(_Handle):
         """Admit every graph, read the processor, repeat the controller's cases."""
         self.library.require(self.library.raw.edgetok_bundle_check(self.value))
 
+    def encoder(self) -> dict[str, Any]:
+        """What the bundle of an encoder is for, by name of field."""
+        info = EncoderInfo()
+        self.library.require(self.library.raw.edgetok_bundle_encoder(self.value, byref(info)))
+        found = {name: getattr(info, name) for name, _ in EncoderInfo._fields_[1:]}
+        label = self.library.raw.edgetok_bundle_label
+        named = [label(self.value, c_size_t(n)).decode() for n in range(info.label_count)]
+        return found | {"shape": info.shape[: info.rank], "labels": named}
+
 
 class Image(_Handle):
     """A prepared image."""
@@ -190,39 +249,17 @@ class Image(_Handle):
         return np.ctypeslib.as_array(first, (count.value,)).copy()
 
 
-class Model(_Handle):
-    """A loaded bundle."""
+class _Images(_Handle):
+    """A handle that images are prepared for, by functions of this prefix."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        budgets: Sequence[int] = (),
-        threads: int = 1,
-        flavour: str = "ort",
-        packed: bool = False,
-    ) -> None:
-        made, library = c_void_p(), bundle.library
-        listed = (c_int64 * len(budgets))(*budgets)
-        options = LoadOptions(
-            budgets=listed if budgets else None,
-            budget_count=len(budgets),
-            threads=threads,
-            flavour=flavour.encode(),
-            packed=packed,
-        )
-        library.require(library.raw.edgetok_model_load(bundle.value, byref(options), byref(made)))
-        super().__init__(library, "model", made)
+    prefix = "edgetok_image"
 
     def image_of(self, file: bytes) -> Image:
         """An image of a file's bytes."""
         made = c_void_p()
         data = (c_uint8 * len(file)).from_buffer_copy(file)
-        self.library.require(
-            self.library.raw.edgetok_image_from_file(
-                self.value, data, c_size_t(len(file)), byref(made)
-            )
-        )
+        prepare = getattr(self.library.raw, f"{self.prefix}_from_file")
+        self.library.require(prepare(self.value, data, c_size_t(len(file)), byref(made)))
         return Image(self.library, "image", made)
 
     def image(
@@ -235,10 +272,28 @@ class Model(_Handle):
             format=FORMATS[form], width=width, height=height, data=data.ctypes.data_as(c_void_p)
         )
         made = c_void_p()
-        self.library.require(
-            self.library.raw.edgetok_image_from_pixels(self.value, byref(pixels), byref(made))
-        )
+        prepare = getattr(self.library.raw, f"{self.prefix}_from_pixels")
+        self.library.require(prepare(self.value, byref(pixels), byref(made)))
         return Image(self.library, "image", made)
+
+
+class Model(_Images):
+    """A loaded bundle."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        budgets: Sequence[int] = (),
+        threads: int = 1,
+        flavour: str = "ort",
+        packed: bool = False,
+    ) -> None:
+        made, library = c_void_p(), bundle.library
+        options = _options(budgets, threads, flavour)
+        options.packed = packed
+        library.require(library.raw.edgetok_model_load(bundle.value, byref(options), byref(made)))
+        super().__init__(library, "model", made)
 
     def generate(
         self,
@@ -276,8 +331,122 @@ class Model(_Handle):
         """Bytes by what holds them."""
         memory = Memory()
         self.library.require(self.library.raw.edgetok_model_memory(self.value, byref(memory)))
-        names = [name for name, _ in Memory._fields_[1:]]
-        return {name: getattr(memory, name) for name in names}
+        return _fields(memory)
+
+
+class Encoder(_Images):
+    """A loaded bundle without a language model."""
+
+    prefix = "edgetok_encoder_image"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        budgets: Sequence[int] = (),
+        threads: int = 1,
+        flavour: str = "ort",
+    ) -> None:
+        made, library = c_void_p(), bundle.library
+        options = _options(budgets, threads, flavour)
+        library.require(library.raw.edgetok_encoder_load(bundle.value, byref(options), byref(made)))
+        super().__init__(library, "encoder", made)
+
+    def encode(self, image: Image, budget: int = 0) -> Output:
+        """Run a rung on an image; the largest when `budget` is 0."""
+        made, raw = c_void_p(), self.library.raw
+        status = raw.edgetok_encode(self.value, image.value, c_int64(budget), byref(made))
+        self.library.require(status)
+        return Output(self.library, "output", made)
+
+    def encode_text(self, ids: Sequence[int]) -> Output:
+        """The embedding of a text's token ids."""
+        made, raw = c_void_p(), self.library.raw
+        listed = (c_int64 * len(ids))(*ids)
+        status = raw.edgetok_encode_text(self.value, listed, c_size_t(len(ids)), byref(made))
+        self.library.require(status)
+        return Output(self.library, "output", made)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes by what holds them."""
+        memory = Memory()
+        self.library.require(self.library.raw.edgetok_encoder_memory(self.value, byref(memory)))
+        return _fields(memory)
+
+
+class Output(_Handle):
+    """What an encoder made of an image or a text."""
+
+    @property
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Copies of its tensors, the one that the task is about first."""
+        found = {}
+        for index in range(self.library.raw.edgetok_output_tensor_count(self.value)):
+            tensor = Tensor()
+            status = self.library.raw.edgetok_output_tensor(
+                self.value, c_size_t(index), byref(tensor)
+            )
+            self.library.require(status)
+            flat = np.ctypeslib.as_array(tensor.data, (tensor.count,)).copy()
+            found[tensor.name.decode()] = flat.reshape(tensor.shape[: tensor.rank])
+        return found
+
+    @property
+    def kept(self) -> list[int]:
+        """The patch that each row left is centred on."""
+        return _read_ids(self.library.raw.edgetok_output_kept, self)
+
+    @property
+    def budget(self) -> int:
+        """Rows left; 0 of a text."""
+        return int(self.library.raw.edgetok_output_budget(self.value))
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Milliseconds by what they went to."""
+        timings = EncoderTimings()
+        self.library.require(self.library.raw.edgetok_output_timings(self.value, byref(timings)))
+        return _fields(timings)
+
+    def rank_classes(self) -> list[dict[str, Any]]:
+        """All classes, the likeliest first."""
+        made = c_void_p()
+        self.library.require(self.library.raw.edgetok_rank_classes(self.value, byref(made)))
+        return _read_ranking(_Handle(self.library, "ranking", made))
+
+    def rank_texts(self, texts: Sequence[Output]) -> list[dict[str, Any]]:
+        """How well each text goes with this picture, the best first."""
+        made, raw = c_void_p(), self.library.raw
+        listed = (c_void_p * len(texts))(*[text.value for text in texts])
+        status = raw.edgetok_rank_texts(self.value, listed, c_size_t(len(texts)), byref(made))
+        self.library.require(status)
+        return _read_ranking(_Handle(self.library, "ranking", made))
+
+
+def _read_ranking(ranking: _Handle) -> list[dict[str, Any]]:
+    scores, raw = [], ranking.library.raw
+    for place in range(raw.edgetok_ranking_count(ranking.value)):
+        score = Score()
+        status = raw.edgetok_ranking_score(ranking.value, c_size_t(place), byref(score))
+        ranking.library.require(status)
+        scores.append(_fields(score))
+    return scores
+
+
+def _options(budgets: Sequence[int], threads: int, flavour: str) -> LoadOptions:
+    listed = (c_int64 * len(budgets))(*budgets)
+    return LoadOptions(
+        budgets=listed if budgets else None,
+        budget_count=len(budgets),
+        threads=threads,
+        flavour=flavour.encode(),
+    )
+
+
+def _fields(struct: Sized) -> dict[str, Any]:
+    """All fields but the size."""
+    return {name: getattr(struct, name) for name, *_ in struct._fields_[1:]}
 
 
 def _read_answer(library: Library, made: c_void_p) -> Answer:

@@ -13,6 +13,9 @@ case $python in
 esac
 
 "$here/prepare.sh" "$python" "$here/../../build/cpp/deps" || exit 69
+if [ "$preset" = aarch64 ]; then
+  "$here/prepare_aarch64.sh" "$python" "$here/../../build/cpp/deps/aarch64" || exit 69
+fi
 cd "$here"
 cmake --preset "$preset" --log-level=WARNING
 cmake --build --preset "$preset" -- -j"$(nproc)"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Gets what the C++ library is built from, and nothing that is there already:
-#   compiler, CMake, nlohmann-json, protobuf, OpenSSL, libjpeg-turbo, libpng   from apt (needs root)
+#   compiler, CMake, what packages.txt names     from apt (needs root)
 #   the headers of ONNX Runtime                  from Debian's libonnxruntime-dev, only unpacked
 #   the library of ONNX Runtime, onnx-ml.proto   from the pip wheels that Python uses
 #
@@ -9,10 +9,14 @@ set -eu
 
 python=$1
 folder=$2
-packages="cmake g++ make pkg-config nlohmann-json3-dev libprotobuf-dev protobuf-compiler libssl-dev
-  libjpeg62-turbo-dev libpng-dev"
+packages="cmake g++ make pkg-config protobuf-compiler $(cat "$(dirname "$0")/packages.txt")"
 headers=$folder/include/onnxruntime
 have=$folder/onnxruntime
+
+# Ubuntu has its own names.
+if grep -q '^ID=ubuntu' /etc/os-release 2>/dev/null; then
+  packages=$(echo "$packages" | sed 's/libjpeg62-turbo-dev/libjpeg-turbo8-dev/')
+fi
 
 is_installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 
@@ -33,6 +37,12 @@ install_packages() {
   apt-get install -q -y --no-install-recommends $missing
 }
 
+# Where this machine gets the packages of its own release from.
+find_mirror() {
+  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' \
+    "Codename: $(. /etc/os-release; echo "$VERSION_CODENAME")" | head -n 1
+}
+
 # Debian 12 has no libonnxruntime-dev, so the next release's is unpacked, not installed. The C API
 # only grows: older headers go with a newer library.
 unpack_headers() {
@@ -45,7 +55,10 @@ unpack_headers() {
   apt=$folder/apt
   mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$folder/include"
   key=/usr/share/keyrings/debian-archive-keyring.gpg
-  echo "deb [signed-by=$key] http://deb.debian.org/debian trixie main" > "$apt/sources.list"
+  mirror=$(find_mirror)
+  [ -n "$mirror" ] || { apt-get update -q; mirror=$(find_mirror); }
+  [ -n "$mirror" ] || say_and_stop "no package source for $(. /etc/os-release; echo "$PRETTY_NAME") that has Debian 13, too"
+  echo "deb [signed-by=$key] $mirror trixie main" > "$apt/sources.list"
   set -- -q -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
     -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt" -o APT::Sandbox::User="$(id -un)"
   apt-get "$@" update

@@ -111,48 +111,61 @@ def _change(tree: Any, path: str, value: Any) -> None:
         tree[last] = value
 
 
-@pytest.mark.parametrize(
-    ("make", "path", "value", "message"),
-    [
-        (classifier, "task", "dance", "Invalid enum value 'dance'"),
-        (classifier, "task", "embed", "does not go with the task"),
-        (classifier, "labels", ["cat"], "1 names for 3 classes"),
-        (classifier, "ladder/0/budget", 16, "not ascending and unique"),
-        (classifier, "ladder/1/budget", 17, "exceeds the 16 full tokens"),
-        (classifier, "ladder/0/budget", 5, "rung 5 has 0 ort graphs of encode"),
-        (classifier, "vision/grid", [4, 5], "is not full_tokens"),
-        (classifier, "vision/parts", 2, "of one part"),
-        (classifier, "vision/height_px", 65_536, "exceeds 32768 pixels"),
-        (classifier, "output/dtype", "int64", "does not go with the task"),
-        (classifier, "output/shape", [2, 3], "not of one picture"),
-        (classifier, "stages/0/stage", "decode", "which no encoder has"),
-        (classifier, "stages/0/layer", 1, "which no encoder has"),
-        (classifier, "stages/0/inputs/0/shape", [1, 3, 16, 16], "does not take and give"),
-        (classifier, "stages/0/outputs/1/shape", [5], "does not take and give"),
-        (classifier, "stages/0/file", "onnx/other.onnx", "is not listed in $.files"),
-        (classifier, f"files~{_IMAGE}", None, f"does not list {_IMAGE}"),
-        (classifier, "surprise", 1, "unknown field"),
-        (classifier, "weights", None, "missing required field `weights`"),
-        (classifier, "format_version", 2, "upgrade edgetok"),
-        (comparer, "text", None, "$.text does not go with the task"),
-        (comparer, "labels", ["cat"], "has no classes"),
-        (comparer, "text/tokens", 21, "does not take and give"),
-        (comparer, "text/similarity/kind", "cosine", "Invalid enum value"),
-        (comparer, "stages/1/bucket", 16, "1 ort graphs of describe"),
-        (comparer, f"files~{_TOKENIZER}", None, f"does not list {_TOKENIZER}"),
-    ],
-)
-def test_contradictions_are_named(
-    make: Callable[[], EncoderManifest], path: str, value: Any, message: str
-) -> None:
+def contradict(make: Callable[[], EncoderManifest], path: str, value: Any) -> bytes:
+    """The bytes of a manifest of which one thing was changed, or a file taken out."""
     tree = json.loads(encode_strict(make()))
     if "~" in path:
         folder, name = path.split("~")
         del tree[folder][name]
     else:
         _change(tree, path, value)
+    return json.dumps(tree).encode()
+
+
+# What is changed in which good manifest, and what the message says; the C library reads it, too.
+CONTRADICTIONS = [
+    (classifier, "task", "dance", "Invalid enum value 'dance'"),
+    (classifier, "task", "embed", "does not go with the task"),
+    (classifier, "labels", ["cat"], "1 names for 3 classes"),
+    (classifier, "ladder/0/budget", 16, "not ascending and unique"),
+    (classifier, "ladder/1/budget", 17, "exceeds the 16 full tokens"),
+    (classifier, "ladder/0/budget", 5, "rung 5 has 0 ort graphs of encode"),
+    (classifier, "vision/grid", [4, 5], "is not full_tokens"),
+    (classifier, "vision/parts", 2, "of one part"),
+    (classifier, "vision/height_px", 65_536, "exceeds 32768 pixels"),
+    (classifier, "output/dtype", "int64", "does not go with the task"),
+    (classifier, "output/shape", [2, 3], "not of one picture"),
+    (classifier, "stages/0/stage", "decode", "which no encoder has"),
+    (classifier, "stages/0/layer", 1, "which no encoder has"),
+    (classifier, "stages/0/inputs/0/shape", [1, 3, 16, 16], "does not take and give"),
+    (classifier, "stages/0/outputs/1/shape", [5], "does not take and give"),
+    (classifier, "stages/0/file", "onnx/other.onnx", "is not listed in $.files"),
+    (classifier, f"files~{_IMAGE}", None, f"does not list {_IMAGE}"),
+    (classifier, "surprise", 1, "unknown field"),
+    (classifier, "weights", None, "missing required field `weights`"),
+    (classifier, "format_version", 2, "upgrade edgetok"),
+    (classifier, "labels", [], "0 names for 3 classes"),
+    (classifier, "output/shape", [1, 0], "not of one picture"),
+    (classifier, "output/name", "embedding", "does not go with the task"),
+    (classifier, "text", {"tokens": 2}, "missing required field `similarity`"),
+    (classifier, "stages/0/bucket", 4.0, "bucket"),
+    (comparer, "stages/1/outputs/0/shape", [1, 9], "describe of bucket None does not take"),
+    (comparer, "stages/1/flavour", "portable", "0 ort graphs of describe, not 1 for all rungs"),
+    (comparer, "text", None, "$.text does not go with the task"),
+    (comparer, "labels", ["cat"], "has no classes"),
+    (comparer, "text/tokens", 21, "does not take and give"),
+    (comparer, "text/similarity/kind", "cosine", "Invalid enum value"),
+    (comparer, "stages/1/bucket", 16, "1 ort graphs of describe"),
+    (comparer, f"files~{_TOKENIZER}", None, f"does not list {_TOKENIZER}"),
+]
+
+
+@pytest.mark.parametrize(("make", "path", "value", "message"), CONTRADICTIONS)
+def test_contradictions_are_named(
+    make: Callable[[], EncoderManifest], path: str, value: Any, message: str
+) -> None:
     with pytest.raises(BundleError) as caught:
-        parse_encoder_manifest(json.dumps(tree).encode())
+        parse_encoder_manifest(contradict(make, path, value))
     assert message in str(caught.value)
 
 

@@ -1,35 +1,21 @@
 // The C interface. All else is in edgetok_impl, so that edgetok.hpp has edgetok for itself.
 // Whatever may throw becomes a status and a message here.
-#include <algorithm>
-#include <cstring>
-#include <memory>
-#include <new>
-
-#include "edgetok/edgetok.h"
+#include "api.hpp"
 #include "generated.hpp"
 #include "machine.hpp"
-#include "model.hpp"
 #include "text.hpp"
 
-using edgetok_impl::Error;
 using edgetok_impl::usage_error;
+using namespace edgetok_impl::api;  // guarded, require and the like
 
-struct edgetok_bundle {
-  std::shared_ptr<const edgetok_impl::Bundle> bundle;
-};
-struct edgetok_model {
-  std::unique_ptr<edgetok_impl::Model> model;
-};
-struct edgetok_image {
-  edgetok_impl::Image image;
-};
-struct edgetok_answer {
-  edgetok_impl::Answer answer;
-};
+namespace edgetok_impl {
+namespace api {
 
 namespace {
-
 thread_local std::string last_message;
+}
+
+const char* message() { return last_message.c_str(); }
 
 edgetok_status fail(edgetok_status status, const char* message) {
   try {
@@ -40,56 +26,37 @@ edgetok_status fail(edgetok_status status, const char* message) {
   return status;
 }
 
-// Runs a function's work; nothing that it throws gets further.
-template <class Work>
-edgetok_status guarded(Work work) {
-  try {
-    work();
-    return EDGETOK_OK;
-  } catch (const Error& error) {
-    return fail(static_cast<edgetok_status>(error.code), error.what());
-  } catch (const std::bad_alloc&) {
-    return fail(EDGETOK_RESOURCES, "memory ran out; load fewer rungs");
-  } catch (const std::exception& error) {
-    return fail(EDGETOK_INTERNAL, error.what());
-  } catch (...) {
-    return fail(EDGETOK_INTERNAL, "an unknown exception");
-  }
-}
-
-template <class T>
-T& require(T* pointer, const char* what) {
-  if (pointer == nullptr) throw usage_error(std::string(what) + " is NULL");
-  return *pointer;
-}
-
-// A struct of the caller, who may be older than this library: what it does not know is 0.
-template <class T>
-T read_struct(const T* given, const char* what) {
-  const std::size_t size = require(given, what).struct_size;
-  if (size < sizeof(std::size_t) || size > 4096) {
-    throw usage_error(std::string(what) + ".struct_size is " + std::to_string(size) + "; set it with EDGETOK_INIT");
-  }
-  T copy{};
-  std::memcpy(static_cast<void*>(&copy), given, std::min(size, sizeof(T)));
-  return copy;
-}
-
-template <class T>
-void write_struct(T filled, T* out, const char* what) {
-  const std::size_t size = read_struct(out, what).struct_size;
-  filled.struct_size = size;
-  std::memcpy(static_cast<void*>(out), &filled, std::min(size, sizeof(T)));
-}
-
-edgetok_impl::Ids read_ids(const int64_t* ids, size_t count, const char* what) {
-  if (count > static_cast<size_t>(edgetok_impl::limits::PROMPT_TOKENS)) {
-    throw edgetok_impl::input_error(std::string(what) + " has " + std::to_string(count) + " tokens; at most " +
-                               std::to_string(edgetok_impl::limits::PROMPT_TOKENS) + " are read");
+Ids read_ids(const int64_t* ids, size_t count, const char* what) {
+  if (count > static_cast<size_t>(limits::PROMPT_TOKENS)) {
+    throw input_error(std::string(what) + " has " + std::to_string(count) + " tokens; at most " +
+                      std::to_string(limits::PROMPT_TOKENS) + " are read");
   }
   if (count != 0) require(ids, what);
-  return count == 0 ? edgetok_impl::Ids() : edgetok_impl::Ids(ids, ids + count);
+  return count == 0 ? Ids() : Ids(ids, ids + count);
 }
+
+LoadOptions read_options(const edgetok_load_options* given) {
+  LoadOptions out;
+  if (given == nullptr) return out;
+  const auto o = read_struct(given, "options");
+  if (o.budget_count > 64) throw usage_error("more budgets than a bundle has rungs");
+  if (o.budgets != nullptr) out.budgets.assign(o.budgets, o.budgets + o.budget_count);
+  out.threads = o.threads;
+  if (o.flavour != nullptr) out.flavour = o.flavour;
+  out.packed = o.packed != 0;
+  return out;
+}
+
+int64_t weights_bytes(const Manifest& manifest) {
+  int64_t total = 0;
+  for (const auto& [path, file] : manifest.files) total += path.rfind("weights/", 0) == 0 ? file.bytes : 0;
+  return total;
+}
+
+}  // namespace api
+}  // namespace edgetok_impl
+
+namespace {
 
 edgetok_impl::Prompt read_prompt(const edgetok_prompt* given) {
   const auto p = read_struct(given, "prompt");
@@ -120,26 +87,16 @@ edgetok_impl::Request read_request(const edgetok_request* given, const std::stri
   return out;
 }
 
-edgetok_impl::LoadOptions read_options(const edgetok_load_options* given) {
-  edgetok_impl::LoadOptions out;
-  if (given == nullptr) return out;
-  const auto o = read_struct(given, "options");
-  if (o.budget_count > 64) throw usage_error("more budgets than a bundle has rungs");
-  if (o.budgets != nullptr) out.budgets.assign(o.budgets, o.budgets + o.budget_count);
-  out.threads = o.threads;
-  if (o.flavour != nullptr) out.flavour = o.flavour;
-  out.packed = o.packed != 0;
-  return out;
-}
-
-const int64_t* show(const edgetok_impl::Ids& ids, size_t* count) {
-  if (count != nullptr) *count = ids.size();
-  return ids.data();
+void require_answers(const edgetok_impl::Manifest& m) {
+  if (!m.encoder) return;
+  throw usage_error("this bundle has no language model; its task is " + m.encoder->task +
+                    ": load it with edgetok_encoder_load");
 }
 
 void check(const edgetok_impl::Bundle& bundle) {
   edgetok_impl::parse_image_plan(bundle.read("processor/image.json"));
-  edgetok_impl::check_prompt_plan(bundle.read("processor/prompt.json"));
+  const bool answers = !bundle.manifest().encoder;
+  if (answers) edgetok_impl::check_prompt_plan(bundle.read("processor/prompt.json"));
   for (const auto& stage : bundle.manifest().stages) bundle.graph(stage);
   if (bundle.manifest().controller) edgetok_impl::check_cases(*bundle.manifest().controller);
 }
@@ -149,7 +106,7 @@ void check(const edgetok_impl::Bundle& bundle) {
 extern "C" {
 
 const char* edgetok_version(void) { return EDGETOK_VERSION; }
-const char* edgetok_message(void) { return last_message.c_str(); }
+const char* edgetok_message(void) { return message(); }
 
 edgetok_status edgetok_bundle_open(const char* path, int skip_hashes, edgetok_bundle** bundle) {
   return guarded([&] {
@@ -170,7 +127,8 @@ edgetok_status edgetok_bundle_describe(const edgetok_bundle* bundle, edgetok_bun
     const auto& m = require(bundle, "bundle").bundle->manifest();
     write_struct({sizeof(edgetok_bundle_info), m.producer.c_str(), m.family.c_str(), m.method.c_str(),
                   m.weights.c_str(), m.kv_precision.c_str(), m.digest.c_str(), m.text.vocabulary,
-                  m.vision.height_px, m.vision.width_px, m.controller ? 1 : 0},
+                  m.vision.height_px, m.vision.width_px, m.controller ? 1 : 0,
+                  m.encoder ? m.encoder->task.c_str() : "answer"},
                  info, "info");
   });
 }
@@ -193,6 +151,7 @@ edgetok_status edgetok_model_load(const edgetok_bundle* bundle, const edgetok_lo
   return guarded([&] {
     require(model, "model") = nullptr;
     const auto& opened = require(bundle, "bundle").bundle;
+    require_answers(opened->manifest());
     *model = new edgetok_model{std::make_unique<edgetok_impl::Model>(opened, read_options(options))};
   });
 }
@@ -202,12 +161,8 @@ void edgetok_model_free(edgetok_model* model) { delete model; }
 edgetok_status edgetok_model_memory(const edgetok_model* model, edgetok_memory* memory) {
   return guarded([&] {
     const auto& loaded = *require(model, "model").model;
-    int64_t weights = 0;
-    for (const auto& [path, file] : loaded.bundle().manifest().files) {
-      weights += path.rfind("weights/", 0) == 0 ? file.bytes : 0;
-    }
     const auto& runtime = loaded.runtime();
-    write_struct({sizeof(edgetok_memory), weights, runtime.cache_bytes(), runtime.buffer_bytes(),
+    write_struct({sizeof(edgetok_memory), weights_bytes(loaded.bundle().manifest()), runtime.cache_bytes(), runtime.buffer_bytes(),
                   edgetok_impl::resident_bytes()},
                  memory, "memory");
   });

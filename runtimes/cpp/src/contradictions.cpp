@@ -3,36 +3,23 @@
 #include <set>
 #include <tuple>
 
+#include "contradictions.hpp"
 #include "error.hpp"
 #include "files.hpp"
 #include "generated.hpp"
-#include "manifest.hpp"
 #include "text.hpp"
 
 namespace edgetok_impl {
 
 namespace {
 
-using Integers = std::vector<std::int64_t>;
-using Found = std::vector<std::string>;
-
 std::string str(std::int64_t value) { return std::to_string(value); }
-
-bool rises(const Integers& values) {  // strictly
-  return std::adjacent_find(values.begin(), values.end(), std::greater_equal<>()) == values.end();
-}
 
 std::int64_t largest(const Integers& values) {
   return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
 }
 
 bool are_equal(const Integers& values) { return std::set<std::int64_t>(values.begin(), values.end()).size() <= 1; }
-
-Integers budgets_of(const Manifest& m) {
-  Integers out;
-  for (const auto& rung : m.ladder) out.push_back(rung.budget);
-  return out;
-}
 
 bool is_at_prefill(const std::string& policy) { return policy == "mustdrop"; }
 
@@ -279,7 +266,19 @@ void controller_problems(const Manifest& m, Found& out) {
   }
 }
 
-void file_problems(const Manifest& m, Found& out) {
+}  // namespace
+
+bool rises(const Integers& values) {
+  return std::adjacent_find(values.begin(), values.end(), std::greater_equal<>()) == values.end();
+}
+
+Integers budgets_of(const Manifest& m) {
+  Integers out;
+  for (const auto& rung : m.ladder) out.push_back(rung.budget);
+  return out;
+}
+
+void file_problems(const Manifest& m, const std::vector<std::string>& needed, Found& out) {
   double total = 0;
   for (const auto& [path, file] : m.files) {
     total += static_cast<double>(file.bytes);
@@ -299,8 +298,8 @@ void file_problems(const Manifest& m, Found& out) {
   if (total > static_cast<double>(limits::BUNDLE_BYTES)) {
     out.push_back("$.files: more than " + std::to_string(limits::BUNDLE_BYTES) + " bytes together");
   }
-  for (const char* path : {"processor/image.json", "processor/prompt.json", "processor/tokenizer.json"}) {
-    if (m.files.count(path) == 0) out.push_back(std::string("$.files does not list ") + path);
+  for (const auto& path : needed) {
+    if (m.files.count(path) == 0) out.push_back("$.files does not list " + path);
   }
   for (std::size_t i = 0; i < m.stages.size(); ++i) {
     if (m.files.count(m.stages[i].file) != 0) continue;
@@ -321,7 +320,6 @@ void tensor_problems(const Stage& stage, Found& out) {
   }
 }
 
-// Each rung must find exactly one graph: one of its own, or one that all rungs share.
 void serving_problems(const Manifest& m, const std::string& flavour, const std::string& name, Found& out) {
   std::map<std::int64_t, int> own;
   int shared = 0;
@@ -344,13 +342,11 @@ void serving_problems(const Manifest& m, const std::string& flavour, const std::
   }
 }
 
-}  // namespace
-
 std::vector<std::string> find_contradictions(const Manifest& m) {
   Found out;
   ladder_problems(m, out);
   model_problems(m, out);
-  file_problems(m, out);
+  file_problems(m, {"processor/image.json", "processor/prompt.json", "processor/tokenizer.json"}, out);
   compaction_problems(m, out);
   ring_problems(m, out);
   exit_problems(m, out);

@@ -1,4 +1,5 @@
-// JPEG by libjpeg-turbo and PNG by libpng, as Pillow has them decode.
+// JPEG by libjpeg-turbo and PNG by libpng, as Pillow has them decode; WEBP is in decode_webp.cpp.
+#include <algorithm>
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
@@ -9,65 +10,12 @@
 
 #include "error.hpp"
 #include "generated.hpp"
+#include "orientation.hpp"
 #include "picture.hpp"
 
 namespace edgetok_impl {
 
 namespace {
-
-Error damaged(const char* reason) {
-  return input_error(std::string("the image is damaged (") + reason +
-                     "); its header is sound but its pixels cannot be decoded, so copy or export it again");
-}
-
-// ---- orientation: tag 274 in the first directory of an EXIF block, itself a TIFF file ----
-
-class Exif {
- public:
-  Exif(const std::uint8_t* data, std::size_t bytes) : data_(data), bytes_(bytes) {}
-
-  int orientation() const {
-    if (bytes_ < 8) return 1;
-    const bool little = data_[0] == 'I' && data_[1] == 'I';
-    if (!little && !(data_[0] == 'M' && data_[1] == 'M')) return 1;
-    const auto start = read(4, 4, little);
-    const auto entries = read(start, 2, little);
-    for (std::size_t i = 0; i < entries; ++i) {
-      const std::size_t at = start + 2 + 12 * i;
-      if (read(at, 2, little) == 274) return static_cast<int>(read(at + 8, 2, little));
-    }
-    return 1;
-  }
-
- private:
-  std::size_t read(std::size_t at, std::size_t width, bool little) const {
-    if (at > bytes_ || bytes_ - at < width) return 0;
-    std::size_t value = 0;
-    for (std::size_t i = 0; i < width; ++i) value = value << 8 | data_[at + (little ? width - 1 - i : i)];
-    return value;
-  }
-
-  const std::uint8_t* data_;
-  std::size_t bytes_;
-};
-
-// The eight orientations: which corner of the stored picture comes first, and whether rows are columns.
-Picture turn_upright(const Picture& in, int orientation) {
-  if (orientation < 2 || orientation > 8) return in;
-  const bool turned = orientation >= 5;
-  const bool flip_x = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
-  const bool flip_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
-  Picture out(turned ? in.height : in.width, turned ? in.width : in.height);
-  for (std::int64_t y = 0; y < out.height; ++y) {
-    for (std::int64_t x = 0; x < out.width; ++x) {
-      const auto column = turned ? y : x, row = turned ? x : y;
-      const auto from_x = flip_x ? in.width - 1 - column : column;
-      const auto from_y = flip_y ? in.height - 1 - row : row;
-      std::memcpy(out.at(y, x), in.at(from_y, from_x), 3);
-    }
-  }
-  return out;
-}
 
 // ---- JPEG; nothing that needs a destructor lives between setjmp and longjmp ----
 
@@ -100,18 +48,23 @@ struct JpegReader {
     jpeg_mem_src(&info, data, static_cast<unsigned long>(bytes));
     jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);
     jpeg_read_header(&info, TRUE);
-    info.out_color_space = JCS_RGB;
+    info.out_color_space = is_cmyk() ? JCS_CMYK : JCS_RGB;
     return true;
   }
 
-  bool read(std::uint8_t* rgb) {
+  bool is_cmyk() const { return info.num_components == 4; }  // or YCCK, of which libjpeg makes it
+
+  // As many bytes a pixel as the colour space has components.
+  bool read(std::uint8_t* pixels) {
     if (setjmp(back) != 0) return false;
     jpeg_start_decompress(&info);
     while (info.output_scanline < info.output_height) {
-      JSAMPROW row = rgb + std::size_t{3} * info.output_width * info.output_scanline;
+      JSAMPROW row = pixels + static_cast<std::size_t>(info.output_components) * info.output_width * info.output_scanline;
       jpeg_read_scanlines(&info, &row, 1);
     }
-    jpeg_finish_decompress(&info);
+    const bool all_there = !cut_short;
+    jpeg_finish_decompress(&info);  // that nothing follows the last row is no loss
+    cut_short = !all_there;
     return true;
   }
 
@@ -124,16 +77,32 @@ struct JpegReader {
   }
 };
 
+// How much of an ink's complement and of black's is left, rounded as Pillow rounds it. Files hold
+// complements, as Adobe has them.
+std::uint8_t mix(std::uint8_t colour, std::uint8_t black) {
+  const int product = (255 - colour) * black + 128;
+  return static_cast<std::uint8_t>(std::max(0, black - (((product >> 8) + product) >> 8)));
+}
+
+void read_cmyk(JpegReader& reader, Picture& picture) {
+  std::vector<std::uint8_t> inks(picture.rgb.size() / 3 * 4);
+  if (!reader.read(inks.data())) throw damaged(reader.message);
+  for (std::size_t i = 0; i < inks.size() / 4; ++i) {
+    for (std::size_t c = 0; c < 3; ++c) picture.rgb[3 * i + c] = mix(inks[4 * i + c], inks[4 * i + 3]);
+  }
+}
+
 Picture decode_jpeg(const std::uint8_t* data, std::size_t bytes) {
   const auto reader = std::make_unique<JpegReader>();
   if (!reader->open(data, bytes)) throw damaged(reader->message);
-  if (reader->info.num_components == 4) {
-    throw input_error("the image is a JPEG in CMYK, which this library does not read; convert it to RGB");
-  }
   require_size(reader->info.image_height, reader->info.image_width, "the image");
   const int orientation = reader->orientation();  // its markers go when the pixels have been read
   Picture picture(reader->info.image_width, reader->info.image_height);
-  if (!reader->read(picture.rgb.data())) throw damaged(reader->message);
+  if (reader->is_cmyk()) {
+    read_cmyk(*reader, picture);
+  } else if (!reader->read(picture.rgb.data())) {
+    throw damaged(reader->message);
+  }
   if (reader->cut_short) throw damaged("it ends too early");
   return turn_upright(picture, orientation);
 }
@@ -233,8 +202,9 @@ Picture decode_image(const std::uint8_t* data, std::size_t bytes) {
                       std::to_string(limits::IMAGE_FILE_BYTES) + " bytes are read");
   }
   if (bytes > 8 && png_sig_cmp(data, 0, 8) == 0) return decode_png(data, bytes);
-  if (bytes > 3 && data[0] == 0xFF && data[1] == 0xD8) return decode_jpeg(data, bytes);
-  throw input_error("the image is no file that can be read; this library reads JPEG and PNG");
+  if (bytes > 3 && std::memcmp(data, "\xFF\xD8\xFF", 3) == 0) return decode_jpeg(data, bytes);
+  if (is_webp(data, bytes)) return decode_webp(data, bytes);
+  throw input_error("the image is no file that can be read; this library reads JPEG, PNG and WEBP");
 }
 
 }  // namespace edgetok_impl

@@ -8,6 +8,8 @@
 #include <set>
 #include <string>
 
+#include "error.hpp"
+
 namespace edgetok_impl {
 
 namespace {
@@ -75,6 +77,12 @@ int physical_cores() {
     cores.insert(siblings.empty() ? name : siblings);
   }
   return std::max(1, static_cast<int>(cores.size()));
+}
+
+int pick_threads(int threads) {
+  if (threads == 0) return physical_cores();
+  if (threads < 1 || threads > 1024) throw usage_error("threads " + std::to_string(threads) + " is outside 1..1024");
+  return threads;
 }
 
 std::int64_t available_bytes() {

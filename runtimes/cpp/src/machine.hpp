@@ -8,6 +8,9 @@ namespace edgetok_impl {
 // Cores that this process may use; two hardware threads of one core count once.
 int physical_cores();
 
+// As many as asked for, one per core when 0; throws Error(usage) beyond the limits.
+int pick_threads(int threads);
+
 // Memory that a new allocation could get; -1 where unknown.
 std::int64_t available_bytes();
 

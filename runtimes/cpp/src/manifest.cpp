@@ -1,5 +1,7 @@
 #include "manifest.hpp"
 
+#include <algorithm>
+
 #include "error.hpp"
 #include "generated.hpp"
 #include "hash.hpp"
@@ -112,11 +114,45 @@ Controller to_controller(const Value& v) {
   return out;
 }
 
-Manifest to_manifest(const Value& v) {
-  Manifest out;
+EncoderSide to_encoder(const Value& v) {
+  const auto output = tensors(Value(List{v.at("output")}));
+  EncoderSide out{v.at("task").text(), output[0], {}, {}};
+  for (const auto& label : v.at("labels").list()) out.labels.push_back(label.text());
+  if (const Value& side = v.at("text"); !side.is_null()) {
+    const Value& s = side.at("similarity");
+    out.text = TextSide{side.at("tokens").integer(),
+                        {s.at("scale").real(), s.at("bias").real(), s.at("kind").text()}};
+  }
+  return out;
+}
+
+// What both kinds of manifest have.
+void read_common(const Value& v, Manifest& out) {
   out.producer = v.at("producer").text();
   out.family = v.at("family").text();
   out.method = v.at("method").text();
+  out.vision = to_vision(v.at("vision"));
+  for (const auto& stage : v.at("stages").list()) out.stages.push_back(to_stage(stage));
+  for (const auto& [path, file] : v.at("files").object()) {
+    out.files[path] = {file.at("bytes").integer(), file.at("sha256").text()};
+  }
+}
+
+Manifest to_encoder_manifest(const Value& v) {
+  Manifest out;
+  read_common(v, out);
+  for (const auto& rung : v.at("ladder").list()) {
+    out.ladder.emplace_back();
+    out.ladder.back().budget = rung.at("budget").integer();
+  }
+  out.weights = v.at("weights").text();
+  out.encoder = to_encoder(v);
+  return out;
+}
+
+Manifest to_manifest(const Value& v) {
+  Manifest out;
+  read_common(v, out);
   for (const auto& rung : v.at("ladder").list()) out.ladder.push_back(to_rung(rung));
   out.weights = v.at("precision").at("weights").text();
   out.kv_precision = v.at("precision").at("kv").text();
@@ -124,11 +160,6 @@ Manifest to_manifest(const Value& v) {
   out.exits = integers(v.at("prefill").at("exits"));
   out.kv = to_kv(v.at("kv"));
   out.text = to_text(v.at("text"));
-  out.vision = to_vision(v.at("vision"));
-  for (const auto& stage : v.at("stages").list()) out.stages.push_back(to_stage(stage));
-  for (const auto& [path, file] : v.at("files").object()) {
-    out.files[path] = {file.at("bytes").integer(), file.at("sha256").text()};
-  }
   if (!v.at("controller").is_null()) out.controller = to_controller(v.at("controller"));
   return out;
 }
@@ -148,14 +179,38 @@ void require_version(const Value& tree) {
                      "; this edgetok reads up to 1; upgrade edgetok");
 }
 
-// A bundle without a language model has other fields.
-void require_task(const Value& tree) {
-  if (!tree.is<Object>()) return;
+// Such a bundle has no language model, and other fields.
+bool names_a_task(const Value& tree) {
+  if (!tree.is<Object>()) return false;
   const auto found = tree.object().find("task");
-  if (found == tree.object().end() || !found->second.is<std::string>()) return;
-  if (found->second.text() == "answer") return;
-  throw usage_error("this bundle has no language model; its task is " + shorten(found->second.text()) +
-                    ", which the C library does not run yet; use the Python runtime");
+  if (found == tree.object().end()) return false;
+  return !found->second.is<std::string>() || found->second.text() != "answer";
+}
+
+Manifest read_answering(Value& tree) {
+  apply(manifest_schema(), tree, kFile);
+  if (const auto axes = tree.at("text").at("axes").integer(); axes == 2) {
+    throw bundle_error(std::string(kFile) + ": invalid value 2 - at `$.text.axes`");
+  }
+  Manifest manifest = to_manifest(tree);
+  std::get<Object>(tree.data)["controller"] = Value(nullptr);
+  manifest.digest = sha256_hex(encode_strict(tree));
+  return manifest;
+}
+
+Manifest read_encoder(Value& tree, const std::string& bytes) {
+  apply(encoder_schema(), tree, kFile);
+  Manifest manifest = to_encoder_manifest(tree);
+  manifest.digest = sha256_hex(bytes);
+  return manifest;
+}
+
+void require_agreement(const std::vector<std::string>& found) {
+  if (found.empty()) return;
+  const std::vector<std::string> shown(
+      found.begin(), found.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(8, found.size())));
+  const std::string more = found.size() > 8 ? "; and " + std::to_string(found.size() - 8) + " more" : "";
+  throw bundle_error(std::string(kFile) + ": " + join(shown, "; ") + more);
 }
 
 }  // namespace
@@ -170,22 +225,8 @@ const Rung* Manifest::rung(std::int64_t budget) const {
 Manifest parse_manifest(const std::string& bytes) {
   Value tree = parse_strict(bytes, kFile, limits::MANIFEST_BYTES);
   require_version(tree);
-  require_task(tree);
-  apply(manifest_schema(), tree, kFile);
-  if (const auto axes = tree.at("text").at("axes").integer(); axes == 2) {
-    throw bundle_error(std::string(kFile) + ": invalid value 2 - at `$.text.axes`");
-  }
-  Manifest manifest = to_manifest(tree);
-  std::get<Object>(tree.data)["controller"] = Value(nullptr);
-  manifest.digest = sha256_hex(encode_strict(tree));
-  const auto found = find_contradictions(manifest);
-  if (!found.empty()) {
-    const std::vector<std::string> shown(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(
-                                                                        std::min<std::size_t>(8, found.size())));
-    const std::string more =
-        found.size() > 8 ? "; and " + std::to_string(found.size() - 8) + " more" : "";
-    throw bundle_error(std::string(kFile) + ": " + join(shown, "; ") + more);
-  }
+  Manifest manifest = names_a_task(tree) ? read_encoder(tree, bytes) : read_answering(tree);
+  require_agreement(manifest.encoder ? find_encoder_contradictions(manifest) : find_contradictions(manifest));
   return manifest;
 }
 

@@ -19,6 +19,8 @@ struct Tensor {
   std::string name;
   std::string dtype;
   Shape shape;
+
+  bool operator==(const Tensor& o) const { return name == o.name && dtype == o.dtype && shape == o.shape; }
 };
 
 struct Stage {
@@ -111,6 +113,25 @@ struct Controller {
   std::optional<Thumbnail> thumbnail;
 };
 
+// How a cosine becomes a score: scale * cosine + bias, then softmax over the texts or a sigmoid of each.
+struct Similarity {
+  double scale = 1, bias = 0;
+  std::string kind;
+};
+
+struct TextSide {
+  std::int64_t tokens = 0;  // of every text, padded
+  Similarity similarity;
+};
+
+// Of a bundle without a language model.
+struct EncoderSide {
+  std::string task;
+  Tensor output;
+  std::vector<std::string> labels;
+  std::optional<TextSide> text;
+};
+
 struct Manifest {
   std::string producer, family, method;
   std::vector<Rung> ladder;
@@ -123,6 +144,7 @@ struct Manifest {
   std::vector<Stage> stages;
   std::map<std::string, File> files;
   std::optional<Controller> controller;
+  std::optional<EncoderSide> encoder;  // none: the bundle answers; else `kv`, `text` and the like are empty
   std::string digest;  // sha256 of the manifest without its controller
 
   const Rung* rung(std::int64_t budget) const;
@@ -133,6 +155,9 @@ Manifest parse_manifest(const std::string& bytes);
 
 // Everything in a well-formed manifest that contradicts itself, each in a sentence.
 std::vector<std::string> find_contradictions(const Manifest& manifest);
+
+// The same of the manifest of an encoder.
+std::vector<std::string> find_encoder_contradictions(const Manifest& manifest);
 
 // The stages of which every rung finds a graph.
 std::vector<std::string> shared_stages(const Manifest& manifest);

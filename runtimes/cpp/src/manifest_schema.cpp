@@ -15,35 +15,56 @@ Value whole(std::int64_t value) { return Value(value); }
 Value none_of_it() { return Value(List{}); }
 Value word(const char* text) { return Value(std::string(text)); }
 
-const Schema* make() {
-  const auto* positive = keep(integer(1, std::int64_t{1} << 40));
-  const auto* count = keep(integer(0, std::int64_t{1} << 53));
-  const auto* any_integer = keep(integer(INT64_MIN, INT64_MAX));
-  const auto* maybe_positive = keep(nullable(integer(1, std::int64_t{1} << 40)));
-  const auto* maybe_count = keep(nullable(integer(0, std::int64_t{1} << 53)));
-  const auto* path = keep(text(is_anything, limits::PATH_CHARACTERS));
-  const auto* name = keep(text(is_name, 120));
-  const auto* sha256 = keep(text(is_sha256, 64));
-  const auto* signal = keep(text(is_signal, 60));
-  const auto* finite = keep(real(-1e300, 1e300));
-  const auto* counts = keep(list(count));
-  const auto* flavour = keep(choice({"ort", "portable"}));
-
-  const auto* tensor = keep(object({
+// What both kinds of manifest are made of.
+struct Parts {
+  const Schema* positive = keep(integer(1, std::int64_t{1} << 40));
+  const Schema* count = keep(integer(0, std::int64_t{1} << 53));
+  const Schema* name = keep(text(is_name, 120));
+  const Schema* sha256 = keep(text(is_sha256, 64));
+  const Schema* producer = keep(text(is_anything, 120));
+  const Schema* path = keep(text(is_anything, limits::PATH_CHARACTERS));
+  const Schema* flavour = keep(choice({"ort", "portable"}));
+  const Schema* weights = keep(choice({"fp32", "int8", "int4"}));
+  const Schema* version = keep(integer(1, 1));
+  const Schema* tensor = keep(object({
       {"name", name, {}},
       {"dtype", keep(choice({"float32", "float16", "int8", "uint8", "int32", "int64", "bool"})), {}},
       {"shape", keep(list(keep(integer(0, std::int64_t{1} << 33)), 0, 8)), {}},
   }));
-  const auto* stage = keep(object({
+  const Schema* stage = keep(object({
       {"stage", keep(choice({"tower", "compress", "embed", "prefill", "segment", "exited", "extend",
                              "decode", "flush", "compact", "encode", "describe"})), {}},
-      {"bucket", maybe_positive, {}},
+      {"bucket", keep(nullable(integer(1, std::int64_t{1} << 40))), {}},
       {"flavour", flavour, {}},
       {"file", path, {}},
       {"inputs", keep(list(tensor)), {}},
       {"outputs", keep(list(tensor)), {}},
-      {"layer", maybe_count, nothing()},
+      {"layer", keep(nullable(integer(0, std::int64_t{1} << 53))), nothing()},
   }));
+  const Schema* vision = keep(object({
+      {"height_px", positive, {}},
+      {"width_px", positive, {}},
+      {"grid", keep(list(positive, 2, 2)), {}},
+      {"full_tokens", positive, {}},
+      {"parts", positive, whole(1)},
+      {"separators", count, whole(0)},
+      {"pictures", positive, whole(1)},
+  }));
+  const Schema* files = keep(map(path, keep(object({{"bytes", count, {}}, {"sha256", sha256, {}}}))));
+};
+
+const Parts& parts() {
+  static const Parts made;
+  return made;
+}
+
+const Schema* make() {
+  const auto *positive = parts().positive, *count = parts().count, *name = parts().name, *sha256 = parts().sha256;
+  const auto* any_integer = keep(integer(INT64_MIN, INT64_MAX));
+  const auto* signal = keep(text(is_signal, 60));
+  const auto* finite = keep(real(-1e300, 1e300));
+  const auto* counts = keep(list(count));
+
   const auto* rung = keep(object({
       {"budget", positive, {}},
       {"prompt_tokens", positive, {}},
@@ -59,7 +80,7 @@ const Schema* make() {
       {"exits", keep(list(positive, 0, 1024)), none_of_it()},
   }));
   const auto* precision = keep(object({
-      {"weights", keep(choice({"fp32", "int8", "int4"})), {}},
+      {"weights", parts().weights, {}},
       {"kv", keep(choice({"fp32", "int8", "int4", "kivi", "kivi4", "zipcache", "think"})), {}},
   }));
   const auto* kv = keep(object({
@@ -88,17 +109,6 @@ const Schema* make() {
       {"axes", keep(integer(1, 3)), whole(1)},
       {"deep", count, whole(0)},
   }));
-  const auto* vision = keep(object({
-      {"height_px", positive, {}},
-      {"width_px", positive, {}},
-      {"grid", keep(list(positive, 2, 2)), {}},
-      {"full_tokens", positive, {}},
-      {"parts", positive, whole(1)},
-      {"separators", count, whole(0)},
-      {"pictures", positive, whole(1)},
-  }));
-  const auto* file = keep(object({{"bytes", count, {}}, {"sha256", sha256, {}}}));
-
   const Value zero(0.0);
   const auto* scorer = keep(object({
       {"bias", finite, zero},
@@ -125,7 +135,7 @@ const Schema* make() {
       {"mean_tokens", keep(real(0, 1e9)), {}},
       {"data_sha256", sha256, {}},
       {"bundle_sha256", sha256, {}},
-      {"flavour", flavour, {}},
+      {"flavour", parts().flavour, {}},
       {"differs", keep(nullable(real(0, 1))), nothing()},
   }));
   const auto* thumbnail = keep(nullable(object({
@@ -149,8 +159,8 @@ const Schema* make() {
   })));
 
   return keep(object({
-      {"format_version", keep(integer(1, 1)), {}},
-      {"producer", keep(text(is_anything, 120)), {}},
+      {"format_version", parts().version, {}},
+      {"producer", parts().producer, {}},
       {"family", name, {}},
       {"method", name, {}},
       {"seed", count, {}},
@@ -159,14 +169,47 @@ const Schema* make() {
       {"prefill", prefill, {}},
       {"kv", kv, {}},
       {"text", text_model, {}},
-      {"vision", vision, {}},
-      {"stages", keep(list(stage, 1, 2048)), {}},
-      {"files", keep(map(path, file)), {}},
+      {"vision", parts().vision, {}},
+      {"stages", keep(list(parts().stage, 1, 2048)), {}},
+      {"files", parts().files, {}},
       {"controller", controller, nothing()},
   }));
 }
 
+const Schema* make_encoder() {
+  const auto* number = keep(real(-std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()));
+  const auto* similarity = keep(object({
+      {"scale", number, {}},
+      {"bias", number, {}},
+      {"kind", keep(choice({"softmax", "sigmoid"})), {}},
+  }));
+  const auto* text_side = keep(nullable(object({
+      {"tokens", parts().positive, {}},
+      {"similarity", similarity, {}},
+  })));
+  return keep(object({
+      {"format_version", parts().version, {}},
+      {"task", keep(choice({"classify", "embed", "similarity", "depth", "segment"})), {}},
+      {"producer", parts().producer, {}},
+      {"family", parts().name, {}},
+      {"method", parts().name, {}},
+      {"ladder", keep(list(keep(object({{"budget", parts().positive, {}}})), 1, 64)), {}},
+      {"weights", parts().weights, {}},
+      {"vision", parts().vision, {}},
+      {"output", parts().tensor, {}},
+      {"labels", keep(list(keep(text(is_anything, 1024)), 0, 100'000)), {}},
+      {"text", text_side, {}},
+      {"stages", keep(list(parts().stage, 1, 512)), {}},
+      {"files", parts().files, {}},
+  }));
+}
+
 }  // namespace
+
+const Schema& encoder_schema() {
+  static const Schema* const made = make_encoder();
+  return *made;
+}
 
 const Schema& manifest_schema() {
   static const Schema* const made = make();

@@ -6,5 +6,6 @@
 namespace edgetok_impl {
 
 const Schema& manifest_schema();
+const Schema& encoder_schema();  // of a manifest that names a task
 
 }  // namespace edgetok_impl

@@ -23,8 +23,12 @@ struct Picture {  // RGB, rows touch
 // As Pillow's Image.resize by the filter of this name: each output pixel is a weighted sum, 8-bit between the two passes.
 Picture resize(const Picture& picture, Size size, const std::string& name);
 
-// JPEG or PNG, upright, RGB; throws Error(input).
+// JPEG, PNG or WEBP, upright, RGB; throws Error(input).
 Picture decode_image(const std::uint8_t* data, std::size_t bytes);
+
+// Of which WEBP is refused where the library was built without libwebp.
+bool is_webp(const std::uint8_t* data, std::size_t bytes);
+Picture decode_webp(const std::uint8_t* data, std::size_t bytes);
 
 // Throws Error(input) for a layout that cannot be read.
 Picture from_pixels(const edgetok_pixels& pixels);
@@ -34,6 +38,12 @@ std::uint8_t over_white(std::uint8_t value, std::uint8_t alpha);
 
 // Throws Error(input) for a picture without pixels or with too many.
 void require_size(std::int64_t height, std::int64_t width, const char* what);
+
+// Squared, resized and cropped as a plan without tiles says.
+Picture fit(Picture picture, const ImagePlan& plan);
+
+// float [3, height, width] of a picture that was fitted.
+std::vector<float> normalise(const Picture& picture, const ImagePlan& plan);
 
 // float [parts, 3, height, width], ready for the tower.
 std::vector<float> preprocess(Picture picture, const ImagePlan& plan);

@@ -113,6 +113,17 @@ std::vector<float> cut_tiles(const Picture& picture, const ImagePlan& plan) {
   return out;
 }
 
+// What comes before the resize: a square, a longest side.
+Picture fit_outside(Picture picture, const ImagePlan& plan) {
+  if (plan.square_rgb) {
+    const auto side = std::max(picture.height, picture.width);
+    require_size(side, side, "the image, made square,");
+    picture = pad(picture, {side, side}, *plan.square_rgb);
+  }
+  if (!plan.resize_longest_px) return picture;
+  return resize(picture, longest_size(picture, *plan.resize_longest_px), plan.resample);
+}
+
 void convert_row(edgetok_format format, const std::uint8_t* in, std::uint8_t* out, std::int64_t width) {
   for (std::int64_t x = 0; x < width; ++x, out += 3) {
     if (format == EDGETOK_RGBA) {
@@ -187,22 +198,22 @@ Picture from_pixels(const edgetok_pixels& p) {
   return out;
 }
 
-std::vector<float> preprocess(Picture picture, const ImagePlan& plan) {
-  if (plan.square_rgb) {
-    const auto side = std::max(picture.height, picture.width);
-    require_size(side, side, "the image, made square,");
-    picture = pad(picture, {side, side}, *plan.square_rgb);
-  }
-  if (plan.resize_longest_px) {
-    picture = resize(picture, longest_size(picture, *plan.resize_longest_px), plan.resample);
-  }
-  if (plan.tiles) return cut_tiles(picture, plan);
+Picture fit(Picture picture, const ImagePlan& plan) {
+  picture = fit_outside(std::move(picture), plan);
   picture = resize(picture, resized_size(picture, plan), plan.resample);
-  if (plan.crop_px) picture = crop(picture, *plan.crop_px);
+  return plan.crop_px ? crop(picture, *plan.crop_px) : picture;
+}
+
+std::vector<float> normalise(const Picture& picture, const ImagePlan& plan) {
   std::vector<float> out;
   out.reserve(picture.rgb.size());
   normalise(picture, plan, out);
   return out;
+}
+
+std::vector<float> preprocess(Picture picture, const ImagePlan& plan) {
+  if (plan.tiles) return cut_tiles(fit_outside(std::move(picture), plan), plan);
+  return normalise(fit(std::move(picture), plan), plan);
 }
 
 }  // namespace edgetok_impl

@@ -53,12 +53,6 @@ std::vector<Rung> pick_rungs(const std::vector<Rung>& all, const std::vector<std
   return out;
 }
 
-int pick_threads(int threads) {
-  if (threads == 0) return physical_cores();
-  if (threads < 1 || threads > 1024) throw usage_error("threads " + std::to_string(threads) + " is outside 1..1024");
-  return threads;
-}
-
 // Memory that loading and running takes at least: weights, KV cache, activations.
 std::int64_t needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, const std::string& flavour) {
   std::map<std::string, std::int64_t> cache;

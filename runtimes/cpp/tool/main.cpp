@@ -21,9 +21,13 @@ int inspect(const char* path) {
   const edgetok::Bundle bundle(path);
   bundle.check();
   const edgetok_bundle_info info = bundle.describe();
-  std::printf("%s, method %s, weights %s, KV cache %s\n", info.family, info.method, info.weights, info.kv);
+  const bool answers = std::strcmp(info.task, "answer") == 0;
+  std::printf("%s, method %s, weights %s, %s %s\n", info.family, info.method, info.weights,
+              answers ? "KV cache" : "task", answers ? info.kv : info.task);
   std::printf("digest %s\n", info.digest);
   for (const edgetok_rung& rung : bundle.rungs()) {
+    if (!answers) std::printf("rung %lld\n", static_cast<long long>(rung.budget));
+    if (!answers) continue;
     std::printf("rung %lld: %lld prompt tokens, %lld new tokens\n", static_cast<long long>(rung.budget),
                 static_cast<long long>(rung.prompt_tokens), static_cast<long long>(rung.new_tokens));
   }

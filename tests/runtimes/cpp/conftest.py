@@ -6,10 +6,16 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
+
+import edgetok
 
 ROOT = Path(__file__).parents[3]
 BUILD = ROOT / "build" / "cpp" / "shared"
@@ -67,3 +73,58 @@ def bundle_dir(tiny: ModuleType, tmp_path: Path) -> Path:
     """A good bundle that a test may damage."""
     tiny.write(tmp_path / "tiny.bundle")
     return tmp_path / "tiny.bundle"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and what Python answered."""
+
+    bundle: Path
+    picture: Path
+    before: str  # token ids, as programs take them
+    after: str
+    tokens: str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The arguments of examples/01_answer.c."""
+        return str(self.bundle), str(self.picture), self.before, self.after
+
+    def expect(self, said: str) -> None:
+        """A program's first line is Python's answer."""
+        assert said.splitlines()[0].strip() == self.tokens
+
+
+@pytest.fixture(scope="session")
+def asked(tiny_vlm, tmp_path_factory) -> Asked:
+    """A question about one of two equal pictures in a folder."""
+    folder = tmp_path_factory.mktemp("asked")
+    bundle = tiny_vlm.write(folder / "tiny.bundle", tiny_vlm.Recipe(stop_ids=()))
+    frames = folder / "frames"
+    frames.mkdir()
+    picture = np.random.default_rng(8).integers(0, 256, (12, 10, 3), np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(picture).save(frames / name)
+    model = edgetok.load(bundle, threads=1)
+    prompt = model.processor.encode("Hi")
+    before, after = (" ".join(map(str, side)) for side in (prompt.before, prompt.after))
+    tokens = " ".join(map(str, model.generate(picture, "Hi").token_ids))
+    return Asked(bundle, frames / "a.png", before, after, tokens)
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., str]:
+    """Run a program, which must succeed, for what it prints."""
+
+    def succeed(*words: object, **options) -> str:
+        done = subprocess.run(
+            [str(word) for word in words], capture_output=True, text=True, check=False, **options
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    return succeed
+@pytest.fixture(scope="session")
+def tiny_encoder() -> ModuleType:
+    """The module tests/bundle/tiny_encoder.py."""
+    return _load(ROOT / "tests" / "bundle" / "tiny_encoder.py")

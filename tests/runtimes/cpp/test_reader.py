@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgetok.bundle.strict import encode_strict
 from edgetok.errors import BundleError
 
 HOSTILE = Path(__file__).parents[2] / "hostile"
@@ -28,6 +29,8 @@ GRAPHS = _tables("test_graphs").GRAPHS
 BYTES = _tables("test_graphs").BYTES
 MALFORMED = _tables("test_json").MALFORMED
 UNSAFE = _tables("test_files").UNSAFE
+ENCODERS = _tables("test_encoders")
+OF_ENCODERS = _tables("../bundle/test_encoder_manifest")
 
 # Where the other parser's words stand in the message.
 OTHER_WORDS = {
@@ -135,6 +138,56 @@ def test_contradiction(library, capi, tiny, bundle_dir, edit):
     _refused(library, capi, bundle_dir, "^manifest.json: ")
 
 
+@pytest.fixture
+def encoder_dir(tiny_encoder, tmp_path: Path) -> Path:
+    """A good bundle that compares pictures with texts, which a test may damage."""
+    return tiny_encoder.write(tmp_path / "encoder.bundle", "similarity")
+
+
+def test_good_encoder_passes(library, encoder_dir):
+    library.check(encoder_dir)
+
+
+@pytest.mark.parametrize("name", ENCODERS.MALFORMED)
+def test_malformed_manifest_of_an_encoder(library, capi, encoder_dir, name):
+    ENCODERS.malform(encoder_dir, name)
+    text = _refused(library, capi, encoder_dir, ENCODERS.MALFORMED[name][1])
+    assert text.startswith("manifest.json: ")
+
+
+@pytest.mark.parametrize("name", ENCODERS.GRAPHS)
+def test_graph_of_an_encoder_is_not_admitted(library, capi, tiny_encoder, encoder_dir, name):
+    edit, message = ENCODERS.GRAPHS[name]
+    tiny_encoder.edit_graph(encoder_dir, "encode_2", edit)
+    text = _refused(library, capi, encoder_dir, message)
+    assert text.startswith("onnx/ort/encode_2.onnx: graph not admitted: ")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_file_of_an_encoder_that_is_not_what_was_published(library, capi, encoder_dir, name):
+    damage, message = FILES[name]
+    damage(encoder_dir)
+    _refused(library, capi, encoder_dir, message)
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "value", "message"),
+    OF_ENCODERS.CONTRADICTIONS,
+    ids=[f"{row[0].__name__} {row[1]}" for row in OF_ENCODERS.CONTRADICTIONS],
+)
+def test_contradiction_of_an_encoder(library, capi, tmp_path, make, path, value, message):
+    (tmp_path / "manifest.json").write_bytes(OF_ENCODERS.contradict(make, path, value))
+    message = "invalid value" if message.startswith("Invalid enum value") else re.escape(message)
+    text = _refused(library, capi, tmp_path, message)
+    assert text.startswith("manifest.json: ")
+
+
+@pytest.mark.parametrize("make", [OF_ENCODERS.classifier, OF_ENCODERS.comparer])
+def test_what_was_contradicted_is_good_itself(library, capi, tmp_path, make):
+    (tmp_path / "manifest.json").write_bytes(encode_strict(make()))
+    _refused(library, capi, tmp_path, "missing")  # its files, nothing before
+
+
 def _answers(library, capi, tiny, folder: Path) -> tuple[bool, bool]:
     """Whether each reader takes the bundle; what else than a refusal happens is an error."""
     try:
@@ -170,6 +223,31 @@ def test_both_take_or_both_refuse(library, capi, tiny, tmp_path_factory, file, e
     if file != "manifest.json":
         tiny.seal(folder)
     python, cpp = _answers(library, capi, tiny, folder)
+    assert python == cpp
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    file=st.sampled_from(["manifest.json", "manifest.json", "onnx/ort/describe.onnx"]),
+    edits=st.lists(
+        st.tuples(st.integers(0, 1 << 13), st.integers(0, 4), st.binary(max_size=4)),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_both_take_or_both_refuse_encoders(
+    library, capi, tiny_encoder, tmp_path_factory, file, edits
+):
+    folder = tmp_path_factory.mktemp("edited") / "tiny.bundle"
+    tiny_encoder.write(folder, "similarity")
+    data = (folder / file).read_bytes()
+    for at, length, replacement in edits:
+        at %= len(data)
+        data = data[:at] + replacement + data[at + length :]
+    (folder / file).write_bytes(data)
+    if file != "manifest.json":
+        tiny_encoder.seal(folder)
+    python, cpp = _answers(library, capi, tiny_encoder, folder)
     assert python == cpp
 
 

@@ -3,7 +3,7 @@
  * Ownership
  *   A handle that a function writes into its last argument belongs to the caller, who gives it back
  *   to the function named edgetok_..._free, once, or NULL as often as wanted. A model keeps what it
- *   needs of its bundle, an answer of its model: they may be freed in any order.
+ *   needs of its bundle, an answer of its model, and so on: they may be freed in any order.
  *   Pointers that getters return belong to the handle and live until it is freed.
  *   Everything that the caller passes is copied, or not looked at after the call returns.
  *
@@ -13,10 +13,13 @@
  *   prints or installs signal handlers. On failure, outputs are NULL or unchanged.
  *
  * Threads
- *   edgetok_bundle and edgetok_answer never change: any number of threads may use one.
+ *   edgetok_bundle, edgetok_answer, edgetok_output and edgetok_ranking never change: any number of
+ *   threads may use one.
  *   edgetok_model has one KV cache: a second answer while one is under way fails with EDGETOK_USAGE.
  *   What other threads may do meanwhile is edgetok_model_cancel, edgetok_model_memory and to prepare images.
- *   edgetok_image notes what the model made of it: one thread at a time.
+ *   edgetok_encoder has one set of buffers: a second call of edgetok_encode... while one runs fails
+ *   with EDGETOK_USAGE.
+ *   edgetok_image notes what the model made of it: one thread at a time. An encoder notes nothing.
  *
  * Versions
  *   Each struct begins with its size, so that a library knows what an older program does not:
@@ -91,9 +94,9 @@ EDGETOK_API const char* edgetok_message(void); /* never NULL */
 
 typedef struct edgetok_rung {
   size_t struct_size;
-  int64_t budget;        /* visual tokens */
-  int64_t prompt_tokens; /* text tokens that fit */
-  int64_t new_tokens;    /* that can be generated after a full prompt */
+  int64_t budget;        /* visual tokens; of an encoder, patches that leave the tower */
+  int64_t prompt_tokens; /* text tokens that fit; 0 of an encoder */
+  int64_t new_tokens;    /* that can be generated after a full prompt; 0 of an encoder */
 } edgetok_rung;
 
 typedef struct edgetok_bundle_info {
@@ -102,11 +105,12 @@ typedef struct edgetok_bundle_info {
   const char* family;
   const char* method;
   const char* weights;   /* fp32, int8, int4 */
-  const char* kv;        /* fp32, int8, int4, ... */
+  const char* kv;        /* fp32, int8, int4, ...; "" of an encoder */
   const char* digest;    /* sha256 of the manifest without its controller, in hex */
-  int64_t vocabulary;
+  int64_t vocabulary;    /* 0 of an encoder */
   int64_t height_px, width_px; /* of what the tower reads */
   int64_t has_controller;
+  const char* task;      /* answer; of an encoder: classify, embed, similarity, depth, segment */
 } edgetok_bundle_info;
 
 /* Reads the manifest and checks the size of every file, and its hash unless `skip_hashes`. */
@@ -166,7 +170,7 @@ typedef struct edgetok_pixels {
  * once for all questions and rungs where the rungs share it. */
 EDGETOK_API edgetok_status edgetok_image_from_pixels(const edgetok_model* model, const edgetok_pixels* pixels,
                                                      edgetok_image** image);
-/* A JPEG or PNG file's bytes. */
+/* A JPEG, PNG or (where the library was built with libwebp) WEBP file's bytes. */
 EDGETOK_API edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t* data, size_t bytes,
                                                    edgetok_image** image);
 EDGETOK_API void edgetok_image_free(edgetok_image* image);
@@ -229,6 +233,88 @@ EDGETOK_API const char* edgetok_answer_reason(const edgetok_answer* answer); /* 
 EDGETOK_API double edgetok_answer_margin(const edgetok_answer* answer);
 EDGETOK_API double edgetok_answer_log_probability(const edgetok_answer* answer);
 EDGETOK_API edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings);
+
+/* ---- encoders: bundles without a language model (docs/encoders.md) ---- */
+
+typedef struct edgetok_encoder edgetok_encoder;
+typedef struct edgetok_output edgetok_output;
+typedef struct edgetok_ranking edgetok_ranking;
+
+typedef struct edgetok_encoder_info {
+  size_t struct_size;
+  const char* task;
+  const char* output;     /* logits, embedding, depth or scores */
+  const int64_t* shape;   /* of the output: [classes], [E], [height, width] or [classes, height, width] */
+  size_t rank;
+  size_t label_count;     /* names of the classes; 0 where there are none */
+  int64_t text_tokens;    /* ids of every text, padded; 0 where there are no texts */
+  double scale, bias;     /* a text's logit is scale * cosine + bias */
+  const char* similarity; /* softmax over the texts, or sigmoid of each; NULL without texts */
+} edgetok_encoder_info;
+
+typedef struct edgetok_tensor {
+  size_t struct_size;
+  const char* name;
+  const float* data; /* rows touch */
+  size_t count;
+  const int64_t* shape;
+  size_t rank;
+} edgetok_tensor;
+
+typedef struct edgetok_encoder_timings {
+  size_t struct_size;
+  double preprocess_ms; /* of edgetok_encoder_image_from_... */
+  double encode_ms;
+} edgetok_encoder_timings;
+
+typedef struct edgetok_score {
+  size_t struct_size;
+  size_t index;      /* of the class, or of the text in the call */
+  const char* label; /* of the class; NULL of a text */
+  double probability;
+  double logit;
+} edgetok_score;
+
+/* EDGETOK_USAGE if the bundle answers questions. Pointers belong to the bundle. */
+EDGETOK_API edgetok_status edgetok_bundle_encoder(const edgetok_bundle* bundle, edgetok_encoder_info* info);
+EDGETOK_API const char* edgetok_bundle_label(const edgetok_bundle* bundle, size_t index); /* NULL: there is none */
+
+/* `options` may be NULL. */
+EDGETOK_API edgetok_status edgetok_encoder_load(const edgetok_bundle* bundle, const edgetok_load_options* options,
+                                                edgetok_encoder** encoder);
+EDGETOK_API void edgetok_encoder_free(edgetok_encoder* encoder);
+EDGETOK_API edgetok_status edgetok_encoder_memory(const edgetok_encoder* encoder, edgetok_memory* memory);
+
+/* As edgetok_image_from_..., for edgetok_encode; the image serves all rungs. */
+EDGETOK_API edgetok_status edgetok_encoder_image_from_pixels(const edgetok_encoder* encoder,
+                                                             const edgetok_pixels* pixels, edgetok_image** image);
+EDGETOK_API edgetok_status edgetok_encoder_image_from_file(const edgetok_encoder* encoder, const uint8_t* data,
+                                                           size_t bytes, edgetok_image** image);
+
+/* Runs the rung of `budget` patches, or the largest that is loaded when 0. */
+EDGETOK_API edgetok_status edgetok_encode(edgetok_encoder* encoder, const edgetok_image* image, int64_t budget,
+                                          edgetok_output** output);
+/* Encodes a text of exactly `text_tokens` ids, as the bundle's processor/tokenizer.json makes and pads them. */
+EDGETOK_API edgetok_status edgetok_encode_text(edgetok_encoder* encoder, const int64_t* ids, size_t count,
+                                               edgetok_output** output);
+EDGETOK_API void edgetok_output_free(edgetok_output* output);
+/* The first tensor is what the task is about, the second `sizes` [K]: how many patches each row left
+ * stands for. A text has the first only, text_embedding. */
+EDGETOK_API size_t edgetok_output_tensor_count(const edgetok_output* output);
+EDGETOK_API edgetok_status edgetok_output_tensor(const edgetok_output* output, size_t index, edgetok_tensor* tensor);
+/* [K]: the patch that each row left is centred on, or -1; empty of a text. */
+EDGETOK_API const int64_t* edgetok_output_kept(const edgetok_output* output, size_t* count);
+EDGETOK_API int64_t edgetok_output_budget(const edgetok_output* output); /* K; 0 of a text */
+EDGETOK_API edgetok_status edgetok_output_timings(const edgetok_output* output, edgetok_encoder_timings* timings);
+
+/* All classes, the likeliest first, of a picture's output; for bundles whose task is classify. */
+EDGETOK_API edgetok_status edgetok_rank_classes(const edgetok_output* output, edgetok_ranking** ranking);
+/* How well each text goes with a picture, the best first; for bundles whose task is similarity. */
+EDGETOK_API edgetok_status edgetok_rank_texts(const edgetok_output* output, const edgetok_output* const* texts,
+                                              size_t count, edgetok_ranking** ranking);
+EDGETOK_API void edgetok_ranking_free(edgetok_ranking* ranking);
+EDGETOK_API size_t edgetok_ranking_count(const edgetok_ranking* ranking);
+EDGETOK_API edgetok_status edgetok_ranking_score(const edgetok_ranking* ranking, size_t place, edgetok_score* score);
 
 #ifdef __cplusplus
 }

@@ -67,6 +67,19 @@ class Bundle {
     return out;
   }
 
+  // Of a bundle without a language model; Failure if it answers.
+  edgetok_encoder_info encoder() const {
+    auto info = EDGETOK_INIT(edgetok_encoder_info);
+    require_ok(edgetok_bundle_encoder(handle_.get(), &info));
+    return info;
+  }
+
+  std::vector<std::string> labels() const {  // of classes; empty where there are none
+    std::vector<std::string> out;
+    while (const char* label = edgetok_bundle_label(handle_.get(), out.size())) out.emplace_back(label);
+    return out;
+  }
+
   const edgetok_bundle* get() const { return handle_.get(); }
 
  private:
@@ -177,6 +190,121 @@ class Model {
 
  private:
   detail::Handle<edgetok_model, edgetok_model_free> handle_;
+};
+
+// What an encoder made of a picture or a text.
+class Output {
+ public:
+  explicit Output(edgetok_output* owned) : handle_(owned) {}
+  const edgetok_output* get() const { return handle_.get(); }
+
+  // What the task is about; its pointers live as long as the output.
+  edgetok_tensor tensor(std::size_t index = 0) const {
+    auto tensor = EDGETOK_INIT(edgetok_tensor);
+    require_ok(edgetok_output_tensor(handle_.get(), index, &tensor));
+    return tensor;
+  }
+
+  std::vector<float> values() const {
+    const edgetok_tensor found = tensor();
+    return std::vector<float>(found.data, found.data + found.count);
+  }
+
+  std::vector<std::int64_t> kept() const {
+    std::size_t count = 0;
+    const std::int64_t* first = edgetok_output_kept(handle_.get(), &count);
+    return detail::to_vector(first, count);
+  }
+
+  std::int64_t budget() const { return edgetok_output_budget(handle_.get()); }
+
+  edgetok_encoder_timings timings() const {
+    auto timings = EDGETOK_INIT(edgetok_encoder_timings);
+    require_ok(edgetok_output_timings(handle_.get(), &timings));
+    return timings;
+  }
+
+ private:
+  detail::Handle<edgetok_output, edgetok_output_free> handle_;
+};
+
+// Classes or texts, the likeliest first.
+class Ranking {
+ public:
+  explicit Ranking(edgetok_ranking* owned) : handle_(owned) {}
+
+  std::vector<edgetok_score> scores() const {  // labels live as long as the ranking
+    std::vector<edgetok_score> out;
+    for (std::size_t i = 0; i < edgetok_ranking_count(handle_.get()); ++i) {
+      out.push_back(EDGETOK_INIT(edgetok_score));
+      require_ok(edgetok_ranking_score(handle_.get(), i, &out.back()));
+    }
+    return out;
+  }
+
+ private:
+  detail::Handle<edgetok_ranking, edgetok_ranking_free> handle_;
+};
+
+inline Ranking rank_classes(const Output& picture) {
+  edgetok_ranking* made = nullptr;
+  require_ok(edgetok_rank_classes(picture.get(), &made));
+  return Ranking(made);
+}
+
+inline Ranking rank_texts(const Output& picture, const std::vector<const Output*>& texts) {
+  std::vector<const edgetok_output*> handles;
+  for (const Output* text : texts) handles.push_back(text->get());
+  edgetok_ranking* made = nullptr;
+  require_ok(edgetok_rank_texts(picture.get(), handles.data(), handles.size(), &made));
+  return Ranking(made);
+}
+
+// A loaded bundle without a language model.
+class Encoder {
+ public:
+  explicit Encoder(const Bundle& bundle) : Encoder(bundle, EDGETOK_INIT(edgetok_load_options)) {}
+
+  Encoder(const Bundle& bundle, const edgetok_load_options& options) {
+    edgetok_encoder* made = nullptr;
+    require_ok(edgetok_encoder_load(bundle.get(), &options, &made));
+    handle_.reset(made);
+  }
+
+  Image image(const edgetok_pixels& pixels) const {
+    edgetok_image* made = nullptr;
+    require_ok(edgetok_encoder_image_from_pixels(handle_.get(), &pixels, &made));
+    return Image(made);
+  }
+
+  // The bytes of a picture's file.
+  Image image(const std::uint8_t* data, std::size_t bytes) const {
+    edgetok_image* made = nullptr;
+    require_ok(edgetok_encoder_image_from_file(handle_.get(), data, bytes, &made));
+    return Image(made);
+  }
+
+  // The rung of `budget` patches; the largest when 0.
+  Output encode(const Image& image, std::int64_t budget = 0) {
+    edgetok_output* made = nullptr;
+    require_ok(edgetok_encode(handle_.get(), image.get(), budget, &made));
+    return Output(made);
+  }
+
+  Output encode_text(const std::vector<std::int64_t>& ids) {
+    edgetok_output* made = nullptr;
+    require_ok(edgetok_encode_text(handle_.get(), ids.data(), ids.size(), &made));
+    return Output(made);
+  }
+
+  edgetok_memory memory() const {
+    auto memory = EDGETOK_INIT(edgetok_memory);
+    require_ok(edgetok_encoder_memory(handle_.get(), &memory));
+    return memory;
+  }
+
+ private:
+  detail::Handle<edgetok_encoder, edgetok_encoder_free> handle_;
 };
 
 }  // namespace edgetok
