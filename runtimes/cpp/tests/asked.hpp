@@ -7,12 +7,22 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 using Bytes = std::vector<std::uint8_t>;
 
 // Ends the program with status 1 and a sentence unless `holds`.
 void require(bool holds, const std::string& what);
+
+// Runs work(number) in each of some threads.
+template <class Work>
+void in_threads(Work work, int count = 4) {
+  std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i) threads.emplace_back(work, i);
+  for (auto& thread : threads) thread.join();
+}
 
 // Whether the work is refused with this status, and a sentence.
 bool is_refused(edgetok_status status, const std::function<void()>& work);

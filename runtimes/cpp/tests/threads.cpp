@@ -11,8 +11,6 @@
 
 namespace {
 
-constexpr int kThreads = 4;
-
 struct Asked {
   edgetok::Bundle bundle;
   std::vector<Bytes> files;
@@ -21,15 +19,6 @@ struct Asked {
 
   edgetok::Image image(const edgetok::Model& model) const { return model.image(files[0].data(), files[0].size()); }
 };
-
-// Runs work(number) in each of some threads.
-template <class Work>
-void in_threads(Work work, int count = kThreads) {
-  std::vector<std::thread> threads;
-  threads.reserve(static_cast<std::size_t>(count));
-  for (int i = 0; i < count; ++i) threads.emplace_back(work, i);
-  for (auto& thread : threads) thread.join();
-}
 
 // Does `work` again and again in a thread of its own while this lives.
 class Meanwhile {

@@ -124,6 +124,8 @@ def run() -> Callable[..., str]:
         return done.stdout
 
     return succeed
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder() -> ModuleType:
     """The module tests/bundle/tiny_encoder.py."""

@@ -32,7 +32,7 @@ def _run(*words: object, **options) -> str:
 
 
 def _write_pictures(folder: Path) -> Path:
-    """JPEG and PNG files of all kinds and many sizes."""
+    """JPEG, PNG and WEBP files of all kinds and many sizes."""
     folder.mkdir()
     random = np.random.default_rng(5)
     kinds = ["RGB", "L", "RGBA", "P", "1"]
@@ -40,7 +40,9 @@ def _write_pictures(folder: Path) -> Path:
         height, width = random.integers(1, 200, 2)
         noise = random.integers(0, 256, (height, width, 3), np.uint8)
         picture = Image.fromarray(noise)
-        if number % 2:
+        if number % 8 == 7:
+            picture.save(folder / f"{number}.webp")
+        elif number % 2:
             picture.convert(kinds[number // 2 % 2]).save(folder / f"{number}.jpg", quality=80)
         else:
             picture.convert(kinds[number // 2 % 5]).save(folder / f"{number}.png")
@@ -70,6 +72,15 @@ def test_threads_do_what_the_header_allows(build, asked):
     answer = asked.python.generate(Image.open(first), "Hi")
     assert said.splitlines()[0] == "tokens " + " ".join(map(str, answer.token_ids))
     assert f"kept {' '.join(map(str, answer.kept))}" in said
+
+
+def test_threads_share_an_encoder(build, asked, tiny_encoder, tmp_path):
+    bundle = tiny_encoder.write(tmp_path / "classify", "classify", ("ort",))
+    said = _run(build / "tests" / "encoders", bundle, asked.pictures, 20)
+    with Image.open(sorted(asked.pictures.iterdir())[0]) as picture:
+        classes = edgetok.load_encoder(bundle, threads=1).classify(picture)
+    budget = max(tiny_encoder.BUDGETS)
+    assert said.strip() == f"budget {budget} " + " ".join(score.label for score in classes)
 
 
 def _make_locale(folder: Path, name: str) -> dict[str, str]:
