@@ -9,12 +9,15 @@ from pathlib import Path
 
 from edgetok import limits, names
 from edgetok.bundle.operators import ALLOWED, SIZED_BY_OPERANDS
+from edgetok.runtimes.ort import STEP_ROWS
+from edgetok.runtimes.reuse import CHUNK_ROW_COST
 
 HEADER = Path(__file__).parents[1] / "runtimes" / "cpp" / "src" / "generated.hpp"
 
 _OPENING = """\
-// Written by `make docs` (benchmarks/cpp_header.py) from edgetok/names.py, edgetok/limits.py and
-// edgetok/bundle/operators.py. Do not edit: a test compares it with them.
+// Written by `make docs` (benchmarks/cpp_header.py) from edgetok/names.py, edgetok/limits.py,
+// edgetok/bundle/operators.py and what runtimes/reuse.py measured. Do not edit: a test compares it
+// with them.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +26,22 @@ _OPENING = """\
 
 def render() -> str:
     """The text of the header."""
-    parts = [_OPENING, "namespace edgetok_impl {\n", *_limits(), *_names(), *_operators()]
-    return "\n".join([*parts, "}  // namespace edgetok_impl\n"])
+    tables = [*_limits(), *_costs(), *_names(), *_operators()]
+    return "\n".join(
+        [_OPENING, "namespace edgetok_impl {\n", *tables, "}  // namespace edgetok_impl\n"]
+    )
 
 
 def _limits() -> list[str]:
     numbers = {name: value for name, value in _constants(limits) if isinstance(value, int)}
     lines = [f"constexpr std::int64_t {name} = {value};" for name, value in numbers.items()]
     return ["namespace limits {", *lines, "}  // namespace limits\n"]
+
+
+def _costs() -> list[str]:
+    numbers = {"CHUNK_ROW_COST": CHUNK_ROW_COST, "STEP_ROWS": STEP_ROWS}
+    lines = [f"constexpr std::int64_t {name} = {value};" for name, value in numbers.items()]
+    return ["namespace costs {", *lines, "}  // namespace costs\n"]
 
 
 def _names() -> list[str]:

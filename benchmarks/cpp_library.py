@@ -15,6 +15,7 @@ from ctypes import (
     c_int64,
     c_size_t,
     c_uint8,
+    c_uint64,
     c_void_p,
 )
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Sized(Structure):
     """A struct that says how large it is."""
 
     def __init__(self, **fields: Any) -> None:
-        super().__init__(struct_size=ctypes.sizeof(self), **fields)
+        super().__init__(**({"struct_size": ctypes.sizeof(self)} | fields))
 
 
 class LoadOptions(Sized):
@@ -94,6 +95,9 @@ class Request(Sized):
         ("max_new_tokens", c_int32),
         ("on_token", ON_TOKEN),
         ("user", c_void_p),
+        ("temperature", c_double),
+        ("top_p", c_double),
+        ("seed", c_uint64),
     )
 
 
@@ -173,6 +177,7 @@ class Answer:
     reason: str
     margin: float
     log_probability: float
+    reused: int
     timings: dict[str, float]
 
 
@@ -191,6 +196,9 @@ class Library:
         for name in ("output_tensor_count", "ranking_count"):
             getattr(self.raw, f"edgetok_{name}").restype = c_size_t
         self.raw.edgetok_output_budget.restype = c_int64
+        self.raw.edgetok_answer_reused.restype = c_int64
+        self.raw.edgetok_conversation_turns.restype = c_size_t
+        self.raw.edgetok_conversation_tokens_left.restype = c_int64
         self.raw.edgetok_image_data.restype = POINTER(ctypes.c_float)
         for name in ("tokens", "kept", "tried"):
             getattr(self.raw, f"edgetok_answer_{name}").restype = _IDS
@@ -305,22 +313,25 @@ class Model(_Images):
         **request: Any,
     ) -> Answer:
         """Answer; `request` are fields of `Request`."""
-        prompt = Prompt(
-            before=(c_int64 * len(before))(*before),
-            before_count=len(before),
-            after=(c_int64 * len(after))(*after),
-            after_count=len(after),
-            question_first=question.start,
-            question_count=len(question),
-        )
-        asked = Request(**request)
-        called = ON_TOKEN(lambda _, token: on_token(token)) if on_token else ON_TOKEN()
-        asked.on_token = called
+        prompt = _prompt(before, after, question)
+        asked = _request(on_token, request)
         made, raw = c_void_p(), self.library.raw
         self.library.require(
             raw.edgetok_generate(self.value, image.value, byref(prompt), byref(asked), byref(made))
         )
         return _read_answer(self.library, made)
+
+    def converse(self, image: Image) -> Conversation:
+        """Begin to talk about an image."""
+        made = c_void_p()
+        self.library.require(
+            self.library.raw.edgetok_converse(self.value, image.value, byref(made))
+        )
+        return Conversation(self.library, "conversation", made)
+
+    def forget(self) -> None:
+        """Have the next answer computed from its first row on."""
+        self.library.require(self.library.raw.edgetok_model_forget(self.value))
 
     def cancel(self) -> None:
         """End the answer that another thread waits for."""
@@ -449,6 +460,54 @@ def _fields(struct: Sized) -> dict[str, Any]:
     return {name: getattr(struct, name) for name, *_ in struct._fields_[1:]}
 
 
+class Conversation(_Handle):
+    """Turns about one image."""
+
+    def ask(
+        self,
+        before: Sequence[int],
+        after: Sequence[int],
+        question: range = range(0),
+        on_token: Callable[[int], int] | None = None,
+        **request: Any,
+    ) -> Answer:
+        """Answer the next turn; `request` are fields of `Request`."""
+        prompt = _prompt(before, after, question)
+        asked = _request(on_token, request)
+        made, raw = c_void_p(), self.library.raw
+        self.library.require(
+            raw.edgetok_conversation_ask(self.value, byref(prompt), byref(asked), byref(made))
+        )
+        return _read_answer(self.library, made)
+
+    @property
+    def turns(self) -> int:
+        """How many have been answered."""
+        return int(self.library.raw.edgetok_conversation_turns(self.value))
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens of questions and answers that the KV cache still takes."""
+        return int(self.library.raw.edgetok_conversation_tokens_left(self.value))
+
+
+def _prompt(before: Sequence[int], after: Sequence[int], question: range) -> Prompt:
+    return Prompt(
+        before=(c_int64 * len(before))(*before),
+        before_count=len(before),
+        after=(c_int64 * len(after))(*after),
+        after_count=len(after),
+        question_first=question.start,
+        question_count=len(question),
+    )
+
+
+def _request(on_token: Callable[[int], int] | None, fields: dict[str, Any]) -> Request:
+    asked = Request(**fields)
+    asked.on_token = ON_TOKEN(lambda _, token: on_token(token)) if on_token else ON_TOKEN()
+    return asked
+
+
 def _read_answer(library: Library, made: c_void_p) -> Answer:
     raw, handle, timings = library.raw, _Handle(library, "answer", made), Timings()
     library.require(raw.edgetok_answer_timings(handle.value, byref(timings)))
@@ -460,6 +519,7 @@ def _read_answer(library: Library, made: c_void_p) -> Answer:
         reason=raw.edgetok_answer_reason(handle.value).decode(),
         margin=raw.edgetok_answer_margin(handle.value),
         log_probability=raw.edgetok_answer_log_probability(handle.value),
+        reused=raw.edgetok_answer_reused(handle.value),
         timings={name: getattr(timings, name) for name, _ in Timings._fields_[1:]},
     )
 

@@ -35,7 +35,7 @@ from edgetok.runtimes.requirements import (
 from edgetok.runtimes.session import BoundGraph, Buffer, OrtBackend
 from edgetok.runtimes.tensorrt import EngineBackend
 
-_STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
+STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
 
 
 class OrtRuntime:
@@ -249,7 +249,7 @@ class OrtRuntime:
             return []
         width = self._chunk_rows
         tail = keys[len(keys) - (len(keys) - start) % width :]
-        stepping = len(tail) <= _STEP_ROWS and all(isinstance(key, int) for key in tail)
+        stepping = len(tail) <= STEP_ROWS and all(isinstance(key, int) for key in tail)
         return list_chunks(start, len(keys), width, overlapping=self._may_rewind and not stepping)
 
     def forget(self) -> None:

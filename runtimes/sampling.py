@@ -1,7 +1,13 @@
-"""From logits to the next token: the largest one, or a seeded draw from the likeliest ones."""
+"""From logits to the next token: the largest one, or a seeded draw from the likeliest ones.
+
+The C library draws the same tokens and is as sure of them, to the last bit: everything here is made
+of single operations, which IEEE 754 rounds alike everywhere, and added up in an order that is told.
+NumPy's own `exp` and `sum` differ from one processor to another.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +19,12 @@ from edgetok.errors import UsageError
 Logits = NDArray[np.float32]
 Probabilities = NDArray[np.float64]
 Sampler = Callable[[Logits], int]
+
+_BLOCK, _LANES = 1 << 14, 64  # a block stays in a core's cache; see `add_up`
+_LOG2_E, _LN_2 = 1.4426950408889634, 0.6931471805599453
+_TAYLOR = tuple(1 / math.factorial(k) for k in range(9, -1, -1))  # right to 1e-11
+_LEAST = -708.0  # where 2 ** x still has all of its bits
+_ROUNDING = 1.5 * 2.0**52  # added, it leaves the nearest integer in the lowest bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +68,13 @@ def greedy(logits: Logits) -> int:
 
 
 def softmax(logits: Logits, temperature: float = 1.0) -> Probabilities:
-    """Probabilities [W] of logits [W], summed in float64 so that they add up to 1."""
-    scaled = (logits.astype(np.float64) - logits.max()) / temperature
-    weights = np.exp(scaled)
-    return np.asarray(weights / weights.sum())
+    """Probabilities [W] of logits [W], in float64 so that they add up to 1."""
+    peak = float(logits.max())
+    starts = range(0, len(logits), _BLOCK)
+    with np.errstate(over="ignore"):  # what is far below the peak may be infinitely so
+        blocks = [_exponential((_block(logits, at) - peak) / temperature) for at in starts]
+    weights = np.concatenate(blocks)
+    return np.asarray(weights / add_up(weights))
 
 
 def nucleus(probabilities: Probabilities, top_p: float) -> Probabilities:
@@ -71,11 +86,10 @@ def nucleus(probabilities: Probabilities, top_p: float) -> Probabilities:
     if top_p >= 1:
         return probabilities
     order = np.argsort(-probabilities, kind="stable")
-    held_before = np.cumsum(probabilities[order]) - probabilities[order]
-    kept = order[held_before < top_p]
+    kept = order[: 1 + np.searchsorted(np.cumsum(probabilities[order]), top_p)]
     reduced = np.zeros_like(probabilities)
     reduced[kept] = probabilities[kept]
-    return np.asarray(reduced / reduced.sum())
+    return np.asarray(reduced / add_up(reduced))
 
 
 def draw(probabilities: Probabilities, uniform: float) -> int:
@@ -88,12 +102,57 @@ def draw(probabilities: Probabilities, uniform: float) -> int:
 def log_probability(logits: Logits, token_id: int) -> float:
     """Natural logarithm of the probability that the model gives a token, at temperature 1."""
     peak = float(logits.max())
-    return float(logits[token_id]) - peak - float(np.log(np.exp(logits - peak).sum()))
+    return float(logits[token_id]) - peak - math.log(_total(logits, peak))
 
 
 def margin(logits: Logits) -> float:
     """Probability of the likeliest token minus that of the second; 0 unsure, 1 certain."""
     if logits.size < 2:
         return 1.0
-    second, first = np.partition(softmax(logits), -2)[-2:]
-    return float(first - second)
+    second, peak = np.partition(logits, -2)[-2:].astype(np.float64)
+    below = _exponential(np.array([second - peak]))[0]
+    return float((1 - below) / _total(logits, float(peak)))
+
+
+def add_up(values: Probabilities) -> float:
+    """The sum: blocks of 16,384, in each of which 64 sums take every 64th value in turn.
+
+    Adding up row by row is as quick as `sum`, whose order is nobody's business but NumPy's.
+    """
+    lanes = np.zeros(_LANES)
+    for at in range(0, len(values), _BLOCK):
+        lanes += _add_lanes(values[at : at + _BLOCK])
+    return float(np.cumsum(lanes)[-1])
+
+
+def _total(logits: Logits, peak: float) -> float:
+    """What `softmax` divides by at temperature 1, without keeping what it adds up."""
+    lanes = np.zeros(_LANES)
+    for at in range(0, len(logits), _BLOCK):
+        lanes += _add_lanes(_exponential(_block(logits, at) - peak))
+    return float(np.cumsum(lanes)[-1])
+
+
+def _block(logits: Logits, at: int) -> Probabilities:
+    return logits[at : at + _BLOCK].astype(np.float64)
+
+
+def _add_lanes(block: Probabilities) -> Probabilities:
+    whole = len(block) - len(block) % _LANES
+    lanes = np.add.reduce(block[:whole].reshape(-1, _LANES), axis=0)
+    lanes[: len(block) - whole] += block[whole:]
+    return np.asarray(lanes)
+
+
+def _exponential(below: Probabilities) -> Probabilities:
+    """e to the power of numbers that are not above 0; what is below -708 counts as that."""
+    below = np.maximum(below, _LEAST)
+    shifted = below * _LOG2_E + _ROUNDING
+    rest = below - (shifted - _ROUNDING) * _LN_2
+    power = rest * _TAYLOR[0]
+    for coefficient in _TAYLOR[1:-1]:
+        power += coefficient
+        power *= rest
+    power += _TAYLOR[-1]
+    power *= ((shifted.view(np.int64) + 1023) << 52).view(np.float64)  # 2 ** the integer
+    return power

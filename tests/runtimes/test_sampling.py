@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from edgetok.errors import UsageError
 from edgetok.runtimes.sampling import (
     Sampling,
+    add_up,
     draw,
     greedy,
     log_probability,
@@ -110,3 +113,26 @@ def test_margin_lies_between_unsure_and_certain(logits: np.ndarray) -> None:
 def test_values_out_of_range_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Sampling(**options)
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 1000, 16384, 16385, 40_000])
+def test_sums_are_added_up_in_the_order_that_is_told(count: int) -> None:
+    """The C library adds so: another NumPy must not do otherwise."""
+    values = np.random.default_rng(count).lognormal(size=count) ** 5
+    total = [0.0] * 64
+    for start in range(0, count, 16384):
+        lanes = [0.0] * 64
+        for index, value in enumerate(values[start : start + 16384].tolist()):
+            lanes[index % 64] += value
+        total = [a + b for a, b in zip(total, lanes, strict=True)]
+    wanted = 0.0
+    for lane in total:
+        wanted += lane
+    assert add_up(values) == wanted
+
+
+@given(LOGITS)
+def test_probabilities_are_those_of_higher_precision(logits: np.ndarray) -> None:
+    exact = [math.exp(float(logit) - float(logits.max())) for logit in logits]
+    wanted = np.array(exact) / math.fsum(exact)
+    np.testing.assert_allclose(softmax(logits), wanted, rtol=1e-10)

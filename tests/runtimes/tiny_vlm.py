@@ -67,6 +67,7 @@ class Recipe:
     int8_cache: bool = False
     stop_ids: Sequence[int] = (END_ID,)
     nan_budget: int | None = None
+    step_ids: int = VOCABULARY  # a step on a larger one fails
     seed: int = 0
 
 
@@ -321,7 +322,8 @@ def _decode(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
     ]
     stage = _stage("decode", None, inputs + _cache(recipe, "past"), _outputs(recipe))
     graph = _Graph(weights)
-    table = graph.weight("embeddings", VOCABULARY, WIDTH, scale=1.0)
+    name = "embeddings" if recipe.step_ids == VOCABULARY else "step_embeddings"
+    table = graph.weight(name, recipe.step_ids, WIDTH, scale=1.0)
     graph.node("Gather", [table, names.TOKEN_ID], "embeds")
     slots = graph.constant("slots", np.array([recipe.slots], np.int32))
     _head(graph, _decoder(graph, recipe, "embeds", slots, names.POSITIONS))

@@ -76,9 +76,10 @@ edgetok_impl::Request read_request(const edgetok_request* given, const std::stri
   out.budget = r.budget;
   out.elbow = r.elbow != 0;
   out.max_new_tokens = r.max_new_tokens;
+  out.sampling = {r.temperature, r.top_p == 0 ? 1 : r.top_p, r.seed};
   out.limits.max_ttft_ms = read_limit(r.max_ttft_ms, "max_ttft_ms");
   out.limits.max_memory_mib = read_limit(r.max_memory_mib, "max_memory_mib");
-  if (out.limits.max_ttft_ms > 0 || out.limits.max_memory_mib > 0) {
+  if (out.is_limited()) {
     out.limits.rows = edgetok_impl::parse_table(&require(r.table, "request.table, which limits need,"), digest);
   }
   if (r.on_token != nullptr) {
@@ -152,7 +153,7 @@ edgetok_status edgetok_model_load(const edgetok_bundle* bundle, const edgetok_lo
     require(model, "model") = nullptr;
     const auto& opened = require(bundle, "bundle").bundle;
     require_answers(opened->manifest());
-    *model = new edgetok_model{std::make_unique<edgetok_impl::Model>(opened, read_options(options))};
+    *model = new edgetok_model{std::make_shared<edgetok_impl::Model>(opened, read_options(options))};
   });
 }
 
@@ -168,6 +169,10 @@ edgetok_status edgetok_model_memory(const edgetok_model* model, edgetok_memory* 
   });
 }
 
+edgetok_status edgetok_model_forget(edgetok_model* model) {
+  return guarded([&] { require(model, "model").model->forget(); });
+}
+
 void edgetok_model_cancel(edgetok_model* model) {
   if (model != nullptr) model->model->cancel();
 }
@@ -177,7 +182,7 @@ edgetok_status edgetok_image_from_pixels(const edgetok_model* model, const edget
   return guarded([&] {
     require(image, "image") = nullptr;
     const auto& loaded = *require(model, "model").model;
-    *image = new edgetok_image{loaded.prepare(edgetok_impl::from_pixels(read_struct(pixels, "pixels")))};
+    *image = new edgetok_image{share(loaded.prepare(edgetok_impl::from_pixels(read_struct(pixels, "pixels"))))};
   });
 }
 
@@ -186,15 +191,15 @@ edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t
   return guarded([&] {
     require(image, "image") = nullptr;
     const auto& loaded = *require(model, "model").model;
-    *image = new edgetok_image{loaded.prepare(edgetok_impl::decode_image(&require(data, "data"), bytes))};
+    *image = new edgetok_image{share(loaded.prepare(edgetok_impl::decode_image(&require(data, "data"), bytes)))};
   });
 }
 
 void edgetok_image_free(edgetok_image* image) { delete image; }
 
 const float* edgetok_image_data(const edgetok_image* image, size_t* count) {
-  if (count != nullptr) *count = image == nullptr ? 0 : image->image.pixels.size();
-  return image == nullptr ? nullptr : image->image.pixels.data();
+  if (count != nullptr) *count = image == nullptr ? 0 : image->image->pixels.size();
+  return image == nullptr ? nullptr : image->image->pixels.data();
 }
 
 edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, const edgetok_prompt* prompt,
@@ -203,7 +208,7 @@ edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, cons
     require(answer, "answer") = nullptr;
     auto& loaded = *require(model, "model").model;
     const auto asked = read_request(request, loaded.bundle().manifest().digest);
-    auto found = loaded.generate(require(image, "image").image, read_prompt(prompt), asked);
+    auto found = loaded.generate(*require(image, "image").image, read_prompt(prompt), asked);
     *answer = new edgetok_answer{std::move(found)};
   });
 }
@@ -229,6 +234,35 @@ edgetok_stop edgetok_answer_stop(const edgetok_answer* answer) {
 const char* edgetok_answer_reason(const edgetok_answer* answer) { return answer->answer.reason.c_str(); }
 double edgetok_answer_margin(const edgetok_answer* answer) { return answer->answer.first_margin; }
 double edgetok_answer_log_probability(const edgetok_answer* answer) { return answer->answer.log_probability(); }
+int64_t edgetok_answer_reused(const edgetok_answer* answer) { return static_cast<int64_t>(answer->answer.reused); }
+
+edgetok_status edgetok_converse(edgetok_model* model, edgetok_image* image, edgetok_conversation** conversation) {
+  return guarded([&] {
+    require(conversation, "conversation") = nullptr;
+    edgetok_impl::Conversation begun(require(model, "model").model, require(image, "image").image);
+    *conversation = new edgetok_conversation{std::move(begun)};
+  });
+}
+
+void edgetok_conversation_free(edgetok_conversation* conversation) { delete conversation; }
+
+edgetok_status edgetok_conversation_ask(edgetok_conversation* conversation, const edgetok_prompt* prompt,
+                                        const edgetok_request* request, edgetok_answer** answer) {
+  return guarded([&] {
+    require(answer, "answer") = nullptr;
+    auto& begun = require(conversation, "conversation").conversation;
+    auto found = begun.ask(read_prompt(prompt), read_request(request, begun.digest()));
+    *answer = new edgetok_answer{std::move(found)};
+  });
+}
+
+size_t edgetok_conversation_turns(const edgetok_conversation* conversation) {
+  return conversation == nullptr ? 0 : conversation->conversation.turns();
+}
+
+int64_t edgetok_conversation_tokens_left(const edgetok_conversation* conversation) {
+  return conversation == nullptr ? 0 : conversation->conversation.tokens_left();
+}
 
 edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings) {
   return guarded([&] {

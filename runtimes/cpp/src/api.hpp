@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 
+#include "conversation.hpp"
 #include "edgetok/edgetok.h"
 #include "encoder.hpp"
 #include "model.hpp"
@@ -15,10 +16,13 @@ struct edgetok_bundle {
   std::shared_ptr<const edgetok_impl::Bundle> bundle;
 };
 struct edgetok_model {
-  std::unique_ptr<edgetok_impl::Model> model;
+  std::shared_ptr<edgetok_impl::Model> model;
 };
 struct edgetok_image {
-  edgetok_impl::Image image;
+  std::shared_ptr<edgetok_impl::Image> image;
+};
+struct edgetok_conversation {
+  edgetok_impl::Conversation conversation;
 };
 struct edgetok_answer {
   edgetok_impl::Answer answer;
@@ -82,6 +86,8 @@ Ids read_ids(const int64_t* ids, size_t count, const char* what);
 int64_t weights_bytes(const Manifest& manifest);
 
 LoadOptions read_options(const edgetok_load_options* given);  // may be NULL
+
+inline std::shared_ptr<Image> share(Image image) { return std::make_shared<Image>(std::move(image)); }
 
 inline const int64_t* show(const Ids& ids, size_t* count) {
   if (count != nullptr) *count = ids.size();

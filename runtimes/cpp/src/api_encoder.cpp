@@ -42,7 +42,7 @@ double compare(const edgetok_output& picture, const edgetok_output* given, std::
 }
 
 edgetok_image* prepared(const edgetok_encoder* encoder, const edgetok_impl::Picture& picture) {
-  return new edgetok_image{encoder->encoder->prepare(picture)};
+  return new edgetok_image{share(encoder->encoder->prepare(picture))};
 }
 
 }  // namespace
@@ -117,7 +117,7 @@ edgetok_status edgetok_encode(edgetok_encoder* encoder, const edgetok_image* ima
   return guarded([&] {
     require(output, "output") = nullptr;
     auto& loaded = *require(encoder, "encoder").encoder;
-    auto made = loaded.encode(require(image, "image").image, budget);
+    auto made = loaded.encode(*require(image, "image").image, budget);
     *output = new edgetok_output{loaded.bundle(), std::move(made)};
   });
 }

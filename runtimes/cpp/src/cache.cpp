@@ -23,9 +23,15 @@ void CacheRows::begin(std::int64_t rows, const std::vector<std::int64_t>& remove
   shift_ = shift;
 }
 
-void CacheRows::append() {
-  for (auto& length : lengths_) ++length;
-  ++position_;
+void CacheRows::append(std::int64_t count) {
+  for (auto& length : lengths_) length += count;
+  position_ += count;
+}
+
+void CacheRows::rewind(std::int64_t rows) { begin(rows, std::vector<std::int64_t>(lengths_.size()), 0); }
+
+bool CacheRows::are_whole() const {
+  return std::all_of(lengths_.begin(), lengths_.end(), [&](std::int64_t length) { return length == position_; });
 }
 
 void CacheRows::compact(std::size_t layer) { lengths_[layer] = keep_[layer]; }

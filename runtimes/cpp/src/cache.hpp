@@ -12,9 +12,13 @@ class CacheRows {
   // A prompt of so many rows has been written, less what each layer had removed. A policy's prefill
   // wrote no more than the layer keeps where that is more than it holds.
   void begin(std::int64_t rows, const std::vector<std::int64_t>& removed, std::int64_t shift);
-  void append();               // one row more in every layer
+  void append(std::int64_t count = 1);  // so many rows more in every layer
+  // Only the first so many rows count from now on; they must be whole.
+  void rewind(std::int64_t rows);
   void compact(std::size_t layer);
 
+  // Whether every layer has every row that was written, each in the slot of its number.
+  bool are_whole() const;
   bool is_full(std::size_t layer) const { return lengths_[layer] >= slots_[layer]; }
   std::size_t layers() const { return lengths_.size(); }
   std::int64_t length(std::size_t layer) const { return lengths_[layer]; }

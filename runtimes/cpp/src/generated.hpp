@@ -1,5 +1,6 @@
-// Written by `make docs` (benchmarks/cpp_header.py) from edgetok/names.py, edgetok/limits.py and
-// edgetok/bundle/operators.py. Do not edit: a test compares it with them.
+// Written by `make docs` (benchmarks/cpp_header.py) from edgetok/names.py, edgetok/limits.py,
+// edgetok/bundle/operators.py and what runtimes/reuse.py measured. Do not edit: a test compares it
+// with them.
 #pragma once
 
 #include <cstdint>
@@ -45,6 +46,11 @@ constexpr std::int64_t TOWER_SIDE_PIXELS = 4096;
 constexpr std::int64_t SCORER_BYTES = 67108864;
 constexpr std::int64_t CHAT_TEMPLATE_SECONDS = 20;
 }  // namespace limits
+
+namespace costs {
+constexpr std::int64_t CHUNK_ROW_COST = 3;
+constexpr std::int64_t STEP_ROWS = 4;
+}  // namespace costs
 
 namespace names {
 constexpr char PIXELS[] = "pixels";

@@ -122,6 +122,22 @@ Expected expect_prefill(const Manifest& m, const Stage& stage, const Rung& rung)
   return e;
 }
 
+// Any number of rows that fits into every layer.
+Expected expect_extend(const Manifest& m, const Stage& stage) {
+  const Tensor* chunk = find(stage.inputs, names::CHUNK_EMBEDS);
+  std::int64_t rows = chunk != nullptr && chunk->shape.size() == 3 ? chunk->shape[1] : 1;
+  for (const auto slots : m.kv.slots) rows = std::min(rows, slots);
+  rows = std::max<std::int64_t>(1, rows);
+  Expected e;
+  e.inputs = cache_of(m, stage.flavour, "past");
+  e.inputs[names::CHUNK_EMBEDS] = {"float32", Shape{1, rows, m.text.hidden}};
+  e.inputs[names::PAST_LENGTHS] = {"int32", Shape{m.kv.layers}};
+  e.inputs[names::CHUNK_POSITIONS] = {"int64", Shape{m.kv.layers, rows}};
+  e.outputs = cache_of(m, stage.flavour, "present");
+  e.outputs[names::LOGITS] = {"float32", Shape{1, m.text.vocabulary}};
+  return e;
+}
+
 Expected expect_decode(const Manifest& m, const Stage& stage) {
   Expected e;
   e.inputs = cache_of(m, stage.flavour, "past");
@@ -146,6 +162,7 @@ Expected expect(const Manifest& m, const Stage& stage, const Rung& rung, const S
   if (stage.stage == "tower") return expect_tower(m, stage);
   if (stage.stage == "compress") return expect_compress(m, stage, rung, tower);
   if (stage.stage == "prefill") return expect_prefill(m, stage, rung);
+  if (stage.stage == names::EXTEND) return expect_extend(m, stage);
   if (stage.stage == "decode") return expect_decode(m, stage);
   if (stage.stage == "compact") return expect_compact(m, stage);
   Expected e;  // embed

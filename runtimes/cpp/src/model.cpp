@@ -10,8 +10,6 @@ namespace edgetok_impl {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
@@ -29,43 +27,8 @@ class Watch {
   Clock::time_point start_ = Clock::now();
 };
 
-// Held while a model answers; waiting instead would deadlock who calls from a callback.
-class Turn {
- public:
-  explicit Turn(std::atomic<bool>& in_use) : in_use_(in_use) {
-    if (in_use_.exchange(true)) {
-      throw usage_error("this model is answering already and has one KV cache; wait, or load the bundle again");
-    }
-  }
-  ~Turn() { in_use_ = false; }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
- private:
-  std::atomic<bool>& in_use_;
-};
-
 bool are_finite(const float* values, std::size_t count) {
   return std::all_of(values, values + count, [](float v) { return std::isfinite(v); });
-}
-
-// The largest logit and the next largest; ties go to the lower id.
-struct Best {
-  std::size_t first = 0;
-  double peak = 0, second = 0, sum = 0;  // sum: of exp(logit - peak)
-};
-
-Best find_best(const float* logits, std::size_t count) {
-  Best best;
-  best.first = static_cast<std::size_t>(std::max_element(logits, logits + count) - logits);
-  best.peak = static_cast<double>(logits[best.first]);
-  best.second = -std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < count; ++i) {
-    const double logit = static_cast<double>(logits[i]);
-    best.sum += std::exp(logit - best.peak);
-    if (i != best.first) best.second = std::max(best.second, logit);
-  }
-  return best;
 }
 
 Signals signals_of(const Answer& answer) {
@@ -81,14 +44,14 @@ void require_fits(const Prompt& prompt, std::int64_t limit) {
                     ", or export with --prompt-tokens " + std::to_string(count) + " or more");
 }
 
-void require_ids(const Ids& ids, std::int64_t vocabulary) {
-  for (const auto id : ids) {
-    if (id >= 0 && id < vocabulary) continue;
-    throw input_error("token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(vocabulary));
-  }
-}
-
 }  // namespace
+
+InUse::InUse(std::atomic<bool>& flag, std::atomic<bool>& cancelled) : flag_(flag) {
+  if (flag_.exchange(true)) {
+    throw usage_error("this model is answering already and has one KV cache; wait, or load the bundle again");
+  }
+  cancelled = false;
+}
 
 double Answer::log_probability() const {
   return tokens.empty() ? 0 : log_probability_sum / static_cast<double>(tokens.size());
@@ -97,7 +60,8 @@ double Answer::log_probability() const {
 Model::Model(std::shared_ptr<const Bundle> bundle, const LoadOptions& options)
     : bundle_(std::move(bundle)),
       plan_(parse_image_plan(bundle_->read("processor/image.json"))),
-      runtime_(*bundle_, options) {}
+      runtime_(*bundle_, options),
+      cache_(runtime_) {}
 
 Image Model::prepare(Picture picture) const {
   const auto start = Clock::now();
@@ -108,26 +72,48 @@ Image Model::prepare(Picture picture) const {
   return image;
 }
 
-void Model::require(const Image& image, const Prompt& prompt, const Request& request) const {
-  const bool limited = request.limits.max_ttft_ms > 0 || request.limits.max_memory_mib > 0;
-  if ((request.budget != 0) + limited + request.elbow > 1) {
+InUse Model::begin() { return InUse(in_use_, cancelled_); }
+
+void Model::forget() {
+  const InUse held = begin();
+  cache_.forget();
+}
+
+void Model::require_image(const Image& image) const {
+  if (image.digest == bundle_->manifest().digest) return;
+  throw usage_error("the image was prepared for another bundle; prepare it with this one");
+}
+
+void Model::require_request(const Request& request) const {
+  if ((request.budget != 0) + request.is_limited() + request.elbow > 1) {
     throw usage_error("a budget, limits and a signal exclude each other; give one of them");
   }
   if (request.max_new_tokens < 0 || request.max_new_tokens > limits::NEW_TOKENS) {
     throw usage_error("max_new_tokens " + std::to_string(request.max_new_tokens) + " is outside 1.." +
                       std::to_string(limits::NEW_TOKENS));
   }
-  if (image.digest != bundle_->manifest().digest) {
-    throw usage_error("the image was prepared for another bundle; prepare it with this one");
+  require_sampling(request.sampling);
+}
+
+void Model::require_ids(const Ids& ids) const {
+  const auto vocabulary = bundle_->manifest().text.vocabulary;
+  for (const auto id : ids) {
+    if (id >= 0 && id < vocabulary) continue;
+    throw input_error("token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(vocabulary));
   }
+}
+
+void Model::require(const Image& image, const Prompt& prompt, const Request& request) const {
+  require_request(request);
+  require_image(image);
   if (prompt.size() < prompt.question_first || prompt.size() - prompt.question_first < prompt.question_count) {
     throw usage_error("the question lies outside the prompt's " + std::to_string(prompt.size()) + " tokens");
   }
   std::int64_t most = 0;
   for (const auto& rung : runtime_.ladder()) most = std::max(most, rung.prompt_tokens);
   require_fits(prompt, most);
-  require_ids(prompt.before, bundle_->manifest().text.vocabulary);
-  require_ids(prompt.after, bundle_->manifest().text.vocabulary);
+  require_ids(prompt.before);
+  require_ids(prompt.after);
 }
 
 // The bundle's own, where its certificate speaks of what is asked.
@@ -143,12 +129,13 @@ const Controller* Model::controller() const {
   return all && is_loaded(found->full) ? &*found : nullptr;
 }
 
-Decision Model::choose(const Request& request, const Signals& signals, const Ids& question) const {
+Decision Model::choose(const Request& request, const Signals& signals, const Ids& question, bool certified) const {
   const auto& ladder = runtime_.ladder();
   if (request.budget != 0) return choose_fixed(ladder, request.budget);
-  if (request.limits.max_ttft_ms > 0 || request.limits.max_memory_mib > 0) return choose_within(ladder, request.limits);
+  if (request.is_limited()) return choose_within(ladder, request.limits);
   if (request.elbow) return choose_elbow(ladder, signals);
-  if (const Controller* own = controller()) {
+  const bool greedy = request.sampling.temperature == 0;  // it was certified on such answers
+  if (const Controller* own = certified && greedy ? controller() : nullptr) {
     if (own->thumbnail) {
       throw incompatible("this bundle's controller looks at a thumbnail, which the C library does not make yet; "
                          "give a budget, or use the Python runtime");
@@ -164,109 +151,132 @@ void Model::encode(Image& image, std::int64_t budget, Timings& timings) {
   image.tower = runtime_.encode(image.pixels, budget);
 }
 
-const VisualTokens& Model::compress(Image& image, std::int64_t budget, const Prompt& prompt) {
-  if (runtime_.reads_prompt()) return scratch_ = runtime_.compress(*image.tower, budget, prompt);
-  const auto found = image.tokens.find(budget);
-  if (found != image.tokens.end()) return found->second;
-  return image.tokens[budget] = runtime_.compress(*image.tower, budget, prompt);
+std::shared_ptr<const VisualTokens> Model::compress(Image& image, std::int64_t budget, const Prompt& prompt) {
+  const auto make = [&] {
+    return std::make_shared<const VisualTokens>(runtime_.compress(*image.tower, budget, prompt));
+  };
+  if (runtime_.reads_prompt()) return make();
+  auto& made = image.tokens[budget];
+  if (!made) made = make();
+  return made;
+}
+
+Decision Model::look(Image& image, const Prompt& prompt, const Request& request, bool certified, Timings& timings) {
+  const Ids question = prompt.question();
+  std::optional<Decision> decision;
+  if (runtime_.has_tower_per_rung()) decision = choose(request, {}, question, certified);  // its tower is known then
+  encode(image, decision ? decision->budget : runtime_.ladder().back().budget, timings);
+  return decision ? *decision : choose(request, image.tower->signals, question, certified);
+}
+
+// What a rung makes of the image and the prompt.
+PromptRows Model::rows(Image& image, const Prompt& prompt, std::int64_t budget, Answer& out) {
+  require_fits(prompt, runtime_.rung(budget).prompt_tokens);
+  encode(image, budget, out.timings);
+  const Watch watch(out.timings.compress);
+  PromptRows rows{prompt, compress(image, budget, prompt), prompt.after.size()};
+  out.kept = rows.visual->kept;
+  out.tried.push_back(budget);
+  return rows;
+}
+
+PromptRows Model::open(Image& image, const Prompt& prompt, const Request& request, Answer& out) {
+  require(image, prompt, request);
+  const Decision decision = look(image, prompt, request, false, out.timings);
+  out.reason = decision.reason;
+  out.timings.preprocess = image.preprocess_ms;
+  return rows(image, prompt, decision.budget, out);
+}
+
+// Logits of the last of these rows, which the cache holds then.
+const float* Model::fill(const PromptRows& rows, std::int64_t budget, Answer& out) {
+  std::vector<float> embeds;
+  {
+    const Watch watch(out.timings.embed);
+    embeds = runtime_.embed(rows.text, *rows.visual);
+  }
+  const Watch watch(out.timings.prefill);
+  const PromptCache::Filled filled = cache_.fill(budget, rows, embeds);
+  out.reused = filled.reused;
+  return filled.logits;
 }
 
 // Notes the next token; false where there is none, or none behind it.
-bool Model::take_token(const float* logits, Answer& answer) const {
+bool Model::take_token(const float* logits, Sampler& sampler, Answer& out) {
   const auto& text = bundle_->manifest().text;
   const auto count = static_cast<std::size_t>(text.vocabulary);
   if (!are_finite(logits, count)) {
-    answer.stop = Stop::numeric;
+    out.stop = Stop::numeric;
+    cache_.forget();  // whatever went wrong, no other answer shall begin with it
     return false;
   }
-  const Best best = find_best(logits, count);
-  if (answer.tokens.empty()) {
-    answer.first_margin = count < 2 ? 1.0 : (1.0 - std::exp(best.second - best.peak)) / best.sum;
-  }
-  answer.log_probability_sum -= std::log(best.sum);  // of the likeliest: exp(0) of that sum
-  answer.tokens.push_back(static_cast<std::int64_t>(best.first));
-  const bool ends = std::find(text.stop_ids.begin(), text.stop_ids.end(), answer.tokens.back()) != text.stop_ids.end();
-  if (ends) answer.stop = Stop::stop;
+  const std::int64_t token = sampler.choose(logits, count);
+  if (out.tokens.empty()) out.first_margin = margin(logits, count);
+  out.log_probability_sum += edgetok_impl::log_probability(logits, count, token);
+  out.tokens.push_back(token);
+  const bool ends = std::find(text.stop_ids.begin(), text.stop_ids.end(), token) != text.stop_ids.end();
+  if (ends) out.stop = Stop::stop;
   return !ends;
 }
 
-Answer Model::answer(Image& image, const Prompt& prompt, const Request& request, std::int64_t budget,
-                     const std::function<bool(std::int64_t)>& on_token, const std::function<double()>& elapsed) {
-  const Rung& rung = runtime_.rung(budget);
-  require_fits(prompt, rung.prompt_tokens);
-  const auto most = static_cast<std::size_t>(request.max_new_tokens != 0 ? request.max_new_tokens : rung.new_tokens());
-  Answer out;
-  encode(image, budget, out.timings);
-  const float* logits = nullptr;
-  {
-    const auto visual = [&]() -> const VisualTokens& {
-      const Watch watch(out.timings.compress);
-      return compress(image, budget, prompt);
-    };
-    const VisualTokens& tokens = visual();
-    out.kept = tokens.kept;
-    std::vector<float> rows;
-    {
-      const Watch watch(out.timings.embed);
-      rows = runtime_.embed(prompt, tokens);
-    }
-    const Watch watch(out.timings.prefill);
-    logits = runtime_.prefill(budget, rows, prompt, tokens);
-  }
-  bool more = take_token(logits, out);
-  out.timings.ttft = elapsed();
-  const auto say = [&] { return !on_token || out.tokens.empty() || on_token(out.tokens.back()); };
+// Tells the token that was taken, and takes `more`.
+void Model::decode(const Request& request, Sampler& sampler, const OnToken& on_token, bool more, Answer& out) {
+  const auto rung_tokens = runtime_.rung(out.tried.back()).new_tokens();
+  const auto most = static_cast<std::size_t>(request.max_new_tokens != 0 ? request.max_new_tokens : rung_tokens);
   const Watch watch(out.timings.decode);
   while (true) {
-    if (out.stop != Stop::numeric && !say()) {
+    if (out.stop == Stop::numeric) return;
+    if (on_token && !on_token(out.tokens.back())) {
       if (more) out.stop = Stop::cancelled;
-      return out;
+      return;
     }
-    if (!more) return out;
+    if (!more) return;
     if (cancelled_ || out.tokens.size() >= most || runtime_.rows_left() < 1) {
       out.stop = cancelled_ ? Stop::cancelled : out.tokens.size() >= most ? Stop::length : Stop::cache;
-      return out;
+      return;
     }
-    more = take_token(runtime_.step(out.tokens.back()), out);
+    more = take_token(cache_.step(out.tokens.back()), sampler, out);
   }
 }
 
+void Model::run(const PromptRows& rows, const Request& request, const OnToken& on_token, Clock::time_point start,
+                Answer& out) {
+  Sampler sampler(request.sampling);
+  const bool more = take_token(fill(rows, out.tried.back(), out), sampler, out);
+  out.timings.ttft = milliseconds_since(start);
+  decode(request, sampler, on_token, more, out);
+}
+
 Answer Model::generate(Image& image, const Prompt& prompt, const Request& request) {
-  const Turn turn(in_use_);
-  require(image, prompt, request);
-  cancelled_ = false;
   const auto start = Clock::now();
-  const auto elapsed = [start] { return milliseconds_since(start); };
-  const Ids question = prompt.question();
+  const InUse held = begin();
+  require(image, prompt, request);
   Timings first;
-  std::optional<Decision> decision;
-  if (runtime_.has_tower_per_rung()) decision = choose(request, {}, question);  // its tower is known only then
-  encode(image, decision ? decision->budget : runtime_.ladder().back().budget, first);
-  const Signals signals = image.tower->signals;
-  if (!decision) decision = choose(request, signals, question);
+  Decision decision = look(image, prompt, request, true, first);
   Ids tried;
   while (true) {
-    tried.push_back(decision->budget);
-    const bool reviewed = static_cast<bool>(decision->review);  // nothing is said before it is taken
-    Answer found = answer(image, prompt, request, decision->budget,
-                          reviewed ? std::function<bool(std::int64_t)>() : request.on_token, elapsed);
-    if (reviewed && found.stop != Stop::cancelled) {
-      if (const auto following = decision->review(signals_of(found))) {
+    Answer out;
+    out.tried = tried;
+    const PromptRows asked = rows(image, prompt, decision.budget, out);
+    const bool reviewed = static_cast<bool>(decision.review);  // nothing is said before it is taken
+    run(asked, request, reviewed ? OnToken() : request.on_token, start, out);
+    if (reviewed && out.stop != Stop::cancelled) {
+      if (const auto following = decision.review(signals_of(out))) {
+        tried = out.tried;
         decision = Decision(*following);
         continue;
       }
-      found.timings.ttft = elapsed();
+      out.timings.ttft = milliseconds_since(start);
     }
     if (reviewed && request.on_token) {
-      for (const auto token : found.tokens) {
+      for (const auto token : out.tokens) {
         if (!request.on_token(token)) break;
       }
     }
-    found.tried = tried;
-    found.reason = decision->reason;
-    found.timings.tower += first.tower;
-    found.timings.preprocess = image.preprocess_ms;
-    return found;
+    out.reason = decision.reason;
+    out.timings.tower += first.tower;
+    out.timings.preprocess = image.preprocess_ms;
+    return out;
   }
 }
 

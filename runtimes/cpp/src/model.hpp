@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -9,9 +10,14 @@
 #include <string>
 
 #include "picture.hpp"
+#include "reuse.hpp"
 #include "runtime.hpp"
+#include "sampling.hpp"
 
 namespace edgetok_impl {
+
+using Clock = std::chrono::steady_clock;
+using OnToken = std::function<bool(std::int64_t token)>;  // false cancels
 
 // A prepared image, and what the model made of it so far.
 struct Image {
@@ -19,7 +25,7 @@ struct Image {
   std::vector<float> pixels;
   double preprocess_ms = 0;
   std::optional<TowerOutput> tower;
-  std::map<std::int64_t, VisualTokens> tokens;  // by budget, unless they depend on the question
+  std::map<std::int64_t, std::shared_ptr<const VisualTokens>> tokens;  // by budget, unless the question matters
 };
 
 struct Request {
@@ -27,7 +33,10 @@ struct Request {
   Limits limits;
   bool elbow = false;
   std::int64_t max_new_tokens = 0;
-  std::function<bool(std::int64_t token)> on_token;  // false cancels; may be empty
+  Sampling sampling;
+  OnToken on_token;  // may be empty
+
+  bool is_limited() const { return limits.max_ttft_ms > 0 || limits.max_memory_mib > 0; }
 };
 
 enum class Stop { stop, length, cache, numeric, cancelled };
@@ -42,9 +51,22 @@ struct Answer {
   std::string reason;
   double first_margin = -1;
   double log_probability_sum = 0;
+  std::size_t reused = 0;  // rows of the prompt that the cache held already
   Timings timings;
 
   double log_probability() const;
+};
+
+// Held while a model answers; waiting instead would deadlock who calls from a callback.
+class InUse {
+ public:
+  InUse(std::atomic<bool>& flag, std::atomic<bool>& cancelled);
+  ~InUse() { flag_ = false; }
+  InUse(const InUse&) = delete;
+  InUse& operator=(const InUse&) = delete;
+
+ private:
+  std::atomic<bool>& flag_;
 };
 
 class Model {
@@ -55,22 +77,39 @@ class Model {
   const Runtime& runtime() const { return runtime_; }
   Image prepare(Picture picture) const;
   Answer generate(Image& image, const Prompt& prompt, const Request& request);
+  // Has the next answer computed from its first row on, for the measure of it.
+  void forget();
   void cancel() { cancelled_ = true; }
+
+  // ---- the steps of an answer, for conversations as well ----
+  // Keeps all others from the model; throws Error(usage) if one answers already.
+  InUse begin();
+  // The rows of a first turn on the rung that is chosen, which is the last of `out.tried`.
+  PromptRows open(Image& image, const Prompt& prompt, const Request& request, Answer& out);
+  // Everything from the rows on. Where it throws, `out` has the tokens that there were.
+  void run(const PromptRows& rows, const Request& request, const OnToken& on_token, Clock::time_point start,
+           Answer& out);
+  void require_image(const Image& image) const;
+  void require_request(const Request& request) const;
+  void require_ids(const Ids& ids) const;
 
  private:
   void require(const Image& image, const Prompt& prompt, const Request& request) const;
-  Decision choose(const Request& request, const Signals& signals, const Ids& question) const;
+  Decision choose(const Request& request, const Signals& signals, const Ids& question, bool certified) const;
+  // The rung to begin with, for which the image has been through the tower.
+  Decision look(Image& image, const Prompt& prompt, const Request& request, bool certified, Timings& timings);
   const Controller* controller() const;
   void encode(Image& image, std::int64_t budget, Timings& timings);
-  const VisualTokens& compress(Image& image, std::int64_t budget, const Prompt& prompt);
-  bool take_token(const float* logits, Answer& answer) const;
-  Answer answer(Image& image, const Prompt& prompt, const Request& request, std::int64_t budget,
-                const std::function<bool(std::int64_t)>& on_token, const std::function<double()>& elapsed);
+  std::shared_ptr<const VisualTokens> compress(Image& image, std::int64_t budget, const Prompt& prompt);
+  PromptRows rows(Image& image, const Prompt& prompt, std::int64_t budget, Answer& out);
+  const float* fill(const PromptRows& rows, std::int64_t budget, Answer& out);
+  bool take_token(const float* logits, Sampler& sampler, Answer& out);
+  void decode(const Request& request, Sampler& sampler, const OnToken& on_token, bool more, Answer& out);
 
   std::shared_ptr<const Bundle> bundle_;
   ImagePlan plan_;
   Runtime runtime_;
-  VisualTokens scratch_;
+  PromptCache cache_;
   std::atomic<bool> in_use_{false}, cancelled_{false};
 };
 

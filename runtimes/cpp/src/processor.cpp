@@ -157,11 +157,15 @@ ImagePlan parse_image_plan(const std::string& bytes) {
   return plan;
 }
 
-void check_prompt_plan(const std::string& bytes) {
-  Value v = parse_strict(bytes, kPrompt, limits::PROCESSOR_BYTES);
+void check_prompt_plan(const std::string& bytes) { has_turns(bytes); }
+
+bool has_turns(const std::string& prompt_plan) {
+  Value v = parse_strict(prompt_plan, kPrompt, limits::PROCESSOR_BYTES);
   apply(prompt_schema(), v, kPrompt);
   require_segments("segments", v.at("segments"), 1);
-  if (!v.at("turn").is_null()) require_segments("turn", v.at("turn"), 0);
+  if (v.at("turn").is_null()) return false;
+  require_segments("turn", v.at("turn"), 0);
+  return true;
 }
 
 }  // namespace edgetok_impl

@@ -139,7 +139,11 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
 
 void Runtime::load(const Bundle& bundle) {
   require_memory(manifest_, ladder_, flavour_);
-  for (const char* name : kStages) {
+  std::vector<std::string> stages(std::begin(kStages), std::end(kStages));
+  for (const auto& name : shared_stages(manifest_)) {
+    if (name == names::EXTEND) stages.push_back(name);
+  }
+  for (const auto& name : stages) {
     for (auto rung = ladder_.rbegin(); rung != ladder_.rend(); ++rung) {  // see `Backend`
       const Stage& stage = bundle.stage(name, rung->budget, flavour_);
       require_interface(manifest_, stage, *rung, bundle.stage("tower", rung->budget, flavour_));
@@ -300,19 +304,31 @@ void Runtime::make_room() {
   }
 }
 
+// How many rows each layer holds, and so many beyond.
+std::vector<std::int32_t> Runtime::past_lengths(std::int64_t beyond) const {
+  std::vector<std::int32_t> out;
+  for (std::size_t layer = 0; layer < rows_.layers(); ++layer) {
+    out.push_back(static_cast<std::int32_t>(rows_.length(layer) + beyond));
+  }
+  return out;
+}
+
+// Rotary positions [L, count] of the next rows in each layer.
+Ids Runtime::next_positions(std::int64_t count) const {
+  Ids out;
+  for (std::size_t layer = 0; layer < rows_.layers(); ++layer) {
+    for (std::int64_t i = 0; i < count; ++i) out.push_back(rows_.position(layer) + i);
+  }
+  return out;
+}
+
 const float* Runtime::step(std::int64_t token) {
-  if (rows_.left() < 1) throw input_error("the KV cache is full; ask for fewer new tokens, or export with more");
+  require_left(1);
   make_room();
   Graph& decode = graph("decode", ladder_[0].budget);
-  std::vector<std::int32_t> lengths;
-  Ids positions;
-  for (std::size_t layer = 0; layer < rows_.layers(); ++layer) {
-    lengths.push_back(static_cast<std::int32_t>(rows_.length(layer)));
-    positions.push_back(rows_.position(layer));
-  }
   decode.input(names::TOKEN_ID).write(Ids{token});
-  decode.input(names::PAST_LENGTHS).write(lengths);
-  decode.input(names::POSITIONS).write(positions);
+  decode.input(names::PAST_LENGTHS).write(past_lengths(0));
+  decode.input(names::POSITIONS).write(next_positions(1));
   decode.run();
   rows_.append();
   return decode.output(names::LOGITS).as<float>();

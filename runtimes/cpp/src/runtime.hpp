@@ -71,6 +71,18 @@ class Runtime {
   const float* step(std::int64_t token);
   std::int64_t rows_left() const { return rows_.left(); }
 
+  // ---- rows behind those that the cache holds, for reuse.hpp; in extending.cpp ----
+  bool sees_whole_prompt() const { return manifest_.text.sees_ahead == "prompt"; }
+  // Whether rows stand where they were written and nothing but them decides about answers.
+  bool may_rewind() const;
+  void rewind(std::int64_t rows) { rows_.rewind(rows); }
+  // Rows that a chunk has; 0 where there is no graph for them.
+  std::size_t chunk_rows() const;
+  // Appends a chunk [R, D]; logits [W] of its last row.
+  const float* put(const float* rows);
+  // Throws Error(input) unless so many rows can be appended.
+  void require_left(std::int64_t rows) const;
+
  private:
   void load(const Bundle& bundle);
   void load_compaction();
@@ -78,6 +90,8 @@ class Runtime {
   std::vector<float> embed_ids(const Ids& ids);
   void write_prompt(const Graph& graph, const std::vector<float>& rows, const Prompt& prompt);
   void make_room();
+  std::vector<std::int32_t> past_lengths(std::int64_t beyond) const;
+  Ids next_positions(std::int64_t count) const;
 
   const Manifest& manifest_;  // of the bundle, which the model keeps
   std::string flavour_;

@@ -64,6 +64,7 @@ void measure_rung(edgetok::Model& model, const std::vector<std::uint8_t>& file, 
   request.budget = budget;
   for (std::int64_t i = 0; i < repeats; ++i) {
     const edgetok::Image image = model.image(file.data(), file.size());
+    model.forget();  // the same question again would find its rows in the cache
     const edgetok::Answer answer = model.generate(image, prompt, request);
     const edgetok_timings timings = answer.timings();
     const auto steps = static_cast<double>(answer.tokens().size()) - 1;

@@ -19,6 +19,7 @@ import edgetok
 
 ROOT = Path(__file__).parents[3]
 BUILD = ROOT / "build" / "cpp" / "shared"
+pytest.register_assert_rewrite("pair")
 NOT_TO_BE_HAD = 69  # exit code of the script where packages cannot be installed
 
 
@@ -130,3 +131,9 @@ def run() -> Callable[..., str]:
 def tiny_encoder() -> ModuleType:
     """The module tests/bundle/tiny_encoder.py."""
     return _load(ROOT / "tests" / "bundle" / "tiny_encoder.py")
+
+
+@pytest.fixture(scope="session")
+def pairs() -> ModuleType:
+    """The module pair.py."""
+    return _load(Path(__file__).with_name("pair.py"))

@@ -3,7 +3,8 @@
  * Ownership
  *   A handle that a function writes into its last argument belongs to the caller, who gives it back
  *   to the function named edgetok_..._free, once, or NULL as often as wanted. A model keeps what it
- *   needs of its bundle, an answer of its model, and so on: they may be freed in any order.
+ *   needs of its bundle, an answer of its model, a conversation its model and its image, and so on: they
+ *   may be freed in any order.
  *   Pointers that getters return belong to the handle and live until it is freed.
  *   Everything that the caller passes is copied, or not looked at after the call returns.
  *
@@ -19,7 +20,8 @@
  *   What other threads may do meanwhile is edgetok_model_cancel, edgetok_model_memory and to prepare images.
  *   edgetok_encoder has one set of buffers: a second call of edgetok_encode... while one runs fails
  *   with EDGETOK_USAGE.
- *   edgetok_image notes what the model made of it: one thread at a time. An encoder notes nothing.
+ *   edgetok_image notes what the model made of it: one thread at a time. An encoder notes nothing. A
+ *   conversation is for one thread at a time, too, and uses its image in the first turn.
  *
  * Versions
  *   Each struct begins with its size, so that a library knows what an older program does not:
@@ -86,6 +88,7 @@ typedef struct edgetok_bundle edgetok_bundle;
 typedef struct edgetok_model edgetok_model;
 typedef struct edgetok_image edgetok_image;
 typedef struct edgetok_answer edgetok_answer;
+typedef struct edgetok_conversation edgetok_conversation;
 
 EDGETOK_API const char* edgetok_version(void);
 EDGETOK_API const char* edgetok_message(void); /* never NULL */
@@ -153,6 +156,8 @@ EDGETOK_API void edgetok_model_free(edgetok_model* model);
 EDGETOK_API edgetok_status edgetok_model_memory(const edgetok_model* model, edgetok_memory* memory);
 /* Ends the answer that is being generated after its current token; no effect if there is none. */
 EDGETOK_API void edgetok_model_cancel(edgetok_model* model);
+/* Has the next answer computed from its first row on, for the measure of it. */
+EDGETOK_API edgetok_status edgetok_model_forget(edgetok_model* model);
 
 /* ---- images ---- */
 
@@ -203,6 +208,11 @@ typedef struct edgetok_request {
   int32_t max_new_tokens; /* 0: as many as the rung was exported for */
   edgetok_on_token on_token; /* may be NULL */
   void* user;
+  /* 0: the likeliest token each time, ties to the lower id. Else tokens are drawn: above 1 from a
+   * flatter distribution, below 1 from a sharper one; the bundle's controller does not choose then. */
+  double temperature;
+  double top_p;  /* draw among the likeliest tokens that together hold this probability; 0: all */
+  uint64_t seed; /* the same seed draws the same tokens, in Python as well */
 } edgetok_request;
 
 typedef struct edgetok_timings {
@@ -216,8 +226,10 @@ typedef struct edgetok_timings {
   double decode_ms;     /* all tokens after the first */
 } edgetok_timings;
 
-/* Greedy: the likeliest token each time, ties to the lower id. Without a budget, limits or the
- * elbow, the bundle's certified controller chooses if it has one, else the largest rung answers. */
+/* Without a budget, limits or the elbow, the bundle's certified controller chooses if it has one and
+ * the temperature is 0, else the largest rung answers. Rows that the prompt shares, from the first one
+ * on, with what the KV cache holds of the answer before are not computed again. When it fails, the
+ * model is as usable as before. */
 EDGETOK_API edgetok_status edgetok_generate(edgetok_model* model, edgetok_image* image, const edgetok_prompt* prompt,
                                             const edgetok_request* request, edgetok_answer** answer);
 EDGETOK_API void edgetok_answer_free(edgetok_answer* answer);
@@ -232,8 +244,31 @@ EDGETOK_API const char* edgetok_answer_reason(const edgetok_answer* answer); /* 
 /* How sure the model was of its first token: probability less that of the second; -1 without one. */
 EDGETOK_API double edgetok_answer_margin(const edgetok_answer* answer);
 EDGETOK_API double edgetok_answer_log_probability(const edgetok_answer* answer);
+/* Rows of the prompt, visual tokens included, that were in the KV cache already. */
+EDGETOK_API int64_t edgetok_answer_reused(const edgetok_answer* answer);
 EDGETOK_API edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings);
 
+/* ---- conversations ---- */
+
+/* Begins to talk about an image in several turns; nothing runs before the first one. Between two turns
+ * the model may answer other questions, after which the next turn takes longer. Bundles whose chat
+ * template has no later turns are refused with EDGETOK_USAGE. */
+EDGETOK_API edgetok_status edgetok_converse(edgetok_model* model, edgetok_image* image,
+                                            edgetok_conversation** conversation);
+EDGETOK_API void edgetok_conversation_free(edgetok_conversation* conversation);
+/* Answers the next turn. The first one has a prompt and a request as edgetok_generate, but a certified
+ * controller does not choose its rung. A later one has no `before`, and in `after` the ids that stand
+ * between the last answer, without its stop token, and the next; it stays on the rung of the first:
+ * `budget` is that one or 0, limits and elbow are 0.
+ * A turn that was cancelled, or failed after its first token, has been said as far as its tokens were
+ * told. One that failed before leaves no trace: the same turn may be asked again. Where the KV cache
+ * has no room for the turn, EDGETOK_INPUT says so before anything runs. */
+EDGETOK_API edgetok_status edgetok_conversation_ask(edgetok_conversation* conversation, const edgetok_prompt* prompt,
+                                                    const edgetok_request* request, edgetok_answer** answer);
+EDGETOK_API size_t edgetok_conversation_turns(const edgetok_conversation* conversation);
+/* Tokens of questions and answers, template included, that the KV cache still takes; before the first
+ * turn its visual tokens are not yet counted. */
+EDGETOK_API int64_t edgetok_conversation_tokens_left(const edgetok_conversation* conversation);
 /* ---- encoders: bundles without a language model (docs/encoders.md) ---- */
 
 typedef struct edgetok_encoder edgetok_encoder;

@@ -106,6 +106,29 @@ struct Prompt {
   std::size_t question_first = 0, question_count = 0;
 };
 
+// Called with each token; false cancels. It must not throw.
+using OnToken = std::function<bool(std::int64_t)>;
+
+namespace detail {
+inline edgetok_prompt view(const Prompt& prompt) {  // valid as long as the prompt
+  auto ids = EDGETOK_INIT(edgetok_prompt);
+  ids.before = prompt.before.data();
+  ids.before_count = prompt.before.size();
+  ids.after = prompt.after.data();
+  ids.after_count = prompt.after.size();
+  ids.question_first = prompt.question_first;
+  ids.question_count = prompt.question_count;
+  return ids;
+}
+
+inline edgetok_request with(edgetok_request request, OnToken& on_token) {
+  if (!on_token) return request;
+  request.user = &on_token;
+  request.on_token = [](void* user, std::int64_t token) { return (*static_cast<OnToken*>(user))(token) ? 0 : 1; };
+  return request;
+}
+}  // namespace detail
+
 class Answer {
  public:
   explicit Answer(edgetok_answer* owned) : handle_(owned) {}
@@ -117,6 +140,8 @@ class Answer {
   edgetok_stop stop() const { return edgetok_answer_stop(handle_.get()); }
   std::string reason() const { return edgetok_answer_reason(handle_.get()); }
   double margin() const { return edgetok_answer_margin(handle_.get()); }
+  double log_probability() const { return edgetok_answer_log_probability(handle_.get()); }
+  std::int64_t reused() const { return edgetok_answer_reused(handle_.get()); }
 
   edgetok_timings timings() const {
     auto timings = EDGETOK_INIT(edgetok_timings);
@@ -133,6 +158,27 @@ class Answer {
   }
 
   detail::Handle<edgetok_answer, edgetok_answer_free> handle_;
+};
+
+// Turns about one image: a whole prompt at first, then the ids between two answers, in `after`.
+class Conversation {
+ public:
+  explicit Conversation(edgetok_conversation* owned) : handle_(owned) {}
+
+  Answer ask(const Prompt& prompt, const edgetok_request& request = EDGETOK_INIT(edgetok_request),
+             OnToken on_token = {}) {
+    const edgetok_prompt ids = detail::view(prompt);
+    const edgetok_request asked = detail::with(request, on_token);
+    edgetok_answer* made = nullptr;
+    require_ok(edgetok_conversation_ask(handle_.get(), &ids, &asked, &made));
+    return Answer(made);
+  }
+
+  std::size_t turns() const { return edgetok_conversation_turns(handle_.get()); }
+  std::int64_t tokens_left() const { return edgetok_conversation_tokens_left(handle_.get()); }
+
+ private:
+  detail::Handle<edgetok_conversation, edgetok_conversation_free> handle_;
 };
 
 class Model {
@@ -158,29 +204,23 @@ class Model {
     return Image(made);
   }
 
-  // `on_token` is called with each token; false cancels. It must not throw.
   Answer generate(const Image& image, const Prompt& prompt,
-                  edgetok_request request = EDGETOK_INIT(edgetok_request),
-                  std::function<bool(std::int64_t)> on_token = {}) {
-    auto ids = EDGETOK_INIT(edgetok_prompt);
-    ids.before = prompt.before.data();
-    ids.before_count = prompt.before.size();
-    ids.after = prompt.after.data();
-    ids.after_count = prompt.after.size();
-    ids.question_first = prompt.question_first;
-    ids.question_count = prompt.question_count;
-    if (on_token) {
-      request.user = &on_token;
-      request.on_token = [](void* user, std::int64_t token) {
-        return (*static_cast<std::function<bool(std::int64_t)>*>(user))(token) ? 0 : 1;
-      };
-    }
+                  const edgetok_request& request = EDGETOK_INIT(edgetok_request), OnToken on_token = {}) {
+    const edgetok_prompt ids = detail::view(prompt);
+    const edgetok_request asked = detail::with(request, on_token);
     edgetok_answer* made = nullptr;
-    require_ok(edgetok_generate(handle_.get(), image.get(), &ids, &request, &made));
+    require_ok(edgetok_generate(handle_.get(), image.get(), &ids, &asked, &made));
     return Answer(made);
   }
 
+  Conversation converse(const Image& image) {
+    edgetok_conversation* made = nullptr;
+    require_ok(edgetok_converse(handle_.get(), image.get(), &made));
+    return Conversation(made);
+  }
+
   void cancel() { edgetok_model_cancel(handle_.get()); }  // from any thread
+  void forget() { require_ok(edgetok_model_forget(handle_.get())); }
 
   edgetok_memory memory() const {
     auto memory = EDGETOK_INIT(edgetok_memory);

@@ -1,0 +1,85 @@
+"""A seed draws the same tokens in both libraries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def pair(library, capi, pairs, tiny_vlm, tmp_path_factory) -> Any:
+    recipe = tiny_vlm.Recipe(stop_ids=(), slots=100)
+    folder = tiny_vlm.write(tmp_path_factory.mktemp("draw") / "tiny.bundle", recipe)
+    return pairs.Pair(library, capi, folder)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-6, 0.3, 1.0, 1.7, 20.0])
+@pytest.mark.parametrize("top_p", [1e-9, 0.2, 0.9, 0.999999, 1.0])
+def test_draws_are_equal(pair: Any, pairs: ModuleType, temperature: float, top_p: float) -> None:
+    for seed in (0, 1, 2**32 - 1, 2**32, 2**64 - 1):
+        pair.ask(pairs.picture(1), "a", 4, temperature=temperature, top_p=top_p, seed=seed)
+
+
+def test_many_seeds_draw_alike(pair: Any, pairs: ModuleType) -> None:
+    """1,500 draws; and they are draws: tokens differ from seed to seed."""
+    first: Counter[int] = Counter()
+    for seed in range(30):
+        answer = pair.ask(
+            pairs.picture(1), "a", 4, temperature=1.2, top_p=0.95, seed=seed, max_new_tokens=50
+        )
+        assert len(answer.tokens) == 50
+        first[answer.tokens[0]] += 1
+    assert len(first) > 10
+
+
+def test_greedy_and_a_small_nucleus_take_the_likeliest(pair: Any, pairs: ModuleType) -> None:
+    likeliest = pair.ask(pairs.picture(1), "a", 4).tokens
+    options: dict[str, Any]
+    for options in ({"temperature": 1e-6}, {"temperature": 1.0, "top_p": 1e-9}, {"seed": 9}):
+        assert pair.ask(pairs.picture(1), "a", 4, **options).tokens == likeliest
+
+
+def test_turns_are_drawn_alike(pair: Any, pairs: ModuleType) -> None:
+    talk = pair.converse(pairs.picture(1), 4)
+    for seed, text in enumerate(("a", "b")):
+        talk.ask(text, temperature=1.3, top_p=0.9, seed=seed, max_new_tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature -0.1 is outside"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": float("inf")}, "temperature inf"),
+        ({"top_p": -0.5}, "top_p -0.5 is outside"),
+        ({"top_p": 1.5}, "top_p 1.5"),
+        ({"top_p": float("nan")}, "top_p nan"),
+    ],
+)
+def test_values_out_of_range_are_refused(
+    pair: Any, pairs: ModuleType, capi: ModuleType, options: dict[str, float], message: str
+) -> None:
+    image = pair.cpp.image(pairs.picture(1))
+    with pytest.raises(capi.Failure, match=message) as caught:
+        pair.cpp.generate(image, [2], [9], **options)
+    assert caught.value.status == 2
+
+
+def test_a_struct_of_before_sampling_is_greedy(
+    pair: Any, pairs: ModuleType, capi: ModuleType
+) -> None:
+    """A program that was compiled against an older header: what lies behind is not looked at."""
+    image, likeliest = pair.cpp.image(pairs.picture(1)), pair.ask(pairs.picture(1), "a", 4).tokens
+    prompt = pair.python.processor.encode("a")
+    found = pair.cpp.generate(
+        image,
+        prompt.before,
+        prompt.after,
+        budget=4,
+        temperature=20.0,
+        struct_size=capi.Request.temperature.offset,
+    )
+    assert found.tokens == likeliest
