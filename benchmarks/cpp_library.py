@@ -38,6 +38,15 @@ class Sized(Structure):
         super().__init__(**({"struct_size": ctypes.sizeof(self)} | fields))
 
 
+class Rung(Sized):
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("budget", c_int64),
+        ("prompt_tokens", c_int64),
+        ("new_tokens", c_int64),
+    )
+
+
 class LoadOptions(Sized):
     _fields_ = (
         ("struct_size", c_size_t),
@@ -193,7 +202,7 @@ class Library:
         self.raw.edgetok_answer_log_probability.restype = c_double
         self.raw.edgetok_bundle_label.restype = c_char_p
         self.raw.edgetok_output_kept.restype = _IDS
-        for name in ("output_tensor_count", "ranking_count"):
+        for name in ("bundle_rung_count", "output_tensor_count", "ranking_count"):
             getattr(self.raw, f"edgetok_{name}").restype = c_size_t
         self.raw.edgetok_output_budget.restype = c_int64
         self.raw.edgetok_answer_reused.restype = c_int64
@@ -235,6 +244,16 @@ class Bundle(_Handle):
     def check(self) -> None:
         """Admit every graph, read the processor, repeat the controller's cases."""
         self.library.require(self.library.raw.edgetok_bundle_check(self.value))
+
+    def rungs(self) -> list[dict[str, int]]:
+        """The rungs, ascending."""
+        found, raw = [], self.library.raw
+        for index in range(raw.edgetok_bundle_rung_count(self.value)):
+            rung = Rung()
+            status = raw.edgetok_bundle_rung(self.value, c_size_t(index), byref(rung))
+            self.library.require(status)
+            found.append(_fields(rung))
+        return found
 
     def encoder(self) -> dict[str, Any]:
         """What the bundle of an encoder is for, by name of field."""
