@@ -18,6 +18,8 @@ std::vector<std::int64_t> read_ids(const char* text) {
   return {std::istream_iterator<std::int64_t>(words), std::istream_iterator<std::int64_t>()};
 }
 
+constexpr std::int64_t kLeast = 16;  // pixels a side
+
 std::int64_t up_to(std::mt19937& random, std::int64_t most) {
   return std::uniform_int_distribution<std::int64_t>(1, most)(random);
 }
@@ -60,8 +62,8 @@ Frame make_frame(std::mt19937& random, std::int64_t most) {
   Frame frame{{}, EDGETOK_INIT(edgetok_pixels)};
   auto& pixels = frame.pixels;
   pixels.format = static_cast<edgetok_format>(up_to(random, 4) - 1);
-  pixels.width = up_to(random, most);
-  pixels.height = up_to(random, most);
+  pixels.width = kLeast + up_to(random, most - kLeast);  // no strip that a bundle would refuse
+  pixels.height = kLeast + up_to(random, most - kLeast);
   std::int64_t row = pixels.width * (pixels.format == EDGETOK_RGBA ? 4 : 3);
   std::int64_t rows = pixels.height;
   if (pixels.format == EDGETOK_NV12) {

@@ -40,7 +40,7 @@ struct Frame {
   edgetok_pixels pixels;
 };
 
-// A random frame of 1..`most` pixels a side, of any format, with rows that touch or do not.
+// A random frame of 17..`most` pixels a side, of any format, with rows that touch or do not.
 Frame make_frame(std::mt19937& random, std::int64_t most);
 
 edgetok::Model load(const edgetok::Bundle& bundle, int threads = 1);

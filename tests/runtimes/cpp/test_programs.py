@@ -37,7 +37,7 @@ def _write_pictures(folder: Path) -> Path:
     random = np.random.default_rng(5)
     kinds = ["RGB", "L", "RGBA", "P", "1"]
     for number in range(40):
-        height, width = random.integers(1, 200, 2)
+        height, width = random.integers(16, 200, 2)
         noise = random.integers(0, 256, (height, width, 3), np.uint8)
         picture = Image.fromarray(noise)
         if number % 8 == 7:
