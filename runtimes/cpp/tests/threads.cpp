@@ -20,6 +20,12 @@ struct Asked {
   edgetok::Image image(const edgetok::Model& model) const { return model.image(files[0].data(), files[0].size()); }
 };
 
+// An answer from the first row on: rows of an earlier one would give the same up to the last bits.
+edgetok::Answer ask(const Asked& asked, edgetok::Model& model) {
+  model.forget();
+  return model.generate(asked.image(model), asked.prompt);
+}
+
 // Does `work` again and again in a thread of its own while this lives.
 class Meanwhile {
  public:
@@ -45,12 +51,12 @@ void share_bundle(const Asked& asked) {
     require(!asked.bundle.rungs().empty(), "a bundle has rungs in every thread");
     require(std::string(asked.bundle.describe().digest).size() == 64, "its digest is read by every thread");
     edgetok::Model own = load(asked.bundle);
-    require(describe(own.generate(asked.image(own), asked.prompt)) == asked.answer, "each thread's model answers so");
+    require(describe(ask(asked, own)) == asked.answer, "each thread's model answers so");
   });
 }
 
 void share_answer(const Asked& asked, edgetok::Model& model) {
-  const auto answer = model.generate(asked.image(model), asked.prompt);
+  const auto answer = ask(asked, model);
   in_threads([&](int) {
     require(describe(answer) == asked.answer, "every thread reads the same answer");
     require(answer.timings().ttft_ms > 0, "and its times");
@@ -71,21 +77,21 @@ void answer_side_by_side(const Asked& asked, int rounds) {
   in_threads([&](int number) {
     edgetok::Model own = load(asked.bundle, 1 + number % 2);
     for (int i = 0; i < rounds; ++i) {
-      require(describe(own.generate(asked.image(own), asked.prompt)) == asked.answer, "models do not disturb others");
+      require(describe(ask(asked, own)) == asked.answer, "models do not disturb others");
     }
   }, 2);
 }
 
 // Every answer that another thread cancels is the beginning of the whole one.
 void cancel_from_outside(const Asked& asked, edgetok::Model& model, int rounds) {
-  const auto whole = model.generate(asked.image(model), asked.prompt).tokens();
+  const auto whole = ask(asked, model).tokens();
   int cancelled = 0;
   const Meanwhile canceller([&] {
     std::this_thread::sleep_for(std::chrono::microseconds(100));
     model.cancel();
   });
   for (int i = 0; i < 100 * rounds && cancelled < rounds; ++i) {
-    const auto answer = model.generate(asked.image(model), asked.prompt);
+    const auto answer = ask(asked, model);
     const auto tokens = answer.tokens();
     require(tokens.size() <= whole.size(), "a cancelled answer is no longer");
     require(std::equal(tokens.begin(), tokens.end(), whole.begin()), "a cancelled answer begins as the whole one");
@@ -109,6 +115,7 @@ void call_meanwhile(const Asked& asked, edgetok::Model& model) {
     }).join();
     return true;
   };
+  model.forget();
   const auto answer = model.generate(image, asked.prompt, EDGETOK_INIT(edgetok_request), on_token);
   require(tried && describe(answer) == asked.answer, "the first answer is undisturbed");
 }
@@ -121,7 +128,7 @@ void prepare_meanwhile(const Asked& asked, edgetok::Model& model, int rounds) {
     require(!frame.pixels().empty() && model.memory().buffers_bytes > 0, "images are prepared meanwhile");
   });
   for (int i = 0; i < rounds; ++i) {
-    require(describe(model.generate(asked.image(model), asked.prompt)) == asked.answer, "answers do not notice");
+    require(describe(ask(asked, model)) == asked.answer, "answers do not notice");
   }
 }
 
@@ -142,7 +149,7 @@ void run(char** words) {
   Asked asked{edgetok::Bundle(words[1]), read_files(words[2]), read_prompt(words[3], words[4]), {}};
   const int rounds = read_count(words[5]);
   edgetok::Model model = load(asked.bundle, 2);
-  asked.answer = describe(model.generate(asked.image(model), asked.prompt));
+  asked.answer = describe(ask(asked, model));
   share_bundle(asked);
   share_answer(asked, model);
   tell_messages_apart();
