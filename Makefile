@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 MODEL := examples/demo_vlm/checkpoint
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-eval docs methods-report cpp cpp-archive cpp-aarch64 fuzz test test-all check wheel clean
+.PHONY: demo demo-eval docs methods-report cpp cpp-archive cpp-aarch64 cpp-checks fuzz test test-all check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -45,10 +45,15 @@ cpp-archive: $(STAMP)  ## Pack the C and C++ library into build/cpp/archive/edge
 cpp-aarch64: $(STAMP)  ## The same for 64-bit ARM, cross-compiled, into build/cpp/aarch64 (on Debian).
 	runtimes/cpp/build.sh $(BIN)/python aarch64
 
+cpp-checks: $(STAMP)  ## clang-tidy, the sanitizers, threads and a long run of the C and C++ library (an hour on two cores).
+	runtimes/cpp/checks.sh $(BIN)/python
+
 fuzz: $(STAMP)  ## Give the C++ readers random bytes for a minute; needs clang, keeps what it found.
 	runtimes/cpp/build.sh $(BIN)/python fuzz
-	$(BIN)/python benchmarks/cpp_seeds.py build/cpp/corpus
-	build/cpp/fuzz/fuzz_reader -max_total_time=60 -max_len=65536 -artifact_prefix=build/cpp/ build/cpp/corpus
+	$(BIN)/python benchmarks/cpp_seeds.py build/cpp/seeds
+	mkdir -p build/cpp/corpus
+	build/cpp/fuzz/fuzz_reader -max_total_time=60 -max_len=65536 -print_final_stats=1 -artifact_prefix=build/cpp/ \
+	  build/cpp/corpus build/cpp/seeds runtimes/cpp/fuzz/corpus
 
 test: $(STAMP)  ## Run the quick tests.
 	$(BIN)/pytest -q

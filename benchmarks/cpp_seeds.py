@@ -1,4 +1,4 @@
-"""Write what a fuzzer starts from: a small manifest, image plan, graph and pictures that are good.
+"""Write what a fuzzer starts from: small files of every kind that is read, all of them good.
 
 python benchmarks/cpp_seeds.py FOLDER
 
@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-TINY = Path(__file__).resolve().parents[1] / "tests" / "bundle" / "tiny.py"
+BUNDLES = Path(__file__).resolve().parents[1] / "tests" / "bundle"
+
+ORIENTATION = 0x0112
+ROW = {"budget": 4, "ttft_ms_p50": 1.5, "ttft_ms_p95": 2e0, "decode_ms_p50": 0.25, "memory_mib": 90}
+TABLE = {"bundle_digest": "d" * 64, "device": "cpu", "rows": [ROW]}  # the digest: see reader.cpp
 
 
 def main() -> None:
@@ -26,20 +34,53 @@ def main() -> None:
 
 
 def _seeds() -> list[tuple[int, bytes]]:
-    spec = importlib.util.spec_from_file_location("tiny_bundle", TINY)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{TINY} is missing; run this from a checkout")
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
+    tiny, encoder = _load(BUNDLES / "tiny.py"), _load(BUNDLES / "tiny_encoder.py")
     graphs = [(2, model.SerializeToString()) for _, model in tiny.graphs()]
-    plan = tiny.contents()["processor/image.json"]
-    return [(0, tiny.good_manifest()), (1, plan), *graphs, (3, _file("JPEG")), (3, _file("PNG"))]
+    contents = tiny.contents()
+    plans = [(1, contents["processor/image.json"]), (4, contents["processor/prompt.json"])]
+    pictures = [(3, file) for file in _pictures()]
+    with tempfile.TemporaryDirectory() as folder:
+        made = [encoder.write(Path(folder) / task, task) for task in ("classify", "similarity")]
+        manifests = [(0, (bundle / "manifest.json").read_bytes()) for bundle in made]
+    return [
+        (0, tiny.good_manifest()),
+        *manifests,
+        *plans,
+        *graphs,
+        *pictures,
+        (5, json.dumps(TABLE).encode()),
+    ]
 
 
-def _file(kind: str) -> bytes:
-    out = io.BytesIO()
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path} is missing; run this from a checkout")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _pictures() -> Iterator[bytes]:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    Image.fromarray(pixels).save(out, kind)
+    picture = Image.fromarray(pixels)
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    yield _encode(picture, "JPEG", exif=turned)
+    yield _encode(picture, "JPEG", progressive=True)
+    yield _encode(picture.convert("L"), "JPEG")
+    yield _encode(picture, "PNG")
+    for mode in ("L", "LA", "P", "1", "I;16", "RGBA"):
+        yield _encode(picture.convert("L").convert(mode), "PNG")
+    yield _encode(picture.convert("P"), "PNG", transparency=3)
+    yield _encode(picture.convert("CMYK"), "JPEG")
+    for lossless in (False, True):
+        yield _encode(picture, "WEBP", lossless=lossless, exif=turned)
+
+
+def _encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
     return out.getvalue()
 
 

@@ -1,10 +1,11 @@
-// libFuzzer over what reads strangers' bytes: the manifest, the image plan, graphs and pictures.
-// The first byte says which.
+// libFuzzer over what reads strangers' bytes: the manifest, the plans of images and prompts, graphs,
+// pictures and measured tables. The first byte says which.
 #include <cstddef>
 #include <cstdint>
 #include <string>
 
 #include "admission.hpp"
+#include "controller.hpp"
 #include "error.hpp"
 #include "picture.hpp"
 #include "processor.hpp"
@@ -13,13 +14,27 @@ namespace {
 
 using namespace edgetok_impl;
 
+// Of the bundle that benchmarks/cpp_seeds.py says a table is of.
+const std::string kDigest(64, 'd');
+
+// A small picture also goes through a plan of every step.
+void decode_and_prepare(const std::uint8_t* data, std::size_t bytes) {
+  static const ImagePlan plan = parse_image_plan(R"({"resize_shortest_px": 9, "resize_px": null,
+    "resample": "bicubic", "crop_px": [8, 8], "rescale": 0.5, "mean": [0, 0, 0], "std": [1, 1, 1],
+    "square_rgb": [1, 2, 3]})");
+  Picture picture = decode_image(data, bytes);
+  if (picture.rgb.size() < 3 * 256 * 256) preprocess(std::move(picture), plan);
+}
+
 void read(std::uint8_t kind, const std::uint8_t* data, std::size_t bytes) {
   const std::string text(reinterpret_cast<const char*>(data), bytes);
-  switch (kind % 4) {
+  switch (kind % 6) {
     case 0: parse_manifest(text); break;
     case 1: parse_image_plan(text); break;
     case 2: admit_graph(text, Stage{"tower", {}, "ort", "onnx/tower.onnx", {}, {}, {}}, {}); break;
-    default: decode_image(data, bytes); break;
+    case 3: decode_and_prepare(data, bytes); break;
+    case 4: check_prompt_plan(text); break;
+    default: parse_table(text, kDigest); break;
   }
 }
 

@@ -35,7 +35,7 @@ std::string absolute(const std::string& path) {
     throw bundle_error("a bundle's path is empty or holds a NUL; give the path of a bundle");
   }
   char* found = realpath(path.c_str(), nullptr);
-  const std::string out = found == nullptr ? path : found;
+  std::string out = found == nullptr ? path : found;
   std::free(found);
   return out;
 }

@@ -83,6 +83,7 @@ const Schema& table_schema() {
   using namespace schema;
   static const Schema* const made = [] {
     const auto keep = [](Schema one) { return new Schema(std::move(one)); };
+    const Value nothing(nullptr);
     const auto* measured = keep(real(0, std::numeric_limits<double>::infinity()));
     const auto* row = keep(object({
         {"budget", keep(integer(1, INT64_MAX)), {}},
@@ -90,7 +91,7 @@ const Schema& table_schema() {
         {"ttft_ms_p95", measured, {}},
         {"decode_ms_p50", measured, {}},
         {"memory_mib", measured, {}},
-        {"energy_j", keep(nullable(real(0, std::numeric_limits<double>::infinity()))), Value(nullptr)},
+        {"energy_j", keep(nullable(real(0, std::numeric_limits<double>::infinity()))), nothing},
     }));
     return keep(object({
         {"bundle_digest", keep(text(is_sha256, 64)), {}},

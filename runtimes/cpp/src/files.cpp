@@ -1,6 +1,7 @@
 #include "files.hpp"
 
 #include <fcntl.h>
+#include <locale.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -54,7 +55,7 @@ std::string explain(const Descriptor& directory, const std::string& name, int er
   if (known && S_ISLNK(status.st_mode)) {
     return "`" + name + "` is a symbolic link; a bundle holds files only, copy it with `cp -rL`";
   }
-  return error == ENXIO ? "is no regular file" : std::strerror(error);
+  return error == ENXIO ? "is no regular file" : describe_error(error);
 }
 
 Descriptor open_at(const Descriptor& directory, const std::string& name, int flags,
@@ -74,7 +75,7 @@ void read_chunks(const Descriptor& file, std::size_t most, const std::string& wh
   while (most > 0) {
     const ssize_t got = read(file.get(), chunk.data(), std::min(chunk.size(), most));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw bundle_error(what + ": cannot be read: " + std::strerror(errno));
+    if (got < 0) throw bundle_error(what + ": cannot be read: " + describe_error(errno));
     if (got == 0) return;
     take(chunk.data(), static_cast<std::size_t>(got));
     most -= static_cast<std::size_t>(got);
@@ -82,6 +83,11 @@ void read_chunks(const Descriptor& file, std::size_t most, const std::string& wh
 }
 
 }  // namespace
+
+std::string describe_error(int error) {
+  static locale_t const plain = newlocale(LC_ALL_MASK, "C", nullptr);
+  return strerror_l(error, plain);
+}
 
 void require_safe_path(const std::string& text) {
   const auto components = split(text);
@@ -117,7 +123,7 @@ Descriptor open_root(const std::string& root) {
   const std::string shown = shorten(root, 300);
   if (errno == ENOENT) throw bundle_error(shown + ": no such directory; give the path of a bundle");
   if (errno == ENOTDIR) throw bundle_error(shown + ": not a directory; a bundle is one");
-  throw bundle_error(shown + ": cannot be opened: " + std::strerror(errno));
+  throw bundle_error(shown + ": cannot be opened: " + describe_error(errno));
 }
 
 Descriptor open_beneath(const Descriptor& root, const std::string& path) {
@@ -147,7 +153,7 @@ bool exists_beneath(const Descriptor& root, const std::string& name) {
 
 Identity identify(const Descriptor& file) {
   struct stat s{};
-  if (fstat(file.get(), &s) != 0) throw bundle_error(std::string("cannot be read: ") + std::strerror(errno));
+  if (fstat(file.get(), &s) != 0) throw bundle_error(std::string("cannot be read: ") + describe_error(errno));
   return {s.st_dev, s.st_ino, s.st_size, nanoseconds(s.st_mtim), nanoseconds(s.st_ctim)};
 }
 

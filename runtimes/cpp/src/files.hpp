@@ -45,4 +45,7 @@ std::string read_up_to(const Descriptor& file, std::size_t limit_bytes, const st
 
 std::string hash_file(const Descriptor& file, const std::string& what);
 
+// What an errno means, in English in every locale; safe in every thread.
+std::string describe_error(int error);
+
 }  // namespace edgetok_impl

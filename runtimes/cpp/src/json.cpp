@@ -1,3 +1,6 @@
+#include <locale.h>
+
+#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -9,6 +12,23 @@
 namespace edgetok_impl {
 
 namespace {
+
+// While this lives, numbers are written with a point in this thread, whatever the program's locale.
+class PlainLocale {
+ public:
+  PlainLocale() : before_(uselocale(plain())) {}
+  ~PlainLocale() { uselocale(before_); }
+  PlainLocale(const PlainLocale&) = delete;
+  PlainLocale& operator=(const PlainLocale&) = delete;
+
+ private:
+  static locale_t plain() {
+    static locale_t const made = newlocale(LC_ALL_MASK, "C", nullptr);
+    return made;
+  }
+
+  locale_t before_;
+};
 
 // Before parsing: no parser gets to see what is nested deeper.
 void require_depth(const std::string& bytes, const std::string& what) {
@@ -122,17 +142,11 @@ std::string encode_text(const std::string& text) {
 
 // The shortest digits that read back as the same double, placed as the exporter places them.
 std::string encode_real(double value) {
-  std::string digits;
-  int exponent = 0;
-  for (int precision = 0; precision < 18; ++precision) {
-    char out[40];
-    std::snprintf(out, sizeof out, "%.*e", precision, value);
-    const std::string text = out;
-    const auto e = text.find('e');
-    digits = text.substr(0, e);
-    exponent = std::stoi(text.substr(e + 1));
-    if (std::strtod(out, nullptr) == value) break;
-  }
+  char out[40];
+  const std::string text(out, std::to_chars(out, out + sizeof out, value, std::chars_format::scientific).ptr);
+  const auto e = text.find('e');
+  std::string digits = text.substr(0, e);
+  const int exponent = std::stoi(text.substr(e + 1));
   const std::string sign = digits[0] == '-' ? "-" : "";
   digits = digits.substr(sign.size());
   if (digits.size() > 1) digits.erase(1, 1);
@@ -203,6 +217,7 @@ Value parse_strict(const std::string& bytes, const std::string& what, std::size_
     throw bundle_error(what + ": not valid JSON: begins with a byte order mark");
   }
   Builder builder;
+  const PlainLocale plain;  // the parser asks the locale how numbers are written
   if (!nlohmann::json::sax_parse(bytes, &builder)) {
     throw bundle_error(what + ": " + builder.problem);
   }

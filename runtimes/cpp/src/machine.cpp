@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <fstream>
+#include <locale>
 #include <set>
-#include <sstream>
 #include <string>
 
 #include "error.hpp"
@@ -14,28 +14,36 @@ namespace edgetok_impl {
 
 namespace {
 
+// Numbers in it are read as the kernel writes them, whatever the program's locale.
+std::ifstream open_plain(const std::string& path) {
+  std::ifstream file;
+  file.imbue(std::locale::classic());
+  file.open(path);
+  return file;
+}
+
 std::string read_first_line(const std::string& path) {
-  std::ifstream file(path);
+  std::ifstream file = open_plain(path);
   std::string line;
   std::getline(file, line);
   return line;
 }
 
+// A line "name:   1234 kB" of a file.
 std::int64_t field_bytes(const char* path, const std::string& name) {
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind(name + ":", 0) != 0) continue;
-    std::istringstream rest(line.substr(name.size() + 1));
+  std::ifstream file = open_plain(path);
+  for (std::string word; file >> word;) {
+    if (word != name + ":") continue;
     std::int64_t kib = -1;
-    rest >> kib;
-    return kib < 0 ? -1 : kib * 1024;
+    file >> kib;
+    return file && kib >= 0 ? kib * 1024 : -1;
   }
   return -1;
 }
 
 // Pages of files that can be dropped, which count as used.
 std::int64_t droppable_bytes() {
-  std::ifstream file("/sys/fs/cgroup/memory.stat");
+  std::ifstream file = open_plain("/sys/fs/cgroup/memory.stat");
   std::string name;
   for (std::int64_t bytes = 0; file >> name >> bytes;) {
     if (name == "inactive_file") return bytes;

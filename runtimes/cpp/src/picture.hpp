@@ -20,8 +20,8 @@ struct Picture {  // RGB, rows touch
   const std::uint8_t* at(std::int64_t y, std::int64_t x) const { return rgb.data() + 3 * (y * width + x); }
 };
 
-// As Pillow's Image.resize: each output pixel is a weighted sum, 8-bit between the two passes.
-Picture resize(const Picture& picture, Size size, const std::string& filter);
+// As Pillow's Image.resize by the filter of this name: each output pixel is a weighted sum, 8-bit between the two passes.
+Picture resize(const Picture& picture, Size size, const std::string& name);
 
 // JPEG, PNG or WEBP, upright, RGB; throws Error(input).
 Picture decode_image(const std::uint8_t* data, std::size_t bytes);

@@ -123,8 +123,9 @@ std::vector<std::int64_t> nearest_places(std::int64_t in, std::int64_t out) {
   const double step = static_cast<double>(in) / static_cast<double>(out);
   std::vector<std::int64_t> places;
   double at = step * 0.5;
-  for (std::int64_t i = 0; i < out; ++i, at += step) {
+  for (std::int64_t i = 0; i < out; ++i) {
     places.push_back(std::min(in - 1, static_cast<std::int64_t>(at)));
+    at += step;
   }
   return places;
 }

@@ -32,8 +32,8 @@ ONNXTensorElementDataType type_of(const Tensor& tensor) {
 // One for the process, never destroyed: ONNX Runtime's threads may outlive other statics.
 const Ort::Env& environment() {
   static const Ort::Env* const made = [] {
-    // Releases from 1.29 on report session data to their maker unless told not to.
-    if (std::getenv("ORT_DISABLE_TELEMETRY") == nullptr) setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+    // Releases from 1.29 on report session data to their maker unless told not to, here and before.
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // NOLINT(concurrency-mt-unsafe): edgetok.h says when
     auto* env = new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "edgetok");
     env->DisableTelemetryEvents();
     return env;

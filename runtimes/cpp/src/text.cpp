@@ -1,5 +1,6 @@
 #include "text.hpp"
 
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
 
@@ -106,8 +107,8 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
 
 std::string format_number(double value, int digits) {
   char out[64];
-  std::snprintf(out, sizeof out, "%.*g", digits, value);
-  return out;
+  const auto end = std::to_chars(out, out + sizeof out, value, std::chars_format::general, digits);
+  return {out, end.ptr};
 }
 
 }  // namespace edgetok_impl

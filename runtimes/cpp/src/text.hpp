@@ -25,7 +25,7 @@ std::size_t count_characters(std::string_view text);
 
 std::string join(const std::vector<std::string>& parts, std::string_view separator);
 
-// As printf's %.<digits>g.
+// As printf's %.<digits>g, whatever the locale; up to 17 digits.
 std::string format_number(double value, int digits);
 
 template <class T>

@@ -3,9 +3,9 @@
 #include <sys/mman.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include "error.hpp"
+#include "files.hpp"
 #include "tensors.hpp"
 
 namespace edgetok_impl {
@@ -22,7 +22,7 @@ const Weights::Map& Weights::map(const std::string& path) {
   const auto bytes = static_cast<std::size_t>(identify(file).bytes);
   void* first = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (first == MAP_FAILED) {
-    throw Error(Code::resources, path + ": cannot be mapped: " + std::strerror(errno) + "; free memory, or load fewer rungs");
+    throw Error(Code::resources, path + ": cannot be mapped: " + describe_error(errno) + "; free memory, or load fewer rungs");
   }
   return maps_[path] = {first, bytes};
 }

@@ -8,12 +8,13 @@
 #include <edgetok/edgetok.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <sstream>
+#include <stdexcept>
 
 namespace {
 
@@ -42,6 +43,14 @@ Integers read_ids(const std::string& text) {
   return {std::istream_iterator<std::int64_t>(words), std::istream_iterator<std::int64_t>()};
 }
 
+std::int64_t read_number(const char* word) {
+  const char* end = word + std::strlen(word);
+  std::int64_t number = 0;
+  const auto found = std::from_chars(word, end, number);
+  if (found.ec == std::errc() && found.ptr == end) return number;
+  throw std::invalid_argument(std::string(word) + " is no whole number");
+}
+
 std::vector<std::uint8_t> read_file(const char* path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
@@ -68,11 +77,11 @@ struct Question {
   edgetok::Prompt prompt;
 };
 
-void measure_rung(edgetok::Model& model, const Question& question, std::int64_t budget, int repeats) {
+void measure_rung(edgetok::Model& model, const Question& question, std::int64_t budget, std::int64_t repeats) {
   std::vector<double> ttft, decode;
   auto request = EDGETOK_INIT(edgetok_request);
   request.budget = budget;
-  for (int i = 0; i < repeats; ++i) {
+  for (std::int64_t i = 0; i < repeats; ++i) {
     const edgetok::Image image = show(model, question.file, question.pictures);
     model.forget();  // the same question again would find its rows in the cache
     const edgetok::Answer answer = model.generate(image, question.prompt, request);
@@ -104,7 +113,7 @@ int measure(int count, char** words) {
   const auto file = read_file(words[3]);
   const Question question{file, bundle.describe().pictures, {read_ids(words[4]), read_ids(words[5])}};
   Integers budgets;
-  for (int i = 7; i < count; ++i) budgets.push_back(std::atoll(words[i]));
+  for (int i = 7; i < count; ++i) budgets.push_back(read_number(words[i]));
   auto options = EDGETOK_INIT(edgetok_load_options);
   options.budgets = budgets.data();
   options.budget_count = budgets.size();
@@ -113,7 +122,7 @@ int measure(int count, char** words) {
   edgetok::Model model(bundle, options);
   for (const edgetok_rung& rung : bundle.rungs()) {
     const bool loaded = budgets.empty() || std::count(budgets.begin(), budgets.end(), rung.budget) != 0;
-    if (loaded) measure_rung(model, question, rung.budget, std::atoi(words[6]));
+    if (loaded) measure_rung(model, question, rung.budget, read_number(words[6]));
   }
   return 0;
 }

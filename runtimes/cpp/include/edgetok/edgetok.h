@@ -16,8 +16,8 @@
  * Threads
  *   edgetok_bundle, edgetok_answer, edgetok_output and edgetok_ranking never change: any number of
  *   threads may use one.
- *   edgetok_model has one KV cache: a second call while one runs fails with EDGETOK_USAGE, except
- *   edgetok_model_cancel, which is what other threads may call.
+ *   edgetok_model has one KV cache: a second answer while one is under way fails with EDGETOK_USAGE.
+ *   What other threads may do meanwhile is edgetok_model_cancel, edgetok_model_memory and to prepare images.
  *   edgetok_encoder has one set of buffers: a second call of edgetok_encode... while one runs fails
  *   with EDGETOK_USAGE.
  *   edgetok_image notes what the model made of it: one thread at a time. An encoder notes nothing. A
@@ -52,7 +52,14 @@ extern "C" {
 #define EDGETOK_INIT(type) {.struct_size = sizeof(type)}
 #endif
 
-typedef enum edgetok_status {
+/* An enum may hold numbers that a newer or mistaken program sends: in C++ that has to be said. */
+#ifdef __cplusplus
+#define EDGETOK_INT : int
+#else
+#define EDGETOK_INT
+#endif
+
+typedef enum edgetok_status EDGETOK_INT {
   EDGETOK_OK = 0,
   EDGETOK_INTERNAL = 1,     /* a bug, here or in a library below */
   EDGETOK_USAGE = 2,        /* an argument cannot be used */
@@ -62,14 +69,14 @@ typedef enum edgetok_status {
   EDGETOK_RESOURCES = 6     /* memory could not be had */
 } edgetok_status;
 
-typedef enum edgetok_format {
+typedef enum edgetok_format EDGETOK_INT {
   EDGETOK_RGB = 0,  /* 3 bytes a pixel */
   EDGETOK_BGR = 1,  /* 3 bytes a pixel */
   EDGETOK_RGBA = 2, /* 4 bytes a pixel, alpha not multiplied in; what is transparent becomes white */
   EDGETOK_NV12 = 3  /* a plane of Y, then one of U and V for each 2 x 2 pixels; BT.601, 16..235 */
 } edgetok_format;
 
-typedef enum edgetok_stop {
+typedef enum edgetok_stop EDGETOK_INT {
   EDGETOK_STOP = 0,     /* the model ended */
   EDGETOK_LENGTH = 1,   /* max_new_tokens */
   EDGETOK_CACHE = 2,    /* no slot left */
@@ -147,7 +154,8 @@ typedef struct edgetok_memory {
   int64_t resident_bytes; /* of this process, each page counted once; -1 where unknown */
 } edgetok_memory;
 
-/* `options` may be NULL. */
+/* `options` may be NULL. The first call of a process sets the variable ORT_DISABLE_TELEMETRY, if it is
+ * not set: no other thread may look at the environment then. */
 EDGETOK_API edgetok_status edgetok_model_load(const edgetok_bundle* bundle, const edgetok_load_options* options,
                                               edgetok_model** model);
 EDGETOK_API void edgetok_model_free(edgetok_model* model);

@@ -378,6 +378,7 @@ inline Ranking rank_classes(const Output& picture) {
 
 inline Ranking rank_texts(const Output& picture, const std::vector<const Output*>& texts) {
   std::vector<const edgetok_output*> handles;
+  handles.reserve(texts.size());
   for (const Output* text : texts) handles.push_back(text->get());
   edgetok_ranking* made = nullptr;
   require_ok(edgetok_rank_texts(picture.get(), handles.data(), handles.size(), &made));
