@@ -38,6 +38,15 @@ class Sized(Structure):
         super().__init__(**({"struct_size": ctypes.sizeof(self)} | fields))
 
 
+class Rung(Sized):
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("budget", c_int64),
+        ("prompt_tokens", c_int64),
+        ("new_tokens", c_int64),
+    )
+
+
 class LoadOptions(Sized):
     _fields_ = (
         ("struct_size", c_size_t),
@@ -46,6 +55,8 @@ class LoadOptions(Sized):
         ("threads", c_int32),
         ("flavour", c_char_p),
         ("packed", c_int32),
+        ("device", c_char_p),
+        ("precision", c_char_p),
     )
 
 
@@ -197,7 +208,7 @@ class Library:
         self.raw.edgetok_answer_log_probability.restype = c_double
         self.raw.edgetok_bundle_label.restype = c_char_p
         self.raw.edgetok_output_kept.restype = _IDS
-        for name in ("output_tensor_count", "ranking_count"):
+        for name in ("bundle_rung_count", "output_tensor_count", "ranking_count"):
             getattr(self.raw, f"edgetok_{name}").restype = c_size_t
         self.raw.edgetok_output_budget.restype = c_int64
         self.raw.edgetok_answer_reused.restype = c_int64
@@ -239,6 +250,16 @@ class Bundle(_Handle):
     def check(self) -> None:
         """Admit every graph, read the processor, repeat the controller's cases."""
         self.library.require(self.library.raw.edgetok_bundle_check(self.value))
+
+    def rungs(self) -> list[dict[str, int]]:
+        """The rungs, ascending."""
+        found, raw = [], self.library.raw
+        for index in range(raw.edgetok_bundle_rung_count(self.value)):
+            rung = Rung()
+            status = raw.edgetok_bundle_rung(self.value, c_size_t(index), byref(rung))
+            self.library.require(status)
+            found.append(_fields(rung))
+        return found
 
     def encoder(self) -> dict[str, Any]:
         """What the bundle of an encoder is for, by name of field."""
@@ -298,12 +319,15 @@ class Model(_Images):
         *,
         budgets: Sequence[int] = (),
         threads: int = 1,
-        flavour: str = "ort",
+        flavour: str | None = None,
         packed: bool = False,
+        device: str | None = None,
+        precision: str | None = None,
     ) -> None:
         made, library = c_void_p(), bundle.library
         options = _options(budgets, threads, flavour)
         options.packed = packed
+        options.device, options.precision = _encode(device), _encode(precision)
         library.require(library.raw.edgetok_model_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "model", made)
 
@@ -360,10 +384,12 @@ class Encoder(_Images):
         *,
         budgets: Sequence[int] = (),
         threads: int = 1,
-        flavour: str = "ort",
+        flavour: str | None = None,
+        device: str | None = None,
     ) -> None:
         made, library = c_void_p(), bundle.library
         options = _options(budgets, threads, flavour)
+        options.device = _encode(device)
         library.require(library.raw.edgetok_encoder_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "encoder", made)
 
@@ -449,19 +475,23 @@ def _read_ranking(ranking: _Handle) -> list[dict[str, Any]]:
     return scores
 
 
-def _options(budgets: Sequence[int], threads: int, flavour: str) -> LoadOptions:
+def _options(budgets: Sequence[int], threads: int, flavour: str | None) -> LoadOptions:
     listed = (c_int64 * len(budgets))(*budgets)
     return LoadOptions(
         budgets=listed if budgets else None,
         budget_count=len(budgets),
         threads=threads,
-        flavour=flavour.encode(),
+        flavour=_encode(flavour),
     )
 
 
 def _fields(struct: Sized) -> dict[str, Any]:
     """All fields but the size."""
     return {name: getattr(struct, name) for name, *_ in struct._fields_[1:]}
+
+
+def _encode(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
 
 
 class Conversation(_Handle):

@@ -45,6 +45,8 @@ LoadOptions read_options(const edgetok_load_options* given) {
   out.threads = o.threads;
   if (o.flavour != nullptr) out.flavour = o.flavour;
   out.packed = o.packed != 0;
+  if (o.device != nullptr) out.device = o.device;
+  if (o.precision != nullptr) out.precision = o.precision;
   return out;
 }
 
@@ -141,10 +143,11 @@ size_t edgetok_bundle_rung_count(const edgetok_bundle* bundle) {
 
 edgetok_status edgetok_bundle_rung(const edgetok_bundle* bundle, size_t index, edgetok_rung* rung) {
   return guarded([&] {
-    const auto& ladder = require(bundle, "bundle").bundle->manifest().ladder;
-    if (index >= ladder.size()) throw usage_error("there is no rung " + std::to_string(index));
-    const auto& found = ladder[index];
-    write_struct({sizeof(edgetok_rung), found.budget, found.prompt_tokens, found.new_tokens()}, rung, "rung");
+    const auto& m = require(bundle, "bundle").bundle->manifest();
+    if (index >= m.ladder.size()) throw usage_error("there is no rung " + std::to_string(index));
+    const auto& found = m.ladder[index];
+    const int64_t new_tokens = m.encoder ? 0 : found.new_tokens();
+    write_struct({sizeof(edgetok_rung), found.budget, found.prompt_tokens, new_tokens}, rung, "rung");
   });
 }
 

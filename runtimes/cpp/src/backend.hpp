@@ -49,12 +49,19 @@ class Backend {
 };
 
 struct BackendOptions {
-  int threads = 1;
+  std::string device = "cpu";
   std::string flavour = "ort";
+  std::string precision = "fp16";  // of matrix products in engines
+  int threads = 1;
   bool packed = false;  // the weights of every graph, not of decode alone
 };
 
-// The bundle must outlive it.
+// Which of a bundle's graphs are read: the device's unless others are asked for. Throws Error(usage)
+// for an unknown device.
+std::string pick_flavour(const std::string& device, const std::string& asked);
+
+// The bundle must outlive it. Throws Error(usage) for an unknown device, Error(incompatible) for one
+// that this library or this machine does not have.
 std::unique_ptr<Backend> make_backend(const Bundle& bundle, const BackendOptions& options);
 
 }  // namespace edgetok_impl

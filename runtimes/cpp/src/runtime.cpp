@@ -121,12 +121,13 @@ Ids Prompt::question() const {
 
 Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
     : manifest_(bundle.manifest()),
-      flavour_(options.flavour),
+      flavour_(pick_flavour(options.device, options.flavour)),
       ladder_(pick_rungs(bundle.manifest().ladder, options.budgets)),
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
   require_supported(manifest_);
   require_flavour(manifest_, flavour_);
-  backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_, options.packed});
+  backend_ = make_backend(bundle, {options.device, flavour_, options.precision, pick_threads(options.threads),
+                                   options.packed});
   load(bundle);
   load_compaction();
   tower_per_rung_ = edgetok_impl::has_tower_per_rung(manifest_);

@@ -42,7 +42,9 @@ struct Prompt {
 struct LoadOptions {
   std::vector<std::int64_t> budgets;  // empty: all
   int threads = 0;                    // 0: one per core
-  std::string flavour = "ort";
+  std::string flavour;  // that of the device when empty
+  std::string device = "cpu";
+  std::string precision = "fp16";  // of matrix products in engines
   bool packed = false;
 };
 

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "providers.hpp"
+#include "user_cache.hpp"
+
 namespace edgetok_impl {
 
 namespace {
@@ -82,12 +85,15 @@ Ort::SessionOptions make_options(const Stage& stage, const std::string& root, in
 // A session whose inputs and outputs are bound to buffers.
 class OrtGraph : public Graph {
  public:
-  OrtGraph(Ort::Session session, const Stage& stage, Memory& memory);
+  OrtGraph(Ort::Session session, const Stage& stage, Memory& memory, bool on_host);
   void run() override;
 
  private:
+  void copy_inputs();
+
   Ort::Session session_;
   Ort::IoBinding binding_;
+  bool on_host_;
 };
 
 Ort::Value wrap(const Buffer& buffer) {
@@ -97,8 +103,8 @@ Ort::Value wrap(const Buffer& buffer) {
                                   type_of(buffer.tensor));
 }
 
-OrtGraph::OrtGraph(Ort::Session session, const Stage& stage, Memory& memory)
-    : Graph(stage.file), session_(std::move(session)), binding_(session_) {
+OrtGraph::OrtGraph(Ort::Session session, const Stage& stage, Memory& memory, bool on_host)
+    : Graph(stage.file), session_(std::move(session)), binding_(session_), on_host_(on_host) {
   translated(file_, [&] {
     for (const auto& tensor : stage.inputs) {
       const Buffer& buffer = inputs_[tensor.name] = memory.buffer(tensor);
@@ -114,9 +120,24 @@ OrtGraph::OrtGraph(Ort::Session session, const Stage& stage, Memory& memory)
 
 void OrtGraph::run() {
   translated(file_, [&] {
+    if (!on_host_) copy_inputs();
     session_.Run(Ort::RunOptions{nullptr}, binding_);
+    if (!on_host_) binding_.SynchronizeOutputs();
     return 0;
   });
+}
+
+// On another device ONNX Runtime copies inputs when they are bound, and outputs when it has run.
+void OrtGraph::copy_inputs() {
+  for (const auto& [name, buffer] : inputs_) binding_.BindInput(name.c_str(), wrap(buffer));
+  binding_.SynchronizeInputs();
+}
+
+// GroupQueryAttention of a GPU may have been compiled without caches of few bits.
+void require_cache(const Manifest& m, const BackendOptions& options) {
+  if (options.device == "cpu" || options.flavour != "ort" || m.kv_precision == "fp32") return;
+  throw incompatible("a KV cache of " + m.kv_precision + " is not run on device " + options.device +
+                     " by the C library; use flavour portable, device cpu, or the Python runtime");
 }
 
 }  // namespace
@@ -145,8 +166,19 @@ void OrtBackend::FreePacked::operator()(OrtPrepackedWeightsContainer* packed) co
 }
 
 OrtBackend::OrtBackend(const Bundle& bundle, const BackendOptions& options)
-    : bundle_(bundle), threads_(options.threads), packed_(options.packed), weights_(bundle) {
+    : bundle_(bundle),
+      device_(options.device),
+      folder_(engine_folder(options.device, bundle.manifest().digest)),
+      threads_(options.threads),
+      packed_(options.packed),
+      weights_(bundle) {
   environment();  // before anything else of ONNX Runtime
+  translated("onnxruntime", [&] {
+    require_provider(device_);
+    return 0;
+  });
+  require_cache(bundle.manifest(), options);
+  if (!folder_.empty()) make_folder(folder_);
   OrtPrepackedWeightsContainer* packed = nullptr;
   translated("onnxruntime", [&] {
     Ort::ThrowOnError(Ort::GetApi().CreatePrepackedWeightsContainer(&packed));
@@ -159,6 +191,7 @@ Ort::Session OrtBackend::open(const Stage& stage) {
   const std::string graph = bundle_.graph(stage);
   return translated(stage.file, [&] {
     auto options = make_options(stage, bundle_.root(), threads_, packed_);
+    append_provider(options, device_, folder_);
     weights_.lend(graph, options);
     Ort::Session made(environment(), graph.data(), graph.size(), options, container_.get());
     if (packed_) weights_.release_pages();
@@ -167,7 +200,7 @@ Ort::Session OrtBackend::open(const Stage& stage) {
 }
 
 std::unique_ptr<Graph> OrtBackend::bind(const Stage& stage) {
-  return std::make_unique<OrtGraph>(open(stage), stage, memory_);
+  return std::make_unique<OrtGraph>(open(stage), stage, memory_, device_ == "cpu");
 }
 
 }  // namespace edgetok_impl

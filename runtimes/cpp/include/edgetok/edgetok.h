@@ -126,17 +126,22 @@ typedef struct edgetok_load_options {
   const int64_t* budgets; /* the rungs to load; all when NULL */
   size_t budget_count;
   int32_t threads; /* per operator; one per core that the process may use when 0 */
-  const char* flavour; /* "ort" when NULL, or "portable" */
+  const char* flavour; /* "ort" or "portable"; that of the device when NULL */
   /* 1: all weights are packed for this processor, once for all rungs, not those of single steps alone.
    * The first token comes sooner, loading takes longer, and int4 and int8 weights meet activations
    * in 8 bits in every graph: answers may differ from those of Python, which cannot do this. */
   int32_t packed;
+  /* "cpu" when NULL; "cuda", "ort-tensorrt" or "ort-rtx" where the linked ONNX Runtime has them;
+   * "tensorrt" or "rtx": engines that `edgetok build` put into this user's cache, where the library
+   * was built with TensorRT. The last four read flavour "portable". */
+  const char* device;
+  const char* precision; /* of matrix products in engines: "fp16" when NULL, "bf16" or "fp32" */
 } edgetok_load_options;
 
 typedef struct edgetok_memory {
   size_t struct_size;
   int64_t weights_bytes;  /* files, mapped: shared by all graphs and with other processes */
-  int64_t cache_bytes;    /* KV cache, shared by all rungs */
+  int64_t cache_bytes;    /* KV cache, shared by all rungs; where engines run, in the GPU's memory */
   int64_t buffers_bytes;  /* all other inputs and outputs of graphs */
   int64_t resident_bytes; /* of this process, each page counted once; -1 where unknown */
 } edgetok_memory;
