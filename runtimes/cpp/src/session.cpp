@@ -197,8 +197,7 @@ Ort::Session OrtBackend::open(const Stage& stage) {
   return translated(stage.file, [&] {
     auto options = make_options(stage, bundle_.root(), threads_, packed_);
     append_provider(options, device_, folder_);
-    // Only packed weights are shared by lending them; all others every session maps from the file.
-    if (device_ == "cpu" && (packed_ || is_step(stage))) weights_.lend(graph, options);
+    if (packed_ && device_ == "cpu") weights_.lend(graph, options);
     Ort::Session made(environment(), graph.data(), graph.size(), options, container_.get());
     if (packed_) weights_.release_pages();
     return made;

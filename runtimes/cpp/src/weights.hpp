@@ -1,4 +1,4 @@
-// The weights of a bundle, mapped once and lent to every session.
+// The weights of a bundle, mapped once and lent to the sessions that pack them.
 #pragma once
 
 #include <onnxruntime_cxx_api.h>
