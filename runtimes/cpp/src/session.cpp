@@ -74,15 +74,15 @@ bool is_step(const Stage& stage) { return stage.stage == "decode"; }
 constexpr char kTurnWeights[] = "TransposeOptimizer;TransposeOptimizer_CPUExecutionProvider";
 
 Ort::SessionOptions make_options(const Stage& stage, const std::string& root, int threads, bool packed) {
-  const bool step = is_step(stage), lent = step || packed;
+  const bool step = is_step(stage);
   Ort::SessionOptions options;
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
   options.SetIntraOpNumThreads(threads);
   options.SetInterOpNumThreads(1);
   if (!step) options.DisableCpuMemArena();
   options.AddConfigEntry("session.model_external_initializers_file_folder_path", root.c_str());
-  options.AddConfigEntry("session.disable_prepacking", lent ? "0" : "1");
-  if (lent) options.AddConfigEntry("optimization.disable_specified_optimizers", kTurnWeights);
+  options.AddConfigEntry("session.disable_prepacking", step || packed ? "0" : "1");
+  if (packed) options.AddConfigEntry("optimization.disable_specified_optimizers", kTurnWeights);
   options.AddConfigEntry("session.intra_op.allow_spinning", step ? "1" : "0");
   return options;
 }
