@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <string>
 
-#include "admission.hpp"
-#include "controller.hpp"
+#include "bundle/admission.hpp"
+#include "control/controller.hpp"
 #include "error.hpp"
-#include "picture.hpp"
-#include "processor.hpp"
+#include "images/picture.hpp"
+#include "images/processor.hpp"
 
 namespace {
 

@@ -11,8 +11,8 @@
 #include "edgetok/edgetok.h"
 #include "error.hpp"
 #include "onnx-ml.pb.h"
-#include "toolkit.hpp"
-#include "value.hpp"
+#include "backends/toolkit.hpp"
+#include "bundle/value.hpp"
 
 namespace edgetok_impl {
 

@@ -1,0 +1,371 @@
+// What a well-formed manifest may still say that cannot be.
+#include <algorithm>
+#include <set>
+#include <tuple>
+
+#include "bundle/contradictions.hpp"
+#include "bundle/files.hpp"
+#include "error.hpp"
+#include "generated.hpp"
+#include "text.hpp"
+
+namespace edgetok_impl {
+
+namespace {
+
+std::string str(std::int64_t value) { return std::to_string(value); }
+
+std::int64_t largest(const Integers& values) {
+  return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+}
+
+bool are_equal(const Integers& values) { return std::set<std::int64_t>(values.begin(), values.end()).size() <= 1; }
+
+bool is_at_prefill(const std::string& policy) { return policy == "mustdrop"; }
+
+void removed_problems(const Kv& kv, const Rung& rung, const std::string& at, Found& out) {
+  const auto& removed = rung.removed;
+  if (static_cast<std::int64_t>(removed.size()) != kv.layers) {
+    out.push_back(at + ".removed has " + str(static_cast<std::int64_t>(removed.size())) +
+                  " entries for " + str(kv.layers) + " layers");
+  }
+  if (!std::is_sorted(removed.begin(), removed.end())) {
+    out.push_back(at + ".removed " + format_list(removed) + " falls: rows that are gone do not come back");
+  }
+  bool exceeds = false;
+  for (std::size_t i = 0; i < std::min(removed.size(), kv.slots.size()); ++i) {
+    exceeds = exceeds || rung.cache_slots - removed[i] > kv.slots[i];
+  }
+  if (kv.keep.empty() && exceeds) {
+    out.push_back(at + ".cache_slots " + str(rung.cache_slots) + " less .removed exceeds $.kv.slots " +
+                  format_list(kv.slots));
+  }
+  if (largest(removed) > rung.budget) {
+    out.push_back(at + ".removed " + format_list(removed) + " is more than the " + str(rung.budget) +
+                  " visual tokens");
+  }
+}
+
+void ladder_problems(const Manifest& m, Found& out) {
+  const auto budgets = budgets_of(m);
+  if (!rises(budgets)) {
+    out.push_back("$.ladder: budgets " + format_list(budgets) + " are not ascending and unique");
+  }
+  for (std::size_t i = 0; i < m.ladder.size(); ++i) {
+    const Rung& rung = m.ladder[i];
+    const std::string at = "$.ladder[" + std::to_string(i) + "]";
+    if (rung.budget > m.vision.full_tokens) {
+      out.push_back(at + ".budget " + str(rung.budget) + " exceeds the " + str(m.vision.full_tokens) +
+                    " full tokens");
+    }
+    if (rung.cache_slots > largest(m.kv.slots) && m.kv.keep.empty()) {
+      out.push_back(at + ".cache_slots " + str(rung.cache_slots) + " exceeds $.kv.slots " +
+                    str(largest(m.kv.slots)));
+    }
+    removed_problems(m.kv, rung, at, out);
+    if (rung.cache_slots <= rung.budget + rung.prompt_tokens) {
+      out.push_back(at + ".cache_slots " + str(rung.cache_slots) +
+                    " leaves no room for an answer after " + str(rung.budget) + " visual and " +
+                    str(rung.prompt_tokens) + " prompt tokens");
+    }
+  }
+}
+
+void model_problems(const Manifest& m, Found& out) {
+  const auto& v = m.vision;
+  // Up to 2^40 each: a double is exact enough to see that they differ, and does not overflow.
+  const double tokens = static_cast<double>(v.grid[0]) * static_cast<double>(v.grid[1]) *
+                            static_cast<double>(v.parts) * static_cast<double>(v.pictures) +
+                        static_cast<double>(v.separators);
+  if (tokens != static_cast<double>(v.full_tokens)) {
+    out.push_back("$.vision.grid " + str(v.grid[0]) + " x " + str(v.grid[1]) + " is not full_tokens " +
+                  str(v.full_tokens));
+  }
+  if (static_cast<std::int64_t>(m.kv.slots.size()) != m.kv.layers) {
+    out.push_back("$.kv.slots has " + std::to_string(m.kv.slots.size()) + " entries for " +
+                  str(m.kv.layers) + " layers");
+  }
+  if (largest(m.kv.slots) > limits::CACHE_SLOTS) {
+    out.push_back("$.kv.slots " + str(largest(m.kv.slots)) + " exceeds the limit of " +
+                  std::to_string(limits::CACHE_SLOTS));
+  }
+  if (std::max(v.height_px, v.width_px) > limits::IMAGE_SIDE_PIXELS) {
+    out.push_back("$.vision: an image side exceeds " + std::to_string(limits::IMAGE_SIDE_PIXELS) + " pixels");
+  }
+  if (v.pictures > limits::PICTURES) {
+    out.push_back("$.vision.pictures " + str(v.pictures) + " exceeds the limit of " +
+                  std::to_string(limits::PICTURES));
+  }
+  if (std::max(largest(m.text.stop_ids), m.text.pad_id) >= m.text.vocabulary) {
+    out.push_back("$.text: a stop or pad id is outside the vocabulary of " + str(m.text.vocabulary));
+  }
+}
+
+bool stands_apart(const std::string& stage) {
+  return stage == "compact" || stage == "segment" || stage == "exited";
+}
+
+void compaction_problems(const Manifest& m, Found& out) {
+  const Kv& kv = m.kv;
+  if (is_at_prefill(kv.policy) && m.prefill_method == "none") {
+    out.push_back("$.kv.policy " + kv.policy + " goes with a prefill that takes rows away, and none does");
+  }
+  const bool empties = kv.policy != "none" && !is_at_prefill(kv.policy) && kv.reads == 0;
+  const auto kept = static_cast<std::int64_t>(kv.keep.size());
+  bool frees = true;
+  for (std::size_t i = 0; i < std::min(kv.keep.size(), kv.slots.size()); ++i) {
+    frees = frees && kv.keep[i] < kv.slots[i];
+  }
+  if ((kept != 0) != empties || (kept != 0 && kept != kv.layers)) {
+    out.push_back("$.kv.keep has " + str(kept) + " entries for " + str(kv.layers) +
+                  " layers and policy " + kv.policy);
+  } else if (!frees) {
+    out.push_back("$.kv.keep " + format_list(kv.keep) + " frees no row of $.kv.slots " + format_list(kv.slots));
+  }
+  std::map<std::string, Integers> layers;
+  if (kept != 0) layers["ort"];
+  for (const auto& stage : m.stages) {
+    if (stage.stage == "compact") layers[stage.flavour].push_back(stage.layer.value_or(-1));
+    if (!stands_apart(stage.stage) && stage.layer) {
+      out.push_back("$.stages: a graph that is not of compact, segment or exited has a layer");
+    }
+  }
+  for (auto& [flavour, found] : layers) {
+    std::sort(found.begin(), found.end());
+    Integers each;
+    for (std::int64_t i = 0; i < kept; ++i) each.push_back(i);
+    if (found != each) {
+      out.push_back("$.stages: " + flavour + " graphs of compact empty layers " + format_list(found) +
+                    ", not each one once");
+    }
+  }
+}
+
+void exit_problems(const Manifest& m, Found& out) {
+  Integers ends = m.exits;
+  ends.push_back(m.kv.layers);
+  const std::string exits = "$.prefill.exits " + format_list(m.exits);
+  if (!rises(ends)) out.push_back(exits + " are not ascending layers below " + str(m.kv.layers));
+  if (!m.exits.empty() && (m.prefill_method == "none" || m.kv.policy != "none" || m.kv.ring != 0)) {
+    out.push_back(exits + " go with a method, and with a cache that keeps every row");
+  }
+  const auto removes = [](const Rung& rung) { return largest(rung.removed) > 0; };
+  if (!m.exits.empty() && std::any_of(m.ladder.begin(), m.ladder.end(), removes)) {
+    out.push_back(exits + " and constant .removed are two rules for the same rows");
+  }
+  using Place = std::tuple<std::string, std::int64_t, std::int64_t>;  // stage, layer, bucket or -1
+  std::multiset<Place> wanted;
+  for (const auto layer : m.exits) {
+    for (const auto& rung : m.ladder) wanted.insert({"segment", layer, rung.budget});
+    wanted.insert({"exited", layer, -1});
+  }
+  std::map<std::string, std::multiset<Place>> found;
+  for (const auto& stage : m.stages) {
+    auto& places = found[stage.flavour];
+    if (stage.stage != "segment" && stage.stage != "exited") continue;
+    places.insert({stage.stage, stage.layer.value_or(-1), stage.bucket.value_or(-1)});
+  }
+  for (const auto& [flavour, places] : found) {
+    if (places != wanted) {
+      out.push_back("$.stages: " + flavour + " graphs of segment and exited do not fit exits " +
+                    format_list(m.exits));
+    }
+  }
+}
+
+void ring_problems(const Manifest& m, Found& out) {
+  static const std::map<std::string, std::int64_t> kBits = {
+      {"kivi", 2}, {"kivi4", 4}, {"zipcache", 2}, {"think", 32}};
+  const Kv& kv = m.kv;
+  const auto bits = kBits.find(m.kv_precision);
+  const bool pruned = 1 <= kv.key_channels && kv.key_channels <= kv.head_dim;
+  if ((m.kv_precision == "think") != pruned) {
+    out.push_back("$.kv.key_channels " + str(kv.key_channels) + " of " + str(kv.head_dim) +
+                  " does not go with a cache of " + m.kv_precision);
+  }
+  if ((kv.ring != 0) != (bits != kBits.end())) {
+    out.push_back("$.kv.ring " + str(kv.ring) + " does not go with a cache of " + m.kv_precision);
+  } else if (bits != kBits.end()) {
+    if (!kv.keep.empty() || !are_equal(kv.slots)) {
+      out.push_back("$.kv.slots " + format_list(kv.slots) + " and .keep " + format_list(kv.keep) +
+                    ": a ring takes all rows alike");
+    }
+    if (kv.ring > largest(kv.slots)) {
+      out.push_back("$.kv.ring " + str(kv.ring) + " exceeds $.kv.slots " + str(largest(kv.slots)));
+    }
+    if (kv.head_dim * bits->second % 8 != 0) {
+      out.push_back("$.kv.head_dim " + str(kv.head_dim) + " fills no whole bytes at " +
+                    str(bits->second) + " bits");
+    }
+  }
+}
+
+void reading_problems(const Kv& kv, Found& out) {
+  if (kv.reads == 0 && kv.selects.empty()) return;
+  if (kv.reads == 0 || kv.selects.empty() || kv.policy == "none") {
+    out.push_back("$.kv.reads " + str(kv.reads) + ", .selects " + format_list(kv.selects) +
+                  " and policy " + kv.policy + " do not agree");
+  }
+  if (!rises(kv.selects) || largest(kv.selects) >= kv.layers - 1) {
+    out.push_back("$.kv.selects " + format_list(kv.selects) + " does not rise in front of the last of " +
+                  str(kv.layers) + " layers");
+  }
+  const auto fewest = *std::min_element(kv.slots.begin(), kv.slots.end());
+  if (kv.reads > fewest) out.push_back("$.kv.reads " + str(kv.reads) + " exceeds $.kv.slots " + str(fewest));
+  if (kv.ring != 0 || !are_equal(kv.slots)) {
+    out.push_back("$.kv.slots " + format_list(kv.slots) + " and .ring " + str(kv.ring) +
+                  ": layers that share rows hold the same");
+  }
+}
+
+void convolution_problems(const Manifest& m, Found& out) {
+  const Kv& kv = m.kv;
+  const std::string convolutions = "$.kv.convolutions " + str(kv.convolutions);
+  if ((kv.convolutions != 0) != (kv.kernel > 1)) {
+    out.push_back(convolutions + " and .kernel " + str(kv.kernel) + " do not agree");
+  }
+  const bool plain = kv.policy == "none" && kv.ring == 0 && m.prefill_method == "none";
+  if (kv.convolutions != 0 && !plain) {
+    out.push_back(convolutions + " remember every row; policy " + kv.policy + ", ring " + str(kv.ring) +
+                  " or prefill " + m.prefill_method + " would take some away");
+  }
+}
+
+bool tokens_rise(const Scorer& scorer) {
+  Integers ids;
+  for (const auto& [token, weight] : scorer.tokens) ids.push_back(token);
+  return rises(ids);
+}
+
+void controller_problems(const Manifest& m, Found& out) {
+  if (!m.controller) return;
+  Integers budgets;
+  for (const auto& rule : m.controller->rules) budgets.push_back(rule.budget);
+  budgets.push_back(m.controller->full);
+  if (!rises(budgets)) {
+    out.push_back("$.controller: budgets " + format_list(budgets) + " are not ascending and unique");
+  }
+  for (const auto budget : budgets) {
+    if (m.rung(budget) == nullptr) {
+      out.push_back("$.controller: [" + str(budget) + "] are no rungs of $.ladder");
+    }
+  }
+  for (const auto& rule : m.controller->rules) {
+    if (!tokens_rise(rule.enter) || !tokens_rise(rule.accept)) {
+      out.push_back("$.controller: tokens of rung " + str(rule.budget) + " are not ascending and unique");
+    }
+  }
+  const auto& thumbnail = m.controller->thumbnail;
+  if (thumbnail && static_cast<std::int64_t>(thumbnail->weights.size()) != 2 * thumbnail->cells * thumbnail->cells) {
+    out.push_back("$.controller.thumbnail: " + std::to_string(thumbnail->weights.size()) + " weights for " +
+                  str(thumbnail->cells) + " cells a side");
+  }
+  if (m.controller->bundle_sha256 != m.digest) {
+    out.push_back("$.controller.certificate was issued for another bundle than this one; "
+                  "run `edgetok calibrate` on this bundle");
+  }
+}
+
+}  // namespace
+
+bool rises(const Integers& values) {
+  return std::adjacent_find(values.begin(), values.end(), std::greater_equal<>()) == values.end();
+}
+
+Integers budgets_of(const Manifest& m) {
+  Integers out;
+  for (const auto& rung : m.ladder) out.push_back(rung.budget);
+  return out;
+}
+
+void file_problems(const Manifest& m, const std::vector<std::string>& needed, Found& out) {
+  double total = 0;
+  for (const auto& [path, file] : m.files) {
+    total += static_cast<double>(file.bytes);
+    try {
+      require_safe_path(path);
+    } catch (const Error& error) {
+      out.push_back(std::string("$.files: ") + error.what());
+    }
+  }
+  if (m.files.count("manifest.json") != 0) {
+    out.push_back("$.files lists manifest.json, which cannot hold its own hash");
+  }
+  if (m.files.size() > limits::BUNDLE_FILES) {
+    out.push_back("$.files: " + std::to_string(m.files.size()) + " files, more than " +
+                  std::to_string(limits::BUNDLE_FILES));
+  }
+  if (total > static_cast<double>(limits::BUNDLE_BYTES)) {
+    out.push_back("$.files: more than " + std::to_string(limits::BUNDLE_BYTES) + " bytes together");
+  }
+  for (const auto& path : needed) {
+    if (m.files.count(path) == 0) out.push_back("$.files does not list " + path);
+  }
+  for (std::size_t i = 0; i < m.stages.size(); ++i) {
+    if (m.files.count(m.stages[i].file) != 0) continue;
+    out.push_back("$.stages[" + std::to_string(i) + "].file `" + shorten(m.stages[i].file) +
+                  "` is not listed in $.files");
+  }
+}
+
+void tensor_problems(const Stage& stage, Found& out) {
+  const std::string bucket = stage.bucket ? str(*stage.bucket) : "None";
+  for (const auto* tensors : {&stage.inputs, &stage.outputs}) {
+    std::map<std::string, int> counts;
+    for (const auto& tensor : *tensors) ++counts[tensor.name];
+    for (const auto& [name, count] : counts) {
+      if (count < 2) continue;
+      out.push_back(stage.stage + " of bucket " + bucket + ": tensor " + name + " is listed twice");
+    }
+  }
+}
+
+void serving_problems(const Manifest& m, const std::string& flavour, const std::string& name, Found& out) {
+  std::map<std::int64_t, int> own;
+  int shared = 0;
+  for (const auto& stage : m.stages) {
+    if (stage.flavour != flavour || stage.stage != name) continue;
+    if (stage.bucket) ++own[*stage.bucket];
+    if (!stage.bucket) ++shared;
+  }
+  const auto listed = budgets_of(m);
+  const std::set<std::int64_t> budgets(listed.begin(), listed.end());
+  for (const auto budget : budgets) {
+    const int graphs = (own.count(budget) != 0 ? own[budget] : 0) + shared;
+    if (graphs == 1) continue;
+    out.push_back("$.stages: rung " + str(budget) + " has " + std::to_string(graphs) + " " + flavour +
+                  " graphs of " + name + ", not 1");
+  }
+  for (const auto& [bucket, count] : own) {
+    if (budgets.count(bucket) != 0) continue;
+    out.push_back("$.stages: " + name + " serves bucket " + str(bucket) + ", which is no rung of $.ladder");
+  }
+}
+
+std::vector<std::string> find_contradictions(const Manifest& m) {
+  Found out;
+  ladder_problems(m, out);
+  model_problems(m, out);
+  file_problems(m, {"processor/image.json", "processor/prompt.json", "processor/tokenizer.json"}, out);
+  compaction_problems(m, out);
+  ring_problems(m, out);
+  exit_problems(m, out);
+  reading_problems(m.kv, out);
+  convolution_problems(m, out);
+  controller_problems(m, out);
+  for (const auto& stage : m.stages) {
+    tensor_problems(stage, out);
+    if (stage.stage == "encode" || stage.stage == "describe") {
+      out.push_back("$.stages: " + stage.stage + " belongs to bundles of encoders");
+    }
+  }
+  for (const auto& name : shared_stages(m)) serving_problems(m, "ort", name, out);
+  std::set<std::string> spelled;
+  for (const auto& stage : m.stages) {
+    if (stage.flavour == "portable" && !stands_apart(stage.stage)) spelled.insert(stage.stage);
+  }
+  for (const auto& name : spelled) serving_problems(m, "portable", name, out);
+  return out;
+}
+
+}  // namespace edgetok_impl

@@ -1,0 +1,168 @@
+// The manifest: what a bundle says about itself; docs/bundle-format.md describes it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bundle/value.hpp"
+
+namespace edgetok_impl {
+
+using Shape = std::vector<std::int64_t>;
+using Signals = std::map<std::string, double>;
+
+struct Tensor {
+  std::string name;
+  std::string dtype;
+  Shape shape;
+
+  bool operator==(const Tensor& o) const { return name == o.name && dtype == o.dtype && shape == o.shape; }
+};
+
+struct Stage {
+  std::string stage;
+  std::optional<std::int64_t> bucket;
+  std::string flavour;
+  std::string file;
+  std::vector<Tensor> inputs;
+  std::vector<Tensor> outputs;
+  std::optional<std::int64_t> layer;
+};
+
+struct Rung {
+  std::int64_t budget = 0;
+  std::int64_t prompt_tokens = 0;
+  std::int64_t cache_slots = 0;
+  std::vector<std::int64_t> removed;
+  std::int64_t shift = 0;
+
+  std::int64_t prefill_tokens() const { return budget + prompt_tokens; }
+  std::int64_t new_tokens() const { return cache_slots - prefill_tokens(); }
+};
+
+struct Kv {
+  std::int64_t layers = 0, kv_heads = 0, head_dim = 0;
+  std::vector<std::int64_t> slots;
+  std::string policy, positions;
+  std::vector<std::int64_t> keep;
+  std::vector<std::string> planes;
+  std::int64_t ring = 0, key_channels = 0, reads = 0;
+  std::vector<std::int64_t> selects;
+  std::int64_t convolutions = 0, kernel = 0;
+};
+
+struct Text {
+  std::int64_t hidden = 0, vocabulary = 0, max_positions = 0;
+  std::vector<std::int64_t> stop_ids;
+  std::int64_t pad_id = 0;
+  std::string sees_ahead;
+  std::int64_t axes = 1, deep = 0;
+};
+
+struct Vision {
+  std::int64_t height_px = 0, width_px = 0;
+  std::vector<std::int64_t> grid;
+  std::int64_t full_tokens = 0, parts = 1, separators = 0, pictures = 1;
+};
+
+struct File {
+  std::int64_t bytes = 0;
+  std::string sha256;
+};
+
+// A weighted sum over signals and the tokens of a question.
+struct Scorer {
+  double bias = 0;
+  Signals signals;
+  double per_token = 0;
+  std::vector<std::pair<std::int64_t, double>> tokens;
+};
+
+struct Rule {
+  std::int64_t budget = 0;
+  Scorer enter;
+  double enter_at_most = 0;
+  Scorer accept;
+  double accept_at_most = 0;
+};
+
+// A decision that every reader must repeat.
+struct Case {
+  Signals signals;
+  std::vector<std::int64_t> question;
+  std::vector<Signals> answers;
+  std::vector<std::int64_t> budgets;
+};
+
+// A signal from cells of the picture's thumbnail.
+struct Thumbnail {
+  std::int64_t cells = 0;
+  double bias = 0;
+  std::vector<double> weights;
+};
+
+struct Controller {
+  std::vector<Rule> rules;
+  std::int64_t full = 0;
+  double risk = 0, confidence = 0;
+  std::string bundle_sha256, flavour;
+  std::vector<Case> cases;
+  std::optional<Thumbnail> thumbnail;
+};
+
+// How a cosine becomes a score: scale * cosine + bias, then softmax over the texts or a sigmoid of each.
+struct Similarity {
+  double scale = 1, bias = 0;
+  std::string kind;
+};
+
+struct TextSide {
+  std::int64_t tokens = 0;  // of every text, padded
+  Similarity similarity;
+};
+
+// Of a bundle without a language model.
+struct EncoderSide {
+  std::string task;
+  Tensor output;
+  std::vector<std::string> labels;
+  std::optional<TextSide> text;
+};
+
+struct Manifest {
+  std::string producer, family, method;
+  std::vector<Rung> ladder;
+  std::string weights, kv_precision;
+  std::string prefill_method;
+  std::vector<std::int64_t> exits;
+  Kv kv;
+  Text text;
+  Vision vision;
+  std::vector<Stage> stages;
+  std::map<std::string, File> files;
+  std::optional<Controller> controller;
+  std::optional<EncoderSide> encoder;  // none: the bundle answers; else `kv`, `text` and the like are empty
+  std::string digest;  // sha256 of the manifest without its controller
+
+  const Rung* rung(std::int64_t budget) const;
+};
+
+// Decodes and checks manifest.json; throws Error(bundle).
+Manifest parse_manifest(const std::string& bytes);
+
+// Everything in a well-formed manifest that contradicts itself, each in a sentence.
+std::vector<std::string> find_contradictions(const Manifest& manifest);
+
+// The same of the manifest of an encoder.
+std::vector<std::string> find_encoder_contradictions(const Manifest& manifest);
+
+// The stages of which every rung finds a graph.
+std::vector<std::string> shared_stages(const Manifest& manifest);
+
+bool is_packed(const std::string& kv_precision);
+
+}  // namespace edgetok_impl

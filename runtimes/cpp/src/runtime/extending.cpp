@@ -1,0 +1,53 @@
+// Runtime's calls that put rows behind those that the KV cache holds, many at a time.
+#include <algorithm>
+
+#include "generated.hpp"
+#include "runtime/runtime.hpp"
+
+namespace edgetok_impl {
+
+// A prefill that treats visual rows apart makes other rows of them than a chunk would, even where it
+// takes none away; a group that is packed does not go back into its ring.
+bool Runtime::may_rewind() const {
+  const auto& kv = manifest_.kv;
+  const auto& text = manifest_.text;
+  return kv.policy == "none" && kv.ring == 0 && kv.convolutions == 0 && manifest_.prefill_method == "none" &&
+         text.sees_ahead == "nothing" && text.axes == 1 && rows_.are_whole();
+}
+
+std::size_t Runtime::chunk_rows() const {
+  const auto found = graphs_.find({names::EXTEND, ladder_[0].budget});
+  if (found == graphs_.end()) return 0;
+  return static_cast<std::size_t>(found->second->input(names::CHUNK_EMBEDS).tensor.shape[1]);
+}
+
+void Runtime::require_left(std::int64_t rows) const {
+  const auto left = rows_.left();
+  if (left >= rows) return;
+  if (!manifest_.kv.keep.empty()) {
+    throw input_error(std::to_string(left) + " of the model's " + std::to_string(manifest_.text.max_positions) +
+                      " positions are left, and " + std::to_string(rows) +
+                      " rows are to come; ask for fewer new tokens, or export with --kv-policy streaming, "
+                      "which renumbers its rows");
+  }
+  std::int64_t held = 0;
+  for (std::size_t layer = 0; layer < rows_.layers(); ++layer) held = std::max(held, rows_.length(layer));
+  const std::string state = left > 0 ? "holds " + std::to_string(held) + " rows and has room for " +
+                                           std::to_string(left) + " of " + std::to_string(rows) + " more"
+                                     : "is full with " + std::to_string(held) + " rows";
+  throw input_error("the KV cache " + state + "; ask for fewer new tokens, or export with more (--new-tokens)");
+}
+
+const float* Runtime::put(const float* rows) {
+  Graph& extend = graph(names::EXTEND, ladder_[0].budget);
+  const Buffer& input = extend.input(names::CHUNK_EMBEDS);
+  const auto count = static_cast<std::int64_t>(chunk_rows());
+  input.write(std::vector<float>(rows, rows + input.count<float>()));
+  extend.input(names::PAST_LENGTHS).write(past_lengths(count - 1));
+  extend.input(names::CHUNK_POSITIONS).write(next_positions(count));
+  extend.run();
+  rows_.append(count);
+  return extend.output(names::LOGITS).as<float>();
+}
+
+}  // namespace edgetok_impl
