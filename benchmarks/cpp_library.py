@@ -10,6 +10,7 @@ from ctypes import (
     byref,
     c_char_p,
     c_double,
+    c_float,
     c_int,
     c_int32,
     c_int64,
@@ -25,7 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetok import names
+
 FORMATS = {"rgb": 0, "bgr": 1, "rgba": 2, "nv12": 3}
+SIGNALS = tuple(value for name, value in vars(names).items() if name.startswith("SIGNAL_"))
 STOPS = ("stop", "length", "cache", "numeric", "cancelled")
 ON_TOKEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64)
 _IDS = POINTER(c_int64)
@@ -55,6 +59,8 @@ class LoadOptions(Sized):
         ("threads", c_int32),
         ("flavour", c_char_p),
         ("packed", c_int32),
+        ("device", c_char_p),
+        ("precision", c_char_p),
     )
 
 
@@ -107,6 +113,8 @@ class Request(Sized):
         ("temperature", c_double),
         ("top_p", c_double),
         ("seed", c_uint64),
+        ("weights", POINTER(c_float)),
+        ("weight_count", c_size_t),
     )
 
 
@@ -121,6 +129,10 @@ class Timings(Sized):
         ("ttft_ms", c_double),
         ("decode_ms", c_double),
     )
+
+
+class TextOptions(Sized):
+    _fields_ = (("struct_size", c_size_t), ("library", c_char_p))
 
 
 class EncoderInfo(Sized):
@@ -188,6 +200,8 @@ class Answer:
     log_probability: float
     reused: int
     timings: dict[str, float]
+    exit_layer: int
+    signals: dict[str, float]
 
 
 class Library:
@@ -208,6 +222,7 @@ class Library:
         self.raw.edgetok_answer_reused.restype = c_int64
         self.raw.edgetok_conversation_turns.restype = c_size_t
         self.raw.edgetok_conversation_tokens_left.restype = c_int64
+        self.raw.edgetok_answer_exit_layer.restype = c_int64
         self.raw.edgetok_image_data.restype = POINTER(ctypes.c_float)
         for name in ("tokens", "kept", "tried"):
             getattr(self.raw, f"edgetok_answer_{name}").restype = _IDS
@@ -289,6 +304,17 @@ class _Images(_Handle):
         self.library.require(prepare(self.value, data, c_size_t(len(file)), byref(made)))
         return Image(self.library, "image", made)
 
+    def image_of_many(self, pictures: Sequence[Image]) -> Image:
+        """All pictures of a prompt as one image."""
+        made = c_void_p()
+        listed = (c_void_p * len(pictures))(*(picture.value for picture in pictures))
+        self.library.require(
+            self.library.raw.edgetok_image_from_many(
+                self.value, listed, c_size_t(len(pictures)), byref(made)
+            )
+        )
+        return Image(self.library, "image", made)
+
     def image(
         self, data: NDArray[np.uint8], form: str = "rgb", size: tuple[int, int] | None = None
     ) -> Image:
@@ -313,12 +339,15 @@ class Model(_Images):
         *,
         budgets: Sequence[int] = (),
         threads: int = 1,
-        flavour: str = "ort",
+        flavour: str | None = None,
         packed: bool = False,
+        device: str | None = None,
+        precision: str | None = None,
     ) -> None:
         made, library = c_void_p(), bundle.library
         options = _options(budgets, threads, flavour)
         options.packed = packed
+        options.device, options.precision = _encode(device), _encode(precision)
         library.require(library.raw.edgetok_model_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "model", made)
 
@@ -375,10 +404,14 @@ class Encoder(_Images):
         *,
         budgets: Sequence[int] = (),
         threads: int = 1,
-        flavour: str = "ort",
+        flavour: str | None = None,
+        device: str | None = None,
+        packed: bool = False,
     ) -> None:
         made, library = c_void_p(), bundle.library
         options = _options(budgets, threads, flavour)
+        options.device = _encode(device)
+        options.packed = packed
         library.require(library.raw.edgetok_encoder_load(bundle.value, byref(options), byref(made)))
         super().__init__(library, "encoder", made)
 
@@ -464,19 +497,23 @@ def _read_ranking(ranking: _Handle) -> list[dict[str, Any]]:
     return scores
 
 
-def _options(budgets: Sequence[int], threads: int, flavour: str) -> LoadOptions:
+def _options(budgets: Sequence[int], threads: int, flavour: str | None) -> LoadOptions:
     listed = (c_int64 * len(budgets))(*budgets)
     return LoadOptions(
         budgets=listed if budgets else None,
         budget_count=len(budgets),
         threads=threads,
-        flavour=flavour.encode(),
+        flavour=_encode(flavour),
     )
 
 
 def _fields(struct: Sized) -> dict[str, Any]:
     """All fields but the size."""
     return {name: getattr(struct, name) for name, *_ in struct._fields_[1:]}
+
+
+def _encode(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
 
 
 class Conversation(_Handle):
@@ -522,9 +559,81 @@ def _prompt(before: Sequence[int], after: Sequence[int], question: range) -> Pro
 
 
 def _request(on_token: Callable[[int], int] | None, fields: dict[str, Any]) -> Request:
+    if "weights" in fields:
+        given = fields["weights"]
+        listed = (c_float * len(given))(*given)
+        fields = fields | {"weights": listed, "weight_count": len(given)}
     asked = Request(**fields)
     asked.on_token = ON_TOKEN(lambda _, token: on_token(token)) if on_token else ON_TOKEN()
     return asked
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A question as token ids."""
+
+    before: list[int]
+    after: list[int]
+    question: range
+
+
+class Text(_Handle):
+    """A bundle's chat template and tokenizer; `extensions` is onnxruntime-extensions' library."""
+
+    def __init__(self, bundle: Bundle, extensions: Path) -> None:
+        made, library = c_void_p(), bundle.library
+        options = TextOptions(library=str(extensions).encode())
+        library.require(library.raw.edgetok_text_open(bundle.value, byref(options), byref(made)))
+        super().__init__(library, "text", made)
+
+    def encode(self, question: str | bytes) -> Encoded:
+        """The chat template around a question."""
+        return self._encode(self.library.raw.edgetok_text_encode, question)
+
+    def encode_turn(self, question: str | bytes) -> list[int]:
+        """What stands between an answer and the next one."""
+        return self._encode(self.library.raw.edgetok_text_encode_turn, question).after
+
+    def _encode(self, function: Any, question: str | bytes) -> Encoded:
+        data = question.encode() if isinstance(question, str) else question
+        made, prompt, raw = c_void_p(), Prompt(), self.library.raw
+        self.library.require(function(self.value, data, c_size_t(len(data)), byref(made)))
+        handle = _Handle(self.library, "question", made)
+        self.library.require(raw.edgetok_question_prompt(handle.value, byref(prompt)))
+        first = prompt.question_first
+        return Encoded(
+            prompt.before[: prompt.before_count],
+            prompt.after[: prompt.after_count],
+            range(first, first + prompt.question_count),
+        )
+
+    def decoder(self) -> Decoder:
+        """For the tokens of one answer."""
+        made = c_void_p()
+        self.library.require(self.library.raw.edgetok_decoder_make(self.value, byref(made)))
+        return Decoder(self.library, "decoder", made)
+
+
+class Decoder(_Handle):
+    """From tokens to text, piece by piece."""
+
+    def push(self, token: int) -> str:
+        """The text that one more token completes."""
+        return self._show(self.library.raw.edgetok_decoder_push, c_int64(token))
+
+    def flush(self) -> str:
+        """What is left."""
+        return self._show(self.library.raw.edgetok_decoder_flush)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of these tokens alone."""
+        listed = (c_int64 * len(tokens))(*tokens)
+        return self._show(self.library.raw.edgetok_decoder_text, listed, c_size_t(len(tokens)))
+
+    def _show(self, function: Any, *arguments: Any) -> str:
+        piece, count = c_char_p(), c_size_t()
+        self.library.require(function(self.value, *arguments, byref(piece), byref(count)))
+        return ctypes.string_at(piece, count.value).decode()
 
 
 def _read_answer(library: Library, made: c_void_p) -> Answer:
@@ -540,7 +649,18 @@ def _read_answer(library: Library, made: c_void_p) -> Answer:
         log_probability=raw.edgetok_answer_log_probability(handle.value),
         reused=raw.edgetok_answer_reused(handle.value),
         timings={name: getattr(timings, name) for name, _ in Timings._fields_[1:]},
+        exit_layer=raw.edgetok_answer_exit_layer(handle.value),
+        signals=_read_signals(raw, handle),
     )
+
+
+def _read_signals(raw: Any, handle: _Handle) -> dict[str, float]:
+    """Those that towers and thumbnails give."""
+    found, value = {}, c_double()
+    for name in SIGNALS:
+        if raw.edgetok_answer_signal(handle.value, name.encode(), byref(value)) == 0:
+            found[name] = value.value
+    return found
 
 
 def _read_ids(getter: Any, handle: _Handle) -> list[int]:

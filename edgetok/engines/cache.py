@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import numpy as np
 
 from edgetok import __version__, limits
 from edgetok.control.table import CACHE_VARIABLE, cache_directory
@@ -28,6 +29,7 @@ from edgetok.engines.toolkit import MODULES, Target, Toolkit
 from edgetok.errors import ResourceError
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
+Size = Annotated[int, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -59,13 +61,37 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self == other
 
 
+class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An input of the engine that a rung's own graph held, among the bytes beside the engine.
+
+    Args:
+        dtype: as NumPy spells it.
+        offset: in bytes.
+    """
+
+    name: Text
+    dtype: Text
+    shape: tuple[Size, ...]
+    offset: Size
+
+
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What stands beside an engine's bytes."""
+    """What stands beside an engine's bytes: all that a runtime needs that cannot plan engines.
+
+    Args:
+        budgets: of the rungs; None for a graph that serves all of them.
+        files: the graph of each rung.
+        constants: of each rung.
+    """
 
     recipe: Recipe
     bytes: Annotated[int, msgspec.Meta(ge=1)]
     sha256: Digest
     budgets: tuple[int | None, ...]
+    files: tuple[Text, ...]
+    constants: tuple[tuple[Constant, ...], ...]
+    constants_bytes: Size
+    constants_sha256: Digest
 
 
 @dataclass(frozen=True)
@@ -125,8 +151,12 @@ class EngineCache:
         data = read_own(path, sidecar.bytes) if sidecar else None
         if sidecar is None or data is None:
             return None
-        whole = len(data) == sidecar.bytes and hashlib.sha256(data).hexdigest() == sidecar.sha256
-        return data if whole else None
+        beside = read_own(_constants_path(path), sidecar.constants_bytes)
+        if beside is None:
+            return None
+        found = (_digest(data), len(data), _digest(beside), len(beside))
+        pinned = (sidecar.sha256, sidecar.bytes, sidecar.constants_sha256, sidecar.constants_bytes)
+        return data if found == pinned else None
 
     def store(self, job: EngineJob, recipe: Recipe, data: bytes) -> Path:
         """Publish an engine.
@@ -135,16 +165,22 @@ class EngineCache:
             ResourceError: if the cache cannot be written to.
         """
         path = self.path(recipe)
+        constants, values = _lay_out(job)
         sidecar = Sidecar(
             recipe=recipe,
             bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=_digest(data),
             budgets=tuple(stage.bucket for stage in job.stages),
+            files=tuple(stage.file for stage in job.stages),
+            constants=constants,
+            constants_bytes=len(values),
+            constants_sha256=_digest(values),
         )
         with _resource_errors(path):
             self._make_folder(recipe)
             # A sidecar without its engine is no entry, nor is one beside another's bytes.
             publish(path, data)
+            publish(_constants_path(path), values)
             publish(_sidecar_path(path), msgspec.json.format(msgspec.json.encode(sidecar)))
         return path
 
@@ -156,7 +192,7 @@ class EngineCache:
 
     def remove(self, path: Path) -> None:
         """Forget an entry."""
-        for each in (_sidecar_path(path), path):
+        for each in (_sidecar_path(path), _constants_path(path), path):
             with suppress(OSError):
                 each.unlink()
 
@@ -205,6 +241,27 @@ class EngineCache:
 
 def _sidecar_path(engine: Path) -> Path:
     return engine.with_suffix(".json")
+
+
+def _constants_path(engine: Path) -> Path:
+    return engine.with_suffix(".constants")
+
+
+def _lay_out(job: EngineJob) -> tuple[tuple[tuple[Constant, ...], ...], bytes]:
+    """The constants of each rung one behind another, and where they are."""
+    values, rungs = bytearray(), []
+    for arrays in job.graph.constants:
+        rung = []
+        for name, array in arrays.items():
+            shape, offset = tuple(array.shape), len(values)
+            rung.append(Constant(name=name, dtype=array.dtype.name, shape=shape, offset=offset))
+            values += np.ascontiguousarray(array).tobytes()
+        rungs.append(tuple(rung))
+    return tuple(rungs), bytes(values)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _read_sidecar(engine: Path) -> Sidecar | None:

@@ -56,7 +56,7 @@ node = helper.make_node
 def _tensors(task: str) -> dict[str, tuple[int, ...]]:
     """Shapes of what is stored in the weights file, a page or more each."""
     count = int(np.prod(OUTPUTS[task][1]))
-    return {"table": (VOCABULARY, WIDTH), "head": (3 * SIDE * SIDE, count)}
+    return {"table": (VOCABULARY, WIDTH), "head": (3 * SIDE * SIDE, count), "turned": (SIDE, SIDE)}
 
 
 def weights(task: str) -> bytes:
@@ -107,7 +107,12 @@ def _encode(task: str, budget: int, flavour: str) -> tuple[Stage, onnx.ModelProt
     rows = [Tensor(name="kept", dtype="int64", shape=[budget])]
     rows += [Tensor(name="sizes", dtype="float32", shape=[budget])]
     nodes = [
-        node("Reshape", ["pixels", "flat"], ["x"]),
+        # Optimizers may take the transposes away by turning the weights between them, which
+        # nobody else may then read as they were.
+        node("Transpose", ["pixels"], ["columns"], perm=[0, 1, 3, 2]),
+        node("Mul", ["columns", "turned"], ["weighted"]),
+        node("Transpose", ["weighted"], ["rows"], perm=[0, 1, 3, 2]),
+        node("Reshape", ["rows", "flat"], ["x"]),
         node("MatMul", ["x", "head"], ["y"]),
         node("Mul", ["y", "scale"], ["z"]),
         node("Reshape", ["z", "shape"], ["w"]),
@@ -118,7 +123,7 @@ def _encode(task: str, budget: int, flavour: str) -> tuple[Stage, onnx.ModelProt
         node("Add", ["counts", "mean"], ["sizes"]),
     ]
     tensors = [
-        external(task, "head"),
+        *(external(task, "head"), external(task, "turned")),
         *(_ints("flat", 1, -1), _ints("shape", *shape), _floats("scale", 0.1 / budget)),
         *(_ints("places", -1, *range(1, budget)), _floats("counts", *[4 / budget] * budget)),
     ]

@@ -15,7 +15,7 @@ import pytest
 from edgetok.bundle.reader import Bundle
 from edgetok.engines import foundry as foundry_module
 from edgetok.engines.build import Built
-from edgetok.engines.cache import EngineCache, Recipe, Wanted
+from edgetok.engines.cache import EngineCache, Recipe, Sidecar, Wanted
 from edgetok.engines.device import Device
 from edgetok.engines.foundry import Foundry
 from edgetok.engines.plan import EngineJob, plan_engines
@@ -86,6 +86,8 @@ SPOIL = {
     "empty": lambda path: path.write_bytes(b""),
     "gone": lambda path: path.unlink(),
     "writable by others": lambda path: path.chmod(0o666),
+    "no constants": lambda path: path.with_suffix(".constants").unlink(),
+    "other constants": lambda path: path.with_suffix(".constants").write_bytes(b"x"),
     "no sidecar": lambda path: path.with_suffix(".json").unlink(),
     "a sidecar that is no JSON": lambda path: path.with_suffix(".json").write_bytes(b"{"),
     "a sidecar of depths": lambda path: path.with_suffix(".json").write_bytes(b"[" * 100_000),
@@ -101,6 +103,28 @@ def test_a_spoiled_engine_never_reaches_tensorrt(
     seen: list[bytes] = []
     workshop.foundry.open(job, lambda data: seen.append(data) or data)
     assert seen == [ENGINE] and workshop.built == 2
+
+
+def test_a_sidecar_has_what_a_runtime_needs_that_plans_no_engines(
+    opened: Bundle, workshop: Workshop
+) -> None:
+    jobs = {job.name: job for job in plan_engines(opened, flavour="portable")}
+    prefill = jobs["prefill"]
+    workshop.foundry.build(prefill)
+    path = entry(workshop, prefill)
+    told = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Sidecar)
+    values = path.with_suffix(".constants").read_bytes()
+    assert told.files == tuple(stage.file for stage in prefill.stages)
+    assert told.budgets == (4, 8, 16)
+    for constants, arrays in zip(told.constants, prefill.graph.constants, strict=True):
+        assert [constant.name for constant in constants] == list(arrays)
+        for constant in constants:
+            array = arrays[constant.name]
+            held = values[constant.offset : constant.offset + array.nbytes]
+            np.testing.assert_array_equal(
+                np.frombuffer(held, constant.dtype).reshape(constant.shape), array
+            )
+    assert all(told.constants)
 
 
 def test_a_link_to_a_strangers_engine_is_not_followed(
@@ -201,7 +225,7 @@ def test_a_cache_that_cannot_be_written_is_named(
         Workshop(opened, tmp_path / "file", monkeypatch).foundry.build(job)
 
 
-@pytest.mark.parametrize("nth", range(1, 5))
+@pytest.mark.parametrize("nth", range(1, 7))
 def test_a_full_disk_leaves_no_half_engine(
     workshop: Workshop, job: EngineJob, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:

@@ -2,7 +2,8 @@
 
 The tower cuts 8x8 pixels into 16 patches and projects them; `compress` keeps the patches with the
 largest probe; the decoder has two layers of GroupQueryAttention with rotary embedding and a cache
-in place. Loaded by the `tiny_vlm` fixture, since test folders are no packages.
+in place. Two of its recipes have what few decoders have: a convolution in front of the layers, and
+a prefill in segments. Loaded by the `tiny_vlm` fixture, since test folders are no packages.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -67,6 +69,9 @@ class Recipe:
     int8_cache: bool = False
     stop_ids: Sequence[int] = (END_ID,)
     nan_budget: int | None = None
+    pictures: int = 1
+    convolution: bool = False  # each row also sees the mean of the two rows before it
+    exits: bool = False  # visual rows leave before the second layer, where a signal says so
     step_ids: int = VOCABULARY  # a step on a larger one fails
     seed: int = 0
 
@@ -212,7 +217,11 @@ def tokenizer_json() -> bytes:
 def _graphs(recipe: Recipe, weights: _Weights) -> list[tuple[Stage, ModelProto]]:
     made = [_tower(weights), _embed(recipe, weights)]
     made += [_compress(recipe, weights, k) for k in recipe.budgets]
-    made += [_prefill(recipe, weights, k) for k in recipe.budgets]
+    if recipe.exits:
+        made += [_first_segment(recipe, weights, k) for k in recipe.budgets]
+        made += [_second_segment(recipe, weights, k) for k in (*recipe.budgets, None)]
+    else:
+        made += [_prefill(recipe, weights, k) for k in recipe.budgets]
     return [*made, _extend(recipe, weights), _decode(recipe, weights)]
 
 
@@ -247,10 +256,11 @@ def _tower(weights: _Weights) -> tuple[Stage, ModelProto]:
 
 
 def _compress(recipe: Recipe, weights: _Weights, budget: int) -> tuple[Stage, ModelProto]:
+    patches = recipe.pictures * PATCHES
     stage = _stage(
         "compress",
         budget,
-        [_floats(names.FEATURES, PATCHES, VISION_WIDTH), _floats(names.CLS_ATTENTION, PATCHES)],
+        [_floats(names.FEATURES, patches, VISION_WIDTH), _floats(names.CLS_ATTENTION, patches)],
         [
             _floats(names.VISUAL_TOKENS, budget, WIDTH),
             _ids(names.KEPT, budget),
@@ -292,10 +302,97 @@ def _prefill(recipe: Recipe, weights: _Weights, budget: int) -> tuple[Stage, Mod
     stage = _stage("prefill", budget, inputs + _cache(recipe, "past"), _outputs(recipe))
     graph = _Graph(weights)
     total = graph.constant("total", np.array([rows], np.int32))
-    hidden = _decoder(graph, recipe, names.INPUT_EMBEDS, total)
+    hidden = _convolve(graph, recipe, names.INPUT_EMBEDS, rows, is_prompt=True)
+    hidden = _decoder(graph, recipe, hidden, total)
     graph.node("Gather", [hidden, names.LAST_ROW], "last", axis=1)
     _head(graph, "last")
     return stage, graph.model(stage)
+
+
+def _first_segment(recipe: Recipe, weights: _Weights, budget: int) -> tuple[Stage, ModelProto]:
+    """The first layer of a prompt, its rows without visual ones, and whether those shall leave."""
+    rows = budget + recipe.prompt_tokens
+    inputs = [
+        _floats(names.INPUT_EMBEDS, 1, rows, WIDTH),
+        _ids(names.LAST_ROW, 1),
+        _ids(names.VISUAL_START, 1),
+        _lengths(names.PAST_LENGTHS),
+    ]
+    outputs = [
+        _floats(names.rows_before(1), 1, rows, WIDTH),
+        _floats(names.text_rows_before(1), 1, recipe.prompt_tokens, WIDTH),
+        _floats(names.EXIT_SIGNAL, 1),
+    ]
+    past, present = (_cache(recipe, side, range(1)) for side in ("past", "present"))
+    stage = _stage("prefill", budget, inputs + past, outputs + present)
+    graph = _Graph(weights)
+    total = graph.constant("total", np.array([rows], np.int32))
+    hidden = _decoder(graph, recipe, names.INPUT_EMBEDS, total, layers=range(1))
+    graph.node("Identity", [hidden], names.rows_before(1))
+    place = graph.constant("place", np.arange(recipe.prompt_tokens))
+    behind = graph.constant("behind", np.arange(recipe.prompt_tokens) + budget)
+    graph.node("Less", [place, names.VISUAL_START], "before")
+    graph.node("Where", ["before", place, behind], "text")
+    graph.node("Gather", [hidden, "text"], names.text_rows_before(1), axis=1)
+    graph.node("Gather", [hidden, names.VISUAL_START], "best", axis=1)
+    axes = graph.constant("axes", np.array([0, 1], np.int64))
+    first = graph.constant("first_number", np.array([0], np.int64))
+    graph.node("ReduceSum", ["best", axes], "channels", keepdims=0)
+    graph.node("Gather", ["channels", first], "channel")
+    one = graph.constant("one", np.ones(1, np.float32))  # by which these pictures fall apart
+    graph.node("Add", ["channel", one], names.EXIT_SIGNAL)
+    return stage, graph.model(stage)
+
+
+def _second_segment(
+    recipe: Recipe, weights: _Weights, budget: int | None
+) -> tuple[Stage, ModelProto]:
+    """The second layer, with the visual rows of a rung or, for None, without."""
+    rows = recipe.prompt_tokens + (budget or 0)
+    hidden = names.text_rows_before(1) if budget is None else names.rows_before(1)
+    inputs = [
+        _floats(hidden, 1, rows, WIDTH),
+        _ids(names.LAST_ROW, 1),
+        _lengths(names.PAST_LENGTHS),
+        *([_ids(names.TEXT_POSITIONS, rows)] if budget is None else []),
+    ]
+    past, present = (_cache(recipe, side, range(1, 2)) for side in ("past", "present"))
+    outputs = [_floats(names.LOGITS, 1, VOCABULARY), *present]
+    kind = names.EXITED if budget is None else names.SEGMENT
+    stage = msgspec.structs.replace(_stage(kind, budget, inputs + past, outputs), layer=1)
+    graph = _Graph(weights)
+    positions = ""
+    if budget is None:  # a row for each layer, of which the second one is looked up
+        shape = graph.constant("two_rows", np.array([LAYERS, rows], np.int64))
+        positions = graph.node("Expand", [names.TEXT_POSITIONS, shape], "places")
+    total = graph.constant("total", np.array([rows], np.int32))
+    hidden = _decoder(graph, recipe, hidden, total, positions, range(1, 2))
+    graph.node("Gather", [hidden, names.LAST_ROW], "last", axis=1)
+    _head(graph, "last")
+    return stage, graph.model(stage)
+
+
+def _convolve(
+    graph: _Graph, recipe: Recipe, rows: str, count: int, *, is_prompt: bool = False
+) -> str:
+    """Rows [1, count, D] and half of the two before each; of a prompt, nothing is before it."""
+    if not recipe.convolution:
+        return rows
+    before = graph.constant("nothing", np.zeros((1, 2, WIDTH), np.float32))
+    if not is_prompt:
+        before = graph.node("Transpose", [names.past_convolution(0)], "before", perm=[0, 2, 1])
+    graph.node("Concat", [before, rows], "all_rows", axis=1)
+    places = graph.constant("places_before", np.arange(count)[:, None] + np.arange(2))
+    graph.node("Gather", ["all_rows", places], "pairs", axis=1)
+    two = graph.constant("axis_of_pairs", np.array([2], np.int64))
+    graph.node("ReduceMean", ["pairs", two], "mixed", keepdims=0)
+    last = graph.constant("last_two", np.array([count, count + 1], np.int64))
+    if is_prompt:
+        last = graph.constant("one_and_two", np.array([1, 2], np.int64))
+        last = graph.node("Add", [names.LAST_ROW, last], "true_last_two")
+    graph.node("Gather", ["all_rows", last], "remembered", axis=1)
+    graph.node("Transpose", ["remembered"], "present_convolution_0", perm=[0, 2, 1])
+    return graph.node("Add", [rows, "mixed"], "convolved")
 
 
 def _extend(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
@@ -304,10 +401,12 @@ def _extend(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
         _lengths(names.PAST_LENGTHS),
         _ids(names.CHUNK_POSITIONS, LAYERS, CHUNK),
     ]
-    stage = _stage("extend", None, inputs + _cache(recipe, "past"), _outputs(recipe))
+    past = [*_cache(recipe, "past"), *_memory(recipe, "past")]
+    stage = _stage("extend", None, inputs + past, _outputs(recipe))
     graph = _Graph(weights)
     slots = graph.constant("slots", np.array([recipe.slots], np.int32))
-    hidden = _decoder(graph, recipe, names.CHUNK_EMBEDS, slots, names.CHUNK_POSITIONS)
+    hidden = _convolve(graph, recipe, names.CHUNK_EMBEDS, CHUNK)
+    hidden = _decoder(graph, recipe, hidden, slots, names.CHUNK_POSITIONS)
     last = graph.constant("last_of_chunk", np.array([CHUNK - 1], np.int64))
     graph.node("Gather", [hidden, last], "last", axis=1)
     _head(graph, "last")
@@ -320,22 +419,31 @@ def _decode(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
         _lengths(names.PAST_LENGTHS),
         _ids(names.POSITIONS, LAYERS, 1),
     ]
-    stage = _stage("decode", None, inputs + _cache(recipe, "past"), _outputs(recipe))
+    past = [*_cache(recipe, "past"), *_memory(recipe, "past")]
+    stage = _stage("decode", None, inputs + past, _outputs(recipe))
     graph = _Graph(weights)
     name = "embeddings" if recipe.step_ids == VOCABULARY else "step_embeddings"
     table = graph.weight(name, recipe.step_ids, WIDTH, scale=1.0)
     graph.node("Gather", [table, names.TOKEN_ID], "embeds")
     slots = graph.constant("slots", np.array([recipe.slots], np.int32))
-    _head(graph, _decoder(graph, recipe, "embeds", slots, names.POSITIONS))
+    hidden = _convolve(graph, recipe, "embeds", 1)
+    _head(graph, _decoder(graph, recipe, hidden, slots, names.POSITIONS))
     return stage, graph.model(stage)
 
 
-def _decoder(graph: _Graph, recipe: Recipe, hidden: str, total: str, positions: str = "") -> str:
+def _decoder(
+    graph: _Graph,
+    recipe: Recipe,
+    hidden: str,
+    total: str,
+    positions: str = "",
+    layers: range = range(LAYERS),
+) -> str:
     """Layers over [1, rows, D]; the name of their output."""
     angles = np.outer(np.arange(recipe.slots), 100.0 ** -np.linspace(0, 1, HEAD_DIM // 2))
     cos = graph.table("cos", np.cos(angles).astype(np.float32))
     sin = graph.table("sin", np.sin(angles).astype(np.float32))
-    for layer in range(LAYERS):
+    for layer in layers:
         row = graph.constant(f"layer{layer}", np.array([layer], np.int64))
         length = graph.node("Gather", [names.PAST_LENGTHS, row], f"length{layer}")
         at = [graph.node("Gather", [positions, row], f"position{layer}")] if positions else [""]
@@ -423,7 +531,9 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
         seed=recipe.seed,
         ladder=rungs,
         precision=Precision(weights="fp32", kv="int8" if recipe.int8_cache else "fp32"),
-        prefill=Prefill(method="none", ratio=1.0),
+        prefill=Prefill(
+            method="leave" if recipe.exits else "none", ratio=1.0, exits=[1] * recipe.exits
+        ),
         kv=KvCache(
             layers=LAYERS,
             kv_heads=KV_HEADS,
@@ -431,6 +541,8 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
             slots=[recipe.slots] * LAYERS,
             policy="none",
             positions="kept",
+            convolutions=int(recipe.convolution),
+            kernel=3 * recipe.convolution,
         ),
         text=Text(
             hidden=WIDTH,
@@ -439,7 +551,13 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
             stop_ids=list(recipe.stop_ids),
             pad_id=PAD_ID,
         ),
-        vision=Vision(height_px=SIDE, width_px=SIDE, grid=[4, 4], full_tokens=PATCHES),
+        vision=Vision(
+            height_px=SIDE,
+            width_px=SIDE,
+            grid=[4, 4],
+            full_tokens=recipe.pictures * PATCHES,
+            pictures=recipe.pictures,
+        ),
         stages=stages,
         files={},
     )
@@ -457,18 +575,23 @@ def _stage(name: str, bucket: int | None, inputs: list[Tensor], outputs: list[Te
     )
 
 
-def _cache(recipe: Recipe, side: str) -> list[Tensor]:
+def _cache(recipe: Recipe, side: str, layers: range = range(LAYERS)) -> list[Tensor]:
     dtype = "int8" if recipe.int8_cache else "float32"
     shape = [1, KV_HEADS, recipe.slots, HEAD_DIM]
     return [
         Tensor(name=f"{side}_{part}_{layer}", dtype=dtype, shape=shape)
-        for layer in range(LAYERS)
+        for layer in layers
         for part in ("key", "value")
     ]
 
 
+def _memory(recipe: Recipe, side: str) -> list[Tensor]:
+    return [_floats(f"{side}_convolution_0", 1, WIDTH, 2)] if recipe.convolution else []
+
+
 def _outputs(recipe: Recipe) -> list[Tensor]:
-    return [_floats(names.LOGITS, 1, VOCABULARY), *_cache(recipe, "present")]
+    kept = [*_cache(recipe, "present"), *_memory(recipe, "present")]
+    return [_floats(names.LOGITS, 1, VOCABULARY), *kept]
 
 
 def _floats(name: str, *shape: int) -> Tensor:

@@ -24,13 +24,20 @@ get_target_property(_kind edgetok TYPE)
 if(_kind STREQUAL STATIC_LIBRARY)
   configure_file(cmake/edgetokDependencies.cmake.in edgetokDependencies.cmake @ONLY)
   install(FILES "${CMAKE_CURRENT_BINARY_DIR}/edgetokDependencies.cmake"
-    cmake/FindOnnxRuntime.cmake cmake/FindWebP.cmake
+    cmake/FindOnnxRuntime.cmake cmake/FindTensorRT.cmake cmake/FindWebP.cmake
+    cmake/FindOniguruma.cmake cmake/FindUtf8proc.cmake
     DESTINATION ${_package})
   set(EDGETOK_PC_REQUIRES "libcrypto protobuf libjpeg libpng")
   if(WebP_FOUND)
     string(APPEND EDGETOK_PC_REQUIRES " libwebpdemux libwebp")
   endif()
-  set(EDGETOK_PC_LIBS "-L${EDGETOK_ORT_FOLDER} -lonnxruntime -lstdc++ -lm -lpthread")
+  if(Oniguruma_FOUND AND Utf8proc_FOUND)
+    string(APPEND EDGETOK_PC_REQUIRES " oniguruma libutf8proc")
+  endif()
+  set(EDGETOK_PC_LIBS "-L${EDGETOK_ORT_FOLDER} -lonnxruntime -lstdc++ -lm -lpthread -ldl")
+  if(TensorRT_FOUND)
+    string(APPEND EDGETOK_PC_LIBS " ${TensorRT_LIBRARY} ${TensorRT_CUDART_LIBRARY}")
+  endif()
 endif()
 file(RELATIVE_PATH EDGETOK_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 configure_file(cmake/edgetok.pc.in edgetok.pc @ONLY)

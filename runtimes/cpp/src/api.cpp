@@ -3,6 +3,7 @@
 #include "api.hpp"
 #include "generated.hpp"
 #include "machine.hpp"
+#include "prompt.hpp"
 #include "text.hpp"
 
 using edgetok_impl::usage_error;
@@ -44,6 +45,8 @@ LoadOptions read_options(const edgetok_load_options* given) {
   out.threads = o.threads;
   if (o.flavour != nullptr) out.flavour = o.flavour;
   out.packed = o.packed != 0;
+  if (o.device != nullptr) out.device = o.device;
+  if (o.precision != nullptr) out.precision = o.precision;
   return out;
 }
 
@@ -82,6 +85,10 @@ edgetok_impl::Request read_request(const edgetok_request* given, const std::stri
   if (out.is_limited()) {
     out.limits.rows = edgetok_impl::parse_table(&require(r.table, "request.table, which limits need,"), digest);
   }
+  if (r.weight_count > static_cast<size_t>(edgetok_impl::limits::PICTURES)) {
+    throw usage_error("more weights than a prompt has pictures");
+  }
+  if (r.weight_count != 0) out.weights.assign(&require(r.weights, "request.weights"), r.weights + r.weight_count);
   if (r.on_token != nullptr) {
     out.on_token = [call = r.on_token, user = r.user](int64_t token) { return call(user, token) == 0; };
   }
@@ -97,7 +104,7 @@ void require_answers(const edgetok_impl::Manifest& m) {
 void check(const edgetok_impl::Bundle& bundle) {
   edgetok_impl::parse_image_plan(bundle.read("processor/image.json"));
   const bool answers = !bundle.manifest().encoder;
-  if (answers) edgetok_impl::check_prompt_plan(bundle.read("processor/prompt.json"));
+  if (answers) edgetok_impl::parse_prompt_plan(bundle.read("processor/prompt.json"));
   for (const auto& stage : bundle.manifest().stages) bundle.graph(stage);
   if (bundle.manifest().controller) edgetok_impl::check_cases(*bundle.manifest().controller);
 }
@@ -129,7 +136,7 @@ edgetok_status edgetok_bundle_describe(const edgetok_bundle* bundle, edgetok_bun
     write_struct({sizeof(edgetok_bundle_info), m.producer.c_str(), m.family.c_str(), m.method.c_str(),
                   m.weights.c_str(), m.kv_precision.c_str(), m.digest.c_str(), m.text.vocabulary,
                   m.vision.height_px, m.vision.width_px, m.controller ? 1 : 0,
-                  m.encoder ? m.encoder->task.c_str() : "answer"},
+                  m.encoder ? m.encoder->task.c_str() : "answer", m.vision.pictures},
                  info, "info");
   });
 }
@@ -193,6 +200,19 @@ edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t
     require(image, "image") = nullptr;
     const auto& loaded = *require(model, "model").model;
     *image = new edgetok_image{share(loaded.prepare(edgetok_impl::decode_image(&require(data, "data"), bytes)))};
+  });
+}
+
+edgetok_status edgetok_image_from_many(const edgetok_model* model, edgetok_image* const* pictures, size_t count,
+                                       edgetok_image** image) {
+  return guarded([&] {
+    require(image, "image") = nullptr;
+    const auto& loaded = *require(model, "model").model;
+    edgetok_impl::require_pictures(loaded.bundle().manifest(), count);
+    require(pictures, "pictures");
+    std::vector<const edgetok_impl::Image*> parts;
+    for (size_t i = 0; i < count; ++i) parts.push_back(require(pictures[i], "a picture").image.get());
+    *image = new edgetok_image{share(loaded.join(parts))};
   });
 }
 
@@ -264,6 +284,20 @@ size_t edgetok_conversation_turns(const edgetok_conversation* conversation) {
 int64_t edgetok_conversation_tokens_left(const edgetok_conversation* conversation) {
   return conversation == nullptr ? 0 : conversation->conversation.tokens_left();
 }
+
+edgetok_status edgetok_answer_signal(const edgetok_answer* answer, const char* name, double* value) {
+  return guarded([&] {
+    double& out = require(value, "value");
+    const auto& signals = require(answer, "answer").answer.signals;
+    const auto found = signals.find(&require(name, "name"));
+    if (found == signals.end()) {
+      throw usage_error("there is no signal " + edgetok_impl::shorten(name) + " of this image");
+    }
+    out = found->second;
+  });
+}
+
+int64_t edgetok_answer_exit_layer(const edgetok_answer* answer) { return answer->answer.exit_layer; }
 
 edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings) {
   return guarded([&] {

@@ -1,5 +1,7 @@
 #include "backend.hpp"
 
+#include "engines.hpp"
+#include "providers.hpp"
 #include "session.hpp"
 
 namespace edgetok_impl {
@@ -10,8 +12,20 @@ const Buffer& Graph::find(const std::map<std::string, Buffer>& buffers, const st
   return found->second;
 }
 
+std::string pick_flavour(const std::string& device, const std::string& asked) {
+  const bool standard = needs_standard_operators(device);
+  return !asked.empty() ? asked : standard ? "portable" : "ort";
+}
+
 std::unique_ptr<Backend> make_backend(const Bundle& bundle, const BackendOptions& options) {
-  return std::make_unique<OrtBackend>(bundle, options);
+  if (options.packed && options.device != "cpu") {
+    throw usage_error("packed weights are those of device cpu, and device is " + options.device + "; leave packed at 0");
+  }
+  if (!runs_engines(options.device)) return std::make_unique<OrtBackend>(bundle, options);
+  if (bundle.manifest().encoder) {
+    throw usage_error("device " + options.device + " runs bundles with a language model; use a device of ONNX Runtime");
+  }
+  return std::make_unique<EngineBackend>(bundle, options);
 }
 
 }  // namespace edgetok_impl

@@ -1,6 +1,7 @@
 // What runs the graphs of a bundle. The runtime knows no more of ONNX Runtime or TensorRT than this.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -48,13 +49,23 @@ class Backend {
   virtual std::int64_t other_bytes() const = 0;  // of all other inputs and outputs
 };
 
+// Checks the graph of a stage that serves a rung against the manifest, and binds it.
+using MakeGraph = std::function<std::unique_ptr<Graph>(const Stage& stage, const Rung& rung)>;
+
 struct BackendOptions {
-  int threads = 1;
+  std::string device = "cpu";
   std::string flavour = "ort";
+  std::string precision = "fp16";  // of matrix products in engines
+  int threads = 1;
   bool packed = false;  // the weights of every graph, not of decode alone
 };
 
-// The bundle must outlive it.
+// Which of a bundle's graphs are read: the device's unless others are asked for. Throws Error(usage)
+// for an unknown device.
+std::string pick_flavour(const std::string& device, const std::string& asked);
+
+// The bundle must outlive it. Throws Error(usage) for an unknown device, Error(incompatible) for one
+// that this library or this machine does not have.
 std::unique_ptr<Backend> make_backend(const Bundle& bundle, const BackendOptions& options);
 
 }  // namespace edgetok_impl

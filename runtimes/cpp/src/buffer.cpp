@@ -36,7 +36,10 @@ std::string place_of(const std::string& tensor) {
   return tensor.rfind("present_", 0) == 0 ? "past_" + tensor.substr(8) : tensor;
 }
 
-bool is_cache(const std::string& place) { return place.rfind("past_", 0) == 0 && place != names::PAST_LENGTHS; }
+bool is_cache(const std::string& place) {
+  const auto begins = [&](const char* start) { return place.rfind(start, 0) == 0; };
+  return (begins("past_") && place != names::PAST_LENGTHS) || begins("kept_") || begins("flushed_");
+}
 
 std::shared_ptr<void> allocate_zeros(std::int64_t bytes) {
   void* memory = std::calloc(1, static_cast<std::size_t>(std::max<std::int64_t>(1, bytes)));

@@ -55,7 +55,7 @@ std::int64_t bytes_of(const Tensor& tensor);
 // The tensor whose memory this one has: present_ rows are written where past_ ones are read.
 std::string place_of(const std::string& tensor);
 
-// Whether a place holds rows or states of the KV cache.
+// Whether a place holds rows or states of the KV cache, or such on their way into it.
 bool is_cache(const std::string& place);
 
 // Bytes on the host, all 0; what is never written costs no memory. Throws Error(resources).

@@ -256,8 +256,8 @@ void controller_problems(const Manifest& m, Found& out) {
     }
   }
   const auto& thumbnail = m.controller->thumbnail;
-  if (thumbnail && static_cast<std::int64_t>(thumbnail->weights) != 2 * thumbnail->cells * thumbnail->cells) {
-    out.push_back("$.controller.thumbnail: " + std::to_string(thumbnail->weights) + " weights for " +
+  if (thumbnail && static_cast<std::int64_t>(thumbnail->weights.size()) != 2 * thumbnail->cells * thumbnail->cells) {
+    out.push_back("$.controller.thumbnail: " + std::to_string(thumbnail->weights.size()) + " weights for " +
                   str(thumbnail->cells) + " cells a side");
   }
   if (m.controller->bundle_sha256 != m.digest) {

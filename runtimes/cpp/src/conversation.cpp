@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "generated.hpp"
+#include "prompt.hpp"
 
 namespace edgetok_impl {
 
@@ -23,7 +24,7 @@ void require_same_rung(const Request& request, std::int64_t budget) {
 
 Conversation::Conversation(std::shared_ptr<Model> model, std::shared_ptr<Image> image)
     : model_(std::move(model)), image_(std::move(image)) {
-  if (!has_turns(model_->bundle().read("processor/prompt.json"))) {
+  if (parse_prompt_plan(model_->bundle().read("processor/prompt.json")).turn.empty()) {
     throw usage_error("this model's chat template writes earlier turns anew when later ones come, so this bundle "
                       "has no conversations; ask single questions");
   }

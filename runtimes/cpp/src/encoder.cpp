@@ -88,13 +88,15 @@ Encoder::Encoder(std::shared_ptr<const Bundle> bundle, const LoadOptions& option
       plan_(parse_image_plan(bundle_->read("processor/image.json"))) {
   const Manifest& m = bundle_->manifest();
   const auto budgets = pick_budgets(m, options.budgets);
-  require_flavour(m, options.flavour);
-  backend_ = make_backend(*bundle_, {pick_threads(options.threads), options.flavour, options.packed});
+  const std::string flavour = pick_flavour(options.device, options.flavour);
+  require_flavour(m, flavour);
+  backend_ = make_backend(*bundle_, {options.device, flavour, options.precision, pick_threads(options.threads),
+                                     options.packed});
   require_memory(m);
   for (auto budget = budgets.rbegin(); budget != budgets.rend(); ++budget) {  // the largest first: see `Backend`
-    graphs_[*budget] = backend_->bind(bundle_->stage(names::ENCODE, *budget, options.flavour));
+    graphs_[*budget] = backend_->bind(bundle_->stage(names::ENCODE, *budget, flavour));
   }
-  if (side_.text) describe_ = backend_->bind(bundle_->stage(names::DESCRIBE, 0, options.flavour));
+  if (side_.text) describe_ = backend_->bind(bundle_->stage(names::DESCRIBE, 0, flavour));
   for (const auto& [path, file] : m.files) {  // sessions opened weights by name: still those hashed?
     if (is_weights(path)) bundle_->path_of(path);
   }

@@ -4,25 +4,17 @@
 
 #include "error.hpp"
 #include "generated.hpp"
+#include "places.hpp"
+#include "rings.hpp"
 #include "text.hpp"
 
 namespace edgetok_impl {
 
 namespace {
 
-struct Place {
-  std::string dtype;
-  std::optional<Shape> shape;  // none: any
-};
-using Side = std::map<std::string, Place>;
-
 struct Expected {
   Side inputs, outputs;
 };
-
-std::string layered(const char* name, std::int64_t layer) {
-  return std::string(name) + "_" + std::to_string(layer);
-}
 
 const Tensor* find(const std::vector<Tensor>& tensors, const std::string& name) {
   for (const auto& tensor : tensors) {
@@ -33,46 +25,9 @@ const Tensor* find(const std::vector<Tensor>& tensors, const std::string& name) 
 
 bool is_signal_name(const std::string& name) { return name.rfind("signal_", 0) == 0; }
 
-// So many rows of a layer: dtype and shape of a key or value.
-Place rows_of(const Manifest& m, std::int64_t rows, const std::string& flavour) {
-  const auto& kv = m.kv;
-  if (m.kv_precision == "fp32") return {"float32", Shape{1, kv.kv_heads, rows, kv.head_dim}};
-  if (m.kv_precision == "int8") return {"int8", Shape{1, kv.kv_heads, rows, kv.head_dim}};
-  return {flavour == "ort" ? "uint8" : "int8", Shape{1, kv.kv_heads, rows, kv.head_dim / 2}};
-}
-
-bool has_slot_scales(const Manifest& m, const std::string& flavour) {
-  return flavour == "portable" && m.kv_precision != "fp32";
-}
-
-// Buffers of one layer that hold so many rows, by `prefix`: past, present or kept.
-Side layer_of(const Manifest& m, std::int64_t rows, const std::string& flavour, const std::string& prefix,
-              const std::string& suffix) {
-  const Place row = rows_of(m, rows, flavour);
-  Side out = {{prefix + "_key" + suffix, row}, {prefix + "_value" + suffix, row}};
-  if (has_slot_scales(m, flavour)) {
-    const Place scale{"float32", Shape{1, m.kv.kv_heads, rows, 1}};
-    out[prefix + "_key_scale" + suffix] = scale;
-    out[prefix + "_value_scale" + suffix] = scale;
-  }
-  if (!m.kv.planes.empty()) {
-    const auto planes = static_cast<std::int64_t>(m.kv.planes.size());
-    out[prefix + "_state" + suffix] = {"float32", Shape{planes, m.kv.kv_heads, rows}};
-  }
-  return out;
-}
-
-Side cache_of(const Manifest& m, const std::string& flavour, const std::string& prefix) {
-  Side out;
-  for (std::int64_t layer = 0; layer < m.kv.layers; ++layer) {
-    out.merge(layer_of(m, m.kv.slots[static_cast<std::size_t>(layer)], flavour, prefix, layered("", layer)));
-  }
-  return out;
-}
-
 Side deep_of(const Manifest& m, const Rung& rung) {
   if (m.text.deep == 0) return {};
-  return {{names::VISUAL_DEEP, {"float32", Shape{rung.budget, m.text.deep * m.text.hidden}}}};
+  return {{names::VISUAL_DEEP, {"float32", Shape{rung.budget, product(m.text.deep, m.text.hidden)}}}};
 }
 
 Expected expect_tower(const Manifest& m, const Stage& stage) {
@@ -85,10 +40,16 @@ Expected expect_tower(const Manifest& m, const Stage& stage) {
   return e;
 }
 
-// It reads what the tower wrote and the prompt, so those are its only possible inputs.
+// It reads what the tower wrote of all pictures and the request, so those are its only possible inputs.
 Expected expect_compress(const Manifest& m, const Stage& stage, const Rung& rung, const Stage& tower) {
   Side offered;
-  for (const auto& tensor : tower.outputs) offered[tensor.name] = {tensor.dtype, tensor.shape};
+  for (const auto& tensor : tower.outputs) {
+    if (tensor.shape.empty()) continue;
+    Shape shape = tensor.shape;
+    shape[0] = product(m.vision.pictures, shape[0]);
+    offered[tensor.name] = {tensor.dtype, shape};
+  }
+  offered[names::PICTURE_WEIGHTS] = {"float32", Shape{m.vision.pictures}};
   offered[names::TEXT_EMBEDS] = {"float32", Shape{rung.prompt_tokens, m.text.hidden}};
   offered[names::TEXT_MASK] = {"float32", Shape{rung.prompt_tokens}};
   Expected e;
@@ -116,10 +77,28 @@ Expected expect_prefill(const Manifest& m, const Stage& stage, const Rung& rung)
   if (m.prefill_method != "none" || sees_image || (!m.kv.keep.empty() && told)) {
     e.inputs[names::VISUAL_START] = {"int64", Shape{1}};
   }
-  if (m.kv.keep.empty()) e.inputs.merge(cache_of(m, stage.flavour, "past"));  // a policy's begins afresh
-  e.outputs = cache_of(m, stage.flavour, "present");
+  if (m.kv.keep.empty() && m.kv.ring == 0) {  // a policy's, or that of a ring, begins with an empty one
+    e.inputs.merge(cache_places(m, stage.flavour, "past"));
+    for (const auto& [name, place] : convolution_places(m, "past")) e.inputs.erase(name);
+  }
+  e.outputs = cache_places(m, stage.flavour, "present");
   e.outputs[names::LOGITS] = {"float32", Shape{1, m.text.vocabulary}};
   return e;
+}
+
+// What a step writes of the buffers: of a cache with a ring only some.
+Side written_places(const Manifest& m, const std::string& flavour) {
+  const auto rings = ring_shape(m);
+  Side all = cache_places(m, flavour, "present");
+  if (!rings) return all;
+  Side out;
+  for (std::int64_t layer = 0; layer < m.kv.layers; ++layer) {
+    for (const auto& kind : rings->written) {
+      const std::string name = layered("present_" + kind, layer);
+      out[name] = all[name];
+    }
+  }
+  return out;
 }
 
 // Any number of rows that fits into every layer.
@@ -129,22 +108,22 @@ Expected expect_extend(const Manifest& m, const Stage& stage) {
   for (const auto slots : m.kv.slots) rows = std::min(rows, slots);
   rows = std::max<std::int64_t>(1, rows);
   Expected e;
-  e.inputs = cache_of(m, stage.flavour, "past");
+  e.inputs = cache_places(m, stage.flavour, "past");
   e.inputs[names::CHUNK_EMBEDS] = {"float32", Shape{1, rows, m.text.hidden}};
   e.inputs[names::PAST_LENGTHS] = {"int32", Shape{m.kv.layers}};
   e.inputs[names::CHUNK_POSITIONS] = {"int64", Shape{m.kv.layers, rows}};
-  e.outputs = cache_of(m, stage.flavour, "present");
+  e.outputs = cache_places(m, stage.flavour, "present");
   e.outputs[names::LOGITS] = {"float32", Shape{1, m.text.vocabulary}};
   return e;
 }
 
 Expected expect_decode(const Manifest& m, const Stage& stage) {
   Expected e;
-  e.inputs = cache_of(m, stage.flavour, "past");
+  e.inputs = cache_places(m, stage.flavour, "past");
   e.inputs[names::TOKEN_ID] = {"int64", Shape{1, 1}};
   e.inputs[names::PAST_LENGTHS] = {"int32", Shape{m.kv.layers}};
   e.inputs[names::POSITIONS] = {"int64", Shape{m.kv.layers, 1}};
-  e.outputs = cache_of(m, stage.flavour, "present");
+  e.outputs = written_places(m, stage.flavour);
   e.outputs[names::LOGITS] = {"float32", Shape{1, m.text.vocabulary}};
   return e;
 }
@@ -153,18 +132,75 @@ Expected expect_compact(const Manifest& m, const Stage& stage) {
   const auto layer = static_cast<std::size_t>(stage.layer.value_or(0));
   const std::string suffix = layered("", stage.layer.value_or(0));
   Expected e;
-  e.inputs = layer_of(m, m.kv.slots[layer], stage.flavour, "past", suffix);
-  e.outputs = layer_of(m, m.kv.keep[layer], stage.flavour, "kept", "");
+  e.inputs = layer_places(m, m.kv.slots[layer], stage.flavour, "past", suffix);
+  e.outputs = layer_places(m, m.kv.keep[layer], stage.flavour, "kept", "");
+  return e;
+}
+
+Expected expect_flush(const Manifest& m) {
+  Expected e;
+  const auto rings = ring_shape(m);
+  for (std::int64_t layer = 0; rings && layer < m.kv.layers; ++layer) {
+    for (const auto& kind : rings->waiting) e.inputs[layered("past_" + kind, layer)] = rings->buffers.at(kind);
+    for (const auto& [kind, place] : rings->group) e.outputs[layered("flushed_" + kind, layer)] = place;
+  }
+  return e;
+}
+
+// The buffers of layers from `first` on, in front of `stop`.
+Side of_layers(const Side& all, std::int64_t first, std::int64_t stop) {
+  Side out;
+  for (std::int64_t layer = first; layer < stop; ++layer) {
+    const std::string end = layered("", layer);
+    for (const auto& [name, place] : all) {
+      const bool ends = name.size() > end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
+      if (ends) out[name] = place;
+    }
+  }
+  return out;
+}
+
+// A graph of a prefill in segments: its rows, its layers' buffers, and what comes behind.
+Expected expect_segment(const Manifest& m, const Stage& stage, const Rung& rung) {
+  const std::int64_t first = stage.layer.value_or(0);
+  const auto behind = std::upper_bound(m.exits.begin(), m.exits.end(), first);
+  const bool is_last = behind == m.exits.end(), exited = stage.stage == "exited";
+  const std::int64_t stop = is_last ? m.kv.layers : *behind;
+  const Place rows{"float32", Shape{1, rung.prefill_tokens(), m.text.hidden}};
+  const Place of_text{"float32", Shape{1, rung.prompt_tokens, m.text.hidden}};
+  Expected e;
+  e.inputs = of_layers(cache_places(m, stage.flavour, "past"), first, stop);
+  e.outputs = of_layers(cache_places(m, stage.flavour, "present"), first, stop);
+  e.inputs[names::PAST_LENGTHS] = {"int32", Shape{m.kv.layers}};
+  if (exited) {
+    e.inputs[layered("text_rows", first)] = of_text;
+    e.inputs[names::TEXT_POSITIONS] = {"int64", Shape{rung.prompt_tokens}};
+  } else {
+    e.inputs[first != 0 ? layered("rows", first) : names::INPUT_EMBEDS] = rows;
+  }
+  if (!exited || is_last) e.inputs[names::LAST_ROW] = {"int64", Shape{1}};
+  if (!exited && !is_last) e.inputs[names::VISUAL_START] = {"int64", Shape{1}};
+  if (is_last) {
+    e.outputs[names::LOGITS] = {"float32", Shape{1, m.text.vocabulary}};
+    return e;
+  }
+  e.outputs[layered("text_rows", stop)] = of_text;
+  if (exited) return e;
+  e.outputs[layered("rows", stop)] = rows;
+  e.outputs[names::EXIT_SIGNAL] = {"float32", Shape{1}};
   return e;
 }
 
 Expected expect(const Manifest& m, const Stage& stage, const Rung& rung, const Stage& tower) {
+  const bool in_segments = stage.stage == "prefill" && !m.exits.empty();
+  if (in_segments || stage.stage == "segment" || stage.stage == "exited") return expect_segment(m, stage, rung);
   if (stage.stage == "tower") return expect_tower(m, stage);
   if (stage.stage == "compress") return expect_compress(m, stage, rung, tower);
   if (stage.stage == "prefill") return expect_prefill(m, stage, rung);
   if (stage.stage == names::EXTEND) return expect_extend(m, stage);
   if (stage.stage == "decode") return expect_decode(m, stage);
   if (stage.stage == "compact") return expect_compact(m, stage);
+  if (stage.stage == "flush") return expect_flush(m);
   Expected e;  // embed
   e.inputs[names::TOKEN_IDS] = {"int64", Shape{rung.prompt_tokens}};
   e.outputs[names::TEXT_EMBEDS] = {"float32", Shape{rung.prompt_tokens, m.text.hidden}};

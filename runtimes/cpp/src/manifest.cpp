@@ -109,7 +109,8 @@ Controller to_controller(const Value& v) {
     out.cases.push_back(std::move(made));
   }
   if (const Value& t = v.at("thumbnail"); !t.is_null()) {
-    out.thumbnail = Thumbnail{t.at("cells").integer(), t.at("weights").list().size()};
+    out.thumbnail = Thumbnail{t.at("cells").integer(), t.at("bias").real(), {}};
+    for (const auto& weight : t.at("weights").list()) out.thumbnail->weights.push_back(weight.real());
   }
   return out;
 }

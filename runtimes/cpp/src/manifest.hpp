@@ -101,7 +101,8 @@ struct Case {
 // A signal from cells of the picture's thumbnail.
 struct Thumbnail {
   std::int64_t cells = 0;
-  std::size_t weights = 0;
+  double bias = 0;
+  std::vector<double> weights;
 };
 
 struct Controller {

@@ -69,7 +69,24 @@ Image Model::prepare(Picture picture) const {
   image.digest = bundle_->manifest().digest;
   image.pixels = preprocess(std::move(picture), plan_);
   image.preprocess_ms = milliseconds_since(start);
+  image.pictures.push_back(std::make_shared<std::optional<TowerOutput>>());
   return image;
+}
+
+Image Model::join(const std::vector<const Image*>& pictures) const {
+  require_pictures(bundle_->manifest(), pictures.size());
+  Image out;
+  out.digest = bundle_->manifest().digest;
+  for (const Image* picture : pictures) {
+    if (picture->digest != out.digest) {
+      throw usage_error("a picture was prepared for another bundle; prepare it with this one");
+    }
+    if (picture->pictures.size() != 1) throw usage_error("a picture is several already; give each one alone");
+    out.pixels.insert(out.pixels.end(), picture->pixels.begin(), picture->pixels.end());
+    out.pictures.push_back(picture->pictures[0]);
+    out.preprocess_ms += picture->preprocess_ms;
+  }
+  return out;
 }
 
 InUse Model::begin() { return InUse(in_use_, cancelled_); }
@@ -80,8 +97,10 @@ void Model::forget() {
 }
 
 void Model::require_image(const Image& image) const {
-  if (image.digest == bundle_->manifest().digest) return;
-  throw usage_error("the image was prepared for another bundle; prepare it with this one");
+  if (image.digest != bundle_->manifest().digest) {
+    throw usage_error("the image was prepared for another bundle; prepare it with this one");
+  }
+  require_pictures(bundle_->manifest(), image.pictures.size());
 }
 
 void Model::require_request(const Request& request) const {
@@ -93,6 +112,7 @@ void Model::require_request(const Request& request) const {
                       std::to_string(limits::NEW_TOKENS));
   }
   require_sampling(request.sampling);
+  require_weights(bundle_->manifest(), request.weights);
 }
 
 void Model::require_ids(const Ids& ids) const {
@@ -135,27 +155,23 @@ Decision Model::choose(const Request& request, const Signals& signals, const Ids
   if (request.is_limited()) return choose_within(ladder, request.limits);
   if (request.elbow) return choose_elbow(ladder, signals);
   const bool greedy = request.sampling.temperature == 0;  // it was certified on such answers
-  if (const Controller* own = certified && greedy ? controller() : nullptr) {
-    if (own->thumbnail) {
-      throw incompatible("this bundle's controller looks at a thumbnail, which the C library does not make yet; "
-                         "give a budget, or use the Python runtime");
-    }
-    return choose_certified(*own, signals, question);
-  }
+  const Controller* own = certified && greedy ? controller() : nullptr;
+  if (own != nullptr) return choose_certified(*own, signals, question);
   return choose_largest(ladder);
 }
 
 void Model::encode(Image& image, std::int64_t budget, Timings& timings) {
   if (image.tower && (!image.tower->budget || *image.tower->budget == budget)) return;
   const Watch watch(timings.tower);
-  image.tower = runtime_.encode(image.pixels, budget);
+  image.tower = encode_pictures(runtime_, bundle_->manifest(), image.pixels, image.pictures, budget);
 }
 
-std::shared_ptr<const VisualTokens> Model::compress(Image& image, std::int64_t budget, const Prompt& prompt) {
+std::shared_ptr<const VisualTokens> Model::compress(Image& image, std::int64_t budget, const Prompt& prompt,
+                                                    const std::vector<float>& weights) {
   const auto make = [&] {
-    return std::make_shared<const VisualTokens>(runtime_.compress(*image.tower, budget, prompt));
+    return std::make_shared<const VisualTokens>(runtime_.compress(*image.tower, budget, prompt, weights));
   };
-  if (runtime_.reads_prompt()) return make();
+  if (runtime_.reads_prompt() || !weights.empty()) return make();
   auto& made = image.tokens[budget];
   if (!made) made = make();
   return made;
@@ -170,11 +186,12 @@ Decision Model::look(Image& image, const Prompt& prompt, const Request& request,
 }
 
 // What a rung makes of the image and the prompt.
-PromptRows Model::rows(Image& image, const Prompt& prompt, std::int64_t budget, Answer& out) {
+PromptRows Model::rows(Image& image, const Prompt& prompt, const Request& request, std::int64_t budget, Answer& out) {
   require_fits(prompt, runtime_.rung(budget).prompt_tokens);
   encode(image, budget, out.timings);
+  out.signals = image.tower->signals;
   const Watch watch(out.timings.compress);
-  PromptRows rows{prompt, compress(image, budget, prompt), prompt.after.size()};
+  PromptRows rows{prompt, compress(image, budget, prompt, request.weights), prompt.after.size()};
   out.kept = rows.visual->kept;
   out.tried.push_back(budget);
   return rows;
@@ -185,7 +202,7 @@ PromptRows Model::open(Image& image, const Prompt& prompt, const Request& reques
   const Decision decision = look(image, prompt, request, false, out.timings);
   out.reason = decision.reason;
   out.timings.preprocess = image.preprocess_ms;
-  return rows(image, prompt, decision.budget, out);
+  return rows(image, prompt, request, decision.budget, out);
 }
 
 // Logits of the last of these rows, which the cache holds then.
@@ -198,6 +215,7 @@ const float* Model::fill(const PromptRows& rows, std::int64_t budget, Answer& ou
   const Watch watch(out.timings.prefill);
   const PromptCache::Filled filled = cache_.fill(budget, rows, embeds);
   out.reused = filled.reused;
+  out.exit_layer = runtime_.exit_layer().value_or(-1);
   return filled.logits;
 }
 
@@ -257,7 +275,7 @@ Answer Model::generate(Image& image, const Prompt& prompt, const Request& reques
   while (true) {
     Answer out;
     out.tried = tried;
-    const PromptRows asked = rows(image, prompt, decision.budget, out);
+    const PromptRows asked = rows(image, prompt, request, decision.budget, out);
     const bool reviewed = static_cast<bool>(decision.review);  // nothing is said before it is taken
     run(asked, request, reviewed ? OnToken() : request.on_token, start, out);
     if (reviewed && out.stop != Stop::cancelled) {

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "picture.hpp"
+#include "pictures.hpp"
 #include "reuse.hpp"
 #include "runtime.hpp"
 #include "sampling.hpp"
@@ -24,7 +25,8 @@ struct Image {
   std::string digest;  // of the bundle that it was prepared for
   std::vector<float> pixels;
   double preprocess_ms = 0;
-  std::optional<TowerOutput> tower;
+  std::vector<Seen> pictures;        // of a prompt; what the tower made of each, if there are several
+  std::optional<TowerOutput> tower;  // and of all
   std::map<std::int64_t, std::shared_ptr<const VisualTokens>> tokens;  // by budget, unless the question matters
 };
 
@@ -34,6 +36,7 @@ struct Request {
   bool elbow = false;
   std::int64_t max_new_tokens = 0;
   Sampling sampling;
+  std::vector<float> weights;  // of each picture; none: all alike
   OnToken on_token;  // may be empty
 
   bool is_limited() const { return limits.max_ttft_ms > 0 || limits.max_memory_mib > 0; }
@@ -52,6 +55,8 @@ struct Answer {
   double first_margin = -1;
   double log_probability_sum = 0;
   std::size_t reused = 0;  // rows of the prompt that the cache held already
+  Signals signals;               // what the tower said about the image
+  std::int64_t exit_layer = -1;  // see Runtime::exit_layer; -1 for none
   Timings timings;
 
   double log_probability() const;
@@ -76,6 +81,8 @@ class Model {
   const Bundle& bundle() const { return *bundle_; }
   const Runtime& runtime() const { return runtime_; }
   Image prepare(Picture picture) const;
+  // Several pictures as one image, which asks the tower about those only that it has not seen.
+  Image join(const std::vector<const Image*>& pictures) const;
   Answer generate(Image& image, const Prompt& prompt, const Request& request);
   // Has the next answer computed from its first row on, for the measure of it.
   void forget();
@@ -100,8 +107,9 @@ class Model {
   Decision look(Image& image, const Prompt& prompt, const Request& request, bool certified, Timings& timings);
   const Controller* controller() const;
   void encode(Image& image, std::int64_t budget, Timings& timings);
-  std::shared_ptr<const VisualTokens> compress(Image& image, std::int64_t budget, const Prompt& prompt);
-  PromptRows rows(Image& image, const Prompt& prompt, std::int64_t budget, Answer& out);
+  std::shared_ptr<const VisualTokens> compress(Image& image, std::int64_t budget, const Prompt& prompt,
+                                               const std::vector<float>& weights);
+  PromptRows rows(Image& image, const Prompt& prompt, const Request& request, std::int64_t budget, Answer& out);
   const float* fill(const PromptRows& rows, std::int64_t budget, Answer& out);
   bool take_token(const float* logits, Sampler& sampler, Answer& out);
   void decode(const Request& request, Sampler& sampler, const OnToken& on_token, bool more, Answer& out);

@@ -11,7 +11,6 @@ namespace edgetok_impl {
 namespace {
 
 const char kImage[] = "processor/image.json";
-const char kPrompt[] = "processor/prompt.json";
 
 const Schema* keep(Schema made) { return new Schema(std::move(made)); }
 
@@ -40,24 +39,6 @@ const Schema& image_schema() {
         {"resize_longest_px", maybe, nothing},
         {"tiles", tiles, nothing},
         {"square_rgb", keep(nullable(list(byte, 3, 3))), nothing},
-    }));
-  }();
-  return *made;
-}
-
-const Schema& prompt_schema() {
-  using namespace schema;
-  static const Schema* const made = [] {
-    const auto* ids = keep(nullable(list(keep(integer(0, std::int64_t{1} << 53)))));
-    const auto* text_piece = keep(nullable(text(is_anything, SIZE_MAX)));
-    const auto* slot = keep(nullable(choice({"image", "user"})));
-    const Value nothing(nullptr);
-    const auto* segment = keep(object({{"ids", ids, nothing}, {"text", text_piece, nothing}, {"slot", slot, nothing}}));
-    const auto* forbidden = keep(list(keep(integer(0, std::int64_t{1} << 53))));
-    return keep(object({
-        {"segments", keep(list(segment)), {}},
-        {"forbidden_ids", forbidden, {}},
-        {"turn", keep(nullable(list(segment))), nothing},
     }));
   }();
   return *made;
@@ -101,25 +82,6 @@ void require_canvas(const ImagePlan& plan) {
   }
 }
 
-void require_segments(const char* field, const Value& segments, int images) {
-  int seen_images = 0, seen_users = 0;
-  for (const auto& segment : segments.list()) {
-    int set = 0;
-    for (const auto& [name, value] : segment.object()) set += !value.is_null();
-    if (set != 1) {
-      throw bundle_error(std::string(kPrompt) + ": each of $." + field +
-                         " must set exactly one of ids, text and slot");
-    }
-    const Value& slot = segment.at("slot");
-    seen_images += !slot.is_null() && slot.text() == "image";
-    seen_users += !slot.is_null() && slot.text() == "user";
-  }
-  if (seen_images != images || seen_users != 1) {
-    throw bundle_error(std::string(kPrompt) + ": $." + field + " has " + std::to_string(seen_images) +
-                       " slots of images and " + std::to_string(seen_users) + " of user texts");
-  }
-}
-
 }  // namespace
 
 ImagePlan parse_image_plan(const std::string& bytes) {
@@ -155,17 +117,6 @@ ImagePlan parse_image_plan(const std::string& bytes) {
   require_sides("crop_px", plan.crop_px);
   require_canvas(plan);
   return plan;
-}
-
-void check_prompt_plan(const std::string& bytes) { has_turns(bytes); }
-
-bool has_turns(const std::string& prompt_plan) {
-  Value v = parse_strict(prompt_plan, kPrompt, limits::PROCESSOR_BYTES);
-  apply(prompt_schema(), v, kPrompt);
-  require_segments("segments", v.at("segments"), 1);
-  if (v.at("turn").is_null()) return false;
-  require_segments("turn", v.at("turn"), 0);
-  return true;
 }
 
 }  // namespace edgetok_impl

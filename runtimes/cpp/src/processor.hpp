@@ -33,10 +33,4 @@ struct ImagePlan {
 // Throws Error(bundle) if it is malformed or asks for what no image can be put through.
 ImagePlan parse_image_plan(const std::string& bytes);
 
-// Checks processor/prompt.json, which this library does not render; throws Error(bundle).
-void check_prompt_plan(const std::string& bytes);
-
-// Whether the chat template puts later turns behind earlier ones.
-bool has_turns(const std::string& prompt_plan);
-
 }  // namespace edgetok_impl

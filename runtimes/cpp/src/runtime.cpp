@@ -14,23 +14,11 @@ namespace edgetok_impl {
 namespace {
 
 const char kWeights[] = "weights/";
-constexpr const char* kStages[] = {"tower", "compress", "embed", "prefill", "decode"};
+constexpr const char* kStages[] = {"compress", "tower", "embed", "prefill", "decode"};  // see `Backend`
 constexpr std::int64_t kScratch = 8;  // live activations, in multiples of the widest tensor
 
-// Said before anything is loaded.
-void require_supported(const Manifest& m) {
-  std::string what;
-  if (m.kv.ring != 0) what = "a KV cache of " + m.kv_precision;
-  if (!m.exits.empty()) what = "a prefill that visual rows may leave";
-  if (m.kv.convolutions != 0) what = "a decoder with convolutions";
-  if (m.vision.pictures != 1) what = "prompts of several pictures";
-  if (what.empty()) return;
-  throw incompatible("this bundle has " + what + ", which the C library does not run yet; "
-                     "use the Python runtime, or export without it");
-}
-
 void require_flavour(const Manifest& m, const std::string& flavour) {
-  for (const char* stage : kStages) {
+  for (const auto& stage : shared_stages(m)) {
     const bool found = std::any_of(m.stages.begin(), m.stages.end(), [&](const Stage& s) {
       return s.stage == stage && s.flavour == flavour;
     });
@@ -88,23 +76,6 @@ std::vector<float> copy_floats(const Buffer& buffer) {
   return {first, first + buffer.count<float>()};
 }
 
-// The rows of a smaller buffer [1 or P, G, kept, H...] over the first rows of each head of a larger one.
-void copy_rows(const Buffer& source, const Buffer& target) {
-  const auto& from = source.tensor.shape;
-  const auto& to = target.tensor.shape;
-  const auto heads = static_cast<std::size_t>(from[0] * from[1]);
-  const std::size_t kept = source.bytes / heads, held = target.bytes / heads;
-  if (from.size() != to.size() || kept > held) {
-    throw bundle_error("tensor " + source.tensor.name + " does not fit into " + target.tensor.name);
-  }
-  const char* from_rows = source.as<char>();
-  char* to_rows = target.as<char>();
-  for (std::size_t head = 0; head < heads; ++head) {
-    std::memcpy(to_rows + head * held, from_rows + head * kept, kept);
-  }
-  target.push();
-}
-
 }  // namespace
 
 Ids Prompt::all() const {
@@ -121,14 +92,16 @@ Ids Prompt::question() const {
 
 Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
     : manifest_(bundle.manifest()),
-      flavour_(options.flavour),
+      flavour_(pick_flavour(options.device, options.flavour)),
       ladder_(pick_rungs(bundle.manifest().ladder, options.budgets)),
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
-  require_supported(manifest_);
   require_flavour(manifest_, flavour_);
-  backend_ = make_backend(bundle, {pick_threads(options.threads), flavour_, options.packed});
-  load(bundle);
-  load_compaction();
+  backend_ = make_backend(bundle, {options.device, flavour_, options.precision, pick_threads(options.threads),
+                                   options.packed});
+  load(bundle, [&](const Stage& stage, const Rung& rung) {
+    require_interface(manifest_, stage, rung, bundle.stage("tower", rung.budget, flavour_));
+    return backend_->bind(stage);
+  });
   tower_per_rung_ = edgetok_impl::has_tower_per_rung(manifest_);
   const Graph& compress = graph("compress", ladder_[0].budget);
   reads_prompt_ = compress.reads(names::TEXT_EMBEDS) || compress.reads(names::TEXT_MASK);
@@ -137,7 +110,7 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
   }
 }
 
-void Runtime::load(const Bundle& bundle) {
+void Runtime::load(const Bundle& bundle, const MakeGraph& make) {
   require_memory(manifest_, ladder_, flavour_);
   std::vector<std::string> stages(std::begin(kStages), std::end(kStages));
   for (const auto& name : shared_stages(manifest_)) {
@@ -146,26 +119,17 @@ void Runtime::load(const Bundle& bundle) {
   for (const auto& name : stages) {
     for (auto rung = ladder_.rbegin(); rung != ladder_.rend(); ++rung) {  // see `Backend`
       const Stage& stage = bundle.stage(name, rung->budget, flavour_);
-      require_interface(manifest_, stage, *rung, bundle.stage("tower", rung->budget, flavour_));
       auto& graph = by_file_[stage.file];
-      if (!graph) graph = backend_->bind(stage);
+      if (graph) require_interface(manifest_, stage, *rung, bundle.stage("tower", rung->budget, flavour_));
+      if (!graph) graph = make(stage, *rung);
       graphs_[{name, rung->budget}] = graph.get();
     }
   }
-}
-
-// The layer with most rows first: see `Backend`.
-void Runtime::load_compaction() {
-  std::vector<const Stage*> stages;
-  for (const auto& stage : manifest_.stages) {
-    if (stage.stage == "compact" && stage.flavour == flavour_ && stage.layer) stages.push_back(&stage);
-  }
-  const auto keep = [&](const Stage* s) { return manifest_.kv.keep[static_cast<std::size_t>(*s->layer)]; };
-  std::stable_sort(stages.begin(), stages.end(), [&](auto* a, auto* b) { return keep(a) > keep(b); });
-  for (const Stage* stage : stages) {
-    require_interface(manifest_, *stage, ladder_.back(), *stage);
-    compact_[static_cast<std::size_t>(*stage->layer)] = backend_->bind(*stage);
-  }
+  segments_.load(manifest_, ladder_, flavour_, make);
+  compaction_.load(manifest_, ladder_.back(), flavour_, make);
+  if (!is_packed(manifest_.kv_precision)) return;
+  const Stage& flush = bundle.stage("flush", ladder_.back().budget, flavour_);
+  flushing_.load(manifest_, make(flush, ladder_.back()), graph("decode", ladder_[0].budget).inputs());
 }
 
 Graph& Runtime::graph(const std::string& stage, std::int64_t budget) const {
@@ -205,7 +169,8 @@ TowerOutput Runtime::encode(const std::vector<float>& pixels, std::int64_t budge
   return out;
 }
 
-VisualTokens Runtime::compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt) {
+VisualTokens Runtime::compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt,
+                               const std::vector<float>& weights) {
   Graph& compress = graph("compress", budget);
   const std::vector<float> text = reads_prompt_ ? embed_ids(prompt.all()) : std::vector<float>();
   for (const auto& [name, buffer] : compress.inputs()) {
@@ -213,6 +178,10 @@ VisualTokens Runtime::compress(const TowerOutput& image, std::int64_t budget, co
     if (found != image.tensors.end()) buffer.write(found->second);
   }
   if (reads_prompt_) write_prompt(compress, text, prompt);
+  if (compress.reads(names::PICTURE_WEIGHTS)) {
+    const Buffer& shares = compress.input(names::PICTURE_WEIGHTS);
+    shares.write(weights.empty() ? std::vector<float>(shares.count<float>(), 1) : weights);
+  }
   compress.run();
   VisualTokens out;
   out.rows = copy_floats(compress.output(names::VISUAL_TOKENS));
@@ -290,18 +259,15 @@ const float* Runtime::prefill(std::int64_t budget, const std::vector<float>& row
   prefill.input(names::PAST_LENGTHS).write(lengths);
   rows_.begin(count, rung.removed, rung.shift);
   prefill.run();
-  return prefill.output(names::LOGITS).as<float>();
+  if (segments_.empty()) return prefill.output(names::LOGITS).as<float>();
+  const auto start = static_cast<std::int64_t>(prompt.before.size());
+  const Graph& last = segments_.follow(prefill, budget, count, start);
+  rows_.begin(count, segments_.removed(budget), 0);
+  return last.output(names::LOGITS).as<float>();
 }
 
-void Runtime::make_room() {
-  for (auto& [layer, graph] : compact_) {
-    if (!rows_.is_full(layer)) continue;
-    graph->run();
-    for (const auto& [name, kept] : graph->outputs()) {
-      copy_rows(kept, graph->input(replaced_by(name, static_cast<std::int64_t>(layer))));
-    }
-    rows_.compact(layer);
-  }
+std::optional<std::int64_t> Runtime::exit_layer() const {
+  return segments_.empty() ? std::nullopt : std::optional(segments_.left());
 }
 
 // How many rows each layer holds, and so many beyond.
@@ -324,7 +290,8 @@ Ids Runtime::next_positions(std::int64_t count) const {
 
 const float* Runtime::step(std::int64_t token) {
   require_left(1);
-  make_room();
+  compaction_.make_room(rows_);
+  flushing_.make_room(rows_);
   Graph& decode = graph("decode", ladder_[0].budget);
   decode.input(names::TOKEN_ID).write(Ids{token});
   decode.input(names::PAST_LENGTHS).write(past_lengths(0));

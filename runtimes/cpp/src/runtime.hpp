@@ -12,6 +12,8 @@
 #include "bundle.hpp"
 #include "cache.hpp"
 #include "controller.hpp"
+#include "room.hpp"
+#include "segments.hpp"
 
 namespace edgetok_impl {
 
@@ -42,7 +44,9 @@ struct Prompt {
 struct LoadOptions {
   std::vector<std::int64_t> budgets;  // empty: all
   int threads = 0;                    // 0: one per core
-  std::string flavour = "ort";
+  std::string flavour;  // that of the device when empty
+  std::string device = "cpu";
+  std::string precision = "fp16";  // of matrix products in engines
   bool packed = false;
 };
 
@@ -61,7 +65,9 @@ class Runtime {
   // Runs the tower of `budget` on pixels [parts, 3, h, w].
   TowerOutput encode(const std::vector<float>& pixels, std::int64_t budget);
   // Reduces an encoded image to `budget` tokens.
-  VisualTokens compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt);
+  // `weights` are of each picture, by which a method may divide it; all 1 if there are none.
+  VisualTokens compress(const TowerOutput& image, std::int64_t budget, const Prompt& prompt,
+                        const std::vector<float>& weights);
   // Rows [before + K + after, D] of a prompt.
   std::vector<float> embed(const Prompt& prompt, const VisualTokens& visual);
   // Fills the cache; logits [W] of the last row, valid until the next call.
@@ -70,6 +76,9 @@ class Runtime {
   // Appends a token; logits [W].
   const float* step(std::int64_t token);
   std::int64_t rows_left() const { return rows_.left(); }
+  // The decoder layer before which visual rows left the last prompt, or the number of layers where
+  // they stayed; none where no signal decides that.
+  std::optional<std::int64_t> exit_layer() const;
 
   // ---- rows behind those that the cache holds, for reuse.hpp; in extending.cpp ----
   bool sees_whole_prompt() const { return manifest_.text.sees_ahead == "prompt"; }
@@ -84,12 +93,10 @@ class Runtime {
   void require_left(std::int64_t rows) const;
 
  private:
-  void load(const Bundle& bundle);
-  void load_compaction();
+  void load(const Bundle& bundle, const MakeGraph& make);
   Graph& graph(const std::string& stage, std::int64_t budget) const;
   std::vector<float> embed_ids(const Ids& ids);
   void write_prompt(const Graph& graph, const std::vector<float>& rows, const Prompt& prompt);
-  void make_room();
   std::vector<std::int32_t> past_lengths(std::int64_t beyond) const;
   Ids next_positions(std::int64_t count) const;
 
@@ -101,7 +108,9 @@ class Runtime {
   std::unique_ptr<Backend> backend_;  // before the graphs, which it outlives
   std::map<std::string, std::unique_ptr<Graph>> by_file_;
   std::map<std::pair<std::string, std::int64_t>, Graph*> graphs_;
-  std::map<std::size_t, std::unique_ptr<Graph>> compact_;  // by layer
+  Segments segments_;
+  Compaction compaction_;
+  Flushing flushing_;
 };
 
 }  // namespace edgetok_impl

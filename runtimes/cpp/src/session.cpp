@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "providers.hpp"
+#include "user_cache.hpp"
+
 namespace edgetok_impl {
 
 namespace {
@@ -66,15 +69,20 @@ auto translated(const std::string& file, Work work) {
 // One row a run, so packed weights, waiting threads and kept memory pay: see runtimes/providers.py.
 bool is_step(const Stage& stage) { return stage.stage == "decode"; }
 
+// They turn weights instead of values, and of those that were lent a session reads what was lent,
+// unturned: answers would be wrong, silently where the weights are square.
+constexpr char kTurnWeights[] = "TransposeOptimizer;TransposeOptimizer_CPUExecutionProvider";
+
 Ort::SessionOptions make_options(const Stage& stage, const std::string& root, int threads, bool packed) {
-  const bool step = is_step(stage);
+  const bool step = is_step(stage), lent = step || packed;
   Ort::SessionOptions options;
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
   options.SetIntraOpNumThreads(threads);
   options.SetInterOpNumThreads(1);
   if (!step) options.DisableCpuMemArena();
   options.AddConfigEntry("session.model_external_initializers_file_folder_path", root.c_str());
-  options.AddConfigEntry("session.disable_prepacking", step || packed ? "0" : "1");
+  options.AddConfigEntry("session.disable_prepacking", lent ? "0" : "1");
+  if (lent) options.AddConfigEntry("optimization.disable_specified_optimizers", kTurnWeights);
   options.AddConfigEntry("session.intra_op.allow_spinning", step ? "1" : "0");
   return options;
 }
@@ -82,12 +90,15 @@ Ort::SessionOptions make_options(const Stage& stage, const std::string& root, in
 // A session whose inputs and outputs are bound to buffers.
 class OrtGraph : public Graph {
  public:
-  OrtGraph(Ort::Session session, const Stage& stage, Memory& memory);
+  OrtGraph(Ort::Session session, const Stage& stage, Memory& memory, bool on_host);
   void run() override;
 
  private:
+  void copy_inputs();
+
   Ort::Session session_;
   Ort::IoBinding binding_;
+  bool on_host_;
 };
 
 Ort::Value wrap(const Buffer& buffer) {
@@ -97,8 +108,8 @@ Ort::Value wrap(const Buffer& buffer) {
                                   type_of(buffer.tensor));
 }
 
-OrtGraph::OrtGraph(Ort::Session session, const Stage& stage, Memory& memory)
-    : Graph(stage.file), session_(std::move(session)), binding_(session_) {
+OrtGraph::OrtGraph(Ort::Session session, const Stage& stage, Memory& memory, bool on_host)
+    : Graph(stage.file), session_(std::move(session)), binding_(session_), on_host_(on_host) {
   translated(file_, [&] {
     for (const auto& tensor : stage.inputs) {
       const Buffer& buffer = inputs_[tensor.name] = memory.buffer(tensor);
@@ -114,9 +125,24 @@ OrtGraph::OrtGraph(Ort::Session session, const Stage& stage, Memory& memory)
 
 void OrtGraph::run() {
   translated(file_, [&] {
+    if (!on_host_) copy_inputs();
     session_.Run(Ort::RunOptions{nullptr}, binding_);
+    if (!on_host_) binding_.SynchronizeOutputs();
     return 0;
   });
+}
+
+// On another device ONNX Runtime copies inputs when they are bound, and outputs when it has run.
+void OrtGraph::copy_inputs() {
+  for (const auto& [name, buffer] : inputs_) binding_.BindInput(name.c_str(), wrap(buffer));
+  binding_.SynchronizeInputs();
+}
+
+// GroupQueryAttention of a GPU may have been compiled without caches of few bits.
+void require_cache(const Manifest& m, const BackendOptions& options) {
+  if (options.device == "cpu" || options.flavour != "ort" || m.kv_precision == "fp32") return;
+  throw incompatible("a KV cache of " + m.kv_precision + " is not run on device " + options.device +
+                     " by the C library; use flavour portable, device cpu, or the Python runtime");
 }
 
 }  // namespace
@@ -145,8 +171,19 @@ void OrtBackend::FreePacked::operator()(OrtPrepackedWeightsContainer* packed) co
 }
 
 OrtBackend::OrtBackend(const Bundle& bundle, const BackendOptions& options)
-    : bundle_(bundle), threads_(options.threads), packed_(options.packed), weights_(bundle) {
+    : bundle_(bundle),
+      device_(options.device),
+      folder_(engine_folder(options.device, bundle.manifest().digest)),
+      threads_(options.threads),
+      packed_(options.packed),
+      weights_(bundle) {
   environment();  // before anything else of ONNX Runtime
+  translated("onnxruntime", [&] {
+    require_provider(device_);
+    return 0;
+  });
+  require_cache(bundle.manifest(), options);
+  if (!folder_.empty()) make_folder(folder_);
   OrtPrepackedWeightsContainer* packed = nullptr;
   translated("onnxruntime", [&] {
     Ort::ThrowOnError(Ort::GetApi().CreatePrepackedWeightsContainer(&packed));
@@ -159,7 +196,9 @@ Ort::Session OrtBackend::open(const Stage& stage) {
   const std::string graph = bundle_.graph(stage);
   return translated(stage.file, [&] {
     auto options = make_options(stage, bundle_.root(), threads_, packed_);
-    weights_.lend(graph, options);
+    append_provider(options, device_, folder_);
+    // Only packed weights are shared by lending them; all others every session maps from the file.
+    if (device_ == "cpu" && (packed_ || is_step(stage))) weights_.lend(graph, options);
     Ort::Session made(environment(), graph.data(), graph.size(), options, container_.get());
     if (packed_) weights_.release_pages();
     return made;
@@ -167,7 +206,7 @@ Ort::Session OrtBackend::open(const Stage& stage) {
 }
 
 std::unique_ptr<Graph> OrtBackend::bind(const Stage& stage) {
-  return std::make_unique<OrtGraph>(open(stage), stage, memory_);
+  return std::make_unique<OrtGraph>(open(stage), stage, memory_, device_ == "cpu");
 }
 
 }  // namespace edgetok_impl

@@ -44,6 +44,7 @@ class OrtBackend : public Backend {
   Ort::Session open(const Stage& stage);
 
   const Bundle& bundle_;
+  std::string device_, folder_;  // folder: of a provider's engines
   int threads_;
   bool packed_;
   Memory memory_;

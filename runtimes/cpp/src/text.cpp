@@ -30,6 +30,20 @@ Sequence read_character(std::string_view text, std::size_t at) {
   return point < least || point > 0x10FFFF || surrogate ? Sequence{0, 0} : Sequence{length, point};
 }
 
+// Bytes at a place that is no character, but could have been the beginning of one; at least 1.
+std::size_t count_broken(std::string_view text, std::size_t at) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(at);
+  const std::size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  if (lead < 0xC2 || lead > 0xF4 || at + 1 == text.size()) return 1;
+  const unsigned char least = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+  const unsigned char most = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+  if (byte(at + 1) < least || byte(at + 1) > most) return 1;
+  std::size_t end = at + 2;
+  while (end < text.size() && end < at + length && (byte(end) & 0xC0) == 0x80) ++end;
+  return end - at;
+}
+
 std::string escape(unsigned value) {
   char out[8];
   std::snprintf(out, sizeof out, "\\x%02x", value);
@@ -48,6 +62,22 @@ std::size_t find_invalid_utf8(std::string_view text) {
     at += found.length;
   }
   return std::string_view::npos;
+}
+
+std::string replace_invalid_utf8(std::string_view text) {
+  std::string out;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t length = read_character(text, at).length;
+    out += length == 0 ? "\xef\xbf\xbd" : text.substr(at, length);
+    at += length == 0 ? count_broken(text, at) : length;
+  }
+  return out;
+}
+
+std::size_t character_bytes(std::string_view text, std::size_t at) {
+  std::size_t end = at + 1;
+  while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) ++end;
+  return end - at;
 }
 
 std::size_t count_characters(std::string_view text) {

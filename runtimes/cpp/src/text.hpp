@@ -14,6 +14,12 @@ std::string shorten(std::string_view text, std::size_t characters = 80);
 // Offset of the first byte that is no UTF-8, or npos.
 std::size_t find_invalid_utf8(std::string_view text);
 
+// With U+FFFD for each longest beginning of a character that is none, as the Unicode standard advises.
+std::string replace_invalid_utf8(std::string_view text);
+
+// Bytes of the character that begins at a place of valid UTF-8.
+std::size_t character_bytes(std::string_view text, std::size_t at);
+
 // Code points of valid UTF-8.
 std::size_t count_characters(std::string_view text);
 

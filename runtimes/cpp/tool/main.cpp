@@ -2,6 +2,9 @@
 //     opens a bundle, admits every graph of it and says what it holds
 // edgetok-cpp measure [--packed] BUNDLE IMAGE "IDS BEFORE" "IDS AFTER" REPEATS [BUDGET ...]
 //     answers at each rung that it loads, all without budgets; a line of JSON per rung
+// edgetok-cpp ask BUNDLE IMAGE "QUESTION" [--text-library PATH]
+//     answers in words, as they come; PATH is libortextensions.so of onnxruntime-extensions, which
+//     EDGETOK_TEXT_LIBRARY may name too
 #include <edgetok/edgetok.hpp>
 
 #include <algorithm>
@@ -25,6 +28,7 @@ int inspect(const char* path) {
   std::printf("%s, method %s, weights %s, %s %s\n", info.family, info.method, info.weights,
               answers ? "KV cache" : "task", answers ? info.kv : info.task);
   std::printf("digest %s\n", info.digest);
+  if (info.pictures != 1) std::printf("%lld pictures in a prompt\n", static_cast<long long>(info.pictures));
   for (const edgetok_rung& rung : bundle.rungs()) {
     if (!answers) std::printf("rung %lld\n", static_cast<long long>(rung.budget));
     if (!answers) continue;
@@ -57,15 +61,30 @@ double median(std::vector<double> values) {
   return values.empty() ? 0 : values[values.size() / 2];
 }
 
-void measure_rung(edgetok::Model& model, const std::vector<std::uint8_t>& file, const edgetok::Prompt& prompt,
-                  std::int64_t budget, std::int64_t repeats) {
+// A picture as often as a prompt has some, each prepared for itself.
+edgetok::Image show(const edgetok::Model& model, const std::vector<std::uint8_t>& file, std::int64_t pictures) {
+  if (pictures == 1) return model.image(file.data(), file.size());
+  std::vector<edgetok::Image> shown;
+  std::vector<const edgetok::Image*> each;
+  for (std::int64_t i = 0; i < pictures; ++i) shown.push_back(model.image(file.data(), file.size()));
+  for (const auto& picture : shown) each.push_back(&picture);
+  return model.image(each);
+}
+
+struct Question {
+  const std::vector<std::uint8_t>& file;
+  std::int64_t pictures;
+  edgetok::Prompt prompt;
+};
+
+void measure_rung(edgetok::Model& model, const Question& question, std::int64_t budget, std::int64_t repeats) {
   std::vector<double> ttft, decode;
   auto request = EDGETOK_INIT(edgetok_request);
   request.budget = budget;
   for (std::int64_t i = 0; i < repeats; ++i) {
-    const edgetok::Image image = model.image(file.data(), file.size());
+    const edgetok::Image image = show(model, question.file, question.pictures);
     model.forget();  // the same question again would find its rows in the cache
-    const edgetok::Answer answer = model.generate(image, prompt, request);
+    const edgetok::Answer answer = model.generate(image, question.prompt, request);
     const edgetok_timings timings = answer.timings();
     const auto steps = static_cast<double>(answer.tokens().size()) - 1;
     ttft.push_back(timings.preprocess_ms + timings.ttft_ms);
@@ -81,7 +100,8 @@ void measure_rung(edgetok::Model& model, const std::vector<std::uint8_t>& file, 
 int say_usage() {
   std::fprintf(stderr,
                "usage: edgetok-cpp inspect BUNDLE\n"
-               "       edgetok-cpp measure [--packed] BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n");
+               "       edgetok-cpp measure [--packed] BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n"
+               "       edgetok-cpp ask BUNDLE IMAGE \"QUESTION\" [--text-library PATH]\n");
   return EDGETOK_USAGE;
 }
 
@@ -91,7 +111,7 @@ int measure(int count, char** words) {
   if (count < 7) return say_usage();
   const edgetok::Bundle bundle(words[2]);
   const auto file = read_file(words[3]);
-  const edgetok::Prompt prompt{read_ids(words[4]), read_ids(words[5])};
+  const Question question{file, bundle.describe().pictures, {read_ids(words[4]), read_ids(words[5])}};
   Integers budgets;
   for (int i = 7; i < count; ++i) budgets.push_back(read_number(words[i]));
   auto options = EDGETOK_INIT(edgetok_load_options);
@@ -102,14 +122,42 @@ int measure(int count, char** words) {
   edgetok::Model model(bundle, options);
   for (const edgetok_rung& rung : bundle.rungs()) {
     const bool loaded = budgets.empty() || std::count(budgets.begin(), budgets.end(), rung.budget) != 0;
-    if (loaded) measure_rung(model, file, prompt, rung.budget, read_number(words[6]));
+    if (loaded) measure_rung(model, question, rung.budget, read_number(words[6]));
   }
+  return 0;
+}
+
+std::string find_library(int count, char** words) {
+  if (count == 7 && std::strcmp(words[5], "--text-library") == 0) return words[6];
+  const char* named = std::getenv("EDGETOK_TEXT_LIBRARY");
+  return named == nullptr ? "" : named;
+}
+
+void print(const std::string& piece) {
+  std::fwrite(piece.data(), 1, piece.size(), stdout);
+  std::fflush(stdout);
+}
+
+int ask(int count, char** words) {
+  const edgetok::Bundle bundle(words[2]);
+  const edgetok::Text text(bundle, find_library(count, words));
+  const edgetok::Prompt prompt = text.encode(words[4]);
+  const auto file = read_file(words[3]);
+  edgetok::Model model(bundle);
+  edgetok::Decoder decoder = text.decoder();
+  const edgetok::Image image = model.image(file.data(), file.size());
+  model.generate(image, prompt, EDGETOK_INIT(edgetok_request), [&](std::int64_t token) {
+    print(decoder.push(token));
+    return true;
+  });
+  print(decoder.flush() + "\n");
   return 0;
 }
 
 int run(int count, char** words) {
   if (count == 3 && std::strcmp(words[1], "inspect") == 0) return inspect(words[2]);
   if (count >= 7 && std::strcmp(words[1], "measure") == 0) return measure(count, words);
+  if ((count == 5 || count == 7) && std::strcmp(words[1], "ask") == 0) return ask(count, words);
   return say_usage();
 }
 

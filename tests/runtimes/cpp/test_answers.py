@@ -48,6 +48,8 @@ class Both:
         assert found.kept == list(want.kept)
         assert found.tried == [attempt.budget for attempt in want.attempts]
         assert (found.stop, found.reason) == (want.stop_reason, want.reason)
+        assert found.signals == want.signals
+        assert found.exit_layer == (-1 if want.exit_layer is None else want.exit_layer)
         confidence = want.confidence  # to the last bit: controllers decide by it
         assert found.margin == confidence.first_margin
         assert found.log_probability == confidence.mean_log_probability
@@ -332,6 +334,7 @@ def samples(tmp_path_factory) -> Path:
         ("fp32", "fp32", {"method": "catp"}, 30),
         ("fp32", "fp32", {"method": "tome"}, 30),
         ("fp32", "fp32", {"prefill": "fastv"}, 30),
+        ("fp32", "fp32", {"prefill": "sparsevlm"}, 30),
     ],
     ids=str,
 )

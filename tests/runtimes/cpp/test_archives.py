@@ -23,6 +23,8 @@ NOTICES = {  # whose licence covers what lies in lib/
     "libonnxruntime": "onnxruntime.txt",
     "libpng16": "libpng-dev.txt",
     "libprotobuf": "libprotobuf-dev.txt",
+    "libwebp": "libwebp-dev.txt",
+    "libwebpdemux": "libwebp-dev.txt",
     "libz": "zlib1g-dev.txt",
 }
 CORTEX_A72 = """\

@@ -78,6 +78,16 @@ def test_portable_graphs_and_single_rungs(library, capi, bundles):
     assert caught.value.status == 2
 
 
+def test_packed_weights_are_those_of_the_file(library, capi, bundles):
+    """Optimizers that turn weights would be answered with what was lent, unturned."""
+    mine = edgetok.load_encoder(bundles["embed"], threads=1)
+    bundle = capi.Bundle(library, bundles["embed"])
+    theirs = capi.Encoder(bundle, packed=True)
+    for budget in mine.budgets:
+        made = theirs.encode(theirs.image(picture()), budget).tensors["embedding"]
+        np.testing.assert_allclose(made, mine.encode(picture(), budget=budget).output, atol=1e-6)
+
+
 def test_classes_are_ranked_as_in_python(both):
     mine, theirs = both["classify"]
     for seed in range(5):

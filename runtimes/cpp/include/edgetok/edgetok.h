@@ -114,6 +114,7 @@ typedef struct edgetok_bundle_info {
   int64_t height_px, width_px; /* of what the tower reads */
   int64_t has_controller;
   const char* task;      /* answer; of an encoder: classify, embed, similarity, depth, segment */
+  int64_t pictures; /* that a prompt has */
 } edgetok_bundle_info;
 
 /* Reads the manifest and checks the size of every file, and its hash unless `skip_hashes`. */
@@ -133,17 +134,22 @@ typedef struct edgetok_load_options {
   const int64_t* budgets; /* the rungs to load; all when NULL */
   size_t budget_count;
   int32_t threads; /* per operator; one per core that the process may use when 0 */
-  const char* flavour; /* "ort" when NULL, or "portable" */
+  const char* flavour; /* "ort" or "portable"; that of the device when NULL */
   /* 1: all weights are packed for this processor, once for all rungs, not those of single steps alone.
    * The first token comes sooner, loading takes longer, and int4 and int8 weights meet activations
    * in 8 bits in every graph: answers may differ from those of Python, which cannot do this. */
   int32_t packed;
+  /* "cpu" when NULL; "cuda", "ort-tensorrt" or "ort-rtx" where the linked ONNX Runtime has them;
+   * "tensorrt" or "rtx": engines that `edgetok build` put into this user's cache, where the library
+   * was built with TensorRT. The last four read flavour "portable". */
+  const char* device;
+  const char* precision; /* of matrix products in engines: "fp16" when NULL, "bf16" or "fp32" */
 } edgetok_load_options;
 
 typedef struct edgetok_memory {
   size_t struct_size;
   int64_t weights_bytes;  /* files, mapped: shared by all graphs and with other processes */
-  int64_t cache_bytes;    /* KV cache, shared by all rungs */
+  int64_t cache_bytes;    /* KV cache, shared by all rungs; where engines run, in the GPU's memory */
   int64_t buffers_bytes;  /* all other inputs and outputs of graphs */
   int64_t resident_bytes; /* of this process, each page counted once; -1 where unknown */
 } edgetok_memory;
@@ -178,8 +184,14 @@ EDGETOK_API edgetok_status edgetok_image_from_pixels(const edgetok_model* model,
 /* A JPEG, PNG or (where the library was built with libwebp) WEBP file's bytes. */
 EDGETOK_API edgetok_status edgetok_image_from_file(const edgetok_model* model, const uint8_t* data, size_t bytes,
                                                    edgetok_image** image);
+/* Where a prompt has several pictures, such as frames of a video: all of them as one image, in this
+ * order, as many as edgetok_bundle_info.pictures says. Each was made by one of the functions above,
+ * stays the caller's, and may be freed or go into other images, for which the tower does not look at it
+ * again. Images that have a picture in common are one image to the rule of threads. */
+EDGETOK_API edgetok_status edgetok_image_from_many(const edgetok_model* model, edgetok_image* const* pictures,
+                                                   size_t count, edgetok_image** image);
 EDGETOK_API void edgetok_image_free(edgetok_image* image);
-/* What the tower reads: float [parts, 3, height, width]; NULL for no image. */
+/* What the tower reads: float [pictures * parts, 3, height, width]; NULL for no image. */
 EDGETOK_API const float* edgetok_image_data(const edgetok_image* image, size_t* count);
 
 /* ---- answers ---- */
@@ -213,6 +225,8 @@ typedef struct edgetok_request {
   double temperature;
   double top_p;  /* draw among the likeliest tokens that together hold this probability; 0: all */
   uint64_t seed; /* the same seed draws the same tokens, in Python as well */
+  const float* weights; /* of each picture, by which some methods divide the budget; all alike when NULL */
+  size_t weight_count;
 } edgetok_request;
 
 typedef struct edgetok_timings {
@@ -246,7 +260,60 @@ EDGETOK_API double edgetok_answer_margin(const edgetok_answer* answer);
 EDGETOK_API double edgetok_answer_log_probability(const edgetok_answer* answer);
 /* Rows of the prompt, visual tokens included, that were in the KV cache already. */
 EDGETOK_API int64_t edgetok_answer_reused(const edgetok_answer* answer);
+/* What the tower said about the image, such as "signal_elbow_tokens"; EDGETOK_USAGE where it did not. */
+EDGETOK_API edgetok_status edgetok_answer_signal(const edgetok_answer* answer, const char* name, double* value);
+/* The decoder layer before which visual rows left the prompt, or the number of layers if they stayed;
+ * -1 for a bundle in which no signal decides that. */
+EDGETOK_API int64_t edgetok_answer_exit_layer(const edgetok_answer* answer);
 EDGETOK_API edgetok_status edgetok_answer_timings(const edgetok_answer* answer, edgetok_timings* timings);
+
+/* ---- text ---- */
+
+/* Questions and answers as text: the bundle's chat template and tokenizer. Byte pair encoding is done
+ * by onnxruntime-extensions, which is loaded when a text is opened and stays until the process ends.
+ * What is encoded equals what `edgetok` for Python encodes; a tokenizer or a character about which that
+ * is not sure is refused with EDGETOK_INCOMPATIBLE or EDGETOK_INPUT: give token ids then.
+ *
+ * edgetok_text and edgetok_question never change: any number of threads may use one, where encoding
+ * takes turns. edgetok_decoder is of one thread at a time. They may be freed in any order. */
+typedef struct edgetok_text edgetok_text;
+typedef struct edgetok_question edgetok_question;
+typedef struct edgetok_decoder edgetok_decoder;
+
+typedef struct edgetok_text_options {
+  size_t struct_size;
+  const char* library; /* path of onnxruntime-extensions' library; NULL: the system looks for libortextensions.so */
+} edgetok_text_options;
+
+/* `options` may be NULL. */
+EDGETOK_API edgetok_status edgetok_text_open(const edgetok_bundle* bundle, const edgetok_text_options* options,
+                                             edgetok_text** text);
+EDGETOK_API void edgetok_text_free(edgetok_text* text);
+
+/* Renders the chat template around a question: `bytes` of UTF-8, no NUL. Special tokens in it are
+ * ordinary characters. */
+EDGETOK_API edgetok_status edgetok_text_encode(const edgetok_text* text, const char* question, size_t bytes,
+                                               edgetok_question** out);
+/* What stands between an answer, without its stop token, and the answer to this question: all of it in
+ * `after` of the prompt. EDGETOK_USAGE where the chat template has no later turns. */
+EDGETOK_API edgetok_status edgetok_text_encode_turn(const edgetok_text* text, const char* question, size_t bytes,
+                                                    edgetok_question** out);
+/* For edgetok_generate; what it points to lives as long as `question`. */
+EDGETOK_API edgetok_status edgetok_question_prompt(const edgetok_question* question, edgetok_prompt* prompt);
+EDGETOK_API void edgetok_question_free(edgetok_question* question);
+
+/* Turns the tokens of one answer into text while they come. */
+EDGETOK_API edgetok_status edgetok_decoder_make(const edgetok_text* text, edgetok_decoder** decoder);
+EDGETOK_API void edgetok_decoder_free(edgetok_decoder* decoder);
+/* The text that one more token completes: whole characters, maybe none. The pointer, to UTF-8 with a NUL
+ * behind it, lives until the next call with this decoder; `bytes` may be NULL. */
+EDGETOK_API edgetok_status edgetok_decoder_push(edgetok_decoder* decoder, int64_t token, const char** piece,
+                                                size_t* bytes);
+/* What is left at the end: a character that never became whole is U+FFFD. */
+EDGETOK_API edgetok_status edgetok_decoder_flush(edgetok_decoder* decoder, const char** piece, size_t* bytes);
+/* The text of these tokens alone, whatever was pushed. */
+EDGETOK_API edgetok_status edgetok_decoder_text(edgetok_decoder* decoder, const int64_t* tokens, size_t count,
+                                                const char** piece, size_t* bytes);
 
 /* ---- conversations ---- */
 

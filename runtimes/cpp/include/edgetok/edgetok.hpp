@@ -142,6 +142,12 @@ class Answer {
   double margin() const { return edgetok_answer_margin(handle_.get()); }
   double log_probability() const { return edgetok_answer_log_probability(handle_.get()); }
   std::int64_t reused() const { return edgetok_answer_reused(handle_.get()); }
+  double signal(const std::string& name) const {
+    double value = 0;
+    require_ok(edgetok_answer_signal(handle_.get(), name.c_str(), &value));
+    return value;
+  }
+  std::int64_t exit_layer() const { return edgetok_answer_exit_layer(handle_.get()); }
 
   edgetok_timings timings() const {
     auto timings = EDGETOK_INIT(edgetok_timings);
@@ -158,6 +164,75 @@ class Answer {
   }
 
   detail::Handle<edgetok_answer, edgetok_answer_free> handle_;
+};
+
+// Text in, token ids out and back; see edgetok.h.
+class Decoder {
+ public:
+  explicit Decoder(edgetok_decoder* owned) : handle_(owned) {}
+
+  std::string push(std::int64_t token) {  // whole characters, maybe none
+    const char* piece = nullptr;
+    std::size_t bytes = 0;
+    require_ok(edgetok_decoder_push(handle_.get(), token, &piece, &bytes));
+    return std::string(piece, bytes);
+  }
+
+  std::string flush() {
+    const char* piece = nullptr;
+    std::size_t bytes = 0;
+    require_ok(edgetok_decoder_flush(handle_.get(), &piece, &bytes));
+    return std::string(piece, bytes);
+  }
+
+  std::string text(const std::vector<std::int64_t>& tokens) {  // of these alone
+    const char* piece = nullptr;
+    std::size_t bytes = 0;
+    require_ok(edgetok_decoder_text(handle_.get(), tokens.data(), tokens.size(), &piece, &bytes));
+    return std::string(piece, bytes);
+  }
+
+ private:
+  detail::Handle<edgetok_decoder, edgetok_decoder_free> handle_;
+};
+
+class Text {
+ public:
+  // `library` is onnxruntime-extensions'; where it is empty, the system looks for libortextensions.so.
+  explicit Text(const Bundle& bundle, const std::string& library = {}) {
+    auto options = EDGETOK_INIT(edgetok_text_options);
+    options.library = library.empty() ? nullptr : library.c_str();
+    edgetok_text* made = nullptr;
+    require_ok(edgetok_text_open(bundle.get(), &options, &made));
+    handle_.reset(made);
+  }
+
+  Prompt encode(const std::string& question) const { return encode_by(edgetok_text_encode, question); }
+
+  // Between an answer, without its stop token, and the answer to this question.
+  std::vector<std::int64_t> encode_turn(const std::string& question) const {
+    return encode_by(edgetok_text_encode_turn, question).after;
+  }
+
+  Decoder decoder() const {
+    edgetok_decoder* made = nullptr;
+    require_ok(edgetok_decoder_make(handle_.get(), &made));
+    return Decoder(made);
+  }
+
+ private:
+  template <class Encode>
+  Prompt encode_by(Encode encode, const std::string& question) const {
+    edgetok_question* made = nullptr;
+    require_ok(encode(handle_.get(), question.data(), question.size(), &made));
+    const detail::Handle<edgetok_question, edgetok_question_free> owned(made);
+    auto ids = EDGETOK_INIT(edgetok_prompt);
+    require_ok(edgetok_question_prompt(made, &ids));
+    return {detail::to_vector(ids.before, ids.before_count), detail::to_vector(ids.after, ids.after_count),
+            ids.question_first, ids.question_count};
+  }
+
+  detail::Handle<edgetok_text, edgetok_text_free> handle_;
 };
 
 // Turns about one image: a whole prompt at first, then the ids between two answers, in `after`.
@@ -201,6 +276,15 @@ class Model {
   Image image(const std::uint8_t* data, std::size_t bytes) const {
     edgetok_image* made = nullptr;
     require_ok(edgetok_image_from_file(handle_.get(), data, bytes, &made));
+    return Image(made);
+  }
+
+  // Several pictures of one prompt, in this order.
+  Image image(const std::vector<const Image*>& pictures) const {
+    std::vector<edgetok_image*> handles;
+    for (const Image* picture : pictures) handles.push_back(picture->get());
+    edgetok_image* made = nullptr;
+    require_ok(edgetok_image_from_many(handle_.get(), handles.data(), handles.size(), &made));
     return Image(made);
   }
 
