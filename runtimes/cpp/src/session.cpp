@@ -74,15 +74,15 @@ bool is_step(const Stage& stage) { return stage.stage == "decode"; }
 constexpr char kTurnWeights[] = "TransposeOptimizer;TransposeOptimizer_CPUExecutionProvider";
 
 Ort::SessionOptions make_options(const Stage& stage, const std::string& root, int threads, bool packed) {
-  const bool step = is_step(stage), lent = step || packed;
+  const bool step = is_step(stage);
   Ort::SessionOptions options;
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
   options.SetIntraOpNumThreads(threads);
   options.SetInterOpNumThreads(1);
   if (!step) options.DisableCpuMemArena();
   options.AddConfigEntry("session.model_external_initializers_file_folder_path", root.c_str());
-  options.AddConfigEntry("session.disable_prepacking", lent ? "0" : "1");
-  if (lent) options.AddConfigEntry("optimization.disable_specified_optimizers", kTurnWeights);
+  options.AddConfigEntry("session.disable_prepacking", step || packed ? "0" : "1");
+  if (packed) options.AddConfigEntry("optimization.disable_specified_optimizers", kTurnWeights);
   options.AddConfigEntry("session.intra_op.allow_spinning", step ? "1" : "0");
   return options;
 }
@@ -197,8 +197,7 @@ Ort::Session OrtBackend::open(const Stage& stage) {
   return translated(stage.file, [&] {
     auto options = make_options(stage, bundle_.root(), threads_, packed_);
     append_provider(options, device_, folder_);
-    // Only packed weights are shared by lending them; all others every session maps from the file.
-    if (device_ == "cpu" && (packed_ || is_step(stage))) weights_.lend(graph, options);
+    if (packed_ && device_ == "cpu") weights_.lend(graph, options);
     Ort::Session made(environment(), graph.data(), graph.size(), options, container_.get());
     if (packed_) weights_.release_pages();
     return made;

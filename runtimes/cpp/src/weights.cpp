@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <set>
 
 #include "error.hpp"
 #include "files.hpp"
@@ -27,12 +28,32 @@ const Weights::Map& Weights::map(const std::string& path) {
   return maps_[path] = {first, bytes};
 }
 
+namespace {
+
+// Operators whose kernels pack a weight.
+const std::set<std::string> kPacking = {"MatMul", "Gemm", "MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul"};
+
+// What such operators alone read. A session does not fold what it was lent, so lending more costs more
+// than it saves.
+std::set<std::string> list_packable(const onnx::GraphProto& graph) {
+  std::set<std::string> packed, others;
+  for (const auto& node : graph.node()) {
+    const bool packs = kPacking.count(node.op_type()) != 0;
+    for (const auto& name : node.input()) (packs ? packed : others).insert(name);
+  }
+  for (const auto& name : others) packed.erase(name);
+  return packed;
+}
+
+}  // namespace
+
 void Weights::lend(const std::string& graph, Ort::SessionOptions& options) {
   onnx::ModelProto model;
   if (!model.ParseFromString(graph)) throw bundle_error("a graph changed while it was read; open the bundle again");
   const auto info = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
+  const auto packable = list_packable(model.graph());
   for (const auto& tensor : model.graph().initializer()) {
-    if (tensor.data_location() != onnx::TensorProto::EXTERNAL) continue;
+    if (tensor.data_location() != onnx::TensorProto::EXTERNAL || packable.count(tensor.name()) == 0) continue;
     const Extent place = extent_of(tensor);
     if (place.length == 0) continue;
     const Map& file = map(place.location);

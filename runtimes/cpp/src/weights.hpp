@@ -1,4 +1,4 @@
-// The weights of a bundle, mapped once and lent to every session.
+// The weights of a bundle, mapped once and lent to the sessions that pack them.
 #pragma once
 
 #include <onnxruntime_cxx_api.h>
@@ -21,7 +21,7 @@ class Weights {
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
 
-  // Has a session read from here what an admitted graph has outside itself.
+  // Has a session read from here what the kernels of an admitted graph pack.
   void lend(const std::string& graph, Ort::SessionOptions& options);
 
   // Gives back the pages that only packing has read; whoever reads one again gets it from the file.

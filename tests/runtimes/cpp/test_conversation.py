@@ -309,14 +309,15 @@ def conversations(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, An
     ids=str,
 )
 def test_the_demo_talks_alike(
-    library, capi, pairs, conversations, options: dict[str, Any], tmp_path: Path
+    library, capi, pairs, conversations, samples: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """Up to 12 turns; the second conversation is drawn, and disturbed."""
     from edgetok.export.pipeline import export_model
 
     sizes = {"budgets": "64,full", "new_tokens": 400, "parity_images": 1}
-    export_model(DEMO / "checkpoint", tmp_path / "demo.bundle", **sizes, **options)
-    pair, turns = pairs.Pair(library, capi, tmp_path / "demo.bundle"), 0
+    bundle = tmp_path / "demo.bundle"
+    export_model(DEMO / "checkpoint", bundle, samples=samples, **sizes, **options)
+    pair, turns = pairs.Pair(library, capi, bundle), 0
     for number, each in enumerate(conversations):
         talk = pair.converse(each["image"], (64, 0)[number])
         for turn, said in enumerate(each["turns"][:12]):
