@@ -9,6 +9,7 @@
 #include "error.hpp"
 #include "images/picture.hpp"
 #include "images/processor.hpp"
+#include "tokenizer/prompt.hpp"
 
 namespace {
 
@@ -33,7 +34,7 @@ void read(std::uint8_t kind, const std::uint8_t* data, std::size_t bytes) {
     case 1: parse_image_plan(text); break;
     case 2: admit_graph(text, Stage{"tower", {}, "ort", "onnx/tower.onnx", {}, {}, {}}, {}); break;
     case 3: decode_and_prepare(data, bytes); break;
-    case 4: check_prompt_plan(text); break;
+    case 4: parse_prompt_plan(text); break;
     default: parse_table(text, kDigest); break;
   }
 }

@@ -22,7 +22,7 @@ from edgetok.rules import Certificate, Controller, Rule, Scorer, Thumbnail
 
 SOURCES = Path(__file__).parents[3] / "runtimes" / "cpp" / "src"
 DRIVER = """
-#include "thumbnail.hpp"
+#include "images/thumbnail.hpp"
 extern "C" void run(const float* pixels, long height, long width, long cells, double* out) {
   for (double value : edgetok_impl::describe(pixels, height, width, cells)) *out++ = value;
 }
@@ -36,7 +36,7 @@ def cells_of(tmp_path_factory) -> Callable[[np.ndarray, int], list[float]]:
         pytest.skip("no C++ compiler")
     folder = tmp_path_factory.mktemp("driver")
     (folder / "driver.cpp").write_text(DRIVER)
-    sources = [str(folder / "driver.cpp"), str(SOURCES / "thumbnail.cpp")]
+    sources = [str(folder / "driver.cpp"), str(SOURCES / "images" / "thumbnail.cpp")]
     options = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]
     includes = [f"-I{SOURCES}", f"-I{SOURCES.parent / 'include'}"]
     made = folder / "driver.so"

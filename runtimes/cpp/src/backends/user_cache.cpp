@@ -18,7 +18,7 @@ namespace edgetok_impl {
 namespace {
 
 std::string variable(const char* name) {
-  const char* value = std::getenv(name);
+  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): written by the first load alone
   return value == nullptr ? "" : value;
 }
 
@@ -81,7 +81,7 @@ void make_folder(const std::string& path) {
   }
   struct stat status{};
   if (mkdir(path.c_str(), 0700) == 0 || (stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))) return;
-  throw Error(Code::resources, path + ": engines cannot be kept there: " + std::strerror(errno) +
+  throw Error(Code::resources, path + ": engines cannot be kept there: " + describe_error(errno) +
                                    "; set EDGETOK_CACHE_DIR to a directory that can be written");
 }
 
