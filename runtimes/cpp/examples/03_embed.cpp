@@ -7,13 +7,15 @@
 #include <edgetok/edgetok.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <stdexcept>
 
 namespace {
 
@@ -97,6 +99,14 @@ void print_pairs(const char* path, const char* folder, std::size_t most, std::in
   }
 }
 
+std::int64_t read_count(const char* word) {
+  const char* end = word + std::strlen(word);
+  std::int64_t count = 0;
+  const auto found = std::from_chars(word, end, count);
+  if (found.ec == std::errc() && found.ptr == end && count >= 0) return count;
+  throw std::invalid_argument(std::string(word) + " is no number of pairs or patches");
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -105,8 +115,8 @@ int main(int count, char** words) {
     return EDGETOK_USAGE;
   }
   try {
-    const long long pairs = count > 3 ? std::atoll(words[3]) : 5, budget = count > 4 ? std::atoll(words[4]) : 0;
-    print_pairs(words[1], words[2], pairs < 0 ? 0 : static_cast<std::size_t>(pairs), budget);
+    const std::int64_t pairs = count > 3 ? read_count(words[3]) : 5, budget = count > 4 ? read_count(words[4]) : 0;
+    print_pairs(words[1], words[2], static_cast<std::size_t>(pairs), budget);
     return 0;
   } catch (const edgetok::Failure& failure) {
     std::fprintf(stderr, "%s\n", failure.what());

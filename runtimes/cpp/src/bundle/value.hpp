@@ -16,7 +16,7 @@ using Object = std::map<std::string, Value>;
 struct Value {
   std::variant<std::nullptr_t, bool, std::int64_t, double, std::string, List, Object> data;
 
-  Value() : data(nullptr) {}
+  Value() = default;
   template <class T>
   Value(T value) : data(std::move(value)) {}  // NOLINT: a value is what it holds
 
