@@ -23,7 +23,7 @@ std::string variable(const char* name) {
 }
 
 std::string home() {
-  const std::string given = variable("HOME");
+  std::string given = variable("HOME");
   if (!given.empty()) return given;
   std::vector<char> room(16384);
   passwd entry{}, *found = nullptr;
@@ -50,7 +50,8 @@ bool write_all(const Descriptor& file, const std::string& data) {
 }  // namespace
 
 std::string cache_directory() {
-  const std::string given = variable("EDGETOK_CACHE_DIR"), shared = variable("XDG_CACHE_HOME");
+  std::string given = variable("EDGETOK_CACHE_DIR");
+  const std::string shared = variable("XDG_CACHE_HOME");
   if (!given.empty()) return given;
   return (!shared.empty() && shared[0] == '/' ? shared : home() + "/.cache") + "/edgetok";
 }

@@ -23,6 +23,6 @@ void file_problems(const Manifest& manifest, const std::vector<std::string>& nee
 void tensor_problems(const Stage& stage, Found& out);
 
 // Each rung must find exactly one graph: one of its own, or one that all rungs share.
-void serving_problems(const Manifest& manifest, const std::string& flavour, const std::string& stage, Found& out);
+void serving_problems(const Manifest& manifest, const std::string& flavour, const std::string& name, Found& out);
 
 }  // namespace edgetok_impl
