@@ -88,8 +88,10 @@ std::vector<double> describe(const float* pixels, std::int64_t height, std::int6
   const Cut cut{side, static_cast<std::size_t>(height) / side, stride / side, stride};
   const auto grey = to_grey(pixels, static_cast<std::size_t>(height) * stride);
   std::vector<float> means;
+  means.reserve(cut.cells());
   for (std::size_t cell = 0; cell < cut.cells(); ++cell) means.push_back(mean_of(cut, grey, cell));
   std::vector<double> out;
+  out.reserve(2 * cut.cells());
   for (const float mean : means) out.push_back(static_cast<double>(round_digits(mean)));
   for (const float square : variances(cut, grey, means)) {
     out.push_back(static_cast<double>(round_digits(std::sqrt(square))));
