@@ -29,6 +29,7 @@ from edgetok.errors import InputError
 from edgetok.runtimes.prompt import Detokenizer, encode_prompt, encode_turn, load_tokenizer
 
 ROOT = Path(__file__).parents[3]
+UNICODE = ROOT / "runtimes/cpp/src/tokenizer/unicode14.hpp"
 DEMO = ROOT / "examples" / "demo_vlm" / "checkpoint" / "tokenizer.json"
 PLAIN = "ab c?\n"
 
@@ -236,7 +237,7 @@ def test_all_characters_are_split_alike(open_text, kinds, kind):
 
 @pytest.mark.skipif(unicodedata.unidata_version != "14.0.0", reason="needs Python 3.11's tables")
 def test_the_table_of_characters_is_that_of_unicode_14():
-    source = (ROOT / "runtimes" / "cpp" / "src" / "tokenizer" / "unicode14.hpp").read_text(encoding="utf-8")
+    source = UNICODE.read_text(encoding="utf-8")
     whole = source.split("kLateMarks")[0]
     ranges = re.findall(r"\{0x([0-9A-F]+), 0x([0-9A-F]+)\}", whole)
     told = [p for a, b in ranges for p in range(int(a, 16), int(b, 16) + 1)]
@@ -244,7 +245,7 @@ def test_the_table_of_characters_is_that_of_unicode_14():
 
 
 def late_marks() -> list[int]:
-    source = (ROOT / "runtimes" / "cpp" / "src" / "tokenizer" / "unicode14.hpp").read_text(encoding="utf-8")
+    source = UNICODE.read_text(encoding="utf-8")
     ranges = re.findall(r"\{0x([0-9A-F]+), 0x([0-9A-F]+)\}", source.split("kLateMarks")[1])
     return [p for a, b in ranges for p in range(int(a, 16), int(b, 16) + 1)]
 
