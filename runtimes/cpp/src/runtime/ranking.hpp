@@ -13,8 +13,8 @@ struct Score {
   double probability = 0, logit = 0;
 };
 
-// Of all classes, the likeliest first; ties keep their order.
-std::vector<Score> rank_classes(const std::vector<float>& logits);
+// Of all classes, by their logits, the likeliest first; ties keep their order.
+std::vector<Score> rank_classes(const std::vector<float>& values);
 
 // The same of texts, by the cosines of their embeddings with the picture's.
 std::vector<Score> rank_texts(const std::vector<double>& cosines, const Similarity& similarity);

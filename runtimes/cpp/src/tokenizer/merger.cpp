@@ -49,7 +49,7 @@ void find(void* handle, const std::string& library, const char* name, T& functio
 Functions load(const std::string& library) {
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
-    const char* why = dlerror();
+    const char* why = dlerror();  // NOLINT(concurrency-mt-unsafe): of this thread, in glibc and musl
     throw unusable(library, why == nullptr ? "it cannot be loaded" : why);
   }
   Functions out{};

@@ -194,7 +194,7 @@ Ids encode_turn(const PromptPlan& plan, const TextTokenizer& tokenizer, const st
 
 std::string Detokenizer::push(std::int64_t id) {
   window_.push_back(id);
-  const std::string piece = pending();
+  std::string piece = pending();
   const std::size_t marker = sizeof kReplacement - 1;
   const bool cut = piece.size() >= marker && piece.compare(piece.size() - marker, marker, kReplacement) == 0;
   if (piece.empty() || cut) return {};

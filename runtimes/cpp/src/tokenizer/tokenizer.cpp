@@ -235,6 +235,7 @@ std::size_t TextTokenizer::count_bytes(std::int64_t id) const {
 void TextTokenizer::add_pieces(const std::string& text, std::size_t base, Tokens& out) const {
   const auto ranges = split(text);
   std::vector<Ids> pieces;
+  pieces.reserve(ranges.size());
   for (const Range range : ranges) {
     pieces.push_back(begin_with(std::string_view(text).substr(range.begin, range.end - range.begin)));
   }
