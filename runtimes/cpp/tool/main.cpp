@@ -169,6 +169,9 @@ int main(int count, char** words) {
   } catch (const edgetok::Failure& failure) {
     std::fprintf(stderr, "edgetok-cpp: %s\n", failure.what());
     return failure.status();
+  } catch (const std::invalid_argument& error) {
+    std::fprintf(stderr, "edgetok-cpp: %s\n", error.what());
+    return EDGETOK_USAGE;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "edgetok-cpp: %s\n", error.what());
     return EDGETOK_INTERNAL;
