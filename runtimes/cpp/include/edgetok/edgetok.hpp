@@ -282,6 +282,7 @@ class Model {
   // Several pictures of one prompt, in this order.
   Image image(const std::vector<const Image*>& pictures) const {
     std::vector<edgetok_image*> handles;
+    handles.reserve(pictures.size());
     for (const Image* picture : pictures) handles.push_back(picture->get());
     edgetok_image* made = nullptr;
     require_ok(edgetok_image_from_many(handle_.get(), handles.data(), handles.size(), &made));

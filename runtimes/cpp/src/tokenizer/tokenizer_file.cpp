@@ -93,7 +93,7 @@ std::string pattern(Part& part, const char* kind) {
   const Value* given = part.find("pattern");
   if (given == nullptr) throw malformed("`" + part.name() + "` has no pattern");
   Part inner(*given, part.name() + ".pattern");
-  const std::string out = inner.require<std::string>(kind);
+  std::string out = inner.require<std::string>(kind);
   inner.require_no_more();
   return out;
 }
