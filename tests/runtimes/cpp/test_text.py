@@ -478,7 +478,8 @@ def test_the_tool_asks(build, library, tiny_vlm, extensions, tmp_path):
     if python.suffix == ".a" or not python.exists():
         pytest.skip(f"{sys.executable} has no shared library")
     tool = [build / "edgetok-cpp", "ask", folder, tmp_path / "picture.png", "What is this?"]
-    environment = os.environ | {"LD_PRELOAD": str(python), "EDGETOK_TEXT_LIBRARY": str(extensions)}
+    first = ":".join(filter(None, (os.environ.get("LD_PRELOAD"), str(python))))  # sanitizers lead
+    environment = os.environ | {"LD_PRELOAD": first, "EDGETOK_TEXT_LIBRARY": str(extensions)}
     done = subprocess.run(tool, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode() == want.text + "\n"
