@@ -66,7 +66,9 @@ edgetok::Image show(const edgetok::Model& model, const std::vector<std::uint8_t>
   if (pictures == 1) return model.image(file.data(), file.size());
   std::vector<edgetok::Image> shown;
   std::vector<const edgetok::Image*> each;
+  shown.reserve(static_cast<std::size_t>(pictures));
   for (std::int64_t i = 0; i < pictures; ++i) shown.push_back(model.image(file.data(), file.size()));
+  each.reserve(shown.size());
   for (const auto& picture : shown) each.push_back(&picture);
   return model.image(each);
 }
@@ -129,7 +131,7 @@ int measure(int count, char** words) {
 
 std::string find_library(int count, char** words) {
   if (count == 7 && std::strcmp(words[5], "--text-library") == 0) return words[6];
-  const char* named = std::getenv("EDGETOK_TEXT_LIBRARY");
+  const char* named = std::getenv("EDGETOK_TEXT_LIBRARY");  // NOLINT(concurrency-mt-unsafe): one thread
   return named == nullptr ? "" : named;
 }
 
