@@ -20,9 +20,11 @@ SYSTEM = ("libc", "libm", "libdl", "librt", "libpthread", "libstdc++", "libgcc_s
 NOTICES = {  # whose licence covers what lies in lib/
     "libedgetok": "../LICENSE",
     "libjpeg": "libjpeg62-turbo-dev.txt",
+    "libonig": "libonig-dev.txt",
     "libonnxruntime": "onnxruntime.txt",
     "libpng16": "libpng-dev.txt",
     "libprotobuf": "libprotobuf-dev.txt",
+    "libutf8proc": "libutf8proc-dev.txt",
     "libwebp": "libwebp-dev.txt",
     "libwebpdemux": "libwebp-dev.txt",
     "libz": "zlib1g-dev.txt",
