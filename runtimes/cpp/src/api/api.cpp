@@ -50,12 +50,6 @@ LoadOptions read_options(const edgetok_load_options* given) {
   return out;
 }
 
-int64_t weights_bytes(const Manifest& manifest) {
-  int64_t total = 0;
-  for (const auto& [path, file] : manifest.files) total += path.rfind("weights/", 0) == 0 ? file.bytes : 0;
-  return total;
-}
-
 }  // namespace api
 }  // namespace edgetok_impl
 
@@ -171,7 +165,8 @@ edgetok_status edgetok_model_memory(const edgetok_model* model, edgetok_memory* 
   return guarded([&] {
     const auto& loaded = *require(model, "model").model;
     const auto& runtime = loaded.runtime();
-    write_struct({sizeof(edgetok_memory), weights_bytes(loaded.bundle().manifest()), runtime.cache_bytes(), runtime.buffer_bytes(),
+    write_struct({sizeof(edgetok_memory), edgetok_impl::weights_bytes(loaded.bundle().manifest()),
+                  runtime.cache_bytes(), runtime.buffer_bytes(),
                   edgetok_impl::resident_bytes()},
                  memory, "memory");
   });

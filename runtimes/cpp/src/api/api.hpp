@@ -83,8 +83,6 @@ void write_struct(T filled, T* out, const char* what) {
 // Throws Error(input) for more of them than any prompt has.
 Ids read_ids(const int64_t* ids, size_t count, const char* what);
 
-int64_t weights_bytes(const Manifest& manifest);
-
 LoadOptions read_options(const edgetok_load_options* given);  // may be NULL
 
 inline std::shared_ptr<Image> share(Image image) { return std::make_shared<Image>(std::move(image)); }

@@ -88,7 +88,7 @@ void edgetok_encoder_free(edgetok_encoder* encoder) { delete encoder; }
 edgetok_status edgetok_encoder_memory(const edgetok_encoder* encoder, edgetok_memory* memory) {
   return guarded([&] {
     const auto& loaded = *require(encoder, "encoder").encoder;
-    write_struct({sizeof(edgetok_memory), weights_bytes(loaded.bundle()->manifest()), 0, loaded.buffer_bytes(),
+    write_struct({sizeof(edgetok_memory), edgetok_impl::weights_bytes(loaded.bundle()->manifest()), 0, loaded.buffer_bytes(),
                   edgetok_impl::resident_bytes()},
                  memory, "memory");
   });

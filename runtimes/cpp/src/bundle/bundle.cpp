@@ -87,9 +87,10 @@ Descriptor Bundle::open(const std::string& path) const {
   throw bundle_error(path + ": was changed after the bundle was opened; open it again");
 }
 
-std::string Bundle::path_of(const std::string& path) const {
-  open(path);
-  return root_ + "/" + path;
+void Bundle::require_same_weights() const {
+  for (const auto& [path, file] : manifest_.files) {
+    if (is_weights(path)) open(path);
+  }
 }
 
 const Stage& Bundle::stage(const std::string& stage, std::int64_t budget,

@@ -24,8 +24,8 @@ class Bundle {
   // A listed file, opened; throws if it is not the file that was checked.
   Descriptor open(const std::string& path) const;
 
-  // Where a listed file lies; throws if it is not the file that was checked.
-  std::string path_of(const std::string& path) const;
+  // Throws if sessions, which open weights by name, may have met others than those that were checked.
+  void require_same_weights() const;
 
   // The graph that serves a rung, its own or the one that all rungs share.
   const Stage& stage(const std::string& stage, std::int64_t budget, const std::string& flavour) const;

@@ -240,4 +240,12 @@ std::vector<std::string> shared_stages(const Manifest& manifest) {
   return out;
 }
 
+bool is_weights(const std::string& path) { return path.rfind("weights/", 0) == 0; }
+
+std::int64_t weights_bytes(const Manifest& manifest) {
+  std::int64_t total = 0;
+  for (const auto& [path, file] : manifest.files) total += is_weights(path) ? file.bytes : 0;
+  return total;
+}
+
 }  // namespace edgetok_impl

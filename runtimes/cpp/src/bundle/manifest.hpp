@@ -165,4 +165,8 @@ std::vector<std::string> shared_stages(const Manifest& manifest);
 
 bool is_packed(const std::string& kv_precision);
 
+// Whether a file of the bundle holds weights, and how much all of them hold.
+bool is_weights(const std::string& path);
+std::int64_t weights_bytes(const Manifest& manifest);
+
 }  // namespace edgetok_impl

@@ -48,11 +48,8 @@ void require_flavour(const Manifest& m, const std::string& flavour) {
                     ", or run its ort graphs");
 }
 
-bool is_weights(const std::string& path) { return path.rfind("weights/", 0) == 0; }
-
 void require_memory(const Manifest& m) {
-  std::int64_t needed = kScratchBytes;
-  for (const auto& [path, file] : m.files) needed += is_weights(path) ? file.bytes : 0;
+  const std::int64_t needed = kScratchBytes + weights_bytes(m);
   const auto available = available_bytes();
   if (available < 0 || needed <= available) return;
   throw Error(Code::resources, "this bundle needs at least " + std::to_string(needed >> 20) + " MiB and " +
@@ -97,9 +94,7 @@ Encoder::Encoder(std::shared_ptr<const Bundle> bundle, const LoadOptions& option
     graphs_[*budget] = backend_->bind(bundle_->stage(names::ENCODE, *budget, flavour));
   }
   if (side_.text) describe_ = backend_->bind(bundle_->stage(names::DESCRIBE, 0, flavour));
-  for (const auto& [path, file] : m.files) {  // sessions opened weights by name: still those hashed?
-    if (is_weights(path)) bundle_->path_of(path);
-  }
+  bundle_->require_same_weights();
 }
 
 std::unique_lock<std::mutex> Encoder::take_turn() {

@@ -13,7 +13,6 @@ namespace edgetok_impl {
 
 namespace {
 
-const char kWeights[] = "weights/";
 constexpr const char* kStages[] = {"compress", "tower", "embed", "prefill", "decode"};  // see `Backend`
 constexpr std::int64_t kScratch = 8;  // live activations, in multiples of the widest tensor
 
@@ -58,7 +57,7 @@ std::int64_t needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, co
       }
     }
   }
-  for (const auto& [path, file] : m.files) total += path.rfind(kWeights, 0) == 0 ? file.bytes : 0;
+  total += weights_bytes(m);
   for (const auto& [name, bytes] : cache) total += bytes;
   return total + kScratch * widest;
 }
@@ -93,9 +92,7 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
   tower_per_rung_ = edgetok_impl::has_tower_per_rung(manifest_);
   const Graph& compress = graph("compress", ladder_[0].budget);
   reads_prompt_ = compress.reads(names::TEXT_EMBEDS) || compress.reads(names::TEXT_MASK);
-  for (const auto& [path, file] : manifest_.files) {  // sessions opened weights by name: still those hashed?
-    if (path.rfind(kWeights, 0) == 0) bundle.path_of(path);
-  }
+  bundle.require_same_weights();
 }
 
 void Runtime::load(const Bundle& bundle, const MakeGraph& make) {
