@@ -1,4 +1,4 @@
-r"""How long it takes to say how sure a model was of a token, beside NumPy's own exponential and sum.
+"""How long it takes to say how sure a model was of a token, beside NumPy's exponential and sum.
 
     python benchmarks/confidence.py
 
