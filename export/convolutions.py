@@ -6,14 +6,20 @@ so all that a later row needs are the J - 1 rows before it, whatever the length 
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgetok.families.parts import TextParts
 
 
 class Convolutions:
     """Stands in for Hugging Face's cache while layers are traced.
+
+    transformers passes more arguments to a cache from one release to the next (5.24: `kwargs` of
+    the call); what a cache of this kind has no use for is taken and ignored.
 
     Args:
         text: the decoder.
@@ -26,12 +32,10 @@ class Convolutions:
         self._past, self._lengths, self._reach = past, lengths, text.kernel - 1
         self.present: list[Tensor] = []
 
-    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+    def get_conv_state(self, layer_idx: int, **_: Any) -> None:
         """Nothing that the layer might update in place: it then asks `update_conv_state`."""
 
-    def update_conv_state(
-        self, conv_states: Tensor, layer_idx: int, conv_kernel_size: int = 0
-    ) -> Tensor:
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, **_: Any) -> Tensor:
         """Rows [1, D, S] of the next convolution -> with those before them in front."""
         if self._lengths is None:
             rows = torch.cat([self._past[len(self.present)], conv_states], dim=2)
@@ -43,6 +47,14 @@ class Convolutions:
         self.present.append(torch.cat([zeros, conv_states], dim=2).index_select(2, last))
         return conv_states
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Rows of attention as they are: its operator puts them into the KV cache."""
         return key, value
+
+
+def name_cache_argument(layer: nn.Module) -> str:
+    """What a layer calls its cache: `cache` from transformers 5.24 on, `past_key_values` before."""
+    known = inspect.signature(layer.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"

@@ -19,7 +19,7 @@ from edgetok.export.attention import (
     emitting,
     rotary_inside,
 )
-from edgetok.export.convolutions import Convolutions
+from edgetok.export.convolutions import Convolutions, name_cache_argument
 from edgetok.export.flavours.ort import spelling_of
 from edgetok.families.parts import UNTURNED, TextParts
 
@@ -103,8 +103,8 @@ class Decoder(nn.Module):
             rotary_inside(self.text.layers),
             self.spelling.norms(self.model),
         ):
-            told = {"past_key_values": convolutions} if self.text.convolutions else {}
             for number, layer in enumerate(self.text.layers):
+                told = {name_cache_argument(layer): convolutions} if self.text.convolutions else {}
                 rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy), **told)
                 rows = rows if behind is None else behind(number, rows)
         return rows
