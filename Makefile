@@ -13,8 +13,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL := examples/demo_vlm/checkpoint
 STAMP := $(VENV)/.installed
+LATEST := .venv-latest
+PYTHONS := 3.11 3.12 3.13
+# The lock of the interpreter that makes .venv.
+LOCK = constraints/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
 
-.PHONY: demo demo-eval docs methods-report cpp cpp-archive cpp-aarch64 cpp-checks fuzz test test-all check wheel clean
+.PHONY: demo demo-eval docs methods-report cpp cpp-archive cpp-aarch64 cpp-checks fuzz test test-all test-latest lock check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -61,6 +65,18 @@ test: $(STAMP)  ## Run the quick tests.
 test-all: $(STAMP)  ## Run every test, the slow ones too.
 	$(BIN)/pytest -q -m ""
 
+test-latest:  ## Run the quick tests on the newest versions of everything, in an environment of its own.
+	$(PYTHON) -m venv --clear $(LATEST)
+	$(LATEST)/bin/python -m pip install --disable-pip-version-check -q -c constraints/latest.txt -e ".[dev]"
+	$(LATEST)/bin/python -m pip freeze --disable-pip-version-check --exclude-editable
+	$(LATEST)/bin/pytest -q
+
+lock: $(STAMP)  ## Write constraints/ anew from pyproject.toml: the newest versions of everything.
+	$(BIN)/python -m pip install --disable-pip-version-check -q uv
+	for version in $(PYTHONS); do \
+	  $(BIN)/uv pip compile -q pyproject.toml --extra dev -c constraints/direct.txt --python-version $$version \
+	    --python-platform linux --no-header --no-annotate -o constraints/$$version.txt || exit 1; done
+
 check: $(STAMP)  ## Lint, format check and types; the pre-commit hooks run the same.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,10 +90,10 @@ wheel: $(STAMP)  ## Build sdist and wheel into dist/ and try the wheel in a clea
 clean:  ## Remove what was built; .venv stays.
 	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(wildcard constraints/*.txt)
 	@$(PYTHON) -c '$(SUPPORTED)' || { \
 	  echo "edgetok needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
 	       "name another one, such as: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@$(BIN)/python -c '$(SUPPORTED)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c $(LOCK) -e ".[dev]"
 	@touch $@
