@@ -20,9 +20,9 @@ import edgetok
 from edgetok import names
 from edgetok.calibration.samples import Sample, draw
 from edgetok.export.cases import make_cases
-from edgetok.export.quantized import round_linears
-from edgetok.export.reference import Reference
-from edgetok.export.weights import BITS
+from edgetok.export.lowering.quantize import BITS
+from edgetok.export.lowering.rounding import round_linears
+from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.methods import find_method
 

@@ -29,7 +29,7 @@ import edgetok
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.calibration.evaluate import Score, normalise
 from edgetok.kv import NONE, POLICIES
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes.answers.model import Model
 
 TURN = "USER: {} ASSISTANT:"  # a later turn of the demo model's conversations
 PROMPT_TOKENS = 48

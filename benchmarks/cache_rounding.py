@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edgetok.calibration.kv_scales import measure_kv_scales
-from edgetok.export.reference_cache import CacheReference, Rounding
+from edgetok.export.caches.evicting.reference import CacheReference, Rounding
 from edgetok.families import open_model
 from edgetok.families.parts import TextParts
 from edgetok.kv import keep_all

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgetok.calibration.samples import Sample, load_samples
 from edgetok.export.pipeline import export_model
-from edgetok.runtimes import machine
+from edgetok.runtimes.device import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "examples/demo_vlm/checkpoint"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import common
 import numpy as np
 
-from edgetok.runtimes.sampling import log_probability
+from edgetok.runtimes.text.sampling import log_probability
 
 
 def main() -> None:

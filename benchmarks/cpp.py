@@ -128,7 +128,7 @@ def _start(command: list[Any]) -> Rungs:
 def _measure_python(bundle: str, image: str, prompt: str, repeats: int, budgets: list[str]) -> None:
     import numpy as np
 
-    from edgetok.runtimes import machine
+    from edgetok.runtimes.device import machine
     from edgetok.runtimes.load import load
 
     model = load(bundle, budgets=[int(b) for b in budgets] or None)

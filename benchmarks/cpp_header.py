@@ -9,15 +9,15 @@ from pathlib import Path
 
 from edgetok import limits, names
 from edgetok.bundle.operators import ALLOWED, SIZED_BY_OPERANDS
-from edgetok.runtimes.ort import STEP_ROWS
-from edgetok.runtimes.reuse import CHUNK_ROW_COST
+from edgetok.runtimes.runtime.reuse import CHUNK_ROW_COST
+from edgetok.runtimes.runtime.runtime import STEP_ROWS
 
 HEADER = Path(__file__).parents[1] / "runtimes" / "cpp" / "src" / "generated.hpp"
 
 _OPENING = """\
 // Written by `make docs` (benchmarks/cpp_header.py) from edgetok/names.py, edgetok/limits.py,
-// edgetok/bundle/operators.py and what runtimes/reuse.py measured. Do not edit: a test compares it
-// with them.
+// edgetok/bundle/operators.py and what runtimes/runtime/reuse.py measured. Do not edit: a test
+// compares it with them.
 #pragma once
 
 #include <cstdint>

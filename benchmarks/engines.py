@@ -32,9 +32,9 @@ import tensorrt_rtx as trt
 import torch
 
 from edgetok.errors import UsageError
-from edgetok.export.external import FILE
-from edgetok.export.graphs import Graph, GraphBuilder, Scales
-from edgetok.export.rings import shape_ring
+from edgetok.export.builder import Graph, GraphBuilder, Scales
+from edgetok.export.caches.ring_options import shape_ring
+from edgetok.export.lowering.weight_file import FILE
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import POLICIES, Policy, Room, make_room

@@ -18,7 +18,7 @@ import common
 import onnx
 
 from edgetok.errors import UsageError
-from edgetok.export.graphs import GraphBuilder
+from edgetok.export.builder import GraphBuilder
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder

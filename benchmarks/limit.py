@@ -32,11 +32,11 @@ import edgetok
 from edgetok.calibration.samples import Sample
 from edgetok.control import BenchTable, Limit, Pace, Policy
 from edgetok.control.trace import load_trace, repeat
-from edgetok.runtimes.answer import Answer
+from edgetok.runtimes.answers.answer import Answer
+from edgetok.runtimes.answers.model import Model
+from edgetok.runtimes.answers.request import Choice
+from edgetok.runtimes.answers.tracing import note_answer
 from edgetok.runtimes.bench import measure
-from edgetok.runtimes.generate import Model
-from edgetok.runtimes.request import Choice
-from edgetok.runtimes.tracing import note_answer
 
 BUDGETS = (16, 32, 64, 128, 576)
 FIRST_SCENE = 600_000

@@ -18,7 +18,7 @@ import common
 
 CHILD = """
 import json, sys, numpy, edgetok
-from edgetok.runtimes import machine
+from edgetok.runtimes.device import machine
 bundle, budgets = sys.argv[1], [int(b) for b in sys.argv[2].split(",")]
 before = machine.private_bytes()
 model = edgetok.load(bundle, budgets=budgets)

@@ -35,9 +35,9 @@ from edgetok import names
 from edgetok.calibration.evaluate import Score, normalise
 from edgetok.calibration.samples import Sample
 from edgetok.errors import UsageError
-from edgetok.export import reducing
 from edgetok.export.cases import Case, find_question, make_cases, split_prompt
-from edgetok.export.reference import Reference
+from edgetok.export.reference.model import Reference
+from edgetok.export.stages import tower_reducing as reducing
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.methods import METHODS, TOWER_METHODS, Method, find_method

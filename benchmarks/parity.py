@@ -19,11 +19,11 @@ import common
 import numpy as np
 
 from edgetok import names
+from edgetok.export.builder import GraphBuilder
 from edgetok.export.cases import Case, make_cases
-from edgetok.export.external import FILE
-from edgetok.export.graphs import GraphBuilder
-from edgetok.export.reference import Reference
-from edgetok.export.runner import GraphRunner
+from edgetok.export.lowering.weight_file import FILE
+from edgetok.export.parity.sessions import GraphRunner
+from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, find_method

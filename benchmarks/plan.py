@@ -29,8 +29,8 @@ from edgetok.calibration.planner import (
     search_greedily,
 )
 from edgetok.export.cases import make_cases
-from edgetok.export.reference import Reference
-from edgetok.export.reference_prefill import PrefillReference
+from edgetok.export.reference.model import Reference
+from edgetok.export.reference.prompt_reduced import PrefillReference
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.methods import METHODS

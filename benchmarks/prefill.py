@@ -29,8 +29,8 @@ from tower import flops
 
 from edgetok import names
 from edgetok.calibration.planner import DecoderShape
-from edgetok.export.flavours.fusion import infer_shapes
-from edgetok.export.graphs import Graph, GraphBuilder
+from edgetok.export.builder import Graph, GraphBuilder
+from edgetok.export.lowering.fusion import infer_shapes
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder

@@ -4,7 +4,7 @@
 
 Each round runs every contestant once, in turn, so that drift of the machine hits all alike; ratios
 are medians of the rounds' ratios. A row of a chunk against a row of a prefill decides whether rows
-in the cache are worth keeping (`CHUNK_ROW_COST` in runtimes/reuse.py).
+in the cache are worth keeping (`CHUNK_ROW_COST` in runtimes/runtime/reuse.py).
 """
 
 from __future__ import annotations

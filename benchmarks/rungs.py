@@ -27,7 +27,7 @@ from tower import flops
 import edgetok
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.reader import Bundle
-from edgetok.export.flavours.fusion import infer_shapes
+from edgetok.export.lowering.fusion import infer_shapes
 from edgetok.ladder import Bucket
 
 PRECISIONS = (("fp32", "fp32"), ("int8", "int8"), ("int4", "int8"))

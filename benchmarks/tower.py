@@ -26,10 +26,11 @@ import torch
 from torch import nn
 
 from edgetok import names
-from edgetok.export import reducing, stages
 from edgetok.export.cases import make_cases
-from edgetok.export.flavours.fusion import fuse
-from edgetok.export.trace import quiet, trace
+from edgetok.export.lowering.fusion import fuse
+from edgetok.export.lowering.trace import quiet, trace
+from edgetok.export.stages import tower as stages
+from edgetok.export.stages import tower_reducing as reducing
 from edgetok.families import open_model
 from edgetok.families.parts import VisionParts
 from edgetok.methods import TOWER_METHODS

@@ -51,8 +51,8 @@ def bench_command(
     with working(as_json) as progress:
         from edgetok.bundle.golden import load_golden
         from edgetok.bundle.reader import Bundle
-        from edgetok.runtimes import machine
         from edgetok.runtimes.bench import measure
+        from edgetok.runtimes.device import machine
         from edgetok.runtimes.load import load
 
         progress("loading", 0.0)
@@ -89,9 +89,9 @@ def _bench_encoder(
     with working(as_json) as progress:
         from edgetok.bundle.encoder_golden import load_encoder_golden
         from edgetok.bundle.reader import EncoderBundle
-        from edgetok.runtimes import machine
         from edgetok.runtimes.bench import measure_encoder
-        from edgetok.runtimes.encoder import load_encoder
+        from edgetok.runtimes.device import machine
+        from edgetok.runtimes.encoder.model import load_encoder
 
         progress("loading", 0.0)
         opened = EncoderBundle.open(bundle)

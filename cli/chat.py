@@ -16,8 +16,8 @@ from edgetok.cli.output import echo, emit_json, say, working
 from edgetok.errors import InputError
 
 if TYPE_CHECKING:
-    from edgetok.runtimes.answer import Answer
-    from edgetok.runtimes.conversation import Conversation
+    from edgetok.runtimes.answers.answer import Answer
+    from edgetok.runtimes.answers.conversation import Conversation
 
 _SAMPLING = "Sampling"
 

@@ -35,8 +35,8 @@ _NO_DEVICES = {"AzureExecutionProvider"}  # a gateway to remote endpoints
 
 def doctor_command(as_json: Json = False) -> None:
     """Check this machine: versions, memory, and a real graph on every provider."""
-    from edgetok.runtimes import installed, machine
-    from edgetok.runtimes.energy import find_meter
+    from edgetok.runtimes.device import installed, machine
+    from edgetok.runtimes.device.energy import find_meter
 
     packages = _list_versions()
     providers, problems = _try_providers()
@@ -79,8 +79,8 @@ def _list_versions() -> dict[str, str | None]:
 
 def _try_providers() -> tuple[list[dict[str, Any]], list[str]]:
     """What each provider did with a one-node graph, and the problems of this installation."""
-    from edgetok.runtimes import probe
-    from edgetok.runtimes.providers import import_onnxruntime
+    from edgetok.runtimes.backends import kernel_support as probe
+    from edgetok.runtimes.backends.providers import import_onnxruntime
 
     try:
         onnxruntime = import_onnxruntime()
@@ -99,7 +99,7 @@ def _try_providers() -> tuple[list[dict[str, Any]], list[str]]:
 
 def _try_caches(provider: str, result: str) -> dict[str, str]:
     """What GroupQueryAttention says of caches of 8 and 4 bits, where anything runs at all."""
-    from edgetok.runtimes import probe
+    from edgetok.runtimes.backends import kernel_support as probe
 
     bits = probe.KV_BITS if result == "runs" else ()
     return {f"int{width}": probe.try_kv_bits(provider, width) for width in bits}

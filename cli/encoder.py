@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgetok.bundle.manifest import Flavour
-    from edgetok.runtimes.encoder import Encoder, Encoding, Score
+    from edgetok.runtimes.encoder.model import Encoder, Encoding, Score
 
 # By task: how the name of a file ends that its output can be written to.
 ENDINGS: dict[str, tuple[str, ...]] = {
@@ -47,7 +47,7 @@ class Wishes:
 def run_encoder(bundle: Path, task: str, source: bytes | Path, wishes: Wishes) -> None:
     """Encode a picture and show what came of it; the wishes fit the task."""
     with working(wishes.as_json) as progress:
-        from edgetok.runtimes.encoder import load_encoder
+        from edgetok.runtimes.encoder.model import load_encoder
 
         progress("loading", 0.0)
         budgets = None if wishes.budget is None else (wishes.budget,)
@@ -148,7 +148,7 @@ def _png(values: NDArray[Any], source: bytes | Path) -> bytes:
     """A picture as large as the one that was given: 16 bits of depth, or numbers of classes."""
     from PIL import Image
 
-    from edgetok.runtimes.preprocess import open_image
+    from edgetok.runtimes.images.preprocess import open_image
 
     size = open_image(source).size
     if values.dtype == np.float32:

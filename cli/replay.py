@@ -48,7 +48,7 @@ def replay_command(
     from edgetok.control import Pace, load_table
     from edgetok.control.audits import describe, watch
     from edgetok.control.trace import load_trace, repeat
-    from edgetok.runtimes.request import Choice
+    from edgetok.runtimes.answers.request import Choice
 
     entries = load_trace(trace)
     opened = Bundle.open(bundle, check_hashes=False)

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from edgetok.bundle.manifest import Flavour
-    from edgetok.runtimes.answer import Answer
-    from edgetok.runtimes.auditing import Auditor
-    from edgetok.runtimes.generate import Model
-    from edgetok.runtimes.preprocess import ImageInput
-    from edgetok.runtimes.stream import Stream
+    from edgetok.runtimes.answers.answer import Answer
+    from edgetok.runtimes.answers.auditing import Auditor
+    from edgetok.runtimes.answers.model import Model
+    from edgetok.runtimes.answers.stream import Stream
+    from edgetok.runtimes.images.preprocess import ImageInput
 
 _CHOICE = "Which rung"
 _SAMPLING = "Sampling"
@@ -215,7 +215,7 @@ def run_command(
     answer = _follow(pieces, shown=stream)
     differs = None if auditor is None else auditor.differs(pictures, prompt, answer, weights)
     if trace is not None:
-        from edgetok.runtimes.tracing import note_answer
+        from edgetok.runtimes.answers.tracing import note_answer
 
         note_answer(trace, model, answer, differs)
         if differs is not None:
@@ -265,7 +265,7 @@ def _require_one_source(
 
 def _open_frames(model: Model, path: Path, count: int | None) -> Collection[ImageInput]:
     """As many frames as prompts of the bundle have pictures."""
-    from edgetok.runtimes.frames import open_frames
+    from edgetok.runtimes.images.frames import open_frames
 
     wanted = model.manifest.vision.pictures
     if count not in (None, wanted):
@@ -329,7 +329,7 @@ def _follow(stream: Stream, *, shown: bool) -> Answer:
 
 
 def _open_auditor(model: Model, share: float) -> Auditor:
-    from edgetok.runtimes.auditing import Auditor
+    from edgetok.runtimes.answers.auditing import Auditor
 
     return Auditor(model, share)
 
@@ -349,7 +349,7 @@ def _warn_of_drift(trace: Path, model: Model) -> None:
 
 
 def _measure_memory_mib() -> float | None:
-    from edgetok.runtimes import machine
+    from edgetok.runtimes.device import machine
 
     private_bytes = machine.private_bytes()
     return None if private_bytes is None else private_bytes / _MIB

@@ -48,8 +48,8 @@ def verify_command(
             )
         progress("running golden samples", 0.2)
         if isinstance(opened, EncoderBundle):
-            from edgetok.runtimes.encoder import load_encoder
-            from edgetok.runtimes.verify_encoder import verify_encoder
+            from edgetok.runtimes.encoder.model import load_encoder
+            from edgetok.runtimes.encoder.verify import verify_encoder
 
             report = verify_encoder(opened, load_encoder(opened, device=device))
         else:

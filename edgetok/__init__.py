@@ -26,10 +26,10 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from edgetok.runtimes.answer import Answer
-    from edgetok.runtimes.conversation import Conversation
-    from edgetok.runtimes.encoder import Encoder
-    from edgetok.runtimes.generate import Model
+    from edgetok.runtimes.answers.answer import Answer
+    from edgetok.runtimes.answers.conversation import Conversation
+    from edgetok.runtimes.answers.model import Model
+    from edgetok.runtimes.encoder.model import Encoder
 
 try:
     __version__ = version("edgetok")
@@ -37,10 +37,10 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0.0.0"
 
 _HOMES = {
-    "Answer": "edgetok.runtimes.answer",
-    "Conversation": "edgetok.runtimes.conversation",
-    "Encoder": "edgetok.runtimes.encoder",
-    "Model": "edgetok.runtimes.generate",
+    "Answer": "edgetok.runtimes.answers.answer",
+    "Conversation": "edgetok.runtimes.answers.conversation",
+    "Encoder": "edgetok.runtimes.encoder.model",
+    "Model": "edgetok.runtimes.answers.model",
     "BundleError": "edgetok.errors",
     "EdgetokError": "edgetok.errors",
     "IncompatibleError": "edgetok.errors",
@@ -94,8 +94,8 @@ def load_encoder(
     threads: int | None = None,
     flavour: Flavour = "ort",
 ) -> Encoder:
-    """Load the bundle of an encoder alone; see `edgetok.runtimes.encoder.load_encoder`."""
-    from edgetok.runtimes.encoder import load_encoder as load_bundle
+    """Load the bundle of an encoder alone; see `edgetok.runtimes.encoder.model.load_encoder`."""
+    from edgetok.runtimes.encoder.model import load_encoder as load_bundle
 
     return load_bundle(bundle, device, budgets=budgets, threads=threads, flavour=flavour)
 

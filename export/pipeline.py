@@ -18,25 +18,25 @@ from edgetok.bundle.writer import BundleWriter
 from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
 from edgetok.calibration.samples import draw, load_samples
 from edgetok.errors import UsageError
-from edgetok.export import external
-from edgetok.export.cache_choice import choose_cache
+from edgetok.export.builder import Graph, GraphBuilder, Scales
+from edgetok.export.caches.choose import choose_cache
+from edgetok.export.caches.evicting.graphs import draw_numbers
+from edgetok.export.caches.evicting.parity import visual_rows
+from edgetok.export.caches.evicting.reference import CacheReference
+from edgetok.export.caches.ring_options import RINGED, make_reference, shape_ring
+from edgetok.export.caches.tidaldecode.options import eager_reads, shape_reads
 from edgetok.export.cases import Case, make_cases, synthetic_cases
-from edgetok.export.describe import describe
-from edgetok.export.encoder_pipeline import export_encoder, refuse_options
-from edgetok.export.flavours import opset20, portable
-from edgetok.export.golden import write_golden
-from edgetok.export.graphs import Graph, GraphBuilder, Scales
-from edgetok.export.keeping import draw_numbers
-from edgetok.export.parity import ParityReport, prove, require_parity
-from edgetok.export.parity_cache import visual_rows
-from edgetok.export.parity_portable import prove_portable
-from edgetok.export.reads import eager_reads, shape_reads
-from edgetok.export.reference import Reference
-from edgetok.export.reference_cache import CacheReference
-from edgetok.export.rings import RINGED, make_reference, shape_ring
-from edgetok.export.runner import GraphRunner
-from edgetok.export.scorer import with_scorer
-from edgetok.export.stages import require_tower
+from edgetok.export.encoder.pipeline import export_encoder, refuse_options
+from edgetok.export.learned_weights import with_scorer
+from edgetok.export.lowering import opset20, portable
+from edgetok.export.lowering import weight_file as external
+from edgetok.export.manifest import describe
+from edgetok.export.parity.gate import ParityReport, prove, require_parity
+from edgetok.export.parity.gate_portable import prove_portable
+from edgetok.export.parity.golden import write_golden
+from edgetok.export.parity.sessions import GraphRunner
+from edgetok.export.reference.model import Reference
+from edgetok.export.stages.tower import require_tower
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint, require_tokenizer
 from edgetok.families.encoders import is_encoder

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from edgetok.bundle.manifest import Flavour, digest_content
 from edgetok.bundle.reader import Bundle
-from edgetok.runtimes.generate import Model
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.answers.model import Model
+from edgetok.runtimes.backends.providers import runs_engines
 from edgetok.runtimes.processor import read_processor
-from edgetok.runtimes.providers import runs_engines
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 
 
 def load(

@@ -14,15 +14,15 @@ from edgetok.bundle.processor import (
     parse_prompt_plan,
 )
 from edgetok.bundle.reader import Bundle
-from edgetok.runtimes.preprocess import ImageInput, preprocess
-from edgetok.runtimes.prompt import (
+from edgetok.runtimes.images.preprocess import ImageInput, preprocess
+from edgetok.runtimes.runtime.protocol import FloatArray
+from edgetok.runtimes.text.prompt import (
     Prompt,
     TextTokenizer,
     encode_prompt,
     encode_turn,
     load_tokenizer,
 )
-from edgetok.runtimes.protocol import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

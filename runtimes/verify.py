@@ -18,10 +18,10 @@ from edgetok.control import Certified
 from edgetok.control.certified import list_tried
 from edgetok.errors import VerificationError
 from edgetok.ladder import Bucket
-from edgetok.runtimes.generate import Model
-from edgetok.runtimes.interface import has_tower_per_rung
-from edgetok.runtimes.pictures import join_outputs
-from edgetok.runtimes.request import EncodedImage
+from edgetok.runtimes.answers.model import Model
+from edgetok.runtimes.answers.request import EncodedImage
+from edgetok.runtimes.images.several import join_outputs
+from edgetok.runtimes.runtime.interface import has_tower_per_rung
 
 
 @dataclass(frozen=True, slots=True)

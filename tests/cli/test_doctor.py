@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgetok.errors import IncompatibleError
-from edgetok.runtimes import installed, probe, providers
+from edgetok.runtimes.backends import kernel_support as probe
+from edgetok.runtimes.backends import providers
+from edgetok.runtimes.device import installed
 
 from .conftest import Run
 

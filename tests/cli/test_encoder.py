@@ -19,7 +19,7 @@ from edgetok.cli.encoder import Wishes, require_wishes, show_map
 from edgetok.errors import BundleError, UsageError
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.encoders import open_encoder
-from edgetok.runtimes.encoder import score
+from edgetok.runtimes.encoder.model import score
 
 from .conftest import Run
 

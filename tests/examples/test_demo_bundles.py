@@ -15,7 +15,7 @@ from edgetok.bundle.reader import Bundle
 from edgetok.calibration.samples import Sample
 from edgetok.export.cases import make_cases
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference import Reference
+from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.methods import find_method
 from edgetok.runtimes.verify import verify

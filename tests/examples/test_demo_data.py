@@ -242,7 +242,7 @@ def test_window_hides_the_order_of_strings_that_begin_outside(demo):
 
 LOCKED = ("matplotlib", "numpy", "pillow", "scikit-learn")
 BYTES_SHA256 = "9706e226aafd0cf49e01b048b7ca25904765cdc18e5fd1c57dc8c5dbe10b510c"
-"""Of the 20 questions below with their pictures, drawn with the versions in constraints/direct.txt."""
+"""Of the 20 questions below with their pictures, drawn with the versions of constraints/."""
 
 
 def test_bytes_are_those_of_the_locked_versions(demo, tmp_path):

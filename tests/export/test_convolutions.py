@@ -16,12 +16,12 @@ from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError
-from edgetok.export.convolutions import Convolutions
-from edgetok.export.external import FILE
-from edgetok.export.graphs import GraphBuilder
+from edgetok.export.builder import GraphBuilder
+from edgetok.export.lowering.weight_file import FILE
+from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference import Reference
-from edgetok.export.runner import GraphRunner
+from edgetok.export.reference.model import Reference
+from edgetok.export.stages.short_convolutions import Convolutions
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder

@@ -19,8 +19,8 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from edgetok import names
 from edgetok.export.attention import CacheBuffer, DecoderSpelling
-from edgetok.export.decoder import Decode, Extend, Prefill
-from edgetok.export.flavours.ort import attention_extras
+from edgetok.export.lowering.ort import attention_extras
+from edgetok.export.stages.decoder import Decode, Extend, Prefill
 from edgetok.families.decoder import find_text
 from edgetok.families.parts import TextParts
 

@@ -20,11 +20,11 @@ import torch
 from edgetok import names
 from edgetok.bundle.manifest import Flavour
 from edgetok.errors import UsageError
-from edgetok.export.external import FILE
-from edgetok.export.flavours import portable
-from edgetok.export.graphs import Graph, GraphBuilder
-from edgetok.export.reference import Reference
-from edgetok.export.runner import GraphRunner
+from edgetok.export.builder import Graph, GraphBuilder
+from edgetok.export.lowering import portable
+from edgetok.export.lowering.weight_file import FILE
+from edgetok.export.parity.sessions import GraphRunner
+from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder

@@ -13,12 +13,12 @@ import torch
 
 from edgetok import names
 from edgetok.errors import UsageError
+from edgetok.export.builder import GraphBuilder
 from edgetok.export.cases import Case
-from edgetok.export.decoder import rotary_tables
-from edgetok.export.external import FILE
-from edgetok.export.graphs import GraphBuilder
-from edgetok.export.reference import Reference
-from edgetok.export.runner import GraphRunner
+from edgetok.export.lowering.weight_file import FILE
+from edgetok.export.parity.sessions import GraphRunner
+from edgetok.export.reference.model import Reference
+from edgetok.export.stages.decoder import rotary_tables
 from edgetok.families import open_model
 from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, Method, find_method

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from edgetok.calibration.kv_scales import measure_kv_scales
-from edgetok.export.external import FILE
-from edgetok.export.graphs import GraphBuilder
-from edgetok.export.reference_cache import CacheReference, Rounding
-from edgetok.export.runner import GraphRunner
+from edgetok.export.builder import GraphBuilder
+from edgetok.export.caches.evicting.reference import CacheReference, Rounding
+from edgetok.export.lowering.weight_file import FILE
+from edgetok.export.parity.sessions import GraphRunner
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import keep_all

@@ -19,14 +19,14 @@ from edgetok import names
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError, VerificationError
-from edgetok.export.keeping import draw_numbers
+from edgetok.export.caches.evicting.graphs import draw_numbers
+from edgetok.export.caches.evicting.reference import CacheReference
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference_cache import CacheReference
 from edgetok.families import open_model
 from edgetok.kv import POLICIES, Policy, find_policy, make_room
 from edgetok.kv.mixer import Mixer
 from edgetok.kv.policies import lococo, snapkv
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, BEFORE = 48, 16, 5

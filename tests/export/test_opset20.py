@@ -17,7 +17,7 @@ from edgetok.engines.build import build_engine
 from edgetok.engines.plan import plan_engines
 from edgetok.engines.toolkit import Target, find_toolkit
 from edgetok.errors import IncompatibleError
-from edgetok.export.flavours.opset20 import lower
+from edgetok.export.lowering.opset20 import lower
 from edgetok.export.pipeline import export_model
 
 LATER = {"Attention", "RMSNormalization", "RotaryEmbedding", "TensorScatter"}

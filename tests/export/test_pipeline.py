@@ -14,7 +14,7 @@ from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError, VerificationError
-from edgetok.export import parity
+from edgetok.export.parity import gate as parity
 from edgetok.export.pipeline import export_model
 
 FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
@@ -124,7 +124,7 @@ def test_a_flavour_that_was_not_exported_is_refused(bundle: Path) -> None:
 def test_breach_of_a_portable_graph_is_seen(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgetok.export.flavours import portable
+    from edgetok.export.lowering import portable
 
     right = portable.round_levels
 
@@ -175,7 +175,7 @@ def test_breach_of_parity_publishes_nothing(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong cos table is what a porting mistake looks like: the gate must see it."""
-    from edgetok.export import decoder
+    from edgetok.export.stages import decoder
 
     right = decoder.rotary_tables
     monkeypatch.setattr(decoder, "rotary_tables", lambda *args: right(*args)[::-1])
@@ -188,7 +188,7 @@ def test_breach_of_selection_is_seen(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A probe of the wrong row keeps other tokens, while every shape stays right."""
-    from edgetok.export import stages
+    from edgetok.export.stages import tower as stages
 
     wrong = stages.probe_cls
     monkeypatch.setattr(stages, "probe_cls", lambda q, k, s: wrong(q, k, s).flip(0))

@@ -17,13 +17,13 @@ import torch
 from edgetok import names
 from edgetok.bundle.manifest import Flavour
 from edgetok.calibration.kv_scales import measure_kv_scales
-from edgetok.export.external import FILE
-from edgetok.export.flavours import portable
-from edgetok.export.graphs import GraphBuilder, Scales
-from edgetok.export.quantized import hold_portable
-from edgetok.export.reference import Answer, Reference
-from edgetok.export.reference_slots import SlotReference
-from edgetok.export.runner import GraphRunner
+from edgetok.export.builder import GraphBuilder, Scales
+from edgetok.export.caches.plain.reference import SlotReference
+from edgetok.export.lowering import portable
+from edgetok.export.lowering.rounding import hold_portable
+from edgetok.export.lowering.weight_file import FILE
+from edgetok.export.parity.sessions import GraphRunner
+from edgetok.export.reference.model import Answer, Reference
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder

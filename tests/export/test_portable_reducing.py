@@ -18,15 +18,15 @@ from edgetok import names
 from edgetok.bundle.cache_size import cache_bytes_by_flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import VerificationError
-from edgetok.export import keeping
-from edgetok.export.flavours import portable_packing
+from edgetok.export.caches.evicting import graphs as keeping
+from edgetok.export.lowering import portable_eviction as portable_packing
 from edgetok.export.pipeline import export_model
 from edgetok.families import open_model
 from edgetok.kv import POLICIES, Policy
 from edgetok.kv.policies import lococo, snapkv
 from edgetok.kv.stores.slots import quantize_rows
 from edgetok.prefill import PREFILL_METHODS
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 from edgetok.runtimes.verify import verify
 
 BEFORE, ROWS, STEPS = 5, 40, 90  # visual rows begin; of a prompt; more than twice the slots

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, Precision
-from edgetok.export import ringed
-from edgetok.export.external import FILE
-from edgetok.export.flavours import portable
-from edgetok.export.graphs import Graph, GraphBuilder
-from edgetok.export.parity import Check, Ledger, limits_of
-from edgetok.export.parity_kivi import prove_kivi
-from edgetok.export.quantized import hold_portable, hold_quantized
-from edgetok.export.rings import make_reference, shape_ring
-from edgetok.export.runner import GraphRunner
+from edgetok.export.builder import Graph, GraphBuilder
+from edgetok.export.caches import ring as ringed
+from edgetok.export.caches.ring_options import make_reference, shape_ring
+from edgetok.export.caches.ring_parity import prove_kivi
+from edgetok.export.lowering import portable
+from edgetok.export.lowering.rounding import hold_portable, hold_quantized
+from edgetok.export.lowering.weight_file import FILE
+from edgetok.export.parity.gate import Check, Ledger, limits_of
+from edgetok.export.parity.sessions import GraphRunner
 from edgetok.families import open_model
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method

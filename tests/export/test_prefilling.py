@@ -19,14 +19,16 @@ from edgetok import names, tokens
 from edgetok.bundle.cache_size import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError, InputError, UsageError, VerificationError
-from edgetok.export import parity, parity_prefill, prefilling
-from edgetok.export.graphs import GraphBuilder, cache_slots, removed_rows
-from edgetok.export.parity_prefill import split_cuts
+from edgetok.export.builder import GraphBuilder, cache_slots, removed_rows
+from edgetok.export.parity import gate as parity
+from edgetok.export.parity import prompt_reduced as parity_prefill
+from edgetok.export.parity.prompt_reduced import split_cuts
+from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference import Reference
-from edgetok.export.reference_prefill import PrefillReference
-from edgetok.export.rows import Rows, weave
-from edgetok.export.runner import GraphRunner
+from edgetok.export.reference.model import Reference
+from edgetok.export.reference.prompt_reduced import PrefillReference
+from edgetok.export.stages import prompt_reduced as prefilling
+from edgetok.export.stages.prompt_rows import Rows, weave
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import Ladder, build_ladder

@@ -15,11 +15,11 @@ import torch
 from edgetok import names
 from edgetok.errors import UsageError
 from edgetok.export import attention
-from edgetok.export.flavours import portable
-from edgetok.export.flavours.fusion import fuse
-from edgetok.export.reference import Reference
-from edgetok.export.stages import Tower
-from edgetok.export.trace import OPSET, quiet, trace
+from edgetok.export.lowering import portable
+from edgetok.export.lowering.fusion import fuse
+from edgetok.export.lowering.trace import OPSET, quiet, trace
+from edgetok.export.reference.model import Reference
+from edgetok.export.stages.tower import Tower
 from edgetok.families import open_model
 from edgetok.methods import METHODS, find_method
 from edgetok.tokens import Features

@@ -22,7 +22,7 @@ from edgetok.export.pipeline import export_model
 from edgetok.families import open_model
 from edgetok.methods import METHODS
 from edgetok.runtimes.processor import read_processor
-from edgetok.runtimes.prompt import encode_prompt
+from edgetok.runtimes.text.prompt import encode_prompt
 from edgetok.runtimes.verify import verify
 
 TEXTS = ["What is in the picture?", " a  circle\n", "é画", "?", "", "red red red"]
@@ -60,7 +60,7 @@ def test_the_question_decides_what_is_kept(model: Any) -> None:
 
 def test_the_device_keeps_what_pytorch_keeps(model_dir: Path, model: Any) -> None:
     """The whole way, prompt and all, against the method itself on Hugging Face's features."""
-    from edgetok.export.reference import Reference
+    from edgetok.export.reference.model import Reference
 
     parts = open_model(model_dir)
     reference = Reference(parts, METHODS["cdpruner"])
@@ -118,7 +118,7 @@ def test_compress_without_its_prompt_is_refused(model: Any) -> None:
 def test_the_gate_sees_a_mask_of_other_words(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgetok.export.runner import GraphRunner
+    from edgetok.export.parity.sessions import GraphRunner
 
     right = GraphRunner.pad_prompt
 

@@ -21,19 +21,19 @@ from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.bundle.think import RING_ROWS, ThinkShape, count_channels
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
-from edgetok.export import external
-from edgetok.export.graphs import GraphBuilder
+from edgetok.export.builder import GraphBuilder
+from edgetok.export.caches.think.reference import PrunedReference
+from edgetok.export.lowering import weight_file as external
+from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference import Reference
-from edgetok.export.reference_think import PrunedReference
-from edgetok.export.runner import GraphRunner
+from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import Reads
 from edgetok.kv.policies.tidaldecode import READING
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, NEW, HEAD = 48, 16, 100, 16

@@ -19,21 +19,21 @@ from edgetok.bundle.manifest import encode_manifest
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
-from edgetok.export import external
-from edgetok.export.graphs import GraphBuilder
+from edgetok.export.builder import GraphBuilder
+from edgetok.export.caches.evicting.reference import Rounding
+from edgetok.export.caches.plain.reference import SlotRounding
+from edgetok.export.caches.tidaldecode.reference import ReadingReference
+from edgetok.export.lowering import weight_file as external
+from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference import Reference
-from edgetok.export.reference_cache import Rounding
-from edgetok.export.reference_reads import ReadingReference
-from edgetok.export.reference_slots import SlotRounding
-from edgetok.export.runner import GraphRunner
+from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import Reads
 from edgetok.kv.policies.tidaldecode import READING, list_selects
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 from edgetok.runtimes.verify import verify
 
 LAYERS, PROMPT, VISUAL, NEW, READ = 5, 24, 16, 60, 8

@@ -22,13 +22,15 @@ from edgetok import names
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import UsageError, VerificationError
-from edgetok.export import parity, parity_inside, reducing
-from edgetok.export.flavours import portable
-from edgetok.export.flavours.fusion import fuse
+from edgetok.export.lowering import portable
+from edgetok.export.lowering.fusion import fuse
+from edgetok.export.lowering.trace import quiet, trace
+from edgetok.export.parity import gate as parity
+from edgetok.export.parity import tower_reducing as parity_inside
+from edgetok.export.parity.undecided import nudged
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference_inside import ReducingReference
-from edgetok.export.trace import quiet, trace
-from edgetok.export.undecided import nudged
+from edgetok.export.reference.tower_reducing import ReducingReference
+from edgetok.export.stages import tower_reducing as reducing
 from edgetok.families import open_model
 from edgetok.families.parts import VisionParts
 from edgetok.methods import TOWER_METHODS

@@ -19,13 +19,13 @@ from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.bundle.zipcache import ZipShape, count_salient
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
+from edgetok.export.caches.kivi.reference import KiviReference
+from edgetok.export.caches.zipcache.reference import ZipReference
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference import Reference
-from edgetok.export.reference_kivi import KiviReference
-from edgetok.export.reference_zipcache import ZipReference
+from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.methods import find_method
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, NEW = 48, 16, 70

@@ -17,12 +17,12 @@ import edgetok
 from edgetok import names
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError, VerificationError
-from edgetok.export import segments
-from edgetok.export.graphs import GraphBuilder
+from edgetok.export.builder import GraphBuilder
+from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference_prefill import PrefillReference
-from edgetok.export.rows import Rows
-from edgetok.export.runner import GraphRunner
+from edgetok.export.reference.prompt_reduced import PrefillReference
+from edgetok.export.stages import prompt_segments as segments
+from edgetok.export.stages.prompt_rows import Rows
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgetok.export.flavours import portable
-from edgetok.export.trace import quiet, trace
+from edgetok.export.lowering import portable
+from edgetok.export.lowering.trace import quiet, trace
 from edgetok.kv.stores import kivi, think, tidaldecode, zipcache
 
 G, H, HEADS, C, R = 2, 16, 4, 16, 4

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from edgetok import names
-from edgetok.export import parity
 from edgetok.export.cases import Case
-from edgetok.export.undecided import is_as_open, nudged_features, nudged_pictures
+from edgetok.export.parity import gate as parity
+from edgetok.export.parity.undecided import is_as_open, nudged_features, nudged_pictures
 
 
 def reference_of(border: float) -> Any:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetok import limits
-from edgetok.export.external import FILE, WeightStore
-from edgetok.export.weights import dequantize_matrix, quantize_matrix
+from edgetok.export.lowering.quantize import dequantize_matrix, quantize_matrix
+from edgetok.export.lowering.weight_file import FILE, WeightStore
 
 
 @pytest.mark.parametrize("bits", [4, 8])

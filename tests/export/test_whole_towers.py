@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgetok.export import reducing
+from edgetok.export.stages import tower_reducing as reducing
 from edgetok.families import open_model
 from edgetok.families.parts import VisionParts
 from edgetok.methods import TOWER_METHODS

@@ -18,17 +18,17 @@ from PIL import Image
 import edgetok
 from edgetok.bundle.reader import EncoderBundle
 from edgetok.errors import InputError, UsageError
-from edgetok.export import external
-from edgetok.export.encoder_reference import EncoderReference, give_back
-from edgetok.export.encoder_stages import require_fit, require_movable
+from edgetok.export.encoder.graphs import require_fit, require_movable
+from edgetok.export.encoder.reference import EncoderReference, give_back
+from edgetok.export.lowering import weight_file as external
 from edgetok.export.pipeline import export_model
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.encoder_heads import AttentionPool, MeanHead
 from edgetok.families.encoder_parts import Encoded, EncoderParts
 from edgetok.families.encoders import ENCODERS, open_encoder
 from edgetok.methods import TOWER_METHODS, expedit, find_method
-from edgetok.runtimes.preprocess import preprocess
-from edgetok.runtimes.verify_encoder import verify_encoder
+from edgetok.runtimes.encoder.verify import verify_encoder
+from edgetok.runtimes.images.preprocess import preprocess
 
 KINDS = (
     *("vit", "vit embedding", "deit", "deit distilled", "dinov2", "dinov2 embedding"),

@@ -21,16 +21,16 @@ from edgetok.bundle.golden import load_golden
 from edgetok.bundle.reader import Bundle
 from edgetok.calibration.samples import Sample
 from edgetok.errors import InputError, UsageError
-from edgetok.export import external
+from edgetok.export.builder import GraphBuilder
 from edgetok.export.cases import make_cases, split_prompt
-from edgetok.export.graphs import GraphBuilder
+from edgetok.export.lowering import weight_file as external
+from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import ExportReport, export_model
-from edgetok.export.reference import Reference
-from edgetok.export.runner import GraphRunner
+from edgetok.export.reference.model import Reference
 from edgetok.families import FAMILIES, Parts, open_model
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
-from edgetok.runtimes.preprocess import preprocess
+from edgetok.runtimes.images.preprocess import preprocess
 
 ROWS = (
     *("llava_next 1x2", "llava_onevision", "llava_onevision 2x2", "internvl"),

@@ -20,11 +20,11 @@ from edgetok.cli.app import execute
 from edgetok.errors import UsageError
 from edgetok.export.cases import split_prompt
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference import Reference
+from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.methods import find_method
-from edgetok.runtimes.pictures import require_weights
-from edgetok.runtimes.request import EncodedImage
+from edgetok.runtimes.answers.request import EncodedImage
+from edgetok.runtimes.images.several import require_weights
 
 ROWS = ("llava_onevision", "internvl", "smolvlm")
 QUESTION = "What is in the picture?"

@@ -17,9 +17,9 @@ import torch
 
 from edgetok import names
 from edgetok.errors import UsageError
-from edgetok.export.flavours import portable
-from edgetok.export.stages import Compress
-from edgetok.export.trace import OPSET, quiet, trace
+from edgetok.export.lowering import portable
+from edgetok.export.lowering.trace import OPSET, quiet, trace
+from edgetok.export.stages.tower import Compress
 from edgetok.families import open_model
 from edgetok.methods import FRAME_METHODS, METHODS, TOWER_METHODS, find_method
 from edgetok.tokens import Features

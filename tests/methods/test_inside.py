@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from edgetok import tokens
 from edgetok.errors import UsageError
-from edgetok.export.flavours import portable
-from edgetok.export.trace import OPSET, quiet, trace
+from edgetok.export.lowering import portable
+from edgetok.export.lowering.trace import OPSET, quiet, trace
 from edgetok.methods import TOWER_METHODS, Method, find_method
 from edgetok.tokens import Look, Plan
 from edgetok.tokens.schedules import Encoder

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from edgetok.export.reference import Reference
+from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.methods import METHODS
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import tokens
-from edgetok.export.trace import quiet, trace
+from edgetok.export.lowering.trace import quiet, trace
 
 
 class Similarity(nn.Module):

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 import edgetok
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError
+from edgetok.export.learned_weights import with_scorer
 from edgetok.export.pipeline import export_model
-from edgetok.export.scorer import with_scorer
 from edgetok.methods import METHODS, find_method
 
 CHANNELS, WIDTH = (1, 4, 3, 1), 5

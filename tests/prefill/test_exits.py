@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgetok.errors import InputError, UsageError
-from edgetok.export.scorer import with_exit_weights
+from edgetok.export.learned_weights import with_exit_weights
 from edgetok.prefill import PREFILL_METHODS, find_prefill
 from edgetok.prefill.dyvte_signal import METHOD, learn, read_routers, route
 from edgetok.prefill.look import Look

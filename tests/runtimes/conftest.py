@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edgetok.bundle.reader import Bundle
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.load import load
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 
 _TINY = Path(__file__).with_name("tiny_vlm.py")
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from edgetok.errors import UsageError
-from edgetok.runtimes import bench, machine
-from edgetok.runtimes.answer import Answer
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes import bench
+from edgetok.runtimes.answers.answer import Answer
+from edgetok.runtimes.answers.model import Model
+from edgetok.runtimes.device import machine
 
 
 def timed(ttft_ms: float, per_token_ms: float, tokens: int = 4) -> Answer:

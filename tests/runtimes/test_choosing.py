@@ -8,9 +8,9 @@ import numpy as np
 
 from edgetok.control import BenchTable, Pace, Policy, Row
 from edgetok.control.trace import load_trace, repeat
-from edgetok.runtimes.generate import Model
-from edgetok.runtimes.request import Choice
-from edgetok.runtimes.tracing import note_answer
+from edgetok.runtimes.answers.model import Model
+from edgetok.runtimes.answers.request import Choice
+from edgetok.runtimes.answers.tracing import note_answer
 
 
 class Turned:

@@ -12,10 +12,10 @@ import pytest
 from edgetok.bundle.processor import parse_prompt_plan
 from edgetok.bundle.strict import encode_strict
 from edgetok.errors import BundleError, InputError, UsageError
-from edgetok.runtimes.conversation import Conversation, Turn
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes.answers.conversation import Conversation, Turn
+from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.load import load
-from edgetok.runtimes.prompt import encode_turn
+from edgetok.runtimes.text.prompt import encode_turn
 
 SLOTS = 200
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgetok.runtimes import bench
-from edgetok.runtimes.energy import Ina3221, Rapl, find_meter
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes.answers.model import Model
+from edgetok.runtimes.device.energy import Ina3221, Rapl, find_meter
 
 
 def write(folder: Path, **files: object) -> Path:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from edgetok import limits
 from edgetok.errors import IncompatibleError, InputError
-from edgetok.runtimes import frames as module
-from edgetok.runtimes.frames import open_frames, spread
+from edgetok.runtimes.images import frames as module
+from edgetok.runtimes.images.frames import open_frames, spread
 
 STEP = 9  # grey levels between two frames; codecs lose less
 
@@ -106,7 +106,7 @@ def test_a_frame_that_the_phone_turned_is_upright(av: Any, tmp_path: Path) -> No
 
 MEASURE = """
 import resource, sys
-from edgetok.runtimes.frames import open_frames
+from edgetok.runtimes.images.frames import open_frames
 next(iter(open_frames(sys.argv[1], 150)))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert sum(p.size == (512, 512) for p in open_frames(sys.argv[1], 150)) == 150

@@ -14,10 +14,10 @@ import pytest
 from edgetok.bundle.reader import Bundle
 from edgetok.control import BenchTable, Row
 from edgetok.errors import InputError, UsageError
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes.answers.model import Model
+from edgetok.runtimes.answers.stream import Stream
 from edgetok.runtimes.load import load
-from edgetok.runtimes.ort import OrtRuntime
-from edgetok.runtimes.stream import Stream
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 
 
 def rows_of(*times_ms: float) -> tuple[Row, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.load import load
 
 NEW_TOKENS = 6

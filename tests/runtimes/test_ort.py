@@ -21,10 +21,13 @@ from edgetok.errors import (
     UsageError,
 )
 from edgetok.ladder import Ladder
-from edgetok.runtimes import machine, providers, requirements, session
-from edgetok.runtimes.interface import require_interface
-from edgetok.runtimes.ort import OrtRuntime
-from edgetok.runtimes.protocol import Runtime
+from edgetok.runtimes.backends import ort as session
+from edgetok.runtimes.backends import providers
+from edgetok.runtimes.device import machine
+from edgetok.runtimes.runtime import requirements
+from edgetok.runtimes.runtime.interface import require_interface
+from edgetok.runtimes.runtime.protocol import Runtime
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 
 
 def embeds(runtime: OrtRuntime, rows: int, seed: int = 1) -> np.ndarray:

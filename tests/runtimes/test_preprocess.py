@@ -19,7 +19,7 @@ from PIL import Image
 from edgetok import limits
 from edgetok.bundle.processor import ImagePlan, Tiles
 from edgetok.errors import InputError
-from edgetok.runtimes.preprocess import center_crop, open_image, preprocess
+from edgetok.runtimes.images.preprocess import center_crop, open_image, preprocess
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 PLAN = ImagePlan(

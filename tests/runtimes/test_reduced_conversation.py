@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.load import load
 
 QUESTIONS = ("What is in the picture?", "a", "a red circle")

@@ -16,11 +16,11 @@ from edgetok.bundle.kivi import RING_ROWS
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import EdgetokError, InputError, UsageError
-from edgetok.runtimes import machine
-from edgetok.runtimes.cache import HeldRows, list_chunks
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes.answers.model import Model
+from edgetok.runtimes.device import machine
 from edgetok.runtimes.load import load
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.runtime.cache import HeldRows, list_chunks
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 
 BEFORE = 1 + len("User: ")  # rows in front of every image
 LONG = "what is on the left?"  # its end alone is longer than a chunk

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetok.errors import UsageError
-from edgetok.runtimes.sampling import (
+from edgetok.runtimes.text.sampling import (
     Sampling,
     add_up,
     draw,

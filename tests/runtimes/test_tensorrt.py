@@ -17,7 +17,7 @@ from edgetok.cli.app import execute
 from edgetok.engines.cache import EngineCache
 from edgetok.engines.device import checked, find_device, import_cuda
 from edgetok.errors import IncompatibleError, ResourceError, UsageError
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 
 
 class Fake:
@@ -88,7 +88,7 @@ def test_rows_take_turns_where_an_engine_cannot_write_in_place(
 ) -> None:
     """As in graphs of opset 20, whose ScatterND no engine does in place."""
     from edgetok.engines import plan
-    from edgetok.export.flavours.opset20 import lower
+    from edgetok.export.lowering.opset20 import lower
 
     load = plan._Planner._load
 

@@ -15,10 +15,10 @@ from edgetok.bundle.golden import GoldenCase, GoldenRung, encode_golden
 from edgetok.bundle.manifest import Precision
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, VerificationError
-from edgetok.runtimes.cache import CacheRows
-from edgetok.runtimes.generate import Model
+from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.load import load
-from edgetok.runtimes.ort import OrtRuntime
+from edgetok.runtimes.runtime.cache import CacheRows
+from edgetok.runtimes.runtime.runtime import OrtRuntime
 from edgetok.runtimes.verify import (
     Report,
     cosine,

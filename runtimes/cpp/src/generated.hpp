@@ -1,5 +1,5 @@
 // Written by `make docs` (benchmarks/cpp_header.py) from edgetok/names.py, edgetok/limits.py,
-// edgetok/bundle/operators.py and what runtimes/reuse.py measured. Do not edit: a test compares it
+// edgetok/bundle/operators.py and what runtimes/runtime/reuse.py measured. Do not edit: a test compares it
 // with them.
 #pragma once
 

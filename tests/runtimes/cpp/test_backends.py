@@ -17,7 +17,7 @@ import pytest
 import edgetok
 from edgetok.cli.app import execute
 from edgetok.control.table import cache_directory
-from edgetok.runtimes.providers import DEVICES, ENGINE_DEVICES, import_onnxruntime
+from edgetok.runtimes.backends.providers import DEVICES, ENGINE_DEVICES, import_onnxruntime
 
 HERE = Path(__file__).parent
 BUDGETS = (8, 4, 16, 4)
@@ -226,7 +226,7 @@ def test_rows_take_turns_where_an_engine_cannot_write_in_place(
     import onnx_ir as ir
 
     from edgetok.engines import plan
-    from edgetok.export.flavours.opset20 import lower
+    from edgetok.export.lowering.opset20 import lower
 
     load = plan._Planner._load
     lowered = lambda self, stage: ir.to_proto(lower(ir.from_proto(load(self, stage))))  # noqa: E731

@@ -66,7 +66,7 @@ auto translated(const std::string& file, Work work) {
   }
 }
 
-// One row a run, so packed weights, waiting threads and kept memory pay: see runtimes/providers.py.
+// One row a run, so packed weights, waiting threads and kept memory pay: see runtimes/backends/providers.py.
 bool is_step(const Stage& stage) { return stage.stage == "decode"; }
 
 // They turn weights instead of values, and of those that were lent a session reads what was lent,

@@ -1,5 +1,5 @@
 // From logits to the next token: the largest one, or a seeded draw from the likeliest ones. Every sum
-// is added up in the order of runtimes/sampling.py, so that both draw and are sure alike.
+// is added up in the order of runtimes/text/sampling.py, so that both draw and are sure alike.
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,275 @@
+"""The stages of a cache of constant size: prefill that packs, decode that scores, compaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgetok import names
+from edgetok.export.attention import DecoderSpelling
+from edgetok.export.lowering.ort_eviction import PackingAttention
+from edgetok.export.stages.decoder import Decoder
+from edgetok.families.parts import TextParts
+from edgetok.kv import Room
+from edgetok.kv.mixing import mix_rows
+from edgetok.kv.policy import TEXT
+from edgetok.kv.saliency import next_planes
+from edgetok.kv.select import choose, rank, take, turn_back
+from edgetok.kv.stored import pack, round_levels, store, unpack
+from edgetok.kv.stores.slots import build_equaliser, dequantize_rows, quantize_rows
+
+DRAWS = 4096  # random numbers of a head; the next row starts over
+
+
+class KeepingDecoder(Decoder):
+    """A decoder whose layers hold what a policy keeps, and what it remembers of each row."""
+
+    draws: Tensor | None
+
+    def __init__(
+        self,
+        text: TextParts,
+        positions: int,
+        scales: list[tuple[Tensor, Tensor]] | None,
+        bits: int,
+        room: Room,
+        seed: int,
+        spelling: DecoderSpelling,
+    ) -> None:
+        super().__init__(text, positions, scales, spelling)
+        self.room, self.bits = room, bits
+        self.register_buffer("draws", draw_numbers(text, seed) if room.policy.drawn else None)
+
+    @property
+    def planes(self) -> int:
+        """Numbers that are remembered of each row."""
+        return len(self.room.policy.planes)
+
+    @property
+    def outputs(self) -> list[str]:
+        past = [name for layer in range(len(self.room.slots)) for name in self._past_of(layer)]
+        return [names.LOGITS, *map(names.present_of, past)]
+
+    def _past_of(self, layer: int) -> list[str]:
+        """Names of a layer's buffers: the cache's and, where there are planes, the state."""
+        state = [names.past_state(layer)] if self.planes else []
+        return [*(buffer.name(layer) for buffer in self.spelling.buffers), *state]
+
+
+class PackingPrefill(KeepingDecoder):
+    """input embeddings [1, S, D], padded on the right -> logits [1, W] and the packed cache.
+
+    Args:
+        packing: spells attention and packing in one flavour.
+        text_rows: rows of text that a prompt has room for.
+    """
+
+    back_cos: Tensor
+    back_sin: Tensor
+
+    def __init__(self, *args: Any, packing: type[PackingAttention], text_rows: int) -> None:
+        super().__init__(*args)
+        self.packing, self.text_rows = packing, text_rows
+        back_cos, back_sin = turning_tables(self.text, self._rotary()[0][0].shape[0])
+        self.register_buffer("back_cos", back_cos)
+        self.register_buffer("back_sin", back_sin)
+
+    @property
+    def reads_places(self) -> bool:
+        """Whether the policy must know which rows are visual."""
+        return TEXT in self.room.policy.planes
+
+    def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *start: Tensor) -> Any:
+        attention = self.packing(
+            self.room,
+            lengths,
+            *self._rotary()[0],
+            self._scales(),
+            self.bits,
+            start[0] if start else None,
+            self.text_rows,
+            self.draws,
+            (self.back_cos, self.back_sin),
+        )
+        rows = self.attend(embeds, attention)
+        held = [buffer for buffers in attention.present for buffer in buffers]
+        return self.read_logits(rows[0].index_select(0, last)), *held
+
+
+class ScoringDecode(KeepingDecoder):
+    """One token id [1, 1] -> logits [1, W], and what it gave to the rows it attended to."""
+
+    def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
+        held_by_cache = len(self.spelling.buffers)
+        size = held_by_cache + bool(self.planes)
+        layers = [past[first : first + size] for first in range(0, len(past), size)]
+        attention = self.spelling.attention(
+            [buffers[:held_by_cache] for buffers in layers],
+            *(lengths, positions, self._rotary(), self._scales()),
+        )
+        attention.weighed = [] if self._reads_attention else None
+        rows = self.attend(self.text.embed(token), attention)
+        held: list[Tensor] = []
+        for layer, buffers in enumerate(layers):
+            held += attention.present[layer]
+            if self.planes:
+                given = self._given(layer, attention, positions[layer])
+                held.append(next_planes(self.room.policy, buffers[-1], given, lengths[layer]))
+        return self.read_logits(rows[0]), *held
+
+    @property
+    def _reads_attention(self) -> bool:
+        return self.room.policy.decay is not None
+
+    def _given(self, layer: int, attention: Any, position: Tensor) -> Tensor:
+        """What the step adds to the scores of a layer: [G, C]."""
+        groups, slots = self.text.kv_heads, self.room.slots[layer]
+        if self.draws is not None:
+            return self.draws[layer].index_select(1, position % DRAWS).expand(groups, slots)
+        if attention.weighed is None:
+            return torch.zeros(groups, slots)
+        weights: Tensor = attention.weighed[layer][0, :, 0]  # [heads, C]
+        return weights.reshape(groups, -1, slots).mean(1)
+
+
+class Compact(nn.Module):
+    """A full layer, key and value [1, G, C, H] and state [P, G, C], -> the rows that stay.
+
+    Args:
+        scales: of the layer's keys and values, [1, G, 1, H], where they are whole numbers.
+    """
+
+    rows_kept: tuple[str, ...] = (names.KEPT_KEY, names.KEPT_VALUE)
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        text: TextParts,
+        positions: int,
+        bits: int | None,
+        room: Room,
+        layer: int,
+        scales: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        cos, sin = turning_tables(text, positions)
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
+        self.room, self.layer, self.bits, self.scales = room, layer, bits, scales
+
+    @property
+    def outputs(self) -> list[str]:
+        state = [names.KEPT_STATE] if self.room.policy.planes else []
+        return [*self.rows_kept, *state]
+
+    def forward(self, *held: Tensor) -> tuple[Tensor, ...]:
+        count = len(self.rows_kept)
+        buffers, state = held[:count], held[count:]
+        policy, keep = self.room.policy, self.room.keep[self.layer]
+        ranks = rank(policy, state[0]) if state else torch.zeros(buffers[0].shape[1:3])
+        chosen = self._choose(ranks, keep)
+        if policy.mixers:
+            rows = self._mixed(buffers, ranks, chosen)
+        else:
+            rows = [take(buffer[0], chosen) for buffer in buffers]
+        if self.room.policy.positions == "renumbered":
+            rows = self._renumbered(rows, chosen - torch.arange(chosen.shape[1]))
+        kept = [part.gather(2, chosen.expand(len(part), -1, -1)) for part in state]
+        return *(part[None] for part in rows), *kept
+
+    def _choose(self, ranks: Tensor, keep: int) -> Tensor:
+        """Rows of each head that stay, of a layer that is full: [G, C] -> [G, keep]."""
+        full = torch.tensor(ranks.shape[1])
+        return choose(ranks, full, keep, self.room.policy.sinks, self.room.recent(self.layer))
+
+    def _mixed(self, buffers: tuple[Tensor, ...], ranks: Tensor, chosen: Tensor) -> list[Tensor]:
+        """The rows that stay with others mixed in."""
+        mixer = self.room.policy.mixers[self.layer]
+        heavy = self._choose(ranks, chosen.shape[1] - mixer.slots)
+        full = torch.tensor(ranks.shape[1])
+        return self.hold(*mix_rows(mixer, self.read(buffers), full, chosen, heavy))
+
+    def read(self, buffers: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Keys and values, float32 [G, C, H]."""
+        keys, values = (buffer[0] for buffer in buffers)
+        if self.bits is None or self.scales is None:
+            return keys, values
+        of_keys, of_values = self.scales
+        return unpack(keys, self.bits) * of_keys[0], unpack(values, self.bits) * of_values[0]
+
+    def hold(self, keys: Tensor, values: Tensor) -> list[Tensor]:
+        """The same as the cache has them, [G, keep, …] each."""
+        if self.bits is None or self.scales is None:
+            return [keys, values]
+        of_keys, of_values = self.scales
+        return [store(keys, of_keys[0], self.bits), store(values, of_values[0], self.bits)]
+
+    def _renumbered(self, rows: list[Tensor], by: Tensor) -> list[Tensor]:
+        """Keys at the places they move to.
+
+        Both channels of a rotary pair have one scale, so that levels are rotated as they are.
+        """
+        keys, *others = rows
+        if self.bits is None:
+            return [turn_back(keys, by, self.cos, self.sin), *others]
+        turned = turn_back(unpack(keys, self.bits), by, self.cos, self.sin)
+        return [pack(round_levels(turned, self.bits), self.bits), *others]
+
+
+class SlotCompact(Compact):
+    """As `Compact`, with scales [1, G, C, 1] of keys and of values between values and state.
+
+    Rows are `edgetok.kv.stores.slots`': what turns a row may change its largest channel, so turned
+    keys are given new scales.
+    """
+
+    rows_kept = (names.KEPT_KEY, names.KEPT_VALUE, names.KEPT_KEY_SCALE, names.KEPT_VALUE_SCALE)
+
+    def read(self, buffers: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        keys, values, key_scales, value_scales = buffers
+        of_keys, of_values = self._equalisers()
+        bits = self.bits or 8
+        return (
+            dequantize_rows(keys, key_scales, bits)[0] * of_keys,
+            dequantize_rows(values, value_scales, bits)[0] * of_values,
+        )
+
+    def hold(self, keys: Tensor, values: Tensor) -> list[Tensor]:
+        of_keys, of_values = self._equalisers()
+        pairs = [
+            quantize_rows(rows, self.bits or 8)
+            for rows in (keys * (1 / of_keys), values * (1 / of_values))
+        ]
+        return [*(levels for levels, _ in pairs), *(scales for _, scales in pairs)]
+
+    def _equalisers(self) -> tuple[Tensor, Tensor]:
+        """Of keys and values, [G, 1, H]."""
+        assert self.scales is not None  # noqa: S101  # or there would be no slots
+        of_keys, of_values = self.scales
+        return build_equaliser(of_keys)[0], build_equaliser(of_values)[0]
+
+    def _renumbered(self, rows: list[Tensor], by: Tensor) -> list[Tensor]:
+        (keys, values, key_scales, value_scales), bits = rows, self.bits or 8
+        turned = turn_back(dequantize_rows(keys, key_scales, bits), by, self.cos, self.sin)
+        keys, key_scales = quantize_rows(turned, bits)
+        return [keys, values, key_scales, value_scales]
+
+
+def turning_tables(text: TextParts, count: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of turns by so many positions, [count, H / 2], as exact as float32 holds them.
+
+    The model's own tables multiply in float32 and are off by a ten-thousandth of a radian at a
+    few hundred positions; a row that is turned again and again would gather that up.
+    """
+    frequencies: Any = text.rotary.inv_freq
+    angles = torch.outer(torch.arange(count).double(), frequencies.double())
+    return angles.cos().float(), angles.sin().float()
+
+
+def draw_numbers(text: TextParts, seed: int) -> Tensor:
+    """Random numbers in (0, 1) for the rows of each layer and head: [L, G, DRAWS]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(len(text.layers), text.kv_heads, DRAWS, generator=generator)

@@ -1,0 +1,1 @@
+"""ThinK (arXiv 2407.21018): older keys lose channels."""

@@ -1,0 +1,1 @@
+"""Models without a language model: classifiers, embeddings, CLIP and SigLIP, depth, masks."""

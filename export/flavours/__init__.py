@@ -1,1 +1,0 @@
-"""How a graph is spelled: fused operators for ONNX Runtime, standard ones for TensorRT."""

@@ -1,0 +1,137 @@
+"""The `portable` flavour: standard operators of opset 24 only, for TensorRT and other runtimes.
+
+Attention is one standard `Attention`, activations stay spelled out, and quantized weights are
+constants behind a `DequantizeLinear`. The decoder's cache is `portable_cache`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+from torch import Tensor
+
+from edgetok.export.attention import TowerEmitter, merge_heads
+from edgetok.export.lowering.fusion import simplify
+from edgetok.export.lowering.quantize import constant_matrix, is_quantizable
+
+OPSET, IR_VERSION = 24, 12
+BLOCK = 32  # rows that share a scale at 4 bits; at 8 bits a column does, which is what engines take
+
+
+class TowerAttention(TowerEmitter):
+    """Full attention as one Attention."""
+
+    def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        return _attention(query, key, value, scaling)
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None
+) -> Tensor:
+    """Full attention of one image, with a bias [n] on the keys: [heads, n, H] -> [n, heads * H]."""
+    n = query.shape[1]
+    mask = [] if bias is None else [bias.reshape(1, 1, 1, n).expand(1, 1, n, n)]
+    return _attention(query[None], key[None], value[None], scaling, *mask)[0]
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, *mask: Tensor) -> Tensor:
+    rows = torch.onnx.ops.symbolic(
+        "Attention",
+        (query, key, value, *mask),
+        attrs={"scale": float(scaling)},
+        dtype=query.dtype,
+        shape=query.shape,
+        version=OPSET,
+    )
+    return merge_heads(rows)
+
+
+def spell(model: ir.Model, stage: str, bits: Mapping[str, int]) -> ir.Model:
+    """From a traced stage to this flavour, its weights rounded to the bits of the stage, if any."""
+    model.ir_version = IR_VERSION
+    simplify(model)
+    if stage not in bits:
+        return model
+    return quantize(model, bits[stage], None if stage == "compress" else bits["head"])
+
+
+def quantize(model: ir.Model, bits: int, head_bits: int | None = None) -> ir.Model:
+    """Store the constant matrices of MatMul and Gemm as integers of 8 or 4 bits.
+
+    `head_bits` are those of a matrix whose product is an output of the graph, if they differ.
+    """
+    done: dict[str, ir.Value] = {}
+    for node in list(model.graph):
+        weight = constant_matrix(node)
+        if weight is not None and is_quantizable(weight):
+            name = str(node.inputs[1].name)
+            if name not in done:
+                is_head = node.outputs[0].is_graph_output() and head_bits is not None
+                own = head_bits if is_head and head_bits is not None else bits
+                done[name] = _dequantized(model.graph, node, weight, own)
+            node.replace_input_with(1, done[name])
+    passes.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _dequantized(
+    graph: ir.Graph, node: ir.Node, weight: npt.NDArray[np.float32], bits: int
+) -> ir.Value:
+    """A DequantizeLinear that makes the weight of `node`, in front of it."""
+    levels, scales = round_levels(weight, bits)
+    turned = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
+    if turned:  # as the node reads it: [N, K]
+        levels, scales = np.ascontiguousarray(levels.T), np.ascontiguousarray(scales.T)
+    name = node.inputs[1].name
+    kind = ir.DataType.INT4 if bits == 4 else ir.DataType.INT8
+    packed = ir.tensor(levels, dtype=kind, name=f"{name}_int{bits}")
+    inputs = [_register(graph, packed)]
+    if bits == 4:
+        attributes: dict[str, int] = {"axis": int(turned), "block_size": BLOCK}
+    else:
+        attributes, scales = {"axis": int(not turned)}, scales.reshape(-1)
+    inputs.append(_register(graph, ir.tensor(scales, name=f"{name}_scales")))
+    new = ir.node("DequantizeLinear", inputs, attributes=attributes)
+    new.outputs[0].name = f"{name}_dequantized"
+    new.outputs[0].shape, new.outputs[0].type = node.inputs[1].shape, node.inputs[1].type
+    graph.insert_before(node, new)
+    return new.outputs[0]
+
+
+def round_levels(
+    weight: npt.NDArray[np.float32], bits: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """weight [K, N] -> levels [K, N] int8 and scales [1, N] at 8 bits, [K / 32, N] at 4.
+
+    Symmetric, from -127 to 127 or -7 to 7.
+    """
+    rows, columns = weight.shape
+    height = BLOCK if bits == 4 else rows
+    blocks = -(-rows // height)
+    padded = np.zeros((blocks * height, columns), np.float32)
+    padded[:rows] = weight
+    grouped = padded.reshape(blocks, height, columns)
+    largest = np.abs(grouped).max(1)
+    scales = np.where(largest > 0, largest / (2 ** (bits - 1) - 1), 1).astype(np.float32)
+    levels = np.rint(grouped / scales[:, None]).astype(np.int8)
+    return levels.reshape(-1, columns)[:rows], scales
+
+
+def round_matrix(weight: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:
+    """What `DequantizeLinear` makes of the levels of `weight` [K, N]: [K, N] float32."""
+    levels, scales = round_levels(weight, bits)
+    height = BLOCK if bits == 4 else weight.shape[0]
+    return levels.astype(np.float32) * np.repeat(scales, height, axis=0)[: weight.shape[0]]
+
+
+def _register(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    value = ir.Value(
+        name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value

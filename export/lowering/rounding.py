@@ -1,0 +1,131 @@
+"""Gives a PyTorch model the weights that its quantized graphs hold.
+
+A quantized graph is proved against PyTorch with the same dequantized weights, not against float32:
+what is left is the arithmetic of the graph, so the gate can be narrow however coarse the weights
+are. How much the coarser weights cost is reported beside it, end to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from edgetok.bundle.manifest import Weights
+from edgetok.export.lowering import portable
+from edgetok.export.lowering import portable_decoder as portable_cache
+from edgetok.export.lowering.quantize import (
+    BITS,
+    dequantize_matrix,
+    is_quantizable,
+    quantize_matrix,
+)
+from edgetok.families.parts import Parts
+from edgetok.scratch import Scratch
+
+Matrix = npt.NDArray[np.float32]
+Rounding = Callable[[Matrix, int], Matrix]
+
+
+def hold_quantized(parts: Parts, weights: Weights) -> None:
+    """Round the weights of `parts` in place, by the bits of their stages; fp32 changes nothing."""
+    bits = BITS[weights]
+    if not bits:
+        return
+    for modules, stage in (
+        ((*parts.vision.blocks, *parts.vision.stems), "tower"),
+        ((parts.projector, *parts.deep_projectors), "compress"),
+        (parts.text.layers, "decode"),
+        ((parts.text.head,), "head"),
+    ):
+        for linear in _linears(modules):
+            linear.weight = _rounded(linear.weight, bits[stage], _round_blocks, parts.scratch)
+
+
+@contextmanager
+def hold_portable(
+    parts: Parts, weights: Weights, scales: list[tuple[Tensor, Tensor]] | None = None
+) -> Iterator[None]:
+    """Round weights as the portable graphs do, for a time; fp32 changes nothing.
+
+    `scales` are those of a quantized cache: the graphs round output projections with the values'
+    equaliser in them.
+    """
+    bits, vision = BITS[weights], parts.vision
+    projectors = (parts.projector, *parts.deep_projectors)
+    tower = (*vision.blocks, *vision.stems)
+    stages = {"tower": tower, "compress": projectors, "head": (parts.text.head,)}
+    with ExitStack() as stack:
+        for stage, modules in stages.items():
+            if stage in bits:
+                rounding = portable.round_matrix
+                stack.enter_context(round_linears(modules, bits[stage], rounding, parts.scratch))
+        if "decode" in bits:
+            stack.enter_context(_rounded_layers(parts, bits["decode"], scales))
+        yield
+
+
+@contextmanager
+def _rounded_layers(
+    parts: Parts, bits: int, scales: list[tuple[Tensor, Tensor]] | None
+) -> Iterator[None]:
+    factors = portable_cache.factors_of(parts.text.attending, scales)
+    with ExitStack() as stack:
+        for layer in parts.text.layers:
+            linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
+            for linear in linears:
+                rounding = _round_folded(factors.get(id(linear)))
+                stack.enter_context(round_linears((linear,), bits, rounding, parts.scratch))
+        yield
+
+
+def _round_folded(factors: Tensor | None) -> Rounding:
+    """Round a matrix whose rows are multiplied by `factors` [K], and take them out again."""
+    if factors is None:
+        return portable.round_matrix
+    by = factors.numpy()[:, None]
+    return lambda weight, bits: portable.round_matrix(weight * by, bits) / by
+
+
+@contextmanager
+def round_linears(
+    modules: Iterable[nn.Module],
+    bits: int,
+    rounding: Rounding | None = None,
+    scratch: Scratch | None = None,
+) -> Iterator[None]:
+    """Round some modules for a time, to see what their precision alone costs.
+
+    `rounding` takes a weight [K, N] and bits; that of the `ort` flavour if None.
+    """
+    linears, scratch = list(_linears(modules)), scratch or Scratch()
+    before = [linear.weight for linear in linears]
+    try:
+        for linear in linears:
+            linear.weight = _rounded(linear.weight, bits, rounding or _round_blocks, scratch)
+        yield
+    finally:
+        for linear, weight in zip(linears, before, strict=True):
+            linear.weight = weight
+
+
+def _linears(modules: Iterable[nn.Module]) -> Iterable[nn.Linear]:
+    for module in modules:
+        yield from (inner for inner in module.modules() if isinstance(inner, nn.Linear))
+
+
+def _round_blocks(weight: Matrix, bits: int) -> Matrix:
+    return dequantize_matrix(*quantize_matrix(weight, bits), weight.shape[0], bits)
+
+
+def _rounded(parameter: Tensor, bits: int, rounding: Rounding, scratch: Scratch) -> nn.Parameter:
+    """A new parameter, since a head may share its old one with the embedding."""
+    weight = parameter.detach().numpy().T  # [K, N], as graphs hold it
+    if not is_quantizable(weight):
+        return nn.Parameter(parameter, requires_grad=False)
+    rounded = scratch.hold(rounding(weight, bits).T)
+    return nn.Parameter(torch.from_numpy(rounded), requires_grad=False)

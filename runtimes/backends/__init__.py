@@ -1,0 +1,1 @@
+"""What runs graphs: ONNX Runtime and its providers, TensorRT."""

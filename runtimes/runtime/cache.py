@@ -1,0 +1,134 @@
+"""How many rows the KV cache holds, layer by layer, where the next one goes, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetok import limits
+from edgetok.bundle.manifest import KvCache
+from edgetok.runtimes.runtime.protocol import Key
+
+
+class CacheRows:
+    """The state of one KV cache: all that a step must know beside the token.
+
+    Layers may hold different numbers of rows, where prefill or a policy took some away.
+
+    Args:
+        kv: slots of each layer, how positions go on, and the rows that stay when one is full.
+        max_positions: rotary positions that the model knows.
+    """
+
+    def __init__(self, kv: KvCache, max_positions: int) -> None:
+        self._slots = np.array(kv.slots, np.int32)
+        self._keep = np.array(kv.keep or kv.slots, np.int32)
+        self._ends = not kv.keep
+        self._renumbered = kv.positions == "renumbered"
+        self._max_positions = max_positions
+        self._position = self._shift = 0
+        self.lengths: NDArray[np.int32] = np.zeros(kv.layers, np.int32)
+
+    def begin(self, rows: int, removed: Sequence[int], shift: int = 0) -> None:
+        """A prompt of so many rows has been written, less what each layer had removed.
+
+        `shift` is from the number of the next row to its rotary position.
+        A policy's prefill wrote no more than the layer keeps where that is more than it holds.
+        """
+        true = rows - np.array(removed, np.int32)
+        self.lengths = np.where(true > self._slots, self._keep, true).astype(np.int32)
+        self._position, self._shift = rows, shift
+
+    def append(self, count: int = 1) -> None:
+        """So many rows more in every layer."""
+        self.lengths = self.lengths + np.int32(count)
+        self._position += count
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether every layer has every row that was written, each in the slot of its number."""
+        return bool((self.lengths == self._position).all())
+
+    def rewind(self, rows: int) -> None:
+        """Only the first so many rows count from now on; they must be whole."""
+        self.begin(rows, [0] * len(self.lengths))
+
+    @property
+    def full(self) -> list[int]:
+        """Layers without room for another row."""
+        return [int(layer) for layer in np.flatnonzero(self.lengths >= self._slots)]
+
+    def compact(self, layer: int) -> None:
+        """A layer has been emptied of all rows but those that stay."""
+        self.lengths[layer] = self._keep[layer]
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Rotary position [L, 1] of the next row in each layer."""
+        return self.next_positions(1)
+
+    def next_positions(self, count: int) -> NDArray[np.int64]:
+        """Rotary positions [L, count] of the next rows in each layer."""
+        kept = np.full(len(self.lengths), self._position + self._shift, np.int64)
+        first = self.lengths.astype(np.int64) if self._renumbered else kept
+        return first[:, None] + np.arange(count)
+
+    @property
+    def left(self) -> int:
+        """Rows that can still be appended; compaction makes room for as many as wanted."""
+        if not self._ends:
+            endless = limits.NEW_TOKENS
+            return endless if self._renumbered else self._max_positions - self._position
+        slots = int((self._slots - self.lengths).min())
+        return min(slots, self._max_positions - int(self.positions.max()))
+
+
+class HeldRows:
+    """What the rows of a cache are, in the order in which they were written, as far as known."""
+
+    def __init__(self) -> None:
+        self._keys: list[Key] = []
+        self._known = False
+
+    def begin(self, keys: Sequence[Key]) -> None:
+        """A prompt of these rows has been written; of rows that nobody named if there are none."""
+        self._keys, self._known = list(keys), bool(keys)
+
+    def append(self, keys: Sequence[Key]) -> None:
+        """More rows behind those."""
+        if self._known:
+            self._keys += keys
+
+    def cut(self, rows: int) -> None:
+        """What stands behind the first so many rows is about to be written over."""
+        del self._keys[rows:]
+
+    def forget(self) -> None:
+        """Nothing is known any more."""
+        self.begin(())
+
+    def count_shared(self, keys: Sequence[Key]) -> int:
+        """How many of these rows, from the first on, are held."""
+        pairs = enumerate(zip(self._keys, keys, strict=False))
+        return next((i for i, (a, b) in pairs if a != b), min(len(self._keys), len(keys)))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def list_chunks(start: int, stop: int, width: int, *, overlapping: bool) -> list[int]:
+    """Where chunks of `width` rows begin that fill rows from `start` to `stop`.
+
+    With `overlapping` the last one ends at `stop`, and may write rows again that stand before it;
+    without it fewer than `width` rows may be left.
+
+    >>> list_chunks(10, 40, 16, overlapping=True)
+    [10, 24]
+    >>> list_chunks(10, 40, 16, overlapping=False)
+    [10]
+    """
+    if overlapping and stop >= width:
+        return [min(at, stop - width) for at in range(start, stop, width)]
+    return list(range(start, stop - width + 1, width))

@@ -1,0 +1,361 @@
+"""A bundle on a device: all graphs made ready at load, over one set of buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgetok import names
+from edgetok.bundle.manifest import Flavour, Manifest, Rung
+from edgetok.bundle.reader import Bundle
+from edgetok.errors import InputError, UsageError
+from edgetok.ladder import Bucket
+from edgetok.runtimes.backends.kernel_support import CPU, require_kv_bits
+from edgetok.runtimes.backends.ort import BoundGraph, Buffer, OrtBackend
+from edgetok.runtimes.backends.providers import ENGINE_DEVICES, provider_of
+from edgetok.runtimes.backends.tensorrt import EngineBackend
+from edgetok.runtimes.runtime.cache import CacheRows, HeldRows, list_chunks
+from edgetok.runtimes.runtime.graphs import LoadedGraphs
+from edgetok.runtimes.runtime.interface import (
+    SIGNAL_PREFIX,
+    has_tower_per_rung,
+    reduces_at_prefill,
+)
+from edgetok.runtimes.runtime.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
+from edgetok.runtimes.runtime.requirements import (
+    loaded_ladder,
+    require_flavour,
+    require_memory,
+    require_pixels,
+    require_rows,
+    require_threads,
+    require_tokens,
+    require_visual,
+)
+
+STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
+
+
+class OrtRuntime:
+    """Implements `protocol.Runtime`.
+
+    Args:
+        bundle: an opened bundle.
+        device: "cpu", "cuda", "ort-tensorrt" or "ort-rtx" in ONNX Runtime; "tensorrt" or "rtx" for
+            engines without it.
+        budgets: the rungs to load; all when None.
+        threads: threads per operator; one per physical core when None.
+        flavour: which of the bundle's graphs to run.
+        precision: of matrix products in engines; other devices compute as the graphs say.
+
+    Raises:
+        UsageError: for an unknown device, rung, number of threads or flavour, or one that the
+            bundle does not have.
+        IncompatibleError: if ONNX Runtime or the provider is missing, or refuses a graph.
+        ResourceError: if the machine has less free memory than the bundle needs.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        budgets: Iterable[int] | None = None,
+        threads: int | None = None,
+        flavour: Flavour = "ort",
+        precision: str = "fp16",
+    ) -> None:
+        provider = None if device in ENGINE_DEVICES else provider_of(device)
+        self.manifest: Manifest = bundle.manifest
+        self.flavour = require_flavour(bundle.manifest, flavour)
+        self.ladder = loaded_ladder(bundle.ladder, budgets)
+        self.device = device
+        self.threads = require_threads(threads)
+        require_memory(bundle.manifest, self.ladder, flavour)
+        self._rows = CacheRows(self.manifest.kv, self.manifest.text.max_positions)
+        self._held = HeldRows()
+        if provider is None:
+            backend: Any = EngineBackend(bundle, device, self.flavour, precision)
+        else:
+            _require_cache(self.manifest, self.flavour, provider)
+            backend = OrtBackend(bundle, provider, self.threads)
+        self._backend, self._memory = backend, backend.memory
+        self._graphs = LoadedGraphs(bundle, self.ladder, self.flavour, backend)
+        self._extend = self._graphs.get(names.EXTEND, self.ladder.smallest)
+        self._decode = self._graph("decode", self.ladder.smallest)
+        self._room = self._graphs.load_room(self._decode)
+        self._segments = self._graphs.load_segments()
+        self._left: int | None = None
+
+    def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
+        """Run the tower on pixels [1, 3, h, w]; that of `bucket` where each rung has its own.
+
+        Raises:
+            InputError: for another shape, or values that are not finite.
+        """
+        bucket = bucket or self.ladder.largest
+        graph = self._graph("tower", bucket)
+        require_pixels(pixels, graph.inputs[names.PIXELS].host.shape)
+        graph.inputs[names.PIXELS].write(pixels)
+        graph.run()
+        outputs = {name: buffer.pull() for name, buffer in graph.outputs.items()}
+        signals = {n: float(v[0]) for n, v in outputs.items() if n.startswith(SIGNAL_PREFIX)}
+        tensors = {n: v.copy() for n, v in outputs.items() if n not in signals}
+        if not has_tower_per_rung(self.manifest):
+            return TowerOutput(tensors, signals)
+        return TowerOutput(tensors, signals, bucket.budget, pixels.copy())
+
+    def compress(
+        self,
+        image: TowerOutput,
+        bucket: Bucket,
+        text: TextRows | None = None,
+        weights: FloatArray | None = None,
+    ) -> VisualTokens:
+        """Reduce encoded images to `bucket.budget` visual tokens; `weights` are all 1 if None.
+
+        Raises:
+            UsageError: if the method looks at the prompt and there is none.
+            InputError: if the prompt has more rows than the graph has room for.
+        """
+        graph = self._graph("compress", bucket)
+        if image.pixels is not None and image.budget != bucket.budget:
+            image = self.encode(image.pixels, bucket)
+        for name, buffer in graph.inputs.items():
+            if name in names.OF_PROMPT:
+                _write_prompt(name, buffer, text)
+            elif name == names.PICTURE_WEIGHTS:
+                buffer.write(np.ones_like(buffer.host) if weights is None else weights)
+            else:
+                buffer.write(image.tensors[name])
+        graph.run()
+        rows, kept, sizes = (
+            graph.outputs[name].pull().copy()
+            for name in (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
+        )
+        deep = graph.outputs.get(names.VISUAL_DEEP)
+        return VisualTokens(rows, kept, sizes, None if deep is None else deep.pull().copy())
+
+    def embed(self, ids: list[int]) -> FloatArray:
+        """Embeddings [len(ids), D], a view.
+
+        Raises:
+            InputError: if there are more ids than the graph has room for.
+        """
+        graph = self._graph("embed", self.ladder.smallest)
+        buffer = graph.inputs[names.TOKEN_IDS]
+        require_rows(len(ids), buffer.host.shape[0], "text tokens")
+        buffer.host.fill(self.manifest.text.pad_id)
+        buffer.host[: len(ids)] = ids
+        buffer.push()
+        graph.run()
+        embeds: FloatArray = graph.outputs[names.TEXT_EMBEDS].pull()[: len(ids)]
+        return embeds
+
+    def prefill(
+        self,
+        bucket: Bucket,
+        embeds: FloatArray,
+        keys: Sequence[Key] = (),
+        *,
+        visual_start: int | None = None,
+        visual: VisualTokens | None = None,
+    ) -> FloatArray:
+        """Fill the cache with a prompt [n, D]; logits [W] of its last row, a view.
+
+        Args:
+            keys: what the rows are, see `protocol.Runtime`.
+            visual_start: the first visual row, for bundles that treat those apart.
+            visual: the tokens that the visual rows are, where positions have three axes.
+
+        Raises:
+            InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
+                not lie in front of the last row.
+            UsageError: if the bundle takes rows away at prefill and `visual_start` is missing.
+        """
+        graph = self._graph("prefill", bucket)
+        rows = graph.inputs[names.INPUT_EMBEDS]
+        count = len(embeds)
+        require_rows(count, rows.host.shape[1], "prompt rows")
+        start = 0
+        if names.VISUAL_START in graph.inputs:
+            start = require_visual(visual_start, bucket.budget, count)
+            graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
+        if names.VISUAL_KEPT in graph.inputs:
+            tokens = require_tokens(visual, bucket.budget)
+            graph.inputs[names.VISUAL_KEPT].write(tokens.kept)
+            if tokens.deep is not None:
+                graph.inputs[names.VISUAL_DEEP].write(tokens.deep)
+        rows.host[0, :count] = embeds
+        rows.host[0, count:] = 0  # never read, but must be finite
+        rows.push()
+        rung = _rung_of(self.manifest, bucket)
+        removed = rung.removed
+        lengths = count - np.array(removed, np.int32)
+        self._held.forget()
+        graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
+        graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
+        self._rows.begin(count, removed, rung.shift)
+        graph.run()
+        if self._segments.exits:
+            graph, self._left = self._segments.follow(graph, bucket, count, start)
+            self._rows.begin(count, self._segments.removed(self._left, bucket.budget))
+        self._held.begin(keys)
+        logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
+        return logits
+
+    @property
+    def exit_layer(self) -> int | None:
+        """The layer before which visual rows left the last prompt; None where none asks."""
+        return self._left
+
+    def count_held(self, keys: Sequence[Key]) -> int:
+        """How many of a prompt's first rows need not be computed again; fewer than all of them."""
+        if self.manifest.text.sees_ahead == "prompt":
+            return 0  # what comes behind a prompt changes all of its rows
+        shared = min(self._held.count_shared(keys), len(keys) - 1)
+        text_follows = all(isinstance(key, int) for key in keys[shared:])
+        if self._may_rewind:
+            return shared if text_follows or len(keys) >= self._chunk_rows else 0
+        # Rows that are gone were chosen by all that came before: only more can be put behind.
+        return shared if text_follows and shared == len(self._held) else 0
+
+    def extend(self, embeds: FloatArray, start: int, keys: Sequence[Key]) -> FloatArray:
+        """Put rows of a prompt [n, D] from `start` on behind those before; logits [W], a view.
+
+        Raises:
+            UsageError: if `count_held` does not allow `start`.
+            InputError: if the cache has no room for them.
+        """
+        if not 1 <= start <= self.count_held(keys):
+            raise UsageError(f"the cache does not hold the first {start} rows of this prompt")
+        if self._may_rewind:
+            self._rows.rewind(start)
+            self._held.cut(start)
+        self._require_left(len(keys) - start)
+        logits: FloatArray = np.zeros(0, np.float32)
+        for at in self._chunks(start, keys):
+            end = at + self._chunk_rows
+            logits = self._put(embeds[at:end], at, keys[at:end])
+        for key in keys[len(self._held) :]:
+            logits = self.step(key)  # type: ignore[arg-type]  # text, as `count_held` requires
+        return logits
+
+    def _chunks(self, start: int, keys: Sequence[Key]) -> list[int]:
+        """Where the chunks of an extension begin; single steps do what is left."""
+        if self._extend is None:
+            return []
+        width = self._chunk_rows
+        tail = keys[len(keys) - (len(keys) - start) % width :]
+        stepping = len(tail) <= STEP_ROWS and all(isinstance(key, int) for key in tail)
+        return list_chunks(start, len(keys), width, overlapping=self._may_rewind and not stepping)
+
+    def forget(self) -> None:
+        """Compute the next prompt from its first row on."""
+        self._held.forget()
+
+    @property
+    def rows_left(self) -> int:
+        """Tokens that can still be appended to the cache."""
+        return self._rows.left
+
+    def step(self, token_id: int) -> FloatArray:
+        """Append a token to what the cache holds; logits [W], a view.
+
+        Raises:
+            InputError: if the cache is full.
+        """
+        self._require_left(1)
+        self._room.make_room(self._rows)
+        inputs = self._decode.inputs
+        inputs[names.TOKEN_ID].write(np.array([[token_id]], np.int64))
+        inputs[names.PAST_LENGTHS].write(self._rows.lengths)
+        inputs[names.POSITIONS].write(self._rows.positions)
+        self._decode.run()
+        self._rows.append()
+        self._held.append([token_id])
+        logits: FloatArray = self._decode.outputs[names.LOGITS].pull()[0]
+        return logits
+
+    def _put(self, chunk: FloatArray, at: int, keys: Sequence[Key]) -> FloatArray:
+        """A chunk [R, D] behind the first `at` rows, some of which it may write once more."""
+        if at < len(self._held):
+            self._rows.rewind(at)
+            self._held.cut(at)
+        graph = self._graph(names.EXTEND, self.ladder.smallest)
+        inputs = graph.inputs
+        inputs[names.CHUNK_EMBEDS].write(chunk[None])
+        inputs[names.PAST_LENGTHS].write(self._rows.lengths + np.int32(len(chunk) - 1))
+        inputs[names.CHUNK_POSITIONS].write(self._rows.next_positions(len(chunk)))
+        graph.run()
+        self._rows.append(len(chunk))
+        self._held.append(keys)
+        logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
+        return logits
+
+    @property
+    def _chunk_rows(self) -> int:
+        if self._extend is None:
+            return 1
+        return int(self._extend.inputs[names.CHUNK_EMBEDS].host.shape[1])
+
+    @property
+    def _may_rewind(self) -> bool:
+        """Whether rows stand where they were written and nothing but them decides about answers.
+
+        A prefill that treats visual rows apart makes other rows of them than a chunk would, even
+        where it takes none away; a group that is packed does not go back into its ring, nor does a
+        convolution remember rows before its last ones.
+        """
+        kv = self.manifest.kv
+        plain = kv.policy == "none" and not kv.ring and not reduces_at_prefill(self.manifest)
+        plain = plain and not kv.convolutions
+        text = self.manifest.text
+        plain = plain and text.sees_ahead == "nothing" and text.axes == 1
+        return plain and self._rows.are_whole
+
+    def _require_left(self, rows: int) -> None:
+        left, held = self._rows.left, int(self._rows.lengths.max())
+        if left >= rows:
+            return
+        if self.manifest.kv.keep:
+            raise InputError(
+                f"{left} of the model's {self.manifest.text.max_positions} positions are left, and "
+                f"{rows} rows are to come; ask for fewer new tokens, "
+                "or export with --kv-policy streaming, which renumbers its rows"
+            )
+        state = f"holds {held} rows and has room for {left} of {rows} more"
+        raise InputError(
+            f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
+            "new tokens, or export with more (--new-tokens)"
+        )
+
+    def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
+        return self._graphs.find(stage, bucket)
+
+
+def _require_cache(manifest: Manifest, flavour: Flavour, provider: str) -> None:
+    """GroupQueryAttention of a GPU may have been compiled without caches of few bits."""
+    bits = {"int8": 8, "int4": 4}.get(manifest.precision.kv)
+    if bits and flavour == "ort" and provider != CPU:
+        require_kv_bits(provider, bits)
+
+
+def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:
+    if text is None:
+        raise UsageError("this bundle's method looks at the prompt; give its text rows as well")
+    count, rows = len(text.rows), buffer.host
+    require_rows(count, len(rows), "text tokens")
+    if name == names.TEXT_EMBEDS:
+        rows[:count] = text.rows  # mostly its own memory: `embed` writes where this graph reads
+        rows[count:] = 0  # never read, but must be finite
+    else:
+        rows.fill(0)
+        rows[text.question.start : text.question.stop] = 1
+    buffer.push()
+
+
+def _rung_of(manifest: Manifest, bucket: Bucket) -> Rung:
+    return next(rung for rung in manifest.ladder if rung.budget == bucket.budget)

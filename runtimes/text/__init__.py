@@ -1,0 +1,1 @@
+"""Prompts, and how tokens are drawn."""
