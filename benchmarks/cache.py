@@ -26,7 +26,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 import edgetok
-from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.calibration.evaluate import Score, normalise
 from edgetok.kv import NONE, POLICIES
 from edgetok.runtimes.answers.model import Model

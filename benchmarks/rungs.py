@@ -25,7 +25,7 @@ from bounds import decode_bytes, rate_gflop_s, read_gb_s
 from tower import flops
 
 import edgetok
-from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.export.lowering.fusion import infer_shapes
 from edgetok.ladder import Bucket

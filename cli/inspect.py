@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
-from edgetok.bundle.cache_size import cache_bytes, cache_bytes_by_flavour
+from edgetok.bundle.buffers import cache_bytes, cache_bytes_by_flavour
 from edgetok.bundle.encoders import EncoderManifest
 from edgetok.bundle.manifest import File, KvCache, Manifest, Stage, Tensor
 from edgetok.cli.options import BundleDir, Json

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
-from edgetok.bundle.kivi import KiviShape
-from edgetok.bundle.manifest import Flavour, KvPrecision, RingShape, Stage, Weights
+from edgetok.bundle.manifest import Flavour, Stage, Weights
 from edgetok.bundle.manifest import Tensor as TensorSpec
-from edgetok.bundle.think import ThinkShape
-from edgetok.bundle.zipcache import ZipShape
 from edgetok.export.attention import DecoderSpelling
 from edgetok.export.caches import ring as ringed
 from edgetok.export.caches.evicting import graphs as keeping
+from edgetok.export.caches.ring import RingShape
 from edgetok.export.caches.think import graphs as pruned
 from edgetok.export.caches.tidaldecode import graphs as reading
 from edgetok.export.caches.zipcache import graphs as zipped
@@ -36,10 +34,13 @@ from edgetok.export.stages import prompt_reduced as prefilling
 from edgetok.export.stages import prompt_segments as segments
 from edgetok.export.stages import tower as stages
 from edgetok.export.stages import tower_reducing as reducing
-from edgetok.export.stages.prompt_bidirectional import AheadPrefill
-from edgetok.export.stages.prompt_mrope import GridPrefill
+from edgetok.export.stages.prompt_bidirectional import BidirectionalPrefill
+from edgetok.export.stages.prompt_mrope import MropePrefill
 from edgetok.families.parts import Parts
 from edgetok.kv import Reads, Room
+from edgetok.kv.stores.kivi import KiviShape
+from edgetok.kv.stores.think import ThinkShape
+from edgetok.kv.stores.zipcache import ZipShape
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
@@ -95,7 +96,7 @@ class GraphBuilder:
         self._quantizer = Quantizer(self.parts.scratch)
 
     @property
-    def kv(self) -> KvPrecision:
+    def kv(self) -> str:
         return "fp32" if self.scales is None else "int4" if self.kv_bits == 4 else "int8"
 
     def build(self, progress: Progress) -> list[Graph]:
@@ -253,7 +254,7 @@ class GraphBuilder:
             names.KEYS: (n, head),
             names.CLS_FEATURE: (vision.pictures, width),
             names.NEXT_KEYS: (n, width),
-            names.DEEP_FEATURES: (n, len(vision.deep) * (vision.feature_width or width)),
+            names.DEEP_FEATURES: (n, len(vision.deepstack) * (vision.feature_width or width)),
             names.TEXT_EMBEDS: (self.prompt_tokens, self.parts.text.hidden),
             names.TEXT_MASK: (self.prompt_tokens,),
             names.PICTURE_WEIGHTS: (vision.pictures,),
@@ -288,20 +289,20 @@ class GraphBuilder:
                 else zipped.TieringPrefill(text, self.positions, self.ringed, spelling)
             )
             return filling, inputs
-        if text.sees_ahead != "nothing":
-            if text.sees_ahead == "image":
+        if text.bidirectional != "nothing":
+            if text.bidirectional == "image":
                 inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
-            stage = AheadPrefill(text, self.positions, scales, spelling, budget)
+            stage = BidirectionalPrefill(text, self.positions, scales, spelling, budget)
             return stage, inputs | self._past(spelling)
-        if text.axes:
+        if text.mrope_axes:
             inputs[names.VISUAL_START] = torch.zeros(1, dtype=torch.int64)
             inputs[names.VISUAL_KEPT] = torch.zeros(budget, dtype=torch.int64)
-            if deep := len(self.parts.deep_projectors):
+            if deep := len(self.parts.deepstack_projectors):
                 inputs[names.VISUAL_DEEP] = torch.zeros(budget, deep * text.hidden)
             grid = self.parts.vision.grid
-            turning = GridPrefill(
+            turning = MropePrefill(
                 *(text, self.positions, scales, spelling, grid, budget),
-                deep=len(self.parts.deep_projectors),
+                deep=len(self.parts.deepstack_projectors),
             )
             return turning, inputs | self._past(spelling)
         if self.prefill is None:

@@ -11,14 +11,13 @@ from edgetok.bundle.manifest import (
     Manifest,
     Precision,
     Prefill,
-    RingShape,
     Rung,
     Stage,
     Text,
     Vision,
 )
-from edgetok.bundle.think import ThinkShape
 from edgetok.export.builder import cache_slots, removed_rows
+from edgetok.export.caches.ring import RingShape
 from edgetok.families.parts import Parts
 from edgetok.kv import NONE, Reads, Room
 from edgetok.ladder import Ladder
@@ -42,6 +41,16 @@ def describe(
     text, vision = parts.text, parts.vision
     layers = len(text.attending)
     removed = removed_rows(ladder, prefill, layers)
+    rewinds = _policy(prefill, room, reads) == NONE and prefill is None and ringed is None
+    rewinds = (
+        rewinds
+        and not text.convolutions
+        and text.bidirectional == "nothing"
+        and not text.mrope_axes
+    )
+    reuse: Literal["rewind", "append", "nothing"] = "rewind" if rewinds else "append"
+    if text.bidirectional == "prompt":
+        reuse = "nothing"  # what comes after a prompt changes all of its rows
     return Manifest(
         format_version=FORMAT_VERSION,
         producer=f"edgetok {version('edgetok')}",
@@ -71,14 +80,11 @@ def describe(
             slots=cache_slots(ladder, prefill, layers) if room is None else list(room.slots),
             policy=_policy(prefill, room, reads),
             positions=_positions(prefill, room),
-            keep=[] if room is None else list(room.keep),
-            planes=[] if room is None else list(room.policy.planes),
+            reuse=reuse,
+            extends=room is None and ringed is None,
+            filing="none" if ringed is None else ringed.filing,
             ring=0 if ringed is None else ringed.ring,
-            key_channels=ringed.channels if isinstance(ringed, ThinkShape) else 0,
-            reads=0 if reads is None else reads.count,
-            selects=[] if reads is None else list(reads.selects),
-            convolutions=len(text.convolutions),
-            kernel=text.kernel if text.convolutions else 0,
+            keep=[] if room is None else list(room.keep),
         ),
         text=Text(
             hidden=text.hidden,
@@ -86,9 +92,6 @@ def describe(
             max_positions=text.max_positions,
             stop_ids=list(text.stop_ids),
             pad_id=text.pad_id,
-            sees_ahead=text.sees_ahead,
-            axes=3 if text.axes else 1,
-            deep=len(parts.deep_projectors),
         ),
         vision=Vision(
             height_px=vision.image_px[0],

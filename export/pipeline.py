@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, KvPrecision, Precision, Weights
+from edgetok.bundle.manifest import Flavour, Precision, Weights
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
@@ -81,7 +81,7 @@ def export_model(
     mask_sinks: bool = False,
     scorer: str | Path | None = None,
     weights: Weights = "fp32",
-    kv: KvPrecision = "fp32",
+    kv: str = "fp32",
     kv_channels: int | None = None,
     kv_policy: str | Policy | Reading = NONE,
     kv_slots: int | None = None,

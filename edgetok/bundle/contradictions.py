@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 
 from edgetok import limits, names
-from edgetok.bundle import kivi, think, zipcache
 from edgetok.bundle.manifest import (
-    AT_PREFILL,
     MANIFEST_FILE,
     File,
     KvCache,
@@ -34,8 +32,6 @@ def find_contradictions(manifest: Manifest) -> Iterator[str]:
     yield from _compaction_problems(manifest)
     yield from _ring_problems(manifest)
     yield from _exit_problems(manifest)
-    yield from _reading_problems(manifest.kv)
-    yield from _convolution_problems(manifest)
     yield from _controller_problems(manifest)
     for stage in manifest.stages:
         yield from tensor_problems(stage)
@@ -101,11 +97,8 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
 def _compaction_problems(manifest: Manifest) -> Iterator[str]:
     """A layer that is full keeps fewer rows than it has slots, and exactly one graph says which."""
     kv = manifest.kv
-    if kv.policy in AT_PREFILL and manifest.prefill.method == "none":
-        yield f"$.kv.policy {kv.policy} goes with a prefill that takes rows away, and none does"
-    empties = kv.policy not in ("none", *AT_PREFILL) and not kv.reads
-    if bool(kv.keep) != empties or len(kv.keep) not in (0, kv.layers):
-        yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers and policy {kv.policy}"
+    if len(kv.keep) not in (0, kv.layers):
+        yield f"$.kv.keep has {len(kv.keep)} entries for {kv.layers} layers"
     elif any(keep >= slots for keep, slots in zip(kv.keep, kv.slots, strict=False)):
         yield f"$.kv.keep {kv.keep} frees no row of $.kv.slots {kv.slots}"
     graphs = [s for s in manifest.stages if s.stage == names.COMPACT]
@@ -123,7 +116,7 @@ def _exit_problems(manifest: Manifest) -> Iterator[str]:
     exits, kv = manifest.prefill.exits, manifest.kv
     if any(low >= high for low, high in pairwise([*exits, kv.layers])):
         yield f"$.prefill.exits {exits} are not ascending layers below {kv.layers}"
-    if exits and (manifest.prefill.method == "none" or kv.policy != "none" or kv.ring):
+    if exits and (manifest.prefill.method == "none" or kv.keep or kv.ring):
         yield f"$.prefill.exits {exits} go with a method, and with a cache that keeps every row"
     if exits and any(any(rung.removed) for rung in manifest.ladder):
         yield f"$.prefill.exits {exits} and constant .removed are two rules for the same rows"
@@ -143,50 +136,14 @@ def _exit_problems(manifest: Manifest) -> Iterator[str]:
 def _ring_problems(manifest: Manifest) -> Iterator[str]:
     """The last rows are in a ring where the cache has one; all layers hold as many."""
     kv = manifest.kv
-    bits = (kivi.BITS | {zipcache.NAME: 2, think.NAME: 32}).get(manifest.precision.kv)
-    if (manifest.precision.kv == think.NAME) != (1 <= kv.key_channels <= kv.head_dim):
-        yield (
-            f"$.kv.key_channels {kv.key_channels} of {kv.head_dim} does not go with a cache of "
-            f"{manifest.precision.kv}"
-        )
-    if bool(kv.ring) != (bits is not None):
-        yield f"$.kv.ring {kv.ring} does not go with a cache of {manifest.precision.kv}"
-    elif bits is not None:
-        if kv.keep or len(set(kv.slots)) > 1:
-            yield f"$.kv.slots {kv.slots} and .keep {kv.keep}: a ring takes all rows alike"
-        if kv.ring > max(kv.slots):
-            yield f"$.kv.ring {kv.ring} exceeds $.kv.slots {max(kv.slots)}"
-        if kv.head_dim * bits % 8:
-            yield f"$.kv.head_dim {kv.head_dim} fills no whole bytes at {bits} bits"
-
-
-def _reading_problems(kv: KvCache) -> Iterator[str]:
-    """A step reads fewer rows in layers that lie behind one that chooses, of a plain cache."""
-    if not kv.reads and not kv.selects:
-        return
-    if not kv.reads or not kv.selects or kv.policy == "none":
-        yield f"$.kv.reads {kv.reads}, .selects {kv.selects} and policy {kv.policy} do not agree"
-    if any(low >= high for low, high in pairwise(kv.selects)) or max(kv.selects, default=0) >= (
-        kv.layers - 1
-    ):
-        yield f"$.kv.selects {kv.selects} does not rise in front of the last of {kv.layers} layers"
-    if kv.reads > min(kv.slots):
-        yield f"$.kv.reads {kv.reads} exceeds $.kv.slots {min(kv.slots)}"
-    if kv.ring or len(set(kv.slots)) > 1:
-        yield f"$.kv.slots {kv.slots} and .ring {kv.ring}: layers that share rows hold the same"
-
-
-def _convolution_problems(manifest: Manifest) -> Iterator[str]:
-    """Convolutions read two rows or more, of a prompt that nothing takes rows of."""
-    kv = manifest.kv
-    if bool(kv.convolutions) != (kv.kernel > 1):
-        yield f"$.kv.convolutions {kv.convolutions} and .kernel {kv.kernel} do not agree"
-    plain = kv.policy == "none" and not kv.ring and manifest.prefill.method == "none"
-    if kv.convolutions and not plain:
-        yield (
-            f"$.kv.convolutions {kv.convolutions} remember every row; policy {kv.policy}, ring "
-            f"{kv.ring} or prefill {manifest.prefill.method} would take some away"
-        )
+    if kv.filing != "none" and not kv.ring:
+        yield f"$.kv.filing {kv.filing} goes with a ring, and $.kv.ring is 0"
+    if kv.ring and (kv.keep or len(set(kv.slots)) > 1):
+        yield f"$.kv.slots {kv.slots} and .keep {kv.keep}: a ring takes all rows alike"
+    if kv.ring > max(kv.slots):
+        yield f"$.kv.ring {kv.ring} exceeds $.kv.slots {max(kv.slots)}"
+    if kv.reuse == "rewind" and (kv.ring or kv.keep or manifest.prefill.method != "none"):
+        yield "$.kv.reuse rewind: rows that were packed, given up or taken away do not come back"
 
 
 def _controller_problems(manifest: Manifest) -> Iterator[str]:

@@ -7,21 +7,18 @@ docs/bundle-format.md describes the format for other readers.
 from __future__ import annotations
 
 import hashlib
+from math import prod
 from typing import Annotated, Final, Literal
 
 import msgspec
 
 from edgetok import names
-from edgetok.bundle import kivi, think, zipcache
-from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.strict import (
     Count,
     Positive,
     Struct,
     encode_strict,
 )
-from edgetok.bundle.think import ThinkShape
-from edgetok.bundle.zipcache import ZipShape
 from edgetok.rules import Controller
 
 FORMAT_VERSION: Final = 1
@@ -32,10 +29,9 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
-KvPrecision = Literal["fp32", "int8", "int4", "kivi", "kivi4", "zipcache", "think"]
 Flavour = Literal["ort", "portable"]
 
-AT_PREFILL = ("mustdrop",)  # policies that choose behind the prompt alone: no layer is emptied
+_DTYPE_BYTES = {"float16": 2, "int8": 1, "uint8": 1, "int64": 8, "bool": 1}  # 4 of the others
 
 
 class Tensor(Struct, frozen=True):
@@ -44,6 +40,11 @@ class Tensor(Struct, frozen=True):
     name: Name
     dtype: Dtype
     shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=2**33)]], msgspec.Meta(max_length=8)]
+
+    @property
+    def bytes(self) -> int:
+        """What its elements take in memory."""
+        return _DTYPE_BYTES.get(self.dtype, 4) * prod(self.shape)
 
 
 class Stage(Struct, frozen=True):
@@ -101,32 +102,25 @@ class Prefill(Struct, frozen=True):
 
 class Precision(Struct, frozen=True):
     weights: Weights
-    kv: KvPrecision
+    kv: Name  # how the rows of the cache are stored: what they take is what graphs list
 
 
 class KvCache(Struct, frozen=True):
-    """The cache every bucket shares: per layer a pair of [1, kv_heads, slots, head_dim].
+    """The cache that all rungs share. Its buffers are the `past_*` inputs of the decode graph.
 
-    `positions` says which rotary position a row has: `kept` is its place in the prompt as given,
-    `renumbered` its place among the rows that its layer held when it was written.
-
-    With a policy, a layer that is full keeps `keep` rows, a prompt that is longer than its slots
-    too, and the rest is free again; `planes` names what a buffer [planes, kv_heads, slots] beside
-    each pair remembers of a row. Without one, both lists are empty, and so they are with a policy
-    of `AT_PREFILL`, which has the prefill graph give rows up behind the prompt.
-
-    Of a KIVI cache or ZipCache, the last `ring` rows of `slots` are float32, and each full ring is
-    packed into few bits (`bundle.kivi`, `bundle.zipcache`); `ring` is 0 elsewhere. Of a ThinK cache
-    the keys of the last `ring` rows are whole, those of the others have `key_channels` of their
-    channels (`bundle.think`), which is 0 elsewhere.
-
-    With `tidaldecode` no row goes: of a decode step, layers in `selects` and those in front of them
-    attend to all rows, the others to the newest and the `reads` rows per head that the last layer
-    in `selects` attended to most. `reads` is 0 elsewhere.
-
-    Beside these layers a decoder may have `convolutions`, layers that read a row and the
-    `kernel - 1` rows before it, and remember those in a buffer [1, hidden, kernel - 1]. No row of
-    theirs can be taken back. Both are 0 elsewhere.
+    Args:
+        slots: rows that each layer can hold.
+        policy: which rows stay, or which ones a step reads; `none` where all do.
+        positions: which rotary position a row has: `kept` is its place in the prompt as given,
+            `renumbered` its place among the rows that its layer held when it was written.
+        keep: rows that a `compact` graph leaves of a layer that is full; empty where there is none.
+        ring: last rows of `slots` that are held apart, in the `past_ring_*` buffers; 0 for none.
+        filing: what the host does with a ring that is full. It runs `flush`, and writes what that
+            makes as the next group of rows (`groups`), or behind the rows that `past_filled` counts
+            in each tier (`tiers`). With `none`, graphs do all themselves.
+        reuse: what of the cache another prompt may begin with: any number of its first rows
+            (`rewind`), all of them or none (`append`), or `nothing`.
+        extends: whether an `extend` graph puts several rows behind those that are held.
     """
 
     layers: Positive
@@ -135,40 +129,23 @@ class KvCache(Struct, frozen=True):
     slots: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=1024)]
     policy: Name
     positions: Literal["kept", "renumbered"]
+    reuse: Literal["rewind", "append", "nothing"]
+    extends: bool
+    filing: Literal["none", "groups", "tiers"] = "none"
+    ring: Count = 0
     keep: Annotated[list[Positive], msgspec.Meta(max_length=1024)] = msgspec.field(
         default_factory=list
     )
-    planes: Annotated[list[Name], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=list)
-    ring: Count = 0
-    key_channels: Count = 0
-    reads: Count = 0
-    selects: Annotated[list[Count], msgspec.Meta(max_length=1024)] = msgspec.field(
-        default_factory=list
-    )
-    convolutions: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
-    kernel: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
-
-
-SeesAhead = Literal["nothing", "image", "prompt"]
 
 
 class Text(Struct, frozen=True):
-    """What generation needs to know of the language model.
-
-    `sees_ahead` says which rows of a prompt see later ones: none, those of the picture, or all of
-    the prompt. `axes` are those of rotary positions: with three, visual rows have the place of
-    their token in the picture. `deep` are the layers behind which something is added to visual
-    rows. Such rows come of `prefill` alone.
-    """
+    """What generation needs to know of the language model."""
 
     hidden: Positive
     vocabulary: Positive
     max_positions: Positive
     stop_ids: list[Count]
     pad_id: Count
-    sees_ahead: SeesAhead = "nothing"
-    axes: Literal[1, 3] = 1
-    deep: Count = 0
 
 
 class Vision(Struct, frozen=True):
@@ -225,26 +202,5 @@ def digest_content(manifest: Manifest) -> str:
 
 def shared_stages(manifest: Manifest) -> tuple[str, ...]:
     """The stages of which every rung finds a graph."""
-    if not manifest.kv.keep and not manifest.kv.ring:
-        return names.STAGES
-    # A policy looks at each row as it comes, and a ring takes one at a time.
-    stages = tuple(name for name in names.STAGES if name != names.EXTEND)
-    return (*stages, names.FLUSH) if manifest.precision.kv in PACKED else stages
-
-
-RingShape = KiviShape | ZipShape | ThinkShape
-PACKED = (*kivi.BITS, zipcache.NAME)  # whose full rings a graph packs
-
-
-def ring_shape(manifest: Manifest) -> RingShape | None:
-    """The constants of a KIVI cache, ZipCache or ThinK cache; None where there is another one."""
-    kv = manifest.kv
-    if not kv.ring:
-        return None
-    sizes = kv.layers, kv.kv_heads, kv.head_dim, max(kv.slots)
-    if manifest.precision.kv == zipcache.NAME:
-        prompt = max(rung.budget + rung.prompt_tokens for rung in manifest.ladder)
-        return ZipShape(*sizes, prompt, kv.ring)
-    if manifest.precision.kv == think.NAME:
-        return ThinkShape(*sizes, kv.key_channels, kv.ring)
-    return KiviShape(*sizes, kv.ring, kivi.BITS[manifest.precision.kv])
+    stages = tuple(n for n in names.STAGES if n != names.EXTEND or manifest.kv.extends)
+    return stages if manifest.kv.filing == "none" else (*stages, names.FLUSH)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgetok.bundle.manifest import SeesAhead
 from edgetok.errors import InputError
-from edgetok.families.parts import UNTURNED, TextParts
+from edgetok.families.parts import UNTURNED, Bidirectional, TextParts
 
 _TURNED_UNIT = 16  # GroupQueryAttention takes no other tables
 
@@ -16,8 +15,8 @@ def find_text(
     head: Any,
     model: Any,
     *,
-    sees_ahead: SeesAhead = "nothing",
-    axes: tuple[int, ...] = (),
+    bidirectional: Bidirectional = "nothing",
+    mrope_axes: tuple[int, ...] = (),
 ) -> TextParts:
     """The parts of a Llama-like decoder: `layers`, `norm`, `embed_tokens`, `rotary_emb`.
 
@@ -57,8 +56,8 @@ def find_text(
         pad_id=pad if pad is not None else 0,
         rotary_dim=_rotary_dim(decoder.rotary_emb, head_dim),
         rotary_kinds=_rotary_kinds(decoder),
-        sees_ahead=sees_ahead,
-        axes=axes,
+        bidirectional=bidirectional,
+        mrope_axes=mrope_axes,
         convolutions=_find_convolutions(decoder),
         kernel=getattr(config, "conv_L_cache", 0),
     )

@@ -46,7 +46,7 @@ def open_gemma3(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
         model=model,
         vision=_find_vision(model, projector.kernel_size),
         projector=_norm_and_project(projector),
-        text=find_text(model.model.language_model, model.lm_head, model, sees_ahead="image"),
+        text=find_text(model.model.language_model, model.lm_head, model, bidirectional="image"),
         image=read_image_plan(checkpoint, config.vision_config.image_size),
         prompt=read_prompt_plan(checkpoint, config.image_token_id, spell=_surround),
         process=_process,
@@ -71,7 +71,7 @@ def open_paligemma(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
         model=model,
         vision=_find_vision(model, 1),
         projector=model.model.multi_modal_projector,
-        text=find_text(decoder, head, model, sees_ahead="prompt"),
+        text=find_text(decoder, head, model, bidirectional="prompt"),
         image=read_image_plan(checkpoint, config.vision_config.image_size),
         prompt=read_prompt_plan(
             checkpoint, config.image_token_id, template=_PREFIX, prefixed=False

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from edgetok.bundle.manifest import SeesAhead
 from edgetok.bundle.processor import ImagePlan, PromptPlan
 from edgetok.errors import UsageError
 from edgetok.scratch import Scratch
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 
 Grid = tuple[int, int]  # rows and columns
+Bidirectional = Literal["nothing", "image", "prompt"]  # which rows of a prompt see later ones
 UNTURNED = "unturned"  # the rotary kind of a layer whose rows have no positions
 
 
@@ -106,7 +106,7 @@ class VisionParts:
             [P, N / P, feature width], raster order in each part.
         pool: what belongs to rows [n, ...] -> means over cells [N, ...], where rows do not lie in
             raster order; None where they do.
-        deep: numbers of earlier blocks whose rows go to the language model too.
+        deepstack: numbers of earlier blocks whose rows go to the language model too.
         group: rows of those blocks [1, n, V] -> [N, what a deep projector reads].
         tell: pixels [1, 3, h, w] -> what `forward` of the whole tower takes, by name.
         stems: modules beside the blocks that hold matrices of the tower's graph.
@@ -128,7 +128,7 @@ class VisionParts:
     run: Callable[[Any, Tensor], Tensor] = run_block
     finish: Callable[[Tensor], Tensor] = keep_rows
     pool: Callable[[Tensor], Tensor] | None = None
-    deep: tuple[int, ...] = ()
+    deepstack: tuple[int, ...] = ()
     group: Callable[[Tensor], Tensor] = keep_rows
     tell: Callable[[Tensor], dict[str, Tensor]] = tell_pixels
     stems: tuple[nn.Module, ...] = ()
@@ -176,10 +176,10 @@ class TextParts:
         rotary_kinds: for each layer which of several rotary embeddings it has (Gemma 3), or
             `UNTURNED` (SmolLM3); empty where all layers share one.
         rotary_dim: channels of a head that are turned, from the first on.
-        sees_ahead: which rows of a prompt see later ones of their kind: those of the picture
+        bidirectional: which rows of a prompt see later ones of their kind: those of the picture
             (Gemma 3), or all (PaliGemma).
-        axes: of each pair of rotary channels the axis that turns it, time, line or column of a
-            token in the picture (Qwen-VL); empty where positions are numbers in a row.
+        mrope_axes: of each pair of rotary channels the axis that turns it, time, line or column of
+            a token in the picture (M-RoPE, Qwen-VL); empty where positions are numbers in a row.
         convolutions: numbers of the layers that have a short convolution in place of attention
             (LFM2), each with the J - 1 rows before a row as its memory.
         kernel: J, the rows that such a convolution reads.
@@ -201,8 +201,8 @@ class TextParts:
     pad_id: int
     rotary_dim: int
     rotary_kinds: tuple[str, ...] = ()
-    sees_ahead: SeesAhead = "nothing"
-    axes: tuple[int, ...] = ()
+    bidirectional: Bidirectional = "nothing"
+    mrope_axes: tuple[int, ...] = ()
     convolutions: tuple[int, ...] = ()
     kernel: int = 0
 
@@ -235,8 +235,8 @@ class Parts:
         process: the family's own image processor and a Pillow picture -> pixels [P, 3, h, w], the
             thumbnail first: what the image plan is held against.
         open_processor: the model directory -> the image processor that `process` is given.
-        deep_projectors: for each of `vision.deep`, from its groups to what is added to the rows of
-            the picture behind one of the decoder's first layers.
+        deepstack_projectors: for each of `vision.deepstack`, from its groups to what is added to
+            the rows of the picture after one of the decoder's first layers (DeepStack).
         scratch: where weights lie that were converted or rounded.
     """
 
@@ -251,12 +251,12 @@ class Parts:
     layout: Layout | None = None
     process: Callable[[Any, Any], Tensor] = process
     open_processor: Callable[[Path], Any] = open_processor
-    deep_projectors: tuple[nn.Module, ...] = ()
+    deepstack_projectors: tuple[nn.Module, ...] = ()
     scratch: Scratch = field(default_factory=Scratch)
 
     def shift(self, budget: int) -> int:
         """How far the rotary position of a row behind the picture is from its number."""
-        return max(self.vision.grid) - budget if self.text.axes else 0
+        return max(self.vision.grid) - budget if self.text.mrope_axes else 0
 
     @property
     def full_tokens(self) -> int:

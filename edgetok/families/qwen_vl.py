@@ -89,11 +89,11 @@ def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, size_px: Grid |
         model=model,
         vision=_find_vision(model.model.visual, size_px),
         projector=_find_projector(model.model.visual.merger),
-        text=find_text(decoder, model.lm_head, model, axes=_find_axes(decoder)),
+        text=find_text(decoder, model.lm_head, model, mrope_axes=_find_axes(decoder)),
         image=plan,
         prompt=read_prompt_plan(checkpoint, config.image_token_id),
         process=partial(_process, size_px, config.vision_config),
-        deep_projectors=_find_deep(model.model.visual),
+        deepstack_projectors=_find_deep(model.model.visual),
     )
 
 
@@ -234,7 +234,7 @@ def _find_vision(tower: Any, size_px: Grid) -> VisionParts:
         run=packed.run,
         finish=finish,
         pool=packed.pool,
-        deep=tuple(getattr(tower, "deepstack_visual_indexes", ())),
+        deepstack=tuple(getattr(tower, "deepstack_visual_indexes", ())),
         group=group,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgetok.bundle.manifest import KvPrecision
 from edgetok.errors import InputError, UsageError
 from edgetok.export.caches.ring_options import RINGED, require_pruning, require_ring_alone
 from edgetok.export.caches.tidaldecode.options import (
@@ -32,7 +31,7 @@ class CacheChoice:
         channels: that pruned keys keep.
     """
 
-    kv: KvPrecision
+    kv: str
     policy: Policy | None
     slots: int | None
     reading: Reading | None
@@ -60,8 +59,8 @@ class CacheChoice:
             # What both flavours spell out:
             plain = replace(
                 text,
-                sees_ahead="nothing",
-                axes=(),
+                bidirectional="nothing",
+                mrope_axes=(),
                 layers=text.attending,
                 convolutions=(),
                 rotary_dim=text.head_dim,
@@ -72,7 +71,7 @@ class CacheChoice:
 
 def choose_cache(
     *,
-    kv: KvPrecision,
+    kv: str,
     policy: str | Policy | Reading,
     prefill: str | Prefill | None,
     slots: int | None,

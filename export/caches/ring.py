@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgetok import names
-from edgetok.bundle.kivi import KiviShape
-from edgetok.bundle.manifest import RingShape
 from edgetok.export.attention import DecoderSpelling, merge_heads
 from edgetok.export.lowering.portable_decoder import FORBIDDEN
 from edgetok.export.stages.decoder import Decoder
 from edgetok.families.parts import TextParts
 from edgetok.kv.stores import kivi
+from edgetok.kv.stores.kivi import KiviShape
+from edgetok.kv.stores.think import ThinkShape
+from edgetok.kv.stores.zipcache import ZipShape
+
+RingShape = KiviShape | ZipShape | ThinkShape
 
 
 @dataclass

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from edgetok.bundle import kivi, think, zipcache
-from edgetok.bundle.kivi import KiviShape
-from edgetok.bundle.manifest import RingShape
-from edgetok.bundle.think import ThinkShape
-from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import UsageError
 from edgetok.export.caches.evicting.reference import CacheReference
 from edgetok.export.caches.kivi.reference import KiviReference
+from edgetok.export.caches.ring import RingShape
 from edgetok.export.caches.think.reference import PrunedReference
 from edgetok.export.caches.zipcache.reference import ZipReference
 from edgetok.export.reference.model import Reference
 from edgetok.families.parts import Parts, TextParts
 from edgetok.kv import Policy
+from edgetok.kv.stores import kivi, think, zipcache
+from edgetok.kv.stores.kivi import KiviShape
+from edgetok.kv.stores.think import ThinkShape
+from edgetok.kv.stores.zipcache import ZipShape
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill

@@ -38,7 +38,7 @@ def hold_quantized(parts: Parts, weights: Weights) -> None:
         return
     for modules, stage in (
         ((*parts.vision.blocks, *parts.vision.stems), "tower"),
-        ((parts.projector, *parts.deep_projectors), "compress"),
+        ((parts.projector, *parts.deepstack_projectors), "compress"),
         (parts.text.layers, "decode"),
         ((parts.text.head,), "head"),
     ):
@@ -56,7 +56,7 @@ def hold_portable(
     equaliser in them.
     """
     bits, vision = BITS[weights], parts.vision
-    projectors = (parts.projector, *parts.deep_projectors)
+    projectors = (parts.projector, *parts.deepstack_projectors)
     tower = (*vision.blocks, *vision.stems)
     stages = {"tower": tower, "compress": projectors, "head": (parts.text.head,)}
     with ExitStack() as stack:

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 
 from edgetok import names
-from edgetok.bundle import think
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
 from edgetok.export.caches.evicting.parity import prove_cache, visual_rows
@@ -34,6 +33,7 @@ from edgetok.export.parity.tower_reducing import prove_reduced
 from edgetok.export.parity.undecided import is_as_open, nudged_features, nudged_pictures, shared
 from edgetok.export.reference.model import Reference
 from edgetok.export.reference.prompt_reduced import PrefillReference
+from edgetok.kv.stores import think
 from edgetok.ladder import Ladder
 from edgetok.prefill import Prefill
 
@@ -260,7 +260,7 @@ def made_case(
     reference: Reference, seen: dict[str, torch.Tensor], budget: int
 ) -> dict[str, torch.Tensor] | None:
     """What compress makes, where the decoder reads more of tokens than their rows."""
-    return reference.compress(seen, budget) if reference.parts.text.axes else None
+    return reference.compress(seen, budget) if reference.parts.text.mrope_axes else None
 
 
 def prove_decoder(

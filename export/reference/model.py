@@ -130,12 +130,12 @@ class Reference:
         tokens = plan.apply(features.rows())
         tokens = self.parts.projector(tokens) if in_vision else tokens
         made = {names.VISUAL_TOKENS: tokens, names.KEPT: plan.indices, names.SIZES: plan.sizes}
-        if self.parts.deep_projectors:
+        if self.parts.deepstack_projectors:
             width = vision.shape[1]
             chosen = [
                 plan.apply(part) for part in torch.split(seen[names.DEEP_FEATURES], width, dim=1)
             ]
-            pairs = zip(self.parts.deep_projectors, chosen, strict=True)
+            pairs = zip(self.parts.deepstack_projectors, chosen, strict=True)
             made[names.VISUAL_DEEP] = torch.cat([each(part) for each, part in pairs], dim=1)
         return made
 
@@ -198,7 +198,7 @@ class Reference:
 
     def _deepen(self, count: int, visual: range, made: dict[str, Tensor] | None) -> dict[str, Any]:
         """What Hugging Face's decoder adds to visual rows behind its first layers."""
-        layers = len(self.parts.deep_projectors)
+        layers = len(self.parts.deepstack_projectors)
         if not layers or made is None:
             return {}
         mask = torch.tensor([[row in visual for row in range(count)]])
@@ -207,7 +207,7 @@ class Reference:
 
     def _place(self, count: int, visual: range, made: dict[str, Tensor] | None) -> Tensor | None:
         """Positions [3, 1, n] of a prompt, row by row; None where they are numbers in a row."""
-        if not self.parts.text.axes:
+        if not self.parts.text.mrope_axes:
             return None
         lines, columns = self.parts.vision.grid
         tokens = range(len(visual)) if made is None else made[names.KEPT].tolist()
@@ -256,10 +256,10 @@ def look_ahead(text: TextParts, embeds: Tensor, visual: range, prompt_rows: int 
 
     None where rows see what is before them alone, which is its own choice.
     """
-    if text.sees_ahead == "nothing":
+    if text.bidirectional == "nothing":
         return None
     count, config = embeds.shape[1], text.model.config
-    of_image = text.sees_ahead == "image"
+    of_image = text.bidirectional == "image"
     together = set(visual if of_image else range(prompt_rows or count))
     window = getattr(config, "sliding_window", None) or count
 

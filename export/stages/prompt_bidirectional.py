@@ -20,7 +20,7 @@ from edgetok.families.parts import TextParts
 FORBIDDEN = -1e9  # a score that softmax makes zero
 
 
-class AheadPrefill(Decoder):
+class BidirectionalPrefill(Decoder):
     """Embeddings [1, S, D], padded on the right -> logits [1, W] of the last row, and the cache.
 
     Args:
@@ -40,21 +40,21 @@ class AheadPrefill(Decoder):
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *rest: Tensor) -> Any:
         """`rest` begins with the first visual row, int64 [1], where only the picture sees ahead."""
-        of_image = self.text.sees_ahead == "image"
+        of_image = self.text.bidirectional == "image"
         past = rest[1:] if of_image else rest
         row = torch.arange(embeds.shape[1])
         together = (row >= rest[0]) & (row < rest[0] + self.visual) if of_image else row <= last
         size = len(self.spelling.buffers)
         buffers = [past[first : first + size] for first in range(0, len(past), size)]
         cache = self.spelling.attention(buffers, lengths, None, self._rotary(), self._scales())
-        attention = AheadAttention(cache, self.spelling, together, windows=of_image)
+        attention = BidirectionalAttention(cache, self.spelling, together, windows=of_image)
         rows = self.attend(embeds, attention)
         logits = self.read_logits(rows[0].index_select(0, last))
         return logits, *(buffer for held in cache.present for buffer in held)
 
 
 @dataclass
-class AheadAttention:
+class BidirectionalAttention:
     """Causal attention of a prompt, but rows of `together` see each other too.
 
     Args:

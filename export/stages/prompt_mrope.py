@@ -18,7 +18,7 @@ from edgetok.export.stages.decoder import Decoder
 from edgetok.families.parts import Grid, TextParts
 
 
-class GridPrefill(Decoder):
+class MropePrefill(Decoder):
     """Embeddings [1, S, D], padded on the right -> logits [1, W] of the last row, and the cache.
 
     Args:
@@ -85,6 +85,6 @@ class GridPrefill(Decoder):
 
     def _turn(self, table: Tensor, places: list[Tensor]) -> Tensor:
         """[positions, H / 2] -> [S, H / 2], each channel by its axis."""
-        axis = torch.tensor(self.text.axes)
+        axis = torch.tensor(self.text.mrope_axes)
         time, line, column = (table.index_select(0, place) for place in places)
         return torch.where(axis == 0, time, torch.where(axis == 1, line, column))

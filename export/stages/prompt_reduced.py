@@ -47,8 +47,8 @@ def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
     extras = {name for layer in text.attending for name in attention_extras(_attention_of(layer))}
     found = {"softcap": "capped logits", "local_window_size": "a window of keys"}
     has = [words for name, words in found.items() if name in extras]
-    has += [] if text.sees_ahead == "nothing" else ["prompts whose rows see ahead"]
-    has += ["positions on three axes"] if text.axes else []
+    has += [] if text.bidirectional == "nothing" else ["prompts whose rows see ahead"]
+    has += ["positions on three axes"] if text.mrope_axes else []
     has += ["short convolutions"] if text.convolutions else []
     has += ["several rotary embeddings"] if len(set(text.rotary_kinds)) > 1 else []
     has += ["partial rotary embedding"] if text.rotary_dim != text.head_dim else []

@@ -96,7 +96,7 @@ class Tower(nn.Module):
         signals = [names.SIGNAL_RANK, names.SIGNAL_EDGES]
         signals += [names.SIGNAL_ELBOW] if self.vision.prefix_tokens else []
         signals += [names.SIGNAL_ATTENTION] if names.CLS_ATTENTION in self.needs else []
-        deep = [names.DEEP_FEATURES] if self.vision.deep else []
+        deep = [names.DEEP_FEATURES] if self.vision.deepstack else []
         return [names.FEATURES, *self.needs, *deep, *signals]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -113,8 +113,8 @@ class Tower(nn.Module):
                 vision.run(vision.next_block, rows)
         patches, cls = rows[:, prefix:], rows[0, :prefix]
         found = {names.FEATURES: vision.finish(patches).flatten(0, 1), names.CLS_FEATURE: cls}
-        if vision.deep:
-            deep = [vision.group(passed[number]) for number in vision.deep]
+        if vision.deepstack:
+            deep = [vision.group(passed[number]) for number in vision.deepstack]
             found[names.DEEP_FEATURES] = torch.cat(deep, dim=1)
         parts = attention.parts(vision.n_parts)
         for name in self.needs:
@@ -170,7 +170,7 @@ class Compress(nn.Module):
 
     def __init__(self, parts: Parts, method: Method, budget: int) -> None:
         super().__init__()
-        self.deep_projectors = nn.ModuleList(parts.deep_projectors)
+        self.deepstack_projectors = nn.ModuleList(parts.deepstack_projectors)
         self.projector = parts.projector
         self.method = method
         self.grid = parts.vision.grid
@@ -178,12 +178,12 @@ class Compress(nn.Module):
         self.pictures = parts.vision.pictures
         self.budget = budget
         self.layout = parts.layout if budget == parts.full_tokens else None
-        deep = (names.DEEP_FEATURES,) if parts.vision.deep else ()
+        deep = (names.DEEP_FEATURES,) if parts.vision.deepstack else ()
         self.needs = (*method.needs_at(parts.vision.full_tokens, budget), *deep)
 
     @property
     def outputs(self) -> list[str]:
-        deep = [names.VISUAL_DEEP] if self.deep_projectors else []
+        deep = [names.VISUAL_DEEP] if self.deepstack_projectors else []
         return [names.VISUAL_TOKENS, names.KEPT, names.SIZES, *deep]
 
     def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, ...]:
@@ -210,8 +210,8 @@ class Compress(nn.Module):
         """What the plan makes of earlier blocks' rows, projected: [K, layers * D]."""
         if deep is None:
             return []
-        parts = plan.apply(deep).chunk(len(self.deep_projectors), dim=1)
-        made = [each(part) for each, part in zip(self.deep_projectors, parts, strict=True)]
+        parts = plan.apply(deep).chunk(len(self.deepstack_projectors), dim=1)
+        made = [each(part) for each, part in zip(self.deepstack_projectors, parts, strict=True)]
         return [torch.cat(made, dim=1)]
 
 

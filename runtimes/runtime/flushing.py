@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgetok import names
-from edgetok.bundle.kivi import KiviShape
-from edgetok.bundle.zipcache import ZipShape
+from edgetok.kv.stores.kivi import KiviShape
+from edgetok.kv.stores.zipcache import ZipShape
 from edgetok.runtimes.backends.ort import BoundGraph, Buffer
 from edgetok.runtimes.runtime.cache import CacheRows
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from edgetok import names
-from edgetok.bundle.kivi import KiviShape
 from edgetok.bundle.manifest import Flavour, Stage, ring_shape, shared_stages
 from edgetok.bundle.reader import Bundle
-from edgetok.bundle.zipcache import ZipShape
 from edgetok.errors import UsageError
+from edgetok.kv.stores.kivi import KiviShape
+from edgetok.kv.stores.zipcache import ZipShape
 from edgetok.ladder import Bucket, Ladder
 from edgetok.runtimes.backends.ort import BoundGraph
 from edgetok.runtimes.runtime.compaction import Compaction, load_compaction

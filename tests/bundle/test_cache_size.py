@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgetok.bundle.cache_size import cache_bytes, cache_bytes_by_flavour
+from edgetok.bundle.buffers import cache_bytes, cache_bytes_by_flavour
 from edgetok.bundle.manifest import Precision
 from edgetok.bundle.parse import parse_manifest
 

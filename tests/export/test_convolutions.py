@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import edgetok
-from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import edgetok
 from edgetok import names
-from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError, VerificationError
 from edgetok.export.caches.evicting.graphs import draw_numbers

@@ -15,7 +15,7 @@ import torch
 
 import edgetok
 from edgetok import names
-from edgetok.bundle.cache_size import cache_bytes_by_flavour
+from edgetok.bundle.buffers import cache_bytes_by_flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import VerificationError
 from edgetok.export.caches.evicting import graphs as keeping

@@ -16,7 +16,7 @@ import torch
 
 import edgetok
 from edgetok import names, tokens
-from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError, InputError, UsageError, VerificationError
 from edgetok.export.builder import GraphBuilder, cache_slots, removed_rows

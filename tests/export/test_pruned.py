@@ -14,12 +14,10 @@ import torch
 
 import edgetok
 from edgetok import names
-from edgetok.bundle.cache_size import cache_bytes
-from edgetok.bundle.kivi import KiviShape
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.manifest import Flavour, encode_manifest, ring_shape
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
-from edgetok.bundle.think import RING_ROWS, ThinkShape, count_channels
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
 from edgetok.export.builder import GraphBuilder
 from edgetok.export.caches.think.reference import PrunedReference
@@ -31,6 +29,8 @@ from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import Reads
 from edgetok.kv.policies.tidaldecode import READING
+from edgetok.kv.stores.kivi import KiviShape
+from edgetok.kv.stores.think import RING_ROWS, ThinkShape, count_channels
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
 from edgetok.runtimes.runtime.runtime import OrtRuntime

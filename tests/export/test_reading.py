@@ -14,7 +14,7 @@ import torch
 
 import edgetok
 from edgetok import names
-from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.manifest import encode_manifest
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle

@@ -12,18 +12,18 @@ import pytest
 import torch
 
 import edgetok
-from edgetok.bundle.cache_size import cache_bytes
-from edgetok.bundle.kivi import RING_ROWS
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.manifest import Flavour, encode_manifest, ring_shape
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
-from edgetok.bundle.zipcache import ZipShape, count_salient
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
 from edgetok.export.caches.kivi.reference import KiviReference
 from edgetok.export.caches.zipcache.reference import ZipReference
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
+from edgetok.kv.stores.kivi import RING_ROWS
+from edgetok.kv.stores.zipcache import ZipShape, count_salient
 from edgetok.methods import find_method
 from edgetok.runtimes.runtime.runtime import OrtRuntime
 from edgetok.runtimes.verify import verify

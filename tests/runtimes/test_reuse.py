@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgetok.bundle.kivi import RING_ROWS
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import EdgetokError, InputError, UsageError
+from edgetok.kv.stores.kivi import RING_ROWS
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.device import machine
 from edgetok.runtimes.load import load

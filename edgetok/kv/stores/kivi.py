@@ -1,7 +1,7 @@
 """KIVI (arXiv 2402.02750): keys in few bits per channel of a group of tokens, values per token.
 
 New rows wait in float32 until a whole group is there (`stage`), then the group moves into the main
-region (`flush`). Everything has constant shapes; the host calls `flush` every R steps.
+region (`pack`). Everything has constant shapes; the host files a group every R steps.
 
 Frozen: the waiting rows are a ring of exactly R, where the paper lets them grow to R and moves them
 at once, which is the same. Exact otherwise.
@@ -10,12 +10,71 @@ at once, which is the same. Exact otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from edgetok.kv.stores.buffers import Filing, Place
 from edgetok.kv.stores.levels import find_range, from_levels, to_levels
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+BITS = {"kivi": 2, "kivi4": 4}  # of a number in the region, by name of the scheme
+RING_ROWS = 32  # the paper's group
+
+
+@dataclass(frozen=True)
+class KiviShape:
+    """Constants of a KIVI cache.
+
+    Args:
+        slots: rows that a layer can hold, region and ring together.
+        ring: rows that wait, as many as a group of the region has.
+        bits: of a number in the region.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    slots: int
+    ring: int
+    bits: int
+
+    filing: ClassVar[Filing] = "groups"  # what the host does with a full ring
+    written = ("ring_key", "ring_value")  # what a step writes
+    waiting = written  # what the flush graph reads
+
+    @property
+    def region(self) -> int:
+        """Rows of the region: all groups that are full before the last row waits."""
+        return max(1, (self.slots - 1) // self.ring) * self.ring
+
+    @property
+    def buffers(self) -> dict[str, Place]:
+        """Every buffer of one layer: dtype and shape by the part of it that it holds."""
+        waiting = [1, self.kv_heads, self.ring, self.head_dim]
+        rings: dict[str, Place] = {
+            "ring_key": ("float32", waiting),
+            "ring_value": ("float32", waiting),
+        }
+        return self._groups(self.region) | rings
+
+    @property
+    def group(self) -> dict[str, Place]:
+        """What one full ring becomes in the region."""
+        return self._groups(self.ring)
+
+    def _groups(self, rows: int) -> dict[str, Place]:
+        packed: Place = ("int8", [1, self.kv_heads, rows, self.head_dim * self.bits // 8])
+        of_group: Place = ("float32", [1, self.kv_heads, rows // self.ring, self.head_dim])
+        of_row: Place = ("float32", [1, self.kv_heads, rows, 1])
+        return {
+            "key": packed,
+            "value": packed,
+            "key_least": of_group,
+            "key_step": of_group,
+            "value_least": of_row,
+            "value_step": of_row,
+        }
 
 
 @dataclass(frozen=True)
@@ -81,23 +140,6 @@ def pack(keys: Tensor, values: Tensor, waiting: int, bits: int) -> Region:
         step.squeeze(3),
         value_least,
         value_step,
-    )
-
-
-def flush(region: Region, ring: Ring, block: Tensor, bits: int) -> Region:
-    """The region with a full ring as its group number `block`, int64 [1]."""
-    import torch
-
-    waiting = ring.keys.shape[2]
-    group = pack(ring.keys, ring.values, waiting, bits)
-    slots = block * waiting + torch.arange(waiting)
-    return Region(
-        region.keys.index_copy(2, slots, group.keys),
-        region.values.index_copy(2, slots, group.values),
-        region.key_least.index_copy(2, block, group.key_least),
-        region.key_step.index_copy(2, block, group.key_step),
-        region.value_least.index_copy(2, slots, group.value_least),
-        region.value_step.index_copy(2, slots, group.value_step),
     )
 
 

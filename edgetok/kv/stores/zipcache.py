@@ -11,16 +11,93 @@ is a constant. The released code mixes rows of different heads in a value's rang
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from edgetok.kv.stores.buffers import Filing, Place
+from edgetok.kv.stores.kivi import RING_ROWS
 from edgetok.kv.stores.levels import find_range, from_levels, to_levels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-HIGH_BITS, LOW_BITS = 4, 2
-SALIENT_SHARE = 0.6
+NAME = "zipcache"
+BITS = {"high": 4, "low": 2}
+SALIENT, OF = 3, 5  # three rows of five are salient, rounded to the nearest
 SMALLEST_DIVISOR = 1e-4  # of a channel that is zero all over the prompt
+FAR = 1e30  # beyond every number of a row
+
+
+def count_salient(rows: int) -> int:
+    """How many of so many rows go to the high tier.
+
+    >>> count_salient(32)
+    19
+    """
+    return (2 * SALIENT * rows + OF) // (2 * OF)
+
+
+@dataclass(frozen=True)
+class ZipShape:
+    """Constants of a ZipCache.
+
+    Args:
+        slots: rows that a layer can hold, tiers and ring together.
+        prompt: rows of the longest prompt.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    slots: int
+    prompt: int
+    ring: int = RING_ROWS
+
+    filing: ClassVar[Filing] = "tiers"  # what the host does with a full ring
+    written = ("ring_key", "ring_value", "ring_score")  # what a step writes
+    waiting = (
+        *written,
+        *(f"{tier}_{kind}" for tier in BITS for kind in ("key_least", "key_step", "divisor")),
+    )  # what the flush graph reads
+
+    @property
+    def tiers(self) -> dict[str, int]:
+        """Slots of each tier: enough for a prompt of any length and what may follow it."""
+        added = count_salient(self.ring)
+        counts = [
+            (count_salient(rows), rows, max(0, self.slots - rows - 1) // self.ring)
+            for rows in range(1, self.prompt + 1)
+        ]
+        return {
+            "high": max(high + times * added for high, _, times in counts),
+            "low": max(n - high + times * (self.ring - added) for high, n, times in counts),
+        }
+
+    @property
+    def buffers(self) -> dict[str, Place]:
+        """Every buffer of one layer: dtype and shape by the part of it that it holds."""
+        of_channel: Place = ("float32", [1, self.kv_heads, 1, self.head_dim])
+        found: dict[str, Place] = {}
+        for tier, slots in self.tiers.items():
+            found |= self._rows(tier, slots)
+            found |= {f"{tier}_{kind}": of_channel for kind in ("key_least", "key_step", "divisor")}
+        row: Place = ("float32", [1, self.kv_heads, self.ring, self.head_dim])
+        score: Place = ("float32", [1, self.kv_heads, self.ring])
+        found |= {"ring_key": row, "ring_value": row, "ring_score": score}
+        return found | {"filled": ("int32", [2])}
+
+    @property
+    def group(self) -> dict[str, Place]:
+        """What one full ring becomes in the tiers."""
+        salient = count_salient(self.ring)
+        return self._rows("high", salient) | self._rows("low", self.ring - salient)
+
+    def _rows(self, tier: str, rows: int) -> dict[str, Place]:
+        width = self.head_dim * BITS[tier] // 8
+        packed: Place = ("int8", [1, self.kv_heads, rows, width])
+        of_row: Place = ("float32", [1, self.kv_heads, rows, 1])
+        kinds = ("key", "value", "value_least", "value_step")
+        places = (packed, packed, of_row, of_row)
+        return {f"{tier}_{kind}": place for kind, place in zip(kinds, places, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -55,51 +132,55 @@ def split_salient(salience: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return order[..., :count].sort(-1).values, order[..., count:].sort(-1).values
 
 
-def pack(keys: Tensor, values: Tensor, salience: Tensor, slots: tuple[int, int]) -> list[Tier]:
-    """Both tiers, of a prompt's rows [1, G, S, H] and how salient each is, [1, G, S].
+def pack_prompt(
+    key: Tensor, value: Tensor, salience: Tensor, count: Tensor, slots: dict[str, int]
+) -> dict[str, Tensor]:
+    """Both tiers of a prompt's rows [1, G, S, H], by name of the buffer.
 
-    `slots` are those of the high and the low tier; rows that come later fill them up.
+    Args:
+        salience: [1, G, S], lowest of all at rows that are padding.
+        count: int64 [1], true rows.
+        slots: of each tier; rows that come later fill them up.
     """
-    salient = round(SALIENT_SHARE * keys.shape[2])
-    places = split_salient(salience, salient)
-    bits = (HIGH_BITS, LOW_BITS)
-    return [
-        _pack_tier(_pick(keys, p), _pick(values, p), b, c)
-        for p, b, c in zip(places, bits, slots, strict=True)
-    ]
+    import torch
+    from torch.nn import functional
+
+    rows = key.shape[2]
+    order = torch.topk(salience, rows, dim=-1).indices
+    high = torch.div(2 * SALIENT * count + OF, 2 * OF, rounding_mode="floor")
+    rank = torch.arange(rows)
+    found: dict[str, Tensor] = {}
+    for tier, mine in (("high", rank < high), ("low", (rank >= high) & (rank < count))):
+        size = count_salient(rows) if tier == "high" else rows - count_salient(rows) + 1
+        places = torch.where(mine, order, rows).sort(-1).values[..., :size]
+        held = _pack_tier(key, value, places, BITS[tier])
+        more = slots[tier] - held["key"].shape[2]
+        for kind in ("key", "value", "value_least", "value_step"):
+            held[kind] = functional.pad(held[kind], (0, 0, 0, max(0, more)))
+            held[kind] = held[kind][:, :, : slots[tier]]
+        found |= {f"{tier}_{kind}": part for kind, part in held.items()}
+    return found | {"filled": torch.cat([high, count - high]).to(torch.int32)}
 
 
-def _pick(rows: Tensor, places: Tensor) -> Tensor:
-    """rows [1, G, S, H] at places [1, G, k] -> [1, G, k, H]."""
-    return rows.gather(2, places.unsqueeze(-1).expand(-1, -1, -1, rows.shape[3]))
-
-
-def _pack_tier(keys: Tensor, values: Tensor, bits: int, slots: int) -> Tier:
+def _pack_tier(key: Tensor, value: Tensor, places: Tensor, bits: int) -> dict[str, Tensor]:
+    """Rows at places [1, G, n] as a tier of n slots; places behind the prompt are no rows."""
     import torch
 
-    least, step = find_range(keys, 2, bits)
-    divisor = values.abs().amax(2, keepdim=True).sqrt().clamp(min=SMALLEST_DIVISOR)
-    groups, head_dim = keys.shape[1], keys.shape[3]
-    levels = torch.zeros(1, groups, slots, head_dim * bits // 8, dtype=torch.int8)
-    of_slot = torch.zeros(1, groups, slots, 1)
-    empty = Tier(levels, levels, least, step, divisor, of_slot, of_slot)
-    return append(empty, keys, values, torch.zeros(1, dtype=torch.int64), bits)
-
-
-def append(tier: Tier, keys: Tensor, values: Tensor, start: Tensor, bits: int) -> Tier:
-    """The tier with rows [1, G, n, H] from slot `start`, int64 [1], on."""
-    import torch
-
-    ranges = tier.key_least, tier.key_step, tier.divisor
-    packed, (least, step) = pack_rows(keys, values, *ranges, bits)
-    slots = start + torch.arange(keys.shape[2])
-    return Tier(
-        tier.keys.index_copy(2, slots, packed[0]),
-        tier.values.index_copy(2, slots, packed[1]),
-        *ranges,
-        tier.value_least.index_copy(2, slots, least),
-        tier.value_step.index_copy(2, slots, step),
-    )
+    rows = key.shape[2]
+    mine = (places < rows).unsqueeze(-1)
+    at = places.clamp(max=rows - 1).unsqueeze(-1).expand(-1, -1, -1, key.shape[3])
+    keys, values = key.gather(2, at), value.gather(2, at)
+    least = torch.where(mine, keys, FAR).amin(2, keepdim=True)
+    most = torch.where(mine, keys, -FAR).amax(2, keepdim=True)
+    some = mine.any(2, keepdim=True)
+    span = torch.where(some, torch.cat([least, most], 2), 0.0)
+    least, step = find_range(span, 2, bits)
+    largest = torch.where(mine, values.abs(), 0.0).amax(2, keepdim=True)
+    divisor = largest.sqrt().clamp(min=SMALLEST_DIVISOR)
+    packed, of_row = pack_rows(keys, values, least, step, divisor, bits)
+    return dict(
+        zip(("key", "value", "value_least", "value_step"), (*packed, *of_row), strict=True)
+    ) | {"key_least": least, "key_step": step, "divisor": divisor}
 
 
 def pack_rows(
@@ -112,19 +193,22 @@ def pack_rows(
     return levels, (least, step)
 
 
-def repack(
-    tiers: list[Tier], keys: Tensor, values: Tensor, salience: Tensor, starts: tuple[Tensor, Tensor]
-) -> list[Tier]:
-    """Both tiers with the tail's T rows [1, G, T, H], split by their salience [1, G, T].
+def pack_ring(shape: ZipShape, held: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A full ring as each tier holds its rows: what `flush` makes of the buffers `waiting`."""
+    import torch
 
-    `starts`, int64 [1] each, say how many rows the tiers hold.
-    """
-    salient = round(SALIENT_SHARE * keys.shape[2])
-    places, bits = split_salient(salience, salient), (HIGH_BITS, LOW_BITS)
-    return [
-        append(tier, _pick(keys, p), _pick(values, p), start, b)
-        for tier, p, start, b in zip(tiers, places, starts, bits, strict=True)
-    ]
+    probes = torch.arange(shape.ring, 0, -1).float()  # steps that could see each row
+    chosen = split_salient(held["ring_score"] / probes, count_salient(shape.ring))
+    made: dict[str, Tensor] = {}
+    for tier, places in zip(BITS, chosen, strict=True):
+        at = places.unsqueeze(-1).expand(-1, -1, -1, shape.head_dim)
+        keys, values = held["ring_key"].gather(2, at), held["ring_value"].gather(2, at)
+        least, step = held[f"{tier}_key_least"], held[f"{tier}_key_step"]
+        divisor, bits = held[f"{tier}_divisor"], BITS[tier]
+        packed, of_row = pack_rows(keys, values, least, step, divisor, bits)
+        names = (f"{tier}_{kind}" for kind in ("key", "value", "value_least", "value_step"))
+        made |= dict(zip(names, (*packed, *of_row), strict=True))
+    return made
 
 
 def read(tier: Tier, bits: int) -> tuple[Tensor, Tensor]:

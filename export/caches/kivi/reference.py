@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from edgetok.bundle.kivi import KiviShape
 from edgetok.export.reference.model import Reference
 from edgetok.families.parts import Parts
+from edgetok.kv.stores.kivi import KiviShape
 from edgetok.methods import Method
 
 Array = npt.NDArray[np.float32]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgetok.bundle.think import ThinkShape
 from edgetok.export.attention import DecoderSpelling, merge_heads
 from edgetok.export.caches.ring import RingedPrefill, RingedStep, RowAttention
 from edgetok.export.lowering.portable_decoder import FORBIDDEN
 from edgetok.kv.saliency import ask_last
 from edgetok.kv.stores import think
+from edgetok.kv.stores.think import ThinkShape
 
 
 @dataclass

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgetok.bundle.think import ThinkShape
 from edgetok.export.caches.evicting.reference import UNDECIDED, Array, CacheReference, Row
 from edgetok.families.parts import TextParts
 from edgetok.kv import keep_all
+from edgetok.kv.stores.think import ThinkShape
 
 ASKED = 32  # last queries of a prompt
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from edgetok.bundle.zipcache import BITS, OF, SALIENT, ZipShape, count_salient
 from edgetok.export.attention import DecoderSpelling, merge_heads
 from edgetok.export.caches.ring import (
     RingedFlush,
@@ -21,10 +19,9 @@ from edgetok.export.caches.ring import (
 from edgetok.kv.policies.zipcache import ask
 from edgetok.kv.saliency import received, visible
 from edgetok.kv.stores import zipcache
-from edgetok.kv.stores.levels import find_range
+from edgetok.kv.stores.zipcache import BITS, ZipShape
 
 Rotary = list[tuple[Tensor, Tensor]]
-FAR = 1e30  # beyond every number of a row
 
 
 @dataclass
@@ -58,7 +55,9 @@ class TieringAttention:
         key, value = (torch.where((place < count)[:, None], x, 0.0) for x in (key, value))
         salience = self._salience(layer, query, key, count, scaling)
         salience = torch.where(place < count, salience, -1.0)
-        self.present.append(self._tiers(key, value, salience, count))
+        tiers = zipcache.pack_prompt(key, value, salience[None], count, self.shape.tiers)
+        sizes = {kind: self.shape.buffers[kind][1] for kind in self.shape.written}
+        self.present.append(tiers | {kind: torch.zeros(size) for kind, size in sizes.items()})
         return rows
 
     def _salience(
@@ -71,46 +70,6 @@ class TieringAttention:
         turned = self.spelling.turn(probes, asked, *self.rotary[layer], heads)
         scores = received(turned[0], asked, weights, key[0], scaling)
         return scores / visible(asked, weights, rows).clamp(min=1.0)
-
-    def _tiers(
-        self, key: Tensor, value: Tensor, salience: Tensor, count: Tensor
-    ) -> dict[str, Tensor]:
-        rows, slots = key.shape[2], self.shape.tiers
-        order = torch.topk(salience[None], rows, dim=-1).indices
-        high = torch.div(2 * SALIENT * count + OF, 2 * OF, rounding_mode="floor")
-        rank = torch.arange(rows)
-        found: dict[str, Tensor] = {}
-        for tier, mine in (("high", rank < high), ("low", (rank >= high) & (rank < count))):
-            size = count_salient(rows) if tier == "high" else rows - count_salient(rows) + 1
-            places = torch.where(mine, order, rows).sort(-1).values[..., :size]
-            held = _pack_prompt(key, value, places, BITS[tier])
-            more = slots[tier] - held["key"].shape[2]
-            for kind in ("key", "value", "value_least", "value_step"):
-                held[kind] = functional.pad(held[kind], (0, 0, 0, max(0, more)))
-                held[kind] = held[kind][:, :, : slots[tier]]
-            found |= {f"{tier}_{kind}": part for kind, part in held.items()}
-        sizes = {kind: self.shape.buffers[kind][1] for kind in self.shape.written}
-        empty = {kind: torch.zeros(size) for kind, size in sizes.items()}
-        return found | empty | {"filled": torch.cat([high, count - high]).to(torch.int32)}
-
-
-def _pack_prompt(key: Tensor, value: Tensor, places: Tensor, bits: int) -> dict[str, Tensor]:
-    """Rows at places [1, G, n] as a tier of n slots; places behind the prompt are no rows."""
-    rows = key.shape[2]
-    mine = (places < rows).unsqueeze(-1)
-    at = places.clamp(max=rows - 1).unsqueeze(-1).expand(-1, -1, -1, key.shape[3])
-    keys, values = key.gather(2, at), value.gather(2, at)
-    least = torch.where(mine, keys, FAR).amin(2, keepdim=True)
-    most = torch.where(mine, keys, -FAR).amax(2, keepdim=True)
-    some = mine.any(2, keepdim=True)
-    span = torch.where(some, torch.cat([least, most], 2), 0.0)
-    least, step = find_range(span, 2, bits)
-    largest = torch.where(mine, values.abs(), 0.0).amax(2, keepdim=True)
-    divisor = largest.sqrt().clamp(min=zipcache.SMALLEST_DIVISOR)
-    packed, of_row = zipcache.pack_rows(keys, values, least, step, divisor, bits)
-    return dict(
-        zip(("key", "value", "value_least", "value_step"), (*packed, *of_row), strict=True)
-    ) | {"key_least": least, "key_step": step, "divisor": divisor}
 
 
 @dataclass
@@ -184,25 +143,11 @@ class TierFlush(RingedFlush):
     shape: ZipShape
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        size, made = len(self.shape.waiting), []
-        for first in range(0, len(given), size):
-            held = dict(zip(self.shape.waiting, given[first : first + size], strict=True))
-            made += self._flush(held)
+        kinds, made = self.shape.waiting, list[Tensor]()
+        for first in range(0, len(given), len(kinds)):
+            held = dict(zip(kinds, given[first : first + len(kinds)], strict=True))
+            made += zipcache.pack_ring(self.shape, held).values()
         return tuple(made)
-
-    def _flush(self, held: dict[str, Tensor]) -> list[Tensor]:
-        ring = self.shape.ring
-        probes = torch.arange(ring, 0, -1).float()  # steps that could see each row
-        places = zipcache.split_salient(held["ring_score"] / probes, count_salient(ring))
-        made: list[Tensor] = []
-        for tier, chosen in zip(BITS, places, strict=True):
-            at = chosen.unsqueeze(-1).expand(-1, -1, -1, self.shape.head_dim)
-            keys, values = held["ring_key"].gather(2, at), held["ring_value"].gather(2, at)
-            least, step = held[f"{tier}_key_least"], held[f"{tier}_key_step"]
-            divisor, bits = held[f"{tier}_divisor"], BITS[tier]
-            packed, of_row = zipcache.pack_rows(keys, values, least, step, divisor, bits)
-            made += [*packed, *of_row]
-        return made
 
 
 def tier_of(held: dict[str, Tensor], tier: str) -> zipcache.Tier:

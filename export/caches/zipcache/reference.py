@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from edgetok.bundle.zipcache import ZipShape
 from edgetok.export.reference.model import Answer, Reference
 from edgetok.families.parts import Parts
+from edgetok.kv.stores.zipcache import ZipShape
 from edgetok.methods import Method
 
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from edgetok.bundle.cache_size import cache_bytes
+from edgetok.bundle.buffers import cache_bytes
 
 PROMPT, NEW = 64, 48
 TEXTS = ["What is it?", "", "wie viele? zähle!"]
