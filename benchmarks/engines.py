@@ -37,7 +37,7 @@ from edgetok.export.caches.ring_options import shape_ring
 from edgetok.export.lowering.weight_file import FILE
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
-from edgetok.kv import POLICIES, Policy, Room, make_room
+from edgetok.kv import POLICIES, Policy, EvictionPlan, plan_eviction
 from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, Method
 from edgetok.prefill import PREFILL_METHODS, find_prefill
@@ -129,12 +129,12 @@ def _reducing(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, An
             yield row | _build_over(builder, graph, options.target)
 
 
-def _make_room(policy: Policy, rows: int, layers: int) -> Room:
+def _make_room(policy: Policy, rows: int, layers: int) -> EvictionPlan:
     """Slots for two thirds of a prompt, or as many more as the policy needs."""
     for slots in range(2 * rows // 3, rows):
         with contextlib.suppress(UsageError):
-            return make_room(policy, slots, layers)
-    return make_room(policy, rows, layers)
+            return plan_eviction(policy, slots, layers)
+    return plan_eviction(policy, rows, layers)
 
 
 def _level_scales(parts: Parts) -> Scales:

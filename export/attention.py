@@ -1,28 +1,40 @@
-"""The attention function that edgetok registers with Hugging Face, and what it emits.
+"""The seam between stages and lowerings: attention that edgetok registers with Hugging Face.
 
 While a stage is traced, every attention module of the model calls `attend`, which asks the active
-emitter. An emitter spells attention in one flavour and records what its stage needs to return
-(probes of a tower, cache rows of a decoder), so Hugging Face's own modules stay untouched.
+emitter. An emitter lowers attention to the operators of one flavour and records what its stage
+needs to return (probes of a tower, cache rows of a decoder), so Hugging Face's own modules stay
+untouched. Stages know the protocols here and no lowering; lowerings know no stage.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from edgetok.errors import IncompatibleError
+from edgetok.families.parts import TextParts
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgetok.bundle.manifest import Flavour
+
 NAME = "edgetok"
-GLOBAL_FACTOR = 34.8  # VFlowOpt's released search for a quarter of the tokens
+FORBIDDEN = -1e9  # a score that softmax makes zero
+
+
+Scales = list[tuple[Tensor, Tensor]]  # of each layer's keys and values, [1, G, 1, H]
 
 
 class Emitter(Protocol):
-    """Spells one attention: query [1, heads, rows, H], key and value [1, kv heads, rows, H]."""
+    """Lowers one attention: query [1, heads, rows, H], key and value [1, kv heads, rows, H]."""
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
@@ -33,7 +45,7 @@ class Emitter(Protocol):
 
 @dataclass
 class TowerEmitter:
-    """Full attention of a tower, as a flavour spells it; keeps what each block reads for probes."""
+    """Full attention of a tower as a flavour lowers it; keeps what each block reads for probes."""
 
     blocks: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
@@ -43,9 +55,9 @@ class TowerEmitter:
     ) -> Tensor:
         self.blocks.append((query, key, scaling))
         self.values.append(value)
-        return self.spell(query, key, value, scaling)
+        return self.lower(query, key, value, scaling)
 
-    def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def lower(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[P, heads, n, H] each -> [P, n, heads * H]."""
         raise NotImplementedError
 
@@ -70,13 +82,13 @@ class CacheBuffer:
 
 
 @dataclass(frozen=True)
-class DecoderSpelling:
-    """How a flavour spells a decoder over its KV cache.
+class DecoderLowering:
+    """How a flavour lowers a decoder over its KV cache.
 
     Args:
         attention: builds the emitter of one trace from the past buffers of each layer, lengths,
             positions, rotary tables and scales; it gathers the buffers behind in `present`.
-        norms: spells the norms of a model as one operator each, for the time of a trace.
+        norms: lowers the norms of a model to one operator each, for the time of a trace.
         buffers: what a layer's cache consists of.
         turn: rotary embedding of rows [1, S, heads * H] at positions int64 [S], with tables of cos
             and sin and the number of heads: -> [1, heads, S, H].
@@ -86,6 +98,7 @@ class DecoderSpelling:
         scratch: for a prompt whose rows will be chosen from, a layer's own buffers, which may be
             too short for it, and its number of rows -> what attention gets in their place, so that
             all rows stand in `present` as they are stored.
+        folded: what must hold of the layers' weights while they are traced, given their scales.
     """
 
     attention: Callable[..., Any]
@@ -94,10 +107,55 @@ class DecoderSpelling:
     turn: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
     prompt: Callable[..., tuple[Tensor, Tensor, Tensor]]
     scratch: Callable[[tuple[Tensor, ...], int], tuple[Tensor, ...]]
+    folded: Callable[[Sequence[Any], Scales | None], AbstractContextManager[None]]
 
     def past(self, layers: int) -> list[str]:
         """Names of all buffers, layer by layer."""
         return [buffer.name(layer) for layer in range(layers) for buffer in self.buffers]
+
+
+class StageModule(nn.Module):
+    """A module that becomes one graph: it says what its inputs and outputs are called.
+
+    `inputs` are examples of its static shapes, in the order of `forward`'s arguments.
+    """
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def tracing(self) -> AbstractContextManager[None]:
+        """What must hold while it is traced."""
+        return nullcontext()
+
+
+class Lowering(Protocol):
+    """One flavour: what attention becomes while a stage is traced, and the trace then."""
+
+    flavour: Flavour
+    tower_attention: type[TowerEmitter]
+
+    def fused_attention(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None
+    ) -> Tensor:
+        """Full attention of one image, bias [n] on its keys: [heads, n, H] -> [n, heads * H]."""
+        ...
+
+    def decoder(self, kv: str) -> DecoderLowering:
+        """That of a decoder whose cache is `fp32`, `int8` or `int4`."""
+        ...
+
+    def packing(self, scaled: bool) -> Callable[..., Any]:
+        """The emitter of a prompt that leaves packed rows; `scaled` where they are rounded."""
+        ...
+
+    def lower(self, module: StageModule, stage: str, title: str) -> ir.Model:
+        """The graph of a module, its weights rounded to the bits of the stage."""
+        ...
 
 
 _active: list[Emitter] = []
@@ -184,8 +242,8 @@ def norm_constants(norm: Any) -> tuple[Tensor, float]:
 
 
 @contextmanager
-def spelled_norms(model: nn.Module, operator: str, version: int) -> Iterator[None]:
-    """Spell every RMSNorm of `model` as one operator instead of six, for the time of a trace."""
+def lowered_norms(model: nn.Module, operator: str, version: int) -> Iterator[None]:
+    """Lower every RMSNorm of `model` to one operator instead of six, for the time of a trace."""
 
     def build(norm: Any) -> Callable[[Tensor], Tensor]:
         weight, epsilon = norm_constants(norm)
@@ -219,53 +277,36 @@ def merge_heads(rows: Tensor) -> Tensor:
     return rows.transpose(1, 2).flatten(2)
 
 
-def probe_cls(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention of the CLS row to the patches, mean over heads, beside fused attention.
+def attention_extras(module: Any) -> dict[str, Any]:
+    """What some decoders add to attention: a cap on its logits, a window of keys."""
+    cap = getattr(module, "attn_logit_softcapping", None)
+    # Where layers differ, each has its own; elsewhere it is the configuration's.
+    common = getattr(module.config, "sliding_window", None)
+    window = getattr(module, "sliding_window", common)
+    extras: dict[str, Any] = {} if cap is None else {"softcap": float(cap)}
+    return extras if window is None else extras | {"local_window_size": int(window)}
 
-    query, key [1, heads, 1 + N, H] -> float32 [N].
+
+def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
+    """Refuse decoders whose attention depends on more than which rows there are.
+
+    Args:
+        what: needs plain attention, such as "reduction at prefill".
+        way_out: what to do without it.
+
+    Raises:
+        IncompatibleError: naming what the decoder has.
     """
-    scores = (query[0, :, :1] * scaling) @ key[0].transpose(1, 2)  # [heads, 1, 1 + N]
-    return torch.softmax(scores.float(), dim=-1)[:, 0, 1:].mean(0)
-
-
-def probe_cls_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """`probe_cls` before the softmax, which may be negative."""
-    scores = (query[0, :, :1] * scaling) @ key[0].transpose(1, 2)
-    return scores[:, 0, 1:].mean(0)
-
-
-def probe_received(query: Tensor, key: Tensor, scaling: float, prefix_tokens: int) -> Tensor:
-    """Mean attention that each patch receives from all rows, for towers without a CLS token.
-
-    query, key [1, heads, prefix + N, H] -> float32 [N].
-    """
-    scores = (query[0] * scaling) @ key[0].transpose(1, 2)
-    return torch.softmax(scores.float(), dim=-1).mean((0, 1))[prefix_tokens:]
-
-
-def probe_wide(query: Tensor, key: Tensor) -> Tensor:
-    """Attention of the CLS row as one head over the full width, which PruMerge reads.
-
-    query, key [1, heads, 1 + N, H] -> float32 [N].
-    """
-    rows, width = merge_heads(key)[0], query.shape[1] * query.shape[3]
-    scores = (merge_heads(query[:, :, :1])[0] * width**-0.5) @ rows.T  # [1, 1 + N]
-    return torch.softmax(scores.float(), dim=-1)[0, 1:]
-
-
-def probe_global(query: Tensor, key: Tensor, scaling: float, prefix_tokens: int) -> Tensor:
-    """Mean attention from the patches that receive `GLOBAL_FACTOR` times the mean or more.
-
-    All patches ask if none is above it. query, key [1, heads, prefix + N, H] -> float32 [N].
-    """
-    scores = (query[0] * scaling) @ key[0].transpose(1, 2)
-    mean = torch.softmax(scores.float(), dim=-1).mean(0)[prefix_tokens:, prefix_tokens:]
-    received = mean.mean(0)
-    asks = (received >= GLOBAL_FACTOR * received.mean()).float()
-    asks = torch.where(asks.max() > 0, asks, 1.0)
-    return (asks @ mean) / asks.sum()
-
-
-def mean_keys(key: Tensor, prefix_tokens: int) -> Tensor:
-    """Mean over heads of the patches' keys: key [1, heads, prefix + N, H] -> [N, H]."""
-    return key[0].mean(0)[prefix_tokens:]
+    extras = {name for layer in text.attending for name in attention_extras(layer.self_attn)}
+    found = {"softcap": "capped logits", "local_window_size": "a window of keys"}
+    has = [words for name, words in found.items() if name in extras]
+    has += [] if text.bidirectional == "nothing" else ["prompts whose rows see ahead"]
+    has += ["positions on three axes"] if text.mrope_axes else []
+    has += ["short convolutions"] if text.convolutions else []
+    has += ["several rotary embeddings"] if len(set(text.rotary_kinds)) > 1 else []
+    has += ["partial rotary embedding"] if text.rotary_dim != text.head_dim else []
+    if has:
+        raise IncompatibleError(
+            f"this decoder has {' and '.join(has)}, and {what} knows plain attention only; "
+            f"{way_out}"
+        )

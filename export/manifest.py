@@ -19,7 +19,7 @@ from edgetok.bundle.manifest import (
 from edgetok.export.builder import cache_slots, removed_rows
 from edgetok.export.caches.ring import RingShape
 from edgetok.families.parts import Parts
-from edgetok.kv import NONE, Reads, Room
+from edgetok.kv import NONE, Reads, EvictionPlan
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill as Reduction
@@ -33,7 +33,7 @@ def describe(
     seed: int,
     stages: list[Stage],
     prefill: Reduction | None = None,
-    room: Room | None = None,
+    room: EvictionPlan | None = None,
     ringed: RingShape | None = None,
     reads: Reads | None = None,
 ) -> Manifest:
@@ -107,7 +107,7 @@ def describe(
     )
 
 
-def _policy(prefill: Reduction | None, room: Room | None, reads: Reads | None) -> str:
+def _policy(prefill: Reduction | None, room: EvictionPlan | None, reads: Reads | None) -> str:
     if reads is not None:
         return reads.reading.name
     if room is not None:
@@ -115,7 +115,7 @@ def _policy(prefill: Reduction | None, room: Room | None, reads: Reads | None) -
     return NONE if prefill is None else prefill.held.name
 
 
-def _positions(prefill: Reduction | None, room: Room | None) -> Literal["kept", "renumbered"]:
+def _positions(prefill: Reduction | None, room: EvictionPlan | None) -> Literal["kept", "renumbered"]:
     """No bundle has both: `export_model` refuses it."""
     if room is not None:
         return room.policy.positions

@@ -41,7 +41,7 @@ from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint, require_tokenizer
 from edgetok.families.encoders import is_encoder
 from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
-from edgetok.kv import NONE, Policy, Reading, Room, keep_all, make_room
+from edgetok.kv import NONE, Policy, Reading, EvictionPlan, keep_all, plan_eviction
 from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
@@ -303,18 +303,18 @@ def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> 
 
 def _make_room(
     policy: Policy | None, slots: int | None, ladder: Ladder, text: TextParts
-) -> Room | None:
+) -> EvictionPlan | None:
     if policy is None:
         return None
     wanted = ladder.largest.cache_slots if slots is None else slots
-    room = make_room(policy, wanted, len(text.layers), text.max_positions)
+    room = plan_eviction(policy, wanted, len(text.layers), text.max_positions)
     if policy.mixers:
         require_mixers_fit(policy.mixers, room.keep, policy.recent or 0, text.head_dim)
     return room
 
 
 def _eager_cache(
-    parts: Parts, room: Room | None, seed: int, kv: str, ladder: Ladder
+    parts: Parts, room: EvictionPlan | None, seed: int, kv: str, ladder: Ladder
 ) -> CacheReference | None:
     """The reference of caches that Hugging Face's own is too far from: emptied or coarse ones."""
     if room is not None:

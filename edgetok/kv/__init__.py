@@ -19,7 +19,7 @@ from edgetok.kv.policies import (
     visual,
     zipcache,
 )
-from edgetok.kv.policy import Policy, Room, keep_all, make_room
+from edgetok.kv.policy import Policy, EvictionPlan, keep_all, plan_eviction
 from edgetok.kv.reading import Reading, Reads, make_reads
 
 __all__ = [
@@ -29,11 +29,11 @@ __all__ = [
     "Policy",
     "Reading",
     "Reads",
-    "Room",
+    "EvictionPlan",
     "find_policy",
     "keep_all",
     "make_reads",
-    "make_room",
+    "plan_eviction",
 ]
 
 NONE = "none"  # no policy: every row stays, and the cache is as long as the longest answer

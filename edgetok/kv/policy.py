@@ -69,7 +69,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class EvictionPlan:
     """Constants of a policy in one model.
 
     Args:
@@ -87,7 +87,7 @@ class Room:
         return self.keep[layer] - self.policy.sinks if given is None else given
 
 
-def make_room(policy: Policy, slots: int, layers: int, positions: int = limits.CACHE_SLOTS) -> Room:
+def plan_eviction(policy: Policy, slots: int, layers: int, positions: int = limits.CACHE_SLOTS) -> EvictionPlan:
     """Slots and kept rows of every layer.
 
     Args:
@@ -110,13 +110,13 @@ def make_room(policy: Policy, slots: int, layers: int, positions: int = limits.C
             f"last rows; with {slots} slots its smallest layer keeps {min(keep)} rows in all, "
             f"raise --kv-slots to {_enough(policy, layers)} or more"
         )
-    return Room(policy, tuple(capacities), tuple(keep))
+    return EvictionPlan(policy, tuple(capacities), tuple(keep))
 
 
-def keep_all(slots: int, layers: int) -> Room:
+def keep_all(slots: int, layers: int) -> EvictionPlan:
     """A cache that nothing is ever taken from, for what compares with one."""
     policy = Policy("none", "edgetok", "keeps every row", "ours", sinks=0, recent=0)
-    return Room(policy, (slots,) * layers, (slots,) * layers)
+    return EvictionPlan(policy, (slots,) * layers, (slots,) * layers)
 
 
 def _capacities(policy: Policy, slots: int, layers: int) -> list[int]:

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgetok.errors import InputError, UsageError
-from edgetok.export.caches.ring_options import RINGED, require_pruning, require_ring_alone
-from edgetok.export.caches.tidaldecode.options import (
-    find_reading,
-    require_readable,
-    require_reading_alone,
-)
+from edgetok.export.attention import Scales, require_plain_attention
+from edgetok.export.caches.evicting.scheme import EvictingCache
+from edgetok.export.caches.kivi.scheme import fit_kivi
+from edgetok.export.caches.plain.scheme import BITS, PlainCache
+from edgetok.export.caches.ring_scheme import RingCache
+from edgetok.export.caches.scheme import CacheScheme
+from edgetok.export.caches.think.scheme import fit_think
+from edgetok.export.caches.tidaldecode.options import find_reading, require_reading_alone
+from edgetok.export.caches.tidaldecode.scheme import TidalCache
+from edgetok.export.caches.zipcache.scheme import fit_zipcache
 from edgetok.export.learned_weights import with_exit_weights, with_kv_weights
-from edgetok.export.stages.prompt_reduced import require_plain_attention
-from edgetok.families.parts import TextParts
-from edgetok.kv import AT_PREFILL, NONE, Policy, Reading, find_policy, make_room
+from edgetok.families.parts import Parts, TextParts
+from edgetok.kv import (
+    AT_PREFILL,
+    NONE,
+    EvictionPlan,
+    Policy,
+    Reading,
+    find_policy,
+    make_reads,
+    plan_eviction,
+)
+from edgetok.kv.mixing import require_mixers_fit
+from edgetok.kv.stores import kivi, think, zipcache
+from edgetok.ladder import Ladder
 from edgetok.prefill import Prefill, find_prefill
+
+# Caches with stores of their own, by name: from it, the ladder, the decoder and `kv_channels`.
+STORES: dict[str, Callable[..., RingCache]] = {
+    **dict.fromkeys(kivi.BITS, fit_kivi),
+    zipcache.NAME: fit_zipcache,
+    think.NAME: fit_think,
+}
+NAMES = ("fp32", *BITS, *STORES)
+# From an eager model over so many bits: scales of each layer's keys and values.
+Measure = Callable[[int], Scales]
 
 
 @dataclass(frozen=True)
@@ -39,8 +65,13 @@ class CacheChoice:
     reduction: Prefill | None
     channels: int | None
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether its scales come from samples."""
+        return self.kv in BITS
+
     def require_decoder(self, text: TextParts, flavour: str) -> None:
-        """Refuse a decoder whose attention is more than what is asked for can spell.
+        """Refuse a decoder whose attention is more than what is asked for can lower.
 
         Raises:
             UsageError: naming what asks for plain attention, and the way out.
@@ -50,13 +81,14 @@ class CacheChoice:
             _require_reducible(text, self.reduction)
         if self.policy is not None:
             require_plain_attention(text, "a KV policy", "use --kv-policy none")
-        require_readable(text, self.reading)
-        if self.kv in RINGED:
+        if self.reading is not None:
+            require_plain_attention(text, self.reading.name, "use --kv-policy none")
+        if self.kv in STORES:
             require_plain_attention(text, f"a {self.kv} cache", "use --kv int8")
         if self.kv == "int4":
-            require_plain_attention(text, "the proof of an int4 KV cache", "use --kv int8")
+            require_plain_attention(text, "the check of an int4 KV cache", "use --kv int8")
         if flavour != "ort":
-            # What both flavours spell out:
+            # What both flavours lower:
             plain = replace(
                 text,
                 bidirectional="nothing",
@@ -67,6 +99,41 @@ class CacheChoice:
                 rotary_kinds=(),
             )
             require_plain_attention(plain, f"the {flavour} flavour", "use --flavour ort")
+
+    def plan(self, ladder: Ladder, text: TextParts) -> EvictionPlan | None:
+        """Which rows a policy keeps in this decoder; None without one.
+
+        Raises:
+            UsageError: for slots that are too few or too many.
+        """
+        if self.policy is None:
+            return None
+        wanted = ladder.largest.cache_slots if self.slots is None else self.slots
+        plan = plan_eviction(self.policy, wanted, len(text.layers), text.max_positions)
+        if self.policy.mixers:
+            kept = self.policy.mixers, plan.keep, self.policy.recent or 0
+            require_mixers_fit(*kept, text.head_dim)
+        return plan
+
+    def fit(self, parts: Parts, ladder: Ladder, seed: int, measure: Measure) -> CacheScheme:
+        """The cache in this model.
+
+        Raises:
+            UsageError: if the ladder or the decoder is too small for it.
+        """
+        text, longest = parts.text, ladder.largest.cache_slots
+        if self.kv in STORES:
+            return STORES[self.kv](self.kv, ladder, text, self.channels)
+        plan, reads = self.plan(ladder, text), None
+        if self.reading is not None:
+            reads = make_reads(self.reading, self.reads, longest, len(text.layers))
+        bits = BITS.get(self.kv)
+        scales = None if bits is None else measure(bits)
+        if plan is not None:
+            return EvictingCache(self.kv, plan, scales, bits or 8, seed)
+        if reads is not None:
+            return TidalCache(self.kv, longest, scales, reads=reads)
+        return PlainCache(self.kv, longest, scales, self.reduction)
 
 
 def choose_cache(
@@ -94,8 +161,8 @@ def choose_cache(
     reduction = with_exit_weights(reduction, None if exit_weights is None else Path(exit_weights))
     _require_policy(found, slots)
     _require_one_of(reduction, found)
-    require_ring_alone(kv, reduction, found)
-    require_pruning(kv, channels)
+    _require_store_alone(kv, reduction, found)
+    _require_pruning(kv, channels)
     return CacheChoice(kv, found, slots, reading, reads, reduction, channels)
 
 
@@ -119,7 +186,7 @@ def _require_policy(policy: Policy | None, slots: int | None) -> None:
             "or lower --new-tokens for a shorter cache"
         )
     if policy is not None and slots is not None:
-        make_room(policy, slots, 1 if policy.capacities is None else 2)  # too few for any model
+        plan_eviction(policy, slots, 1 if policy.capacities is None else 2)  # too few for any model
 
 
 def _require_one_of(reduction: Prefill | None, policy: Policy | None) -> None:
@@ -139,3 +206,31 @@ def _require_reducible(text: TextParts, reduction: Prefill) -> None:
             f"decoder has {text.hidden}; they belong to another model"
         )
     require_plain_attention(text, "reduction at prefill", "leave --prefill out")
+
+
+def _require_store_alone(kv: str, reduction: Prefill | None, policy: Policy | None) -> None:
+    """Refuse what a cache with a store of its own cannot be combined with."""
+    if kv not in STORES:
+        return
+    if policy is not None:
+        how = "holds each row in its place" if kv == think.NAME else "packs rows in groups"
+        raise UsageError(
+            f"a {kv} cache {how} and {policy.name} takes single rows out of them; "
+            "use --kv-policy none or --kv int4"
+        )
+    if reduction is not None:
+        raise UsageError(
+            f"a {kv} cache fills all layers alike and {reduction.name} takes rows away between "
+            "them; leave --prefill out or use --kv int4"
+        )
+
+
+def _require_pruning(kv: str, channels: int | None) -> None:
+    """Refuse a number of channels where no keys are pruned."""
+    if channels is not None and kv != think.NAME:
+        raise UsageError(
+            f"{channels} channels of keys need a cache that prunes them; add --kv {think.NAME} or "
+            "leave --kv-channels out"
+        )
+    if channels is not None and channels < 1:
+        raise UsageError(f"{channels} channels of keys are none; give --kv-channels 1 or more")

@@ -1,43 +1,61 @@
-"""The stages of a KIVI cache: prefill that fills groups, decode over region and ring, the flush."""
+"""What caches with a ring have in common: the last rows lie apart, as they came.
+
+KIVI and ZipCache pack a full ring (`RingFlush`), ThinK lets one key leave at each step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgetok import names
-from edgetok.export.attention import DecoderSpelling, merge_heads
-from edgetok.export.lowering.portable_decoder import FORBIDDEN
-from edgetok.export.stages.decoder import Decoder
-from edgetok.families.parts import TextParts
-from edgetok.kv.stores import kivi
-from edgetok.kv.stores.kivi import KiviShape
-from edgetok.kv.stores.think import ThinkShape
-from edgetok.kv.stores.zipcache import ZipShape
+from edgetok.export.attention import FORBIDDEN, DecoderLowering, StageModule, merge_heads
+from edgetok.export.stages.decoder import Decoder, DecoderContext
+from edgetok.kv.stores.buffers import Filing, Place
 
-RingShape = KiviShape | ZipShape | ThinkShape
+Rotary = list[tuple[Tensor, Tensor]]
+
+
+class RingShape(Protocol):
+    """Constants of a cache with a ring: `KiviShape`, `ZipShape` or `ThinkShape`."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def ring(self) -> int: ...
+    @property
+    def buffers(self) -> dict[str, Place]: ...
+    @property
+    def written(self) -> tuple[str, ...]: ...
+    @property
+    def waiting(self) -> tuple[str, ...]: ...
+    @property
+    def group(self) -> dict[str, Place]: ...
+    @property
+    def filing(self) -> Filing: ...
 
 
 @dataclass
-class FillingAttention:
-    """A prompt that attends to itself unrounded, and leaves full groups and the rows behind them.
+class PromptAttention:
+    """A prompt that attends to itself unrounded; `fill` makes its rows the buffers of a layer.
 
     Args:
         shape: of the cache.
         lengths: int32 [L], true rows of each layer minus one.
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
-        spelling: of the flavour.
+        lowering: of the flavour.
     """
 
-    shape: KiviShape
+    shape: Any
     lengths: Tensor
-    rotary: list[tuple[Tensor, Tensor]]
-    spelling: DecoderSpelling
+    rotary: Rotary
+    lowering: DecoderLowering
     present: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -48,50 +66,46 @@ class FillingAttention:
     ) -> Tensor:
         layer = len(self.present)
         last, tables = self._last[layer], self.rotary[layer]
-        rows, key, value = self.spelling.prompt(query, key, value, scaling, last, *tables)
-        # Zeros instead of padding: a row that no mask admits must still be finite.
-        true = (torch.arange(key.shape[2]) <= last)[:, None]
-        key, value = torch.where(true, key, 0.0), torch.where(true, value, 0.0)
-        self.present.append((*self._fill(key, value), *self._wait(key, value, last.long())))
+        rows, key, value = self.lowering.prompt(query, key, value, scaling, last, *tables)
+        self.present.append(self.fill(query, key, value, scaling, last))
         return rows
 
-    def _fill(self, key: Tensor, value: Tensor) -> list[Tensor]:
-        """The region with all groups that the prompt can fill."""
-        ring, bits = self.shape.ring, self.shape.bits
-        count = key.shape[2] // ring * ring
-        if not count:
-            sizes = key.shape[1], self.shape.region, key.shape[3]
-            return [*kivi.empty_region(*sizes, ring, bits).parts]
-        packed = kivi.pack(key[:, :, :count], value[:, :, :count], ring, bits).parts
-        slots = [place[1][2] for place in self.shape.buffers.values()]
-        return [
-            functional.pad(part, (0, 0, 0, rows - part.shape[2]))
-            for part, rows in zip(packed, slots, strict=False)
-        ]
+    def fill(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, last: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The buffers of a layer, in the order of `shape.buffers`.
 
-    def _wait(self, key: Tensor, value: Tensor, last: Tensor) -> list[Tensor]:
-        """The ring: rows behind the full groups, at least one."""
-        ring = self.shape.ring
-        first = torch.div(last, ring, rounding_mode="floor") * ring
-        places = (first + torch.arange(ring)).clamp(max=key.shape[2] - 1)
-        return [rows.index_select(2, places) for rows in (key, value)]
+        query [1, heads, S, H] is not rotated; key and value [1, G, S, H] are; `last` int32 [1] is
+        the last true row.
+        """
+        raise NotImplementedError
+
+    def rotate(self, rows: Tensor, places: Tensor) -> Tensor:
+        """Rotary embedding of rows [1, heads, n, H] of the layer at places int64 [n]."""
+        tables = self.rotary[len(self.present)]
+        return self.lowering.turn(merge_heads(rows), places, *tables, rows.shape[1])
+
+
+def zero_padding(rows: Tensor, true: Tensor) -> Tensor:
+    """Zeros instead of rows [1, G, S, H] that are not `true` [S]: the unmasked must be finite."""
+    return torch.where(true[:, None], rows, 0.0)
 
 
 @dataclass
 class RowAttention:
-    """The attention of a step whose row waits in a ring, spelled in standard operators.
+    """The attention of a step whose row waits in a ring, in standard operators.
 
     Args:
         lengths: int32 [L], rows that each layer holds before this one.
         positions: int64 [L, 1], rotary position of the row.
         rotary: of each layer the tables of cos and sin, [positions, H / 2].
-        spelling: of the flavour.
+        lowering: of the flavour.
     """
 
     lengths: Tensor
     positions: Tensor
-    rotary: list[tuple[Tensor, Tensor]]
-    spelling: DecoderSpelling
+    rotary: Rotary
+    lowering: DecoderLowering
     present: list[tuple[Tensor, ...]] = field(default_factory=list, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -101,30 +115,7 @@ class RowAttention:
     def rotate(self, rows: Tensor, layer: int) -> Tensor:
         """Rotary embedding of the row [1, heads, 1, H] at its position."""
         at, tables = self._positions[layer][0], self.rotary[layer]
-        return self.spelling.turn(merge_heads(rows), at, *tables, rows.shape[1])
-
-
-@dataclass
-class RingAttention(RowAttention):
-    """Over a region of groups and the ring behind it.
-
-    Args:
-        past: per layer its buffers, in the order of `KiviShape.buffers`.
-    """
-
-    shape: KiviShape
-    past: list[tuple[Tensor, ...]]
-
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
-        layer = len(self.present)
-        query, key = self.rotate(query, layer), self.rotate(key, layer)
-        past, count, bits = self.past[layer], self.counts[layer], self.shape.bits
-        ring = kivi.stage(kivi.Ring(*past[6:]), key, value, count)
-        self.present.append((ring.keys, ring.values))
-        keys, values, true = kivi.read(kivi.Region(*past[:6]), ring, count + 1, bits)
-        return attend_row(query * scaling, keys[0], values[0], true)[0]
+        return self.lowering.turn(merge_heads(rows), at, *tables, rows.shape[1])
 
 
 def attend_row(query: Tensor, keys: Tensor, values: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,23 +130,17 @@ def attend_row(query: Tensor, keys: Tensor, values: Tensor, true: Tensor) -> tup
     return (weights @ values).reshape(1, 1, heads * head_dim), weights
 
 
-class RingedDecoder(Decoder):
+class RingDecoder(Decoder):
     """A decoder over a cache with a ring.
 
     Args:
         kinds: the parts of a layer that the stage writes, by name.
-        spelling: of the flavour.
     """
 
-    def __init__(
-        self,
-        text: TextParts,
-        positions: int,
-        shape: RingShape,
-        kinds: Iterable[str],
-        spelling: DecoderSpelling,
-    ) -> None:
-        super().__init__(text, positions, None, spelling)
+    attention: Any  # lowers the attention of the stage, and lists the buffers that it wrote
+
+    def __init__(self, context: DecoderContext, shape: Any, kinds: Iterable[str]) -> None:
+        super().__init__(context)
         self.shape = shape
         self._kinds = tuple(kinds)
 
@@ -164,83 +149,72 @@ class RingedDecoder(Decoder):
         return [names.LOGITS, *part_names("present", self.shape, self._kinds)]
 
 
-class RingedPrefill(RingedDecoder):
+class RingPrefill(RingDecoder):
     """input embeddings [1, S, D], padded on the right -> logits [1, W] and all buffers.
 
-    `attention` attends to a prompt and lists the buffers of each layer.
+    Args:
+        rows: S.
     """
 
-    attention: Any
+    def __init__(self, context: DecoderContext, shape: Any, rows: int) -> None:
+        super().__init__(context, shape, shape.buffers)
+        self.rows = rows
 
-    def __init__(
-        self, text: TextParts, positions: int, shape: RingShape, spelling: DecoderSpelling
-    ) -> None:
-        super().__init__(text, positions, shape, shape.buffers, spelling)
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return self.context.prompt(self.rows)
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
-        attention = self.attention(self.shape, lengths, self._rotary(), self.spelling)
+        attention = self.attention(self.shape, lengths, self._rotary(), self.lowering)
         rows = self.attend(embeds, attention)
         held = [buffer for buffers in attention.present for buffer in buffers]
         return self.read_logits(rows[0].index_select(0, last)), *held
 
 
-class RingedStep(RingedDecoder):
-    """One token id [1, 1] -> logits [1, W] and the buffers that a step writes.
+class RingDecode(RingDecoder):
+    """One token id [1, 1] -> logits [1, W] and the buffers that a step writes."""
 
-    `attention` attends to a row over the buffers of each layer and lists those it wrote.
-    """
+    def __init__(self, context: DecoderContext, shape: Any) -> None:
+        super().__init__(context, shape, shape.written)
 
-    attention: Any
-
-    def __init__(
-        self, text: TextParts, positions: int, shape: RingShape, spelling: DecoderSpelling
-    ) -> None:
-        super().__init__(text, positions, shape, shape.written, spelling)
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return self.context.step() | past_parts(self.shape, self.shape.buffers)
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         size = len(self.shape.buffers)
         layers = [past[first : first + size] for first in range(0, len(past), size)]
-        given = lengths, positions, self._rotary(), self.spelling
+        given = lengths, positions, self._rotary(), self.lowering
         attention = self.attention(*given, self.shape, layers)
         rows = self.attend(self.text.embed(token), attention)
         held = [buffer for buffers in attention.present for buffer in buffers]
         return self.read_logits(rows[0]), *held
 
 
-class RingedFlush(nn.Module):
+class RingFlush(StageModule):
     """The full rings of all layers -> what is to be filed of each."""
 
-    def __init__(self, shape: RingShape) -> None:
+    def __init__(self, shape: Any) -> None:
         super().__init__()
         self.shape = shape
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return past_parts(self.shape, self.shape.waiting)
 
     @property
     def outputs(self) -> list[str]:
         return part_names("flushed", self.shape, self.shape.group)
 
+    def forward(self, *waiting: Tensor) -> tuple[Tensor, ...]:
+        kinds, made = self.shape.waiting, list[Tensor]()
+        for first in range(0, len(waiting), len(kinds)):
+            made += self.pack(dict(zip(kinds, waiting[first : first + len(kinds)], strict=True)))
+        return tuple(made)
 
-class FillingPrefill(RingedPrefill):
-    """A prompt of a KIVI cache."""
-
-    attention = FillingAttention
-
-
-class RingDecode(RingedStep):
-    """A step of a KIVI cache: it writes the rings, the region stays as it is."""
-
-    attention = RingAttention
-
-
-class Flush(RingedFlush):
-    """The full rings of all layers -> what they are as a group of the region."""
-
-    shape: KiviShape
-
-    def forward(self, *rings: Tensor) -> tuple[Tensor, ...]:
-        ring, bits = self.shape.ring, self.shape.bits
-        pairs = zip(rings[::2], rings[1::2], strict=True)
-        groups = [kivi.pack(keys, values, ring, bits).parts for keys, values in pairs]
-        return tuple(part for parts in groups for part in parts)
+    def pack(self, held: dict[str, Tensor]) -> Iterable[Tensor]:
+        """The full ring of a layer, by part, -> the parts of `shape.group`."""
+        raise NotImplementedError
 
 
 def part_names(side: str, shape: RingShape, kinds: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""The gate for a cache with a ring: every step over more than a whole ring, and its bytes.
+"""The check of a cache whose ring is packed: every step over more than a whole ring, and its bytes.
 
 A row that lies between two levels may be rounded to either, and at 2 bits that is a third of its
 range. So PyTorch takes over what waits in the graphs' ring before it is packed, once both were
@@ -7,78 +7,56 @@ compared: what each makes of it can then be held to the same limits as everythin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from edgetok import names
-from edgetok.export.caches.kivi.reference import GroupCache, KiviReference, KiviRows
-from edgetok.export.caches.zipcache.reference import ZipReference, ZipRows
-from edgetok.export.parity.sessions import Array, GraphRunner
+from edgetok.export.parity.ledger import Ledger
+from edgetok.export.parity.prompt import Prompt
+from edgetok.export.parity.sessions import GraphRunner
 
-if TYPE_CHECKING:
-    from edgetok.export.parity.gate import Ledger
-
-BEYOND = 2  # steps behind the ring's first flush
+Array = npt.NDArray[Any]
+BEYOND = 2  # steps after the ring's first flush
 
 
-def prove_kivi(
-    ledger: Ledger,
-    reference: KiviReference | ZipReference,
-    runner: GraphRunner,
-    embeds: Tensor,
-    budget: int,
+class Rows(Protocol):
+    """PyTorch's rows of one answer: `KiviRows` or `ZipRows`."""
+
+    def begin(self, embeds: Tensor) -> Tensor: ...
+    def step(self, token: int) -> Tensor: ...
+    @property
+    def is_full(self) -> bool: ...
+    def waiting(self, layer: int) -> dict[str, Array]: ...
+    def take_over(self, layer: int, waiting: dict[str, Array]) -> None: ...
+
+
+def check_ring(
+    ledger: Ledger, rows: Rows, sessions: GraphRunner, prompt: Prompt, slots: int, layers: int
 ) -> None:
-    """Follow a prompt [1, n, D] until a ring was packed, as far as there is room."""
-    steps = min(runner.ring + BEYOND, reference.shape.slots - embeds.shape[1])
-    vocabulary = reference.parts.text.vocabulary
-    ids = [step * 7919 % vocabulary for step in range(1, steps + 1)]  # from all over it
-    rows, layers = reference.begin_rows(), range(len(reference.parts.text.layers))
-    got, want = runner.begin(budget, embeds[0].numpy()), rows.begin(embeds)
+    """Follow a prompt until a ring was packed, as far as there is room."""
+    budget = prompt.budget
+    steps = min(sessions.ring + BEYOND, slots - len(prompt.rows))
+    got, want = sessions.begin(budget, prompt.rows), rows.begin(prompt.embeds)
     ledger.compare("prefill", budget, names.LOGITS, got, want.numpy())
-    for token in ids:
-        for layer in layers if rows.is_full else ():
-            _take_over(ledger, runner, rows, layer, budget)
-        got, want = runner.step(token), rows.step(token)
+    vocabulary = want.shape[-1]
+    for step in range(1, steps + 1):
+        for layer in range(layers) if rows.is_full else ():
+            _take_over(ledger, sessions, rows, layer, budget)
+        token = step * 7919 % vocabulary  # from all over it
+        got, want = sessions.step(token), rows.step(token)
         ledger.compare("decode", budget, names.LOGITS, got, want.numpy())
-    if isinstance(rows, KiviRows):
-        for layer in layers:
-            _compare_rows(ledger, runner, rows.cache, layer, budget)
 
 
 def _take_over(
-    ledger: Ledger, runner: GraphRunner, rows: KiviRows | ZipRows, layer: int, budget: int
+    ledger: Ledger, sessions: GraphRunner, rows: Rows, layer: int, budget: int
 ) -> None:
     """Compare what waits in a full ring; PyTorch goes on with what the graphs have there."""
     held = {}
     for kind, want in rows.waiting(layer).items():
         part = names.part("past", f"ring_{kind}", layer)
-        held[kind] = runner.buffer(part)[0]
+        held[kind] = np.asarray(sessions.buffer(part)[0])
         ledger.compare(names.FLUSH, budget, part, held[kind], want)
     rows.take_over(layer, held)
-
-
-def _compare_rows(
-    ledger: Ledger, runner: GraphRunner, cache: GroupCache, layer: int, budget: int
-) -> None:
-    held, count = cache.layers[layer], cache.rounded[layer]
-    for kind, want in (("key", held.keys), ("value", held.values)):
-        part, wanted = f"past_{kind}_{layer}", want[0].numpy()
-        packed = _unpacked(runner, kind, layer)[:, :count]
-        waiting = runner.buffer(names.part("past", f"ring_{kind}", layer))[0]
-        rows = np.concatenate([packed, waiting[:, : wanted.shape[1] - count]], 1)
-        ledger.compare(names.FLUSH, budget, part, rows, wanted)
-
-
-def _unpacked(runner: GraphRunner, kind: str, layer: int) -> Array:
-    """Rows [G, C, H] of the region; a byte's digits are channels i, i + H / n, …."""
-    packed = runner.buffer(names.part("past", kind, layer))[0].astype(np.int64) + 128
-    least = runner.buffer(names.part("past", f"{kind}_least", layer))[0]
-    step = runner.buffer(names.part("past", f"{kind}_step", layer))[0]
-    digits = runner.head_dim // packed.shape[-1]
-    top = 2 ** (8 // digits)
-    levels = np.concatenate([packed // top**place % top for place in range(digits)], -1)
-    if kind == "key":
-        least, step = (np.repeat(part, runner.ring, axis=1) for part in (least, step))
-    return np.asarray(levels * step + least, np.float32)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.errors import UsageError
-from edgetok.export.attention import emitting
-from edgetok.export.lowering.ort import fused_attention
+from edgetok.export.attention import StageModule, emitting
 from edgetok.export.stages.tower_reducing import TracedBlock, encoder_of
 from edgetok.families.encoder_parts import Encoded, EncoderParts
 from edgetok.methods import TOWER_METHODS, Method
@@ -56,20 +55,26 @@ def require_movable(parts: EncoderParts, budgets: list[int]) -> None:
         )
 
 
-class Encode(nn.Module):
+class Encode(StageModule):
     """pixels [1, 3, h, w] -> the head's output, the patch each row is centred on [K], sizes [K].
 
-    `attention` spells the blocks' attention in one flavour.
+    `attention` lowers the blocks' attention to one flavour.
     """
 
-    def __init__(self, parts: EncoderParts, inside: Inside, budget: int) -> None:
+    def __init__(
+        self, parts: EncoderParts, inside: Inside, budget: int, attention: Fused
+    ) -> None:
         super().__init__()
         self.model, self.head = parts.vision.model, parts.head
         self.parts, self.inside = parts, inside
         self.encoder = encoder_of(parts.vision)
         self.schedule = inside.steps(self.encoder, budget)
-        self.attention: Fused = fused_attention
+        self.attention = attention
         self.biased = inside.proportional and budget < self.encoder.n_tokens
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return {names.PIXELS: torch.zeros(1, 3, *self.parts.vision.image_px)}
 
     @property
     def outputs(self) -> list[str]:
@@ -129,7 +134,7 @@ class Moment:
         return torch.cat([rows[: self.prefix], back]) if self.prefix else back
 
 
-class Describe(nn.Module):
+class Describe(StageModule):
     """token ids [1, T] -> the embedding of a text [1, E], of length 1."""
 
     outputs = (names.TEXT_EMBEDDING,)

@@ -16,10 +16,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgetok.errors import IncompatibleError
+from edgetok.export.attention import FORBIDDEN
 
 OPSET, IR_VERSION = 20, 9
 OF_BLOCKS = (21, 10)  # opset and IR version in which DequantizeLinear knows blocks of 4 bits
-FORBIDDEN = -1e9  # a score that softmax makes zero
 
 
 def lower(model: ir.Model) -> ir.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.export.attention import (
     CacheBuffer,
-    DecoderSpelling,
+    DecoderLowering,
     TowerEmitter,
+    attention_extras,
     merge_heads,
-    spelled_norms,
+    lowered_norms,
     turned_part,
 )
 from edgetok.export.lowering.names import CONTRIB
@@ -29,7 +31,7 @@ AFTER_SOFTMAX = 2  # what GroupQueryAttention shall return of its attention
 class TowerAttention(TowerEmitter):
     """Full attention as one MultiHeadAttention."""
 
-    def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def lower(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         return _multi_head(query, key, value, scaling, [])
 
 
@@ -205,26 +207,17 @@ def turn_merged(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads
     return turned.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
 
 
-def attention_extras(module: Any) -> dict[str, Any]:
-    """What some decoders add to attention: a cap on its logits, a window of keys."""
-    cap = getattr(module, "attn_logit_softcapping", None)
-    # Where layers differ, each has its own; elsewhere it is the configuration's.
-    common = getattr(module.config, "sliding_window", None)
-    window = getattr(module, "sliding_window", common)
-    extras: dict[str, Any] = {} if cap is None else {"softcap": float(cap)}
-    return extras if window is None else extras | {"local_window_size": int(window)}
+fused_norms = partial(lowered_norms, operator="SimplifiedLayerNormalization", version=1)
 
 
-fused_norms = partial(spelled_norms, operator="SimplifiedLayerNormalization", version=1)
-
-
-def spelling_of(kv: str) -> DecoderSpelling:
-    """How this flavour spells a decoder whose cache is `fp32`, `int8` or `int4`."""
+def lower_decoder(kv: str) -> DecoderLowering:
+    """How this flavour lowers a decoder whose cache is `fp32`, `int8` or `int4`."""
     attention = partial(CacheAttention, bits=4 if kv == "int4" else 8)
     dtype = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}[kv]
     kinds = (names.past_key, names.past_value)
     buffers = tuple(CacheBuffer(name, dtype, _half if kv == "int4" else int) for name in kinds)
-    return DecoderSpelling(attention, fused_norms, buffers, turn_merged, attend_prompt, stretched)
+    parts = attention, fused_norms, buffers, turn_merged, attend_prompt, stretched
+    return DecoderLowering(*parts, folded=lambda _layers, _scales: nullcontext())
 
 
 def stretched(past: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:

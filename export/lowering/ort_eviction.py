@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgetok.export.attention import merge_heads
 from edgetok.export.lowering.names import CONTRIB
-from edgetok.kv import Room
+from edgetok.kv import EvictionPlan
 from edgetok.kv.mixing import mix_rows
 from edgetok.kv.saliency import first_planes, received, visible
 from edgetok.kv.select import choose, rank, take, turn, turn_back
@@ -26,7 +26,7 @@ class PackingAttention:
     a longer one the rows that the policy keeps are gathered, turned and rounded.
 
     Args:
-        room: the policy, and slots and kept rows of each layer.
+        plan: the policy, and slots and kept rows of each layer.
         lengths: int32 [L], true rows of each layer minus one.
         cos, sin: rotary tables [positions, H / 2].
         scales: per layer key and value scales [1, G, 1, H], for a cache of `bits` bits.
@@ -36,7 +36,7 @@ class PackingAttention:
         back: cos and sin of turns back, [positions, H / 2].
     """
 
-    room: Room
+    plan: EvictionPlan
     lengths: Tensor
     cos: Tensor
     sin: Tensor
@@ -88,7 +88,7 @@ class PackingAttention:
         self, layer: int, query: Tensor, keys: Tensor, count: Tensor, scaling: float
     ) -> Tensor | None:
         """What is remembered of each row, [P, G, S], or None for nothing."""
-        policy, (groups, rows, _) = self.room.policy, keys.shape
+        policy, (groups, rows, _) = self.plan.policy, keys.shape
         if not policy.planes:
             return None
         scores, seen = torch.zeros(groups, rows), torch.zeros(rows)
@@ -112,24 +112,24 @@ class PackingAttention:
         self, layer: int, keys: Tensor, values: Tensor, planes: Tensor | None, count: Tensor
     ) -> tuple[Tensor, ...]:
         """Buffers of a layer: key and value [1, G, C, H], state [P, G, C]."""
-        slots, missing = self.room.slots[layer], self.room.slots[layer] - keys.shape[1]
+        slots, missing = self.plan.slots[layer], self.plan.slots[layer] - keys.shape[1]
         state: list[Tensor] = []
         if missing >= 0:  # any prompt fits
             keys, values = (nn.functional.pad(part, (0, 0, 0, missing)) for part in (keys, values))
             state = [] if planes is None else [nn.functional.pad(planes, (0, missing))]
         else:
             ranks = (
-                torch.zeros(keys.shape[:2]) if planes is None else rank(self.room.policy, planes)
+                torch.zeros(keys.shape[:2]) if planes is None else rank(self.plan.policy, planes)
             )
-            chosen = self._choose(layer, ranks, count, self.room.keep[layer])
+            chosen = self._choose(layer, ranks, count, self.plan.keep[layer])
             packed = nn.functional.pad(chosen, (0, slots - chosen.shape[1]))
             # Which row each slot takes; behind the rows that stay it does not matter.
             places = torch.where(count > slots, packed, torch.arange(slots))
-            if self.room.policy.mixers:
+            if self.plan.policy.mixers:
                 keys, values = self._mixed(layer, (keys, values), ranks, count, chosen)
             else:
                 keys, values = take(keys, places), take(values, places)
-            if self.room.policy.positions == "renumbered":
+            if self.plan.policy.positions == "renumbered":
                 by = (places - torch.arange(slots)).clamp(min=0)
                 keys = turn_back(keys, by, *self.back)
             state = [] if planes is None else [planes.gather(2, places.expand(len(planes), -1, -1))]
@@ -142,14 +142,14 @@ class PackingAttention:
 
     def _choose(self, layer: int, ranks: Tensor, count: Tensor, keep: int) -> Tensor:
         """Rows of each head that stay, [G, keep], of ranks [G, S]."""
-        policy = self.room.policy
-        return choose(ranks, count, keep, policy.sinks, self.room.recent(layer))
+        policy = self.plan.policy
+        return choose(ranks, count, keep, policy.sinks, self.plan.recent(layer))
 
     def _mixed(
         self, layer: int, rows: tuple[Tensor, Tensor], ranks: Tensor, count: Tensor, chosen: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Keys and values [G, C, H] of a prompt that fits, or of rows with others mixed in."""
-        mixer, slots = self.room.policy.mixers[layer], self.room.slots[layer]
+        mixer, slots = self.plan.policy.mixers[layer], self.plan.slots[layer]
         heavy = self._choose(layer, ranks, count, chosen.shape[1] - mixer.slots)
         mixed = mix_rows(mixer, self.plain(layer, *rows), count, chosen, heavy)
         fresh = (nn.functional.pad(r, (0, 0, 0, slots - r.shape[1])) for r in mixed)

@@ -26,7 +26,7 @@ BLOCK = 32  # rows that share a scale at 4 bits; at 8 bits a column does, which 
 class TowerAttention(TowerEmitter):
     """Full attention as one Attention."""
 
-    def spell(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def lower(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         return _attention(query, key, value, scaling)
 
 
@@ -51,7 +51,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, *mask:
     return merge_heads(rows)
 
 
-def spell(model: ir.Model, stage: str, bits: Mapping[str, int]) -> ir.Model:
+def lower(model: ir.Model, stage: str, bits: Mapping[str, int]) -> ir.Model:
     """From a traced stage to this flavour, its weights rounded to the bits of the stage, if any."""
     model.ir_version = IR_VERSION
     simplify(model)

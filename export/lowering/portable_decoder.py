@@ -18,20 +18,20 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.export.attention import (
+    FORBIDDEN,
     CacheBuffer,
-    DecoderSpelling,
+    DecoderLowering,
     merge_heads,
-    spelled_norms,
+    lowered_norms,
     turned_part,
 )
 from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows, width_of
 from edgetok.kv.stores.tidaldecode import gather_rows
 
 OPSET = 24
-FORBIDDEN = -1e9  # a score that softmax makes zero
 
 
-def spelling_of(kv: str) -> DecoderSpelling:
+def lower_decoder(kv: str) -> DecoderLowering:
     """How this flavour spells a decoder whose cache is `fp32`, `int8` or `int4`."""
     rows, scales = (
         (names.past_key, names.past_value),
@@ -39,14 +39,14 @@ def spelling_of(kv: str) -> DecoderSpelling:
     )
     if kv == "fp32":
         buffers = tuple(CacheBuffer(name, torch.float32, int) for name in rows)
-        return DecoderSpelling(
-            CacheAttention, standard_norms, buffers, turn_merged, attend_prompt, no_past
-        )
+        parts = CacheAttention, standard_norms, buffers, turn_merged, attend_prompt, no_past
+        return DecoderLowering(*parts, folded_values)
     width = partial(width_of, bits=BITS[kv])
     buffers = tuple(CacheBuffer(name, torch.int8, width) for name in rows)
     buffers += tuple(CacheBuffer(name, torch.float32, lambda _: 1) for name in scales)
     attention = partial(SlotAttention, bits=BITS[kv])
-    return DecoderSpelling(attention, standard_norms, buffers, turn_merged, attend_prompt, no_past)
+    parts = attention, standard_norms, buffers, turn_merged, attend_prompt, no_past
+    return DecoderLowering(*parts, folded_values)
 
 
 def no_past(past: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:
@@ -294,7 +294,7 @@ def _scatter_bytes(buffer: Tensor, rows: Tensor, start: Tensor) -> Tensor:
     )
 
 
-standard_norms = partial(spelled_norms, operator="RMSNormalization", version=OPSET)
+standard_norms = partial(lowered_norms, operator="RMSNormalization", version=OPSET)
 
 
 # --- the values' equaliser, in the weights that read them ----------------------------------------

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from edgetok import names
 from edgetok.export.lowering.names import CONTRIB
 from edgetok.scratch import Scratch
 
@@ -25,12 +26,13 @@ BLOCK = 32  # 5 bits per int4 weight; 128 would be 4.25 bits and coarser
 ACCURACY_LEVEL = 4  # int8 activations: 2.7 times faster than float32 ones on a CPU
 SMALLEST_ROWS = 64  # below this a matrix is smaller than what quantizing it would add
 
+DECODER = ("prefill", names.SEGMENT, names.EXITED, "extend", "decode")
 # Bits per stage; a stage that is not named stays float32. The head decides between words and the
 # tower between tokens, so both keep 8 bits; fewer were not tried.
 BITS: dict[str, dict[str, int]] = {
     "fp32": {},
-    "int8": {"tower": 8, "compress": 8, "prefill": 8, "extend": 8, "decode": 8, "head": 8},
-    "int4": {"tower": 8, "compress": 8, "prefill": 4, "extend": 4, "decode": 4, "head": 8},
+    "int8": {"tower": 8, "compress": 8, **dict.fromkeys(DECODER, 8), "head": 8},
+    "int4": {"tower": 8, "compress": 8, **dict.fromkeys(DECODER, 4), "head": 8},
 }
 
 

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgetok.bundle.manifest import Weights
+from edgetok.bundle.manifest import Flavour, Weights
+from edgetok.export.attention import Scales
 from edgetok.export.lowering import portable
-from edgetok.export.lowering import portable_decoder as portable_cache
+from edgetok.export.lowering import portable_decoder
 from edgetok.export.lowering.quantize import (
     BITS,
     dequantize_matrix,
@@ -31,49 +32,37 @@ Matrix = npt.NDArray[np.float32]
 Rounding = Callable[[Matrix, int], Matrix]
 
 
-def hold_quantized(parts: Parts, weights: Weights) -> None:
-    """Round the weights of `parts` in place, by the bits of their stages; fp32 changes nothing."""
-    bits = BITS[weights]
-    if not bits:
-        return
-    for modules, stage in (
-        ((*parts.vision.blocks, *parts.vision.stems), "tower"),
-        ((parts.projector, *parts.deepstack_projectors), "compress"),
-        (parts.text.layers, "decode"),
-        ((parts.text.head,), "head"),
-    ):
-        for linear in _linears(modules):
-            linear.weight = _rounded(linear.weight, bits[stage], _round_blocks, parts.scratch)
-
-
 @contextmanager
-def hold_portable(
-    parts: Parts, weights: Weights, scales: list[tuple[Tensor, Tensor]] | None = None
+def hold_rounded(
+    parts: Parts, weights: Weights, flavour: Flavour, scales: Scales | None = None
 ) -> Iterator[None]:
-    """Round weights as the portable graphs do, for a time; fp32 changes nothing.
+    """Round the weights of `parts` as the graphs of a flavour do, for a time; fp32 changes nothing.
 
-    `scales` are those of a quantized cache: the graphs round output projections with the values'
-    equaliser in them.
+    `scales` are those of a quantized cache: portable graphs round output projections with the
+    values' equaliser in them.
     """
     bits, vision = BITS[weights], parts.vision
     projectors = (parts.projector, *parts.deepstack_projectors)
     tower = (*vision.blocks, *vision.stems)
     stages = {"tower": tower, "compress": projectors, "head": (parts.text.head,)}
+    rounding = portable.round_matrix if flavour == "portable" else _round_blocks
     with ExitStack() as stack:
         for stage, modules in stages.items():
             if stage in bits:
-                rounding = portable.round_matrix
                 stack.enter_context(round_linears(modules, bits[stage], rounding, parts.scratch))
-        if "decode" in bits:
+        if "decode" in bits and flavour == "portable":
             stack.enter_context(_rounded_layers(parts, bits["decode"], scales))
+        elif "decode" in bits:
+            layers, own = parts.text.layers, bits["decode"]
+            stack.enter_context(round_linears(layers, own, rounding, parts.scratch))
         yield
 
 
 @contextmanager
 def _rounded_layers(
-    parts: Parts, bits: int, scales: list[tuple[Tensor, Tensor]] | None
+    parts: Parts, bits: int, scales: Scales | None
 ) -> Iterator[None]:
-    factors = portable_cache.factors_of(parts.text.attending, scales)
+    factors = portable_decoder.factors_of(parts.text.attending, scales)
     with ExitStack() as stack:
         for layer in parts.text.layers:
             linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]

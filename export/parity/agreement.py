@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from edgetok import names
+from edgetok.export.parity.ledger import Ledger
 
 PARITY_TOKENS = 12  # greedy tokens compared per case
 
@@ -26,3 +32,13 @@ def _common_prefix(got: Sequence[int], want: Sequence[int]) -> int:
 def common_steps(got: Sequence[int], want: Sequence[int]) -> int:
     """Steps whose logits follow the same tokens: one more than the tokens in common."""
     return min(_common_prefix(got, want) + 1, len(got), len(want))
+
+
+def compare_steps(
+    ledger: Ledger, budget: int, got: tuple[Any, Sequence[int]], want: tuple[Tensor, Sequence[int]]
+) -> None:
+    """Logits [steps, W] of two greedy answers, as far as both follow the same ids."""
+    (logits, ids), (wanted, wanted_ids) = got, want
+    for step in range(common_steps(ids, wanted_ids)):
+        stage = "decode" if step else "prefill"
+        ledger.compare(stage, budget, names.LOGITS, logits[step], wanted[step].numpy())

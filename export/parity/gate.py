@@ -1,10 +1,15 @@
-"""The gate: every graph against PyTorch, and the whole chain end to end, before publication."""
+"""The parity check before publication: every graph against PyTorch, and the chain end to end.
+
+One loop for all flavours and caches. What a cache makes of rows is compared by its scheme
+(`Cache.check`); the tower, compress, and what each graph makes of what the graph before it made,
+here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -12,121 +17,59 @@ import numpy.typing as npt
 import torch
 
 from edgetok import names
-from edgetok.bundle.manifest import Precision
-from edgetok.errors import VerificationError
-from edgetok.export.caches.evicting.parity import prove_cache, visual_rows
-from edgetok.export.caches.kivi.reference import KiviReference
-from edgetok.export.caches.ring_options import RINGED
-from edgetok.export.caches.ring_parity import prove_kivi
-from edgetok.export.caches.think.parity import prove_pruned
-from edgetok.export.caches.think.reference import PrunedReference
-from edgetok.export.caches.tidaldecode.parity import prove_reads
-from edgetok.export.caches.tidaldecode.reference import ReadingReference
-from edgetok.export.caches.zipcache.reference import ZipReference
+from edgetok.bundle.manifest import Flavour, Precision
+from edgetok.export.attention import Scales
 from edgetok.export.cases import Case
-from edgetok.export.lowering.rounding import hold_quantized
-from edgetok.export.parity.agreement import PARITY_TOKENS, agreement, common_steps
-from edgetok.export.parity.extend import prove_extend
-from edgetok.export.parity.prompt_reduced import prove_prefill
-from edgetok.export.parity.sessions import GraphRunner, as_arrays
-from edgetok.export.parity.tower_reducing import prove_reduced
-from edgetok.export.parity.undecided import is_as_open, nudged_features, nudged_pictures, shared
+from edgetok.export.lowering.rounding import hold_rounded
+from edgetok.export.parity.agreement import PARITY_TOKENS, agreement
+from edgetok.export.parity.ledger import LIMITS, Check, Ledger, Limits, ParityReport
+from edgetok.export.parity.prompt import Prompt
+from edgetok.export.parity.sessions import GraphRunner
+from edgetok.export.parity.tower_reducing import check_reducing_tower
+from edgetok.export.parity.undecided import (
+    is_as_open,
+    nudged_features,
+    nudged_pictures,
+    shared,
+)
 from edgetok.export.reference.model import Reference
-from edgetok.export.reference.prompt_reduced import PrefillReference
-from edgetok.kv.stores import think
+from edgetok.families.parts import Parts
 from edgetok.ladder import Ladder
-from edgetok.prefill import Prefill
+from edgetok.methods import Method
 
 Array = npt.NDArray[Any]
-UNROUNDED = ("fp32", think.NAME)  # caches that hold float32
+Seen = dict[str, torch.Tensor]  # what the compress graph may read, by name
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """How far a graph may be from PyTorch; None is reported and not gated.
+class Cache(Protocol):
+    """What the check asks of a cache scheme; see `edgetok.export.caches.scheme`."""
 
-    `max_abs` counts relatively from a magnitude of 10 upwards. Quantized graphs are held against
-    PyTorch with the same dequantized weights (`edgetok.export.lowering.rounding`). `kept` and
-    `tokens` compare the chain end to end with the float32 model: there, what quantization costs is
-    a property of the model, which the report states for the user to judge. `decided` is 0 where
-    PyTorch itself leaves the choice open (`edgetok.export.parity.undecided`); `pooled` is of towers
-    that reduce (`edgetok.export.parity.tower_reducing`).
-    """
-
-    max_abs: float | None
-    cosine: float
-    kept: float | None
-    tokens: float | None
-    pooled: float = 0.99
-    decided: float | None = None
+    @property
+    def rounds(self) -> Literal["nothing", "rows", "all"]: ...
+    @property
+    def scales(self) -> Scales | None: ...
+    def reference(self, parts: Parts, method: Method) -> Reference: ...
+    def held(self, reference: Reference, flavour: Flavour) -> Reference: ...
+    def check(
+        self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt
+    ) -> bool: ...
 
 
-# slots: a row that lies between two levels may be rounded to either; one level of 127 is all.
-# fp32: summation order alone makes up to 8e-5 on the demo model (benchmarks/parity.py).
-# Quantized: int8 activations and cache rows are all that is left; a wrong weight breaks this.
-LIMITS = {
-    "fp32": Limits(max_abs=1e-4, cosine=0.999999, kept=1.0, tokens=1.0),
-    "slots": Limits(max_abs=None, cosine=0.9999, kept=None, tokens=None),
-    "quantized": Limits(max_abs=None, cosine=0.98, kept=None, tokens=None),
-}
+@dataclass(frozen=True)
+class Subject:
+    """A bundle that is not published yet."""
 
-
-class Check(msgspec.Struct, frozen=True):
-    """One comparison over all cases: the worst value, its limit, and whether it holds."""
-
-    stage: str
-    bucket: int | None
-    output: str
-    measure: str
-    worst: float
-    limit: float | None
-    passed: bool
-
-
-class ParityReport(msgspec.Struct, frozen=True):
+    parts: Parts
+    method: Method
+    ladder: Ladder
+    cache: Cache
     precision: Precision
-    cases: int
-    synthetic: bool
-    checks: list[Check]
+    sessions: Mapping[Flavour, GraphRunner]
 
-
-@dataclass
-class Ledger:
-    """Collects the worst of each measure."""
-
-    limits: Limits
-    _worst: dict[tuple[str, int | None, str, str], float] = field(default_factory=dict)
-
-    def compare(self, stage: str, bucket: int | None, output: str, got: Array, want: Array) -> None:
-        """Record distance and direction of `got` from `want`, arrays of one shape."""
-        got, want = got.astype(np.float64), want.astype(np.float64)
-        scale = max(1.0, float(np.abs(want).max(initial=0.0)) / 10)
-        distance = float(np.abs(got - want).max(initial=0.0)) / scale
-        self.record(stage, bucket, output, "max_abs", distance, max)
-        norms = float(np.linalg.norm(got) * np.linalg.norm(want))
-        cosine = float((got * want).sum()) / norms if norms else float(not (got - want).any())
-        self.record(stage, bucket, output, "cosine", cosine, min)
-
-    def record(
-        self,
-        stage: str,
-        bucket: int | None,
-        output: str,
-        measure: str,
-        value: float,
-        worse: Callable[[float, float], float],
-    ) -> None:
-        key = (stage, bucket, output, measure)
-        value = value if np.isfinite(value) else (np.inf if worse is max else -np.inf)
-        self._worst[key] = worse(self._worst.get(key, value), value)
-
-    def checks(self) -> list[Check]:
-        return [self._check(key, value) for key, value in self._worst.items()]
-
-    def _check(self, key: tuple[str, int | None, str, str], value: float) -> Check:
-        stage, bucket, output, measure = key
-        limit: float | None = getattr(self.limits, measure)
-        fits = limit is None or (value <= limit if measure == "max_abs" else value >= limit)
-        return Check(stage, bucket, output, measure, float(value), limit, bool(fits))
+    @property
+    def has_one_tower(self) -> bool:
+        """Whether all rungs share it."""
+        return self.method.inside is None
 
 
 @dataclass(frozen=True)
@@ -137,211 +80,156 @@ class Expected:
     ids: list[int]
 
 
-def prove(
-    reference: Reference,
-    runner: GraphRunner,
-    ladder: Ladder,
-    cases: Sequence[Case],
-    precision: Precision,
-    *,
-    synthetic: bool,
-    prefill: Prefill | None = None,
-) -> ParityReport:
-    """Compare graphs and chain on every case. Rounds the reference's weights as the graphs' are."""
-    ledger = Ledger(limits_of(precision))
-    expected = [expect_all(reference, case, ladder, prefill) for case in cases]
-    hold_quantized(reference.parts, precision.weights)
-    one_tower = reference.method.inside is None
-    for case, answers in zip(cases, expected, strict=True):
-        prompt = runner.read_prompt([*case.before, *case.after], case.question)
+@dataclass(frozen=True)
+class Ledgers:
+    """Tower and compress, the decoder, and the chain, which have limits of their own."""
+
+    vision: Ledger
+    decoder: Ledger
+    chain: Ledger
+
+    def checks(self, flavour: Flavour) -> Iterator[Check]:
+        """All comparisons; those of further flavours say so."""
+        for check in (*self.vision.checks(), *self.decoder.checks(), *self.chain.checks()):
+            named = check.stage if flavour == "ort" else f"{flavour} {check.stage}"
+            yield msgspec.structs.replace(check, stage=named)
+
+
+def check_parity(subject: Subject, cases: Sequence[Case], *, synthetic: bool) -> ParityReport:
+    """Compare graphs and chain on every case, in every flavour.
+
+    Each flavour is compared with PyTorch on the weights that it rounded itself. The chain is
+    compared with the float32 model.
+    """
+    reference = subject.cache.reference(subject.parts, subject.method)
+    expected = [expect_all(reference, case, subject.ladder) for case in cases]
+    checks: list[Check] = []
+    for flavour, sessions in subject.sessions.items():
+        ledgers = open_ledgers(subject, flavour)
+        weights, scales = subject.precision.weights, subject.cache.scales
+        with hold_rounded(subject.parts, weights, flavour, scales):
+            check = FlavourCheck(subject, flavour, sessions, ledgers)
+            for case, answers in zip(cases, expected, strict=True):
+                check.check_case(case, answers)
+        checks += ledgers.checks(flavour)
+    return ParityReport(subject.precision, len(cases), synthetic, checks)
+
+
+def open_ledgers(subject: Subject, flavour: Flavour) -> Ledgers:
+    """With the limits that follow from what is rounded."""
+    weights, rounds = subject.precision.weights, subject.cache.rounds
+    vision = LIMITS["fp32" if weights == "fp32" else "quantized"]
+    decoder = chain = find_limits(weights, rounds)
+    if flavour == "portable":  # its reference rounds the same rows
+        decoder = LIMITS["slots"] if weights == "fp32" and rounds != "nothing" else vision
+    return Ledgers(Ledger(vision), Ledger(decoder), Ledger(chain))
+
+
+def find_limits(weights: str, rounds: str) -> Limits:
+    """Of graphs whose cache rounds nothing, rows that PyTorch rounds alike, or all it is given."""
+    if weights != "fp32" or rounds == "all":
+        return LIMITS["quantized"]
+    return LIMITS["fp32" if rounds == "nothing" else "slots"]
+
+
+class FlavourCheck:
+    """The graphs of one flavour against PyTorch, case by case and rung by rung."""
+
+    def __init__(
+        self, subject: Subject, flavour: Flavour, sessions: GraphRunner, ledgers: Ledgers
+    ) -> None:
+        self.subject, self.sessions, self.ledgers = subject, sessions, ledgers
+        self.reference = subject.cache.reference(subject.parts, subject.method)
+        self.held = subject.cache.held(self.reference, flavour)
+
+    def check_case(self, case: Case, answers: Sequence[Expected]) -> None:
+        """One case at every rung; `answers` are what the float32 model answers at each."""
+        ladder, sessions = self.subject.ladder, self.sessions
+        prompt = sessions.read_prompt([*case.before, *case.after], case.question)
         for budget, answer in zip(ladder.budgets, answers, strict=True):
-            if not one_tower or budget == ladder.smallest.budget:
-                want, got, followed = prove_vision(ledger, reference, runner, case, budget)
-            prove_compress(ledger, reference, runner, want, budget)
-            embeds = embed_case(reference, case, want, budget)
-            visual = visual_rows(len(case.before), budget)
-            made = made_case(reference, want, budget)
-            if prefill is None:
-                prove_decoder(ledger, reference, runner, embeds, visual, budget, made)
-            else:
-                reduced = PrefillReference(reference.parts.text, prefill, budget)
-                followed &= prove_prefill(ledger, reduced, runner, embeds, visual.start, budget)
-            if runner.extends:
-                by_steps = reference.cache is not None  # its rows are coarse
-                start = visual.start
-                placed = start, budget, made
-                prove_extend(ledger, reference, runner, embeds, *placed, by_steps=by_steps)
-            if followed:
-                prove_chain(ledger, reference, runner, case, got | prompt, answer, budget)
-    return ParityReport(precision, len(cases), synthetic, ledger.checks())
+            if not self.subject.has_one_tower or budget == ladder.smallest.budget:
+                want, got, seen_alike = self._check_tower(case, budget)
+            self._check_compress(want, budget)
+            rows = self._begin_prompt(case, want, budget)
+            alike = self.subject.cache.check(self.ledgers.decoder, self.held, sessions, rows)
+            if seen_alike and alike:
+                self._check_chain(case, got | prompt, answer, budget)
 
-
-def limits_of(precision: Precision) -> Limits:
-    exact = precision.weights == "fp32" and precision.kv in UNROUNDED
-    grouped = precision.weights == "fp32" and precision.kv in RINGED
-    return LIMITS["fp32" if exact else "slots" if grouped else "quantized"]
-
-
-def prove_vision(
-    ledger: Ledger, reference: Reference, runner: GraphRunner, case: Case, budget: int
-) -> tuple[dict[str, torch.Tensor], dict[str, Array], bool]:
-    """What PyTorch and the tower's graph see, and whether what follows can be compared too."""
-    want = reference.look(case, budget)
-    got = runner.look(budget, case.pixels.numpy())
-    if reference.method.inside is None:
-        prove_tower(ledger, got, want)
+    def _check_tower(self, case: Case, budget: int) -> tuple[Seen, dict[str, Array], bool]:
+        """What PyTorch and the graph see, and whether what follows can be compared too."""
+        want = self.reference.look(case, budget)
+        got, ledger = self.sessions.look(budget, case.pixels.numpy()), self.ledgers.vision
+        if not self.subject.has_one_tower:
+            alike = check_reducing_tower(ledger, self.reference, case.pixels, budget, got, want)
+            return want, got, alike
+        for name, value in got.items():
+            if not name.startswith("signal_"):
+                ledger.compare("tower", None, name, value, want[name].numpy())
         weights = {names.PICTURE_WEIGHTS: want[names.PICTURE_WEIGHTS].numpy()}
         return want, got | weights, True
-    return want, got, prove_reduced(ledger, reference, case.pixels, budget, got, want)
+
+    def _check_compress(self, seen: Seen, budget: int) -> None:
+        """The compress graph on PyTorch's own features: both choose from the same scores."""
+        reference, sessions, ledger = self.reference, self.sessions, self.ledgers.vision
+        want = reference.compress(seen, budget)
+        given = sessions.pad_prompt({name: value.numpy() for name, value in seen.items()})
+        got = sessions.run("compress", budget, given)
+        kept = want[names.KEPT].numpy()
+        same = (got[names.KEPT] == kept).all()
+        if not same and is_as_open(reference, nudged_features(seen), budget, kept, got[names.KEPT]):
+            ledger.record("compress", budget, names.KEPT, "decided", 0.0, min)
+            return
+        ledger.record("compress", budget, names.KEPT, "cosine", float(same), min)
+        if same:  # rows can only be compared where the same tokens were kept
+            for name in [name for name in got if name != names.KEPT]:
+                ledger.compare("compress", budget, name, got[name], want[name].numpy())
+
+    def _begin_prompt(self, case: Case, seen: Seen, budget: int) -> Prompt:
+        made = self.reference.compress(seen, budget)
+        embeds = self.reference.embed(case.before, made[names.VISUAL_TOKENS], case.after)
+        told = made if self.subject.parts.text.mrope_axes else None
+        return Prompt(embeds, visual_rows(len(case.before), budget), budget, told)
+
+    def _check_chain(
+        self, case: Case, seen: dict[str, Array], expected: Expected, budget: int
+    ) -> None:
+        """End to end: each graph reads what the graph before it made."""
+        reference, ledger = self.reference, self.ledgers.chain
+        out = self.sessions.run("compress", budget, seen)
+        same = shared(out[names.KEPT], expected.kept)
+        if ledger.limits.kept is not None and same < 1:
+            pictures = nudged_pictures(reference, case, budget)
+            if is_as_open(reference, pictures, budget, expected.kept, out[names.KEPT]):
+                ledger.record("end to end", budget, names.KEPT, "decided", 0.0, min)
+                return
+        ledger.record("end to end", budget, names.KEPT, "kept", same, min)
+        tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
+        embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
+        stop_ids, start = reference.parts.text.stop_ids, len(case.before)
+        _, ids = self.sessions.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, made=out)
+        ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
 
 
-def prove_tower(ledger: Ledger, got: dict[str, Array], want: dict[str, torch.Tensor]) -> None:
-    for name, value in got.items():
-        if not name.startswith("signal_"):
-            ledger.compare("tower", None, name, value, want[name].numpy())
-
-
-def expect_all(
-    reference: Reference, case: Case, ladder: Ladder, prefill: Prefill | None = None
-) -> list[Expected]:
+def expect_all(reference: Reference, case: Case, ladder: Ladder) -> list[Expected]:
     """What is expected at each budget; the tower looks once where all budgets share it."""
     if reference.method.inside is not None:
         looks = [reference.look(case, budget) for budget in ladder.budgets]
     else:
         looks = [reference.look(case)] * len(ladder.budgets)
     return [
-        _expect(reference, case, seen, budget, prefill)
+        _expect(reference, case, seen, budget)
         for budget, seen in zip(ladder.budgets, looks, strict=True)
     ]
 
 
-def _expect(
-    reference: Reference, case: Case, seen: dict[str, Any], budget: int, prefill: Prefill | None
-) -> Expected:
+def _expect(reference: Reference, case: Case, seen: Seen, budget: int) -> Expected:
     out = reference.compress(seen, budget)
     embeds = reference.embed(case.before, out[names.VISUAL_TOKENS], case.after)
-    kept, visual = out[names.KEPT].numpy(), visual_rows(len(case.before), budget)
-    if prefill is None:
-        answer = reference.answer(embeds, PARITY_TOKENS, visual, made=out)
-        return Expected(kept, answer.ids)
-    reduced = PrefillReference(reference.parts.text, prefill, budget)
-    return Expected(kept, reduced.answer(embeds, len(case.before), PARITY_TOKENS).ids)
+    visual = visual_rows(len(case.before), budget)
+    answer = reference.answer(embeds, PARITY_TOKENS, visual, made=out)
+    return Expected(np.asarray(out[names.KEPT]), answer.ids)
 
 
-def prove_compress(
-    ledger: Ledger,
-    reference: Reference,
-    runner: GraphRunner,
-    seen: dict[str, torch.Tensor],
-    budget: int,
-) -> None:
-    """The compress graph on PyTorch's own features, so that both choose from the same scores."""
-    want = reference.compress(seen, budget)
-    got = runner.run("compress", budget, runner.pad_prompt({n: v.numpy() for n, v in seen.items()}))
-    kept = want[names.KEPT].numpy()
-    same = (got[names.KEPT] == kept).all()
-    if not same and is_as_open(reference, nudged_features(seen), budget, kept, got[names.KEPT]):
-        ledger.record("compress", budget, names.KEPT, "decided", 0.0, min)
-        return
-    ledger.record("compress", budget, names.KEPT, "cosine", float(same), min)
-    if same:  # rows can only be compared where the same tokens were kept
-        for name in [name for name in got if name != names.KEPT]:
-            ledger.compare("compress", budget, name, got[name], want[name].numpy())
-
-
-def embed_case(
-    reference: Reference, case: Case, seen: dict[str, torch.Tensor], budget: int
-) -> torch.Tensor:
-    tokens = reference.compress(seen, budget)[names.VISUAL_TOKENS]
-    return reference.embed(case.before, tokens, case.after)
-
-
-def made_case(
-    reference: Reference, seen: dict[str, torch.Tensor], budget: int
-) -> dict[str, torch.Tensor] | None:
-    """What compress makes, where the decoder reads more of tokens than their rows."""
-    return reference.compress(seen, budget) if reference.parts.text.mrope_axes else None
-
-
-def prove_decoder(
-    ledger: Ledger,
-    reference: Reference,
-    runner: GraphRunner,
-    embeds: torch.Tensor,
-    visual: range,
-    budget: int,
-    made: dict[str, torch.Tensor] | None = None,
-) -> None:
-    """Prefill and decode on PyTorch's own rows."""
-    if isinstance(reference.cache, PrunedReference):
-        prove_pruned(ledger, reference.cache, runner, embeds, budget)
-        return
-    if isinstance(reference.cache, ReadingReference):
-        prove_reads(ledger, reference.cache, runner, embeds, visual.start, budget)
-        return
-    if reference.cache is not None:
-        for long in (False, True)[: 1 if runner.room is None else 2]:
-            prove_cache(ledger, reference.cache, runner, embeds, visual, budget, long=long)
-        return
-    if isinstance(reference, KiviReference | ZipReference):
-        prove_kivi(ledger, reference, runner, embeds, budget)
-        return
-    want = reference.answer(embeds, PARITY_TOKENS, visual, made=made)
-    stop_ids, rows = reference.parts.text.stop_ids, embeds[0].numpy()
-    told = as_arrays(made)
-    logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, visual.start, made=told)
-    steps = common_steps(ids, want.ids)  # later rows follow different tokens
-    for step in range(steps):
-        stage = "decode" if step else "prefill"
-        ledger.compare(stage, budget, names.LOGITS, logits[step], want.logits[step].numpy())
-
-
-def prove_chain(
-    ledger: Ledger,
-    reference: Reference,
-    runner: GraphRunner,
-    case: Case,
-    seen: dict[str, Array],
-    expected: Expected,
-    budget: int,
-) -> None:
-    """End to end: each graph reads what the graph before it made."""
-    out = runner.run("compress", budget, seen)
-    same = shared(out[names.KEPT], expected.kept)
-    if ledger.limits.kept is not None and same < 1:
-        pictures = nudged_pictures(reference, case, budget)
-        if is_as_open(reference, pictures, budget, expected.kept, out[names.KEPT]):
-            ledger.record("end to end", budget, names.KEPT, "decided", 0.0, min)
-            return
-    ledger.record("end to end", budget, names.KEPT, "kept", same, min)
-    tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
-    embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
-    stop_ids, start = reference.parts.text.stop_ids, len(case.before)
-    _, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, made=out)
-    ledger.record("end to end", budget, "greedy", "tokens", agreement(ids, expected.ids), min)
-
-
-class Checked(Protocol):
-    """A report of any kind of bundle."""
-
-    @property
-    def checks(self) -> list[Check]: ...
-
-
-def require_parity(report: Checked) -> None:
-    """Raise unless every check passed.
-
-    Raises:
-        VerificationError: naming how many failed and the first three.
-    """
-    failed = [check for check in report.checks if not check.passed]
-    if failed:
-        shown = "; ".join(
-            f"{c.stage}{'' if c.bucket is None else f' at {c.bucket}'}: {c.measure} of {c.output} "
-            f"is {c.worst:.3g}, limit {c.limit:.3g}"
-            for c in failed[:3]
-        )
-        raise VerificationError(
-            f"{len(failed)} of {len(report.checks)} comparisons with PyTorch failed, nothing was "
-            f"published: {shown}"
-        )
+def visual_rows(before: int, budget: int) -> range:
+    """Where the visual rows of a prompt lie, after so many rows of text."""
+    return range(before, before + budget)

@@ -1,4 +1,4 @@
-"""The gate for prefill graphs that take visual tokens away, and for the decode steps behind them.
+"""The check of prefill graphs that take visual tokens away, and of the decode steps after them.
 
 At each cut a graph must keep the tokens that PyTorch keeps. Between tokens that are all but equal
 the last bits of a sum decide, and those differ between any two programs: a case is *undecided* at
@@ -10,40 +10,36 @@ everything else is still held to it.
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from edgetok import names
-from edgetok.export.parity.agreement import PARITY_TOKENS, common_steps
-from edgetok.export.parity.exits import prove_exits
+from edgetok.export.parity.agreement import PARITY_TOKENS, compare_steps
+from edgetok.export.parity.ledger import Ledger
+from edgetok.export.parity.prompt import Prompt
+from edgetok.export.parity.sessions import GraphRunner
+from edgetok.export.parity.exits import check_exits
 from edgetok.export.reference.prompt_reduced import PrefillReference, ReducedAnswer
 
-if TYPE_CHECKING:
-    from edgetok.export.parity.gate import Ledger
-    from edgetok.export.parity.sessions import GraphRunner
 
 Array = npt.NDArray[Any]
 NUDGE = 3e-6  # of a row's entries, as of pixels in `edgetok.export.parity.tower_reducing`
 NUDGES = 8
 
 
-def prove_prefill(
-    ledger: Ledger,
-    reference: PrefillReference,
-    runner: GraphRunner,
-    embeds: Tensor,
-    start: int,
-    budget: int,
+def check_reduced(
+    ledger: Ledger, reference: PrefillReference, sessions: GraphRunner, prompt: Prompt
 ) -> bool:
-    """Prefill and decode on PyTorch's own rows [1, n, D]; whether both kept the same tokens."""
+    """Prefill and decode on PyTorch's own rows; whether both kept the same tokens."""
     if reference.exits:
-        return prove_exits(ledger, reference, runner, embeds, start, budget)
+        return check_exits(ledger, reference, sessions, prompt)
+    embeds, start, budget = prompt.embeds, prompt.start, prompt.budget
     want = reference.answer(embeds, start, PARITY_TOKENS)
-    rows = embeds[0].numpy()
-    kept = split_cuts(runner.prefill(budget, rows, start), [len(cut) for cut in want.cuts])
+    sizes = [len(cut) for cut in want.cuts]
+    kept = split_cuts(sessions.prefill(budget, prompt.rows, start), sizes)
     same = kept == want.cuts
     if not same:
         exact = ledger.limits.kept is not None
@@ -58,10 +54,8 @@ def prove_prefill(
     else:
         ledger.record("prefill", budget, names.PREFILL_KEPT, "kept", 1.0, min)
     stop_ids = reference.text.stop_ids
-    logits, ids = runner.answer(budget, rows, PARITY_TOKENS, stop_ids, start)
-    for step in range(common_steps(ids, want.ids)):
-        stage = "decode" if step else "prefill"
-        ledger.compare(stage, budget, names.LOGITS, logits[step], want.logits[step].numpy())
+    logits, ids = sessions.answer(budget, prompt.rows, PARITY_TOKENS, stop_ids, start)
+    compare_steps(ledger, budget, (logits, ids), (want.logits, want.ids))
     return same
 
 

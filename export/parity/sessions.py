@@ -1,4 +1,4 @@
-"""Runs exported graphs one by one for the parity gate, straight through ONNX Runtime.
+"""Runs exported graphs one by one for the parity check, straight through ONNX Runtime.
 
 It is deliberately not the runtime that ships: buffers are copied at each call, and nothing is
 shared with `edgetok.runtimes`, so that a fault there cannot hide a fault here.
@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgetok import names
-from edgetok.export.builder import Graph, Scales
-from edgetok.kv import Room
+from edgetok.export.graph import Graph
+from edgetok.kv import EvictionPlan
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
@@ -38,8 +38,7 @@ class GraphRunner:
     Args:
         root: directory that holds `weights/model.bin`.
         prefill: what the prefill graphs take away.
-        room: of the policy of the cache, if there is one.
-        scales: per layer key and value scales [1, G, 1, H] of a cache in whole numbers.
+        plan: which rows an evicting cache keeps.
         shift: of a rung, from the number of a row behind the picture to its rotary position.
     """
 
@@ -48,11 +47,10 @@ class GraphRunner:
         graphs: Iterable[Graph],
         root: Path,
         prefill: Prefill | None = None,
-        room: Room | None = None,
-        scales: Scales | None = None,
+        plan: EvictionPlan | None = None,
         shift: Callable[[int], int] = lambda _: 0,
     ) -> None:
-        self._prefill, self.room, self.scales = prefill, room, scales
+        self._prefill, self.plan = prefill, plan
         self.root = root
         self.read: Array = np.zeros((0, 0, 0), np.int64)  # rows that the last step read
         self._shift = shift
@@ -155,9 +153,9 @@ class GraphRunner:
         out, count = self.prefill(budget, embeds, start, leave, made), embeds.shape[0]
         self._past, self._position = _as_past(out), count + self._shift(budget)
         self._lengths = (count - self._removed(budget)).astype(np.int32)
-        if self.room is not None:
-            packed = self._lengths > np.array(self.room.slots)
-            self._lengths[packed] = np.array(self.room.keep, np.int32)[packed]
+        if self.plan is not None:
+            packed = self._lengths > np.array(self.plan.slots)
+            self._lengths[packed] = np.array(self.plan.keep, np.int32)[packed]
         logits: Array = out[names.LOGITS][0]
         return logits
 
@@ -210,22 +208,22 @@ class GraphRunner:
 
     @property
     def _renumbered(self) -> bool:
-        if self.room is not None:
-            return self.room.policy.positions == "renumbered"
+        if self.plan is not None:
+            return self.plan.policy.positions == "renumbered"
         return self._prefill is not None and self._prefill.method.positions == "renumbered"
 
     def compact(self) -> None:
         """Empty the layers that are full, as a policy has it; pack a ring that is full."""
         if (names.FLUSH, None) in self._sessions:
             self._flush()
-        if self.room is None:
+        if self.plan is None:
             return
-        for layer in np.flatnonzero(self._lengths >= np.array(self.room.slots)).tolist():
+        for layer in np.flatnonzero(self._lengths >= np.array(self.plan.slots)).tolist():
             out = self.run(names.COMPACT, layer, self._past)
             for kind in ("key", "value", "key_scale", "value_scale", "state"):
                 if (kept := out.get(f"kept_{kind}")) is not None:
                     self._past[f"past_{kind}_{layer}"][:, :, : kept.shape[2]] = kept
-            self._lengths[layer] = self.room.keep[layer]
+            self._lengths[layer] = self.plan.keep[layer]
 
     def _flush(self) -> None:
         filled = self._past.get(names.part("past", "filled", 0))
@@ -251,39 +249,9 @@ class GraphRunner:
         for layer in range(self._layers):
             self._past[names.part("past", "filled", layer)] = filled + added
 
-    def keys(self, layer: int) -> Array:
-        """Keys [G, C, H] of a layer as it is now, float32 whatever the cache is."""
-        keys: Array = self._past[names.past_key(layer)][0]
-        if self.in_slots:
-            return self._slot_keys(layer, keys)
-        if keys.dtype == np.uint8:  # two channels in a byte, the even one in its low half
-            keys = np.stack([keys % 16, keys // 16], -1).reshape(*keys.shape[:2], -1) - 8.0
-        if self.scales is None:
-            return keys
-        return np.asarray(keys * self.scales[layer][0][0].numpy(), np.float32)
-
-    def _slot_keys(self, layer: int, keys: Array) -> Array:
-        """Keys whose slots have scales, with their equaliser taken back."""
-        if self.bits == 4:  # the low half of a byte, plus 8, is a channel of the first half
-            high = keys // 16
-            keys = np.concatenate([keys - high * 16 - 8, high], axis=-1)
-        assert self.scales is not None  # noqa: S101  # or there would be no slots
-        largest = self.scales[layer][0][0].numpy()
-        share = np.maximum(largest / largest.max(-1, keepdims=True), 1e-3)
-        rows = keys * self._past[names.past_key_scale(layer)][0] * share
-        return np.asarray(rows, np.float32)
-
-    @property
-    def in_slots(self) -> bool:
-        """Whether each slot of the cache has a scale of its own."""
-        return names.past_key_scale(0) in self._shapes
-
-    @property
-    def bits(self) -> int:
-        """Of a number in a cache that has scales."""
-        shape, _ = self._shapes[names.past_key(0)]
-        assert self.scales is not None  # noqa: S101
-        return 8 * shape[3] // self.scales[0][0].shape[3]
+    def has_buffer(self, name: str) -> bool:
+        """Whether the cache has a buffer of this name."""
+        return name in self._shapes
 
     def buffer(self, name: str) -> Array:
         """A buffer of the cache as it is now."""

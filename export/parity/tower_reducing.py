@@ -1,4 +1,4 @@
-"""The gate for towers that reduce their rows: what was made of the patches, and then the rows.
+"""The check of towers that reduce their rows: what was made of the patches, and then the rows.
 
 Between rows that are all but equally alike, the last bits of a sum decide, and those differ
 between any two programs. A case is *undecided* at a rung if PyTorch itself merges otherwise when
@@ -10,23 +10,22 @@ PyTorch itself moves as far: soft clusters fork in no place, and still enlarge w
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from edgetok import names
+from edgetok.export.parity.ledger import Ledger
 from edgetok.export.parity.undecided import NUDGE, nudged
+from edgetok.export.reference.model import Reference
 
-if TYPE_CHECKING:
-    from edgetok.export.parity.gate import Ledger
-    from edgetok.export.reference.model import Reference
 
 Array = npt.NDArray[Any]
 
 
-def prove_reduced(
+def check_reducing_tower(
     ledger: Ledger,
     reference: Reference,
     pixels: Tensor,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,8 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.cases import Case
+from edgetok.export.reference.model import Reference
 
-if TYPE_CHECKING:
-    from edgetok.export.reference.model import Reference
 
 NUDGE = 3e-6  # of a pixel; features of graph and PyTorch lie 1e-6 to 5e-6 of their largest apart
 LAST_BIT = 1e-7

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from edgetok.families.parts import TextParts
+from edgetok.export.reference.model import Answer, Reference
+from edgetok.export.reference.slots import SlotReference
+from edgetok.families.parts import Parts, TextParts
+from edgetok.methods import Method
 from edgetok.prefill import Prefill
 from edgetok.prefill.look import Look
 from edgetok.tokens import Plan
@@ -328,3 +331,33 @@ def hooked(module: Any) -> Iterator[list[Tensor]]:
         yield found
     finally:
         hook.remove()
+
+
+class ReducedReference(Reference):
+    """A reference whose prompts lose visual rows between layers.
+
+    Args:
+        held: what the rows of a prompt become where the cache stores them otherwise.
+    """
+
+    def __init__(
+        self, parts: Parts, method: Method, reduction: Prefill, held: SlotReference | None = None
+    ) -> None:
+        super().__init__(parts, method)
+        self.reduction, self._held = reduction, held
+
+    def reduced(self, budget: int) -> PrefillReference:
+        """The decoder at a rung."""
+        store = None if self._held is None else self._held.store
+        return PrefillReference(self.parts.text, self.reduction, budget, store)
+
+    def answer(
+        self,
+        embeds: Tensor,
+        new_tokens: int,
+        visual: range = range(0),
+        prompt_rows: int | None = None,
+        made: dict[str, Tensor] | None = None,
+    ) -> Answer:
+        found = self.reduced(len(visual)).answer(embeds, visual.start, new_tokens)
+        return Answer(found.logits, found.ids)

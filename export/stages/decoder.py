@@ -1,4 +1,4 @@
-"""Static torch modules of the language model: a prompt, a chunk behind it, a step.
+"""Static torch modules of the language model: a prompt, a chunk after it, a step.
 
 Every module calls Hugging Face's own layers. Shapes are constants: S prefill rows, C cache slots
 (see `edgetok.names`).
@@ -7,51 +7,105 @@ Every module calls Hugging Face's own layers. Shapes are constants: S prefill ro
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgetok import names
 from edgetok.export.attention import (
-    DecoderSpelling,
+    DecoderLowering,
     Emitter,
+    Scales,
+    StageModule,
     emitting,
     rotary_inside,
 )
-from edgetok.export.lowering.ort import spelling_of
 from edgetok.export.stages.short_convolutions import Convolutions, name_cache_argument
 from edgetok.families.parts import UNTURNED, TextParts
 
 
-class Decoder(nn.Module):
+@dataclass(frozen=True)
+class DecoderContext:
+    """What all graphs of a decoder have in common.
+
+    Args:
+        positions: rotary positions that the tables hold.
+        slots: rows that each layer's cache holds.
+        lowering: of one flavour.
+        scales: of a cache in whole numbers.
+    """
+
+    text: TextParts
+    positions: int
+    slots: tuple[int, ...]
+    lowering: DecoderLowering
+    scales: Scales | None = None
+
+    @property
+    def layers(self) -> int:
+        return len(self.text.attending)
+
+    def past(self) -> dict[str, Tensor]:
+        """Empty buffers of keys and values, by name."""
+        found = {}
+        for layer, slots in enumerate(self.slots):
+            for buffer in self.lowering.buffers:
+                shape = (1, self.text.kv_heads, slots, buffer.width(self.text.head_dim))
+                found[buffer.name(layer)] = torch.zeros(shape, dtype=buffer.dtype)
+        return found
+
+    def memory(self) -> dict[str, Tensor]:
+        """What short convolutions remember."""
+        shape = (1, self.text.hidden, self.text.kernel - 1)
+        numbers = range(len(self.text.convolutions))
+        return {names.past_convolution(number): torch.zeros(shape) for number in numbers}
+
+    def prompt(self, rows: int) -> dict[str, Tensor]:
+        """What every prefill graph is told of a prompt of so many rows."""
+        return {
+            names.INPUT_EMBEDS: torch.zeros(1, rows, self.text.hidden),
+            names.LAST_ROW: torch.zeros(1, dtype=torch.int64),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
+        }
+
+    def step(self) -> dict[str, Tensor]:
+        """What every decode graph is told of a token."""
+        return {
+            names.TOKEN_ID: torch.zeros(1, 1, dtype=torch.int64),
+            names.PAST_LENGTHS: torch.zeros(self.layers, dtype=torch.int32),
+            names.POSITIONS: torch.zeros(self.layers, 1, dtype=torch.int64),
+        }
+
+
+class Decoder(StageModule):
     """Rows through all decoder layers over the KV buffer; shared by prefill and decode."""
 
-    def __init__(
-        self,
-        text: TextParts,
-        positions: int,
-        scales: list[tuple[Tensor, Tensor]] | None,
-        spelling: DecoderSpelling | None = None,
-    ) -> None:
+    def __init__(self, context: DecoderContext) -> None:
         super().__init__()
-        self.spelling = spelling or spelling_of("fp32")
+        text = context.text
+        self.context, self.lowering = context, context.lowering
         self.model, self.head = text.model, text.head
         self.text = text
         for kind in sorted(set(text.rotary_kinds)) or [""]:
-            cos, sin = rotary_tables(text, positions, kind)
+            cos, sin = rotary_tables(text, context.positions, kind)
             self.register_buffer(f"cos{kind}", cos)
             self.register_buffer(f"sin{kind}", sin)
-        for layer, (key, value) in enumerate(scales or []):
+        for layer, (key, value) in enumerate(context.scales or []):
             self.register_buffer(f"key_scale_{layer}", key)
             self.register_buffer(f"value_scale_{layer}", value)
-        self.quantized = scales is not None
+        self.quantized = context.scales is not None
 
     @property
     def outputs(self) -> list[str]:
-        past = self.spelling.past(len(self.text.attending))
+        past = self.lowering.past(self.context.layers)
         past += [names.past_convolution(n) for n in range(len(self.text.convolutions))]
         return [names.LOGITS, *map(names.present_of, past)]
+
+    def tracing(self) -> AbstractContextManager[None]:
+        return self.lowering.folded(self.text.attending, self.context.scales)
 
     def run(
         self,
@@ -69,49 +123,52 @@ class Decoder(nn.Module):
             lengths: int32 [L], true rows of each layer after this call minus one.
             positions: int64 [L, rows] of the rows that are added; None where S rows begin a cache.
         """
-        size = len(self.spelling.buffers)
         held, memory = self._split(past)
-        buffers = [held[first : first + size] for first in range(0, len(held), size)]
-        attention = self.spelling.attention(
-            buffers, lengths, positions, self._rotary(), self._scales()
+        attention = self.lowering.attention(
+            self.by_layer(held), lengths, positions, self._rotary(), self._scales()
         )
         convolutions = Convolutions(self.text, memory, lengths if positions is None else None)
         rows = self.attend(rows, attention, convolutions=convolutions)
         kept = [buffer for held in attention.present for buffer in held]
         return rows, kept + convolutions.present
 
+    def by_layer(self, past: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+        """Buffers layer by layer."""
+        size = len(self.lowering.buffers)
+        return [past[first : first + size] for first in range(0, len(past), size)]
+
     def _split(self, past: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Buffers of rows, and those of convolutions."""
-        count = len(self.spelling.buffers) * len(self.text.attending)
+        count = len(self.lowering.buffers) * self.context.layers
         return past[:count], past[count:]
 
     def attend(
         self,
         rows: Tensor,
         attention: Emitter,
-        behind: Callable[[int, Tensor], Tensor] | None = None,
+        after: Callable[[int, Tensor], Tensor] | None = None,
         convolutions: Convolutions | None = None,
     ) -> Tensor:
-        """rows [1, S, D] through all layers, their attention spelled by an emitter.
+        """rows [1, S, D] through all layers, their attention lowered by an emitter.
 
-        `behind` may change what a layer, by its number, has made; `convolutions` remember for
+        `after` may change what a layer, by its number, has made; `convolutions` remember for
         layers that have no attention.
         """
         dummy = torch.zeros(1)  # rotary happens inside the attention operator
         with (
             emitting(self.model, attention),
             rotary_inside(self.text.layers),
-            self.spelling.norms(self.model),
+            self.lowering.norms(self.model),
         ):
             for number, layer in enumerate(self.text.layers):
                 told = {name_cache_argument(layer): convolutions} if self.text.convolutions else {}
                 rows = layer(rows, attention_mask=None, position_embeddings=(dummy, dummy), **told)
-                rows = rows if behind is None else behind(number, rows)
+                rows = rows if after is None else after(number, rows)
         return rows
 
     def read_logits(self, row: Tensor) -> Tensor:
         """The last row [1, D] -> logits [1, W]."""
-        with self.spelling.norms(self.model):
+        with self.lowering.norms(self.model):
             normed = self.text.norm(row)
         logits: Tensor = self.head(normed)
         return logits
@@ -130,7 +187,19 @@ class Decoder(nn.Module):
 
 
 class Prefill(Decoder):
-    """input embeddings [1, S, D], padded on the right -> logits [1, W] of the last true row."""
+    """input embeddings [1, S, D], padded on the right -> logits [1, W] of the last true row.
+
+    Args:
+        rows: S.
+    """
+
+    def __init__(self, context: DecoderContext, rows: int) -> None:
+        super().__init__(context)
+        self.rows = rows
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return self.context.prompt(self.rows) | self.context.past()
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *past: Tensor) -> Any:
         rows, present = self.run(embeds, lengths, past)
@@ -139,7 +208,25 @@ class Prefill(Decoder):
 
 
 class Extend(Decoder):
-    """A chunk [1, R, D] of true rows behind those of the cache -> logits [1, W] of its last row."""
+    """A chunk [1, R, D] of true rows after those of the cache -> logits [1, W] of its last row.
+
+    Args:
+        rows: R.
+    """
+
+    def __init__(self, context: DecoderContext, rows: int) -> None:
+        super().__init__(context)
+        self.rows = rows
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        layers = self.context.layers
+        told = {
+            names.CHUNK_EMBEDS: torch.zeros(1, self.rows, self.text.hidden),
+            names.PAST_LENGTHS: torch.zeros(layers, dtype=torch.int32),
+            names.CHUNK_POSITIONS: torch.zeros(layers, self.rows, dtype=torch.int64),
+        }
+        return told | self.context.past() | self.context.memory()
 
     def forward(self, embeds: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         rows, present = self.run(embeds, lengths, past, positions)
@@ -148,6 +235,10 @@ class Extend(Decoder):
 
 class Decode(Decoder):
     """One token id [1, 1] -> logits [1, W]."""
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return self.context.step() | self.context.past() | self.context.memory()
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         rows, present = self.run(self.text.embed(token), lengths, past, positions)

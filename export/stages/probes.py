@@ -1,4 +1,4 @@
-"""The score that FlowCut gathers over the blocks of a vision tower, for its graph."""
+"""What methods read of a tower's attention, beside the fused operator: a few rows, reduced to [N]."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from edgetok.export.attention import probe_cls
+from edgetok.export.attention import merge_heads
 
+GLOBAL_FACTOR = 34.8  # VFlowOpt's released search for a quarter of the tokens
 SMALLEST_SUM = 1e-6
 
 
@@ -38,3 +39,55 @@ def _score_block(query: Tensor, key: Tensor, scaling: float, value: Tensor, pref
     attended = attended / attended.sum().clamp(min=SMALLEST_SUM)
     alike = torch.softmax(value[0, :, :1] @ patches.transpose(1, 2), dim=-1)[:, 0].mean(0)
     return (attended + alike) * strength
+
+
+def probe_cls(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Attention of the CLS row to the patches, mean over heads, beside fused attention.
+
+    query, key [1, heads, 1 + N, H] -> float32 [N].
+    """
+    scores = (query[0, :, :1] * scaling) @ key[0].transpose(1, 2)  # [heads, 1, 1 + N]
+    return torch.softmax(scores.float(), dim=-1)[:, 0, 1:].mean(0)
+
+
+def probe_cls_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """`probe_cls` before the softmax, which may be negative."""
+    scores = (query[0, :, :1] * scaling) @ key[0].transpose(1, 2)
+    return scores[:, 0, 1:].mean(0)
+
+
+def probe_received(query: Tensor, key: Tensor, scaling: float, prefix_tokens: int) -> Tensor:
+    """Mean attention that each patch receives from all rows, for towers without a CLS token.
+
+    query, key [1, heads, prefix + N, H] -> float32 [N].
+    """
+    scores = (query[0] * scaling) @ key[0].transpose(1, 2)
+    return torch.softmax(scores.float(), dim=-1).mean((0, 1))[prefix_tokens:]
+
+
+def probe_wide(query: Tensor, key: Tensor) -> Tensor:
+    """Attention of the CLS row as one head over the full width, which PruMerge reads.
+
+    query, key [1, heads, 1 + N, H] -> float32 [N].
+    """
+    rows, width = merge_heads(key)[0], query.shape[1] * query.shape[3]
+    scores = (merge_heads(query[:, :, :1])[0] * width**-0.5) @ rows.T  # [1, 1 + N]
+    return torch.softmax(scores.float(), dim=-1)[0, 1:]
+
+
+def probe_global(query: Tensor, key: Tensor, scaling: float, prefix_tokens: int) -> Tensor:
+    """Mean attention from the patches that receive `GLOBAL_FACTOR` times the mean or more.
+
+    All patches ask if none is above it. query, key [1, heads, prefix + N, H] -> float32 [N].
+    """
+    scores = (query[0] * scaling) @ key[0].transpose(1, 2)
+    mean = torch.softmax(scores.float(), dim=-1).mean(0)[prefix_tokens:, prefix_tokens:]
+    received = mean.mean(0)
+    asks = (received >= GLOBAL_FACTOR * received.mean()).float()
+    asks = torch.where(asks.max() > 0, asks, 1.0)
+    return (asks @ mean) / asks.sum()
+
+
+def mean_keys(key: Tensor, prefix_tokens: int) -> Tensor:
+    """Mean over heads of the patches' keys: key [1, heads, prefix + N, H] -> [N, H]."""
+    return key[0].mean(0)[prefix_tokens:]

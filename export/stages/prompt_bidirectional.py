@@ -12,42 +12,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetok.export.attention import DecoderSpelling, merge_heads
-from edgetok.export.lowering.ort import attention_extras
-from edgetok.export.stages.decoder import Decoder
-from edgetok.families.parts import TextParts
+from edgetok import names
+from edgetok.export.attention import FORBIDDEN, DecoderLowering, attention_extras, merge_heads
+from edgetok.export.stages.decoder import Decoder, DecoderContext
 
-FORBIDDEN = -1e9  # a score that softmax makes zero
 
 
 class BidirectionalPrefill(Decoder):
     """Embeddings [1, S, D], padded on the right -> logits [1, W] of the last row, and the cache.
 
     Args:
-        visual: K, the rows of the picture.
+        rows: S.
+        visual: K, the rows of the image.
     """
 
-    def __init__(
-        self,
-        text: TextParts,
-        positions: int,
-        scales: list[tuple[Tensor, Tensor]] | None,
-        spelling: DecoderSpelling,
-        visual: int,
-    ) -> None:
-        super().__init__(text, positions, scales, spelling)
-        self.visual = visual
+    def __init__(self, context: DecoderContext, rows: int, visual: int) -> None:
+        super().__init__(context)
+        self.rows, self.visual = rows, visual
+        self.of_image = self.text.bidirectional == "image"
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        start = {names.VISUAL_START: torch.zeros(1, dtype=torch.int64)} if self.of_image else {}
+        return self.context.prompt(self.rows) | start | self.context.past()
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *rest: Tensor) -> Any:
-        """`rest` begins with the first visual row, int64 [1], where only the picture sees ahead."""
-        of_image = self.text.bidirectional == "image"
-        past = rest[1:] if of_image else rest
+        """`rest` begins with the first visual row, int64 [1], where the image alone sees ahead."""
+        past = rest[1:] if self.of_image else rest
         row = torch.arange(embeds.shape[1])
-        together = (row >= rest[0]) & (row < rest[0] + self.visual) if of_image else row <= last
-        size = len(self.spelling.buffers)
-        buffers = [past[first : first + size] for first in range(0, len(past), size)]
-        cache = self.spelling.attention(buffers, lengths, None, self._rotary(), self._scales())
-        attention = BidirectionalAttention(cache, self.spelling, together, windows=of_image)
+        if self.of_image:
+            together = (row >= rest[0]) & (row < rest[0] + self.visual)
+        else:
+            together = row <= last
+        given = lengths, None, self._rotary(), self._scales()
+        cache = self.lowering.attention(self.by_layer(past), *given)
+        attention = BidirectionalAttention(cache, self.lowering, together, windows=self.of_image)
         rows = self.attend(embeds, attention)
         logits = self.read_logits(rows[0].index_select(0, last))
         return logits, *(buffer for held in cache.present for buffer in held)
@@ -59,21 +58,21 @@ class BidirectionalAttention:
 
     Args:
         cache: writes the prompt's rows in a flavour: a `CacheAttention` of either.
-        spelling: of the same flavour.
+        lowering: of the same flavour.
         together: bool [S].
         windows: whether a layer's window hides rows that see each other, as in Gemma 3; it hides
             earlier rows in any case.
     """
 
     cache: Any
-    spelling: DecoderSpelling
+    lowering: DecoderLowering
     together: Tensor
     windows: bool
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        (cos, sin), turn = self.cache.rotary[len(self.cache.present)], self.spelling.turn
+        (cos, sin), turn = self.cache.rotary[len(self.cache.present)], self.lowering.turn
         place = torch.arange(query.shape[2])
         query, key = (turn(merge_heads(p), place, cos, sin, p.shape[1]) for p in (query, key))
         query, key, value = self.cache.put(query, key, value)

@@ -13,56 +13,58 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgetok.export.attention import DecoderSpelling
-from edgetok.export.stages.decoder import Decoder
-from edgetok.families.parts import Grid, TextParts
+from edgetok import names
+from edgetok.export.stages.decoder import Decoder, DecoderContext
+from edgetok.families.parts import Grid
 
 
 class MropePrefill(Decoder):
     """Embeddings [1, S, D], padded on the right -> logits [1, W] of the last row, and the cache.
 
     Args:
-        grid: lines and columns of the picture's tokens.
-        visual: K, the rows of the picture.
-        deep: layers behind which something is added to those rows.
+        rows: S.
+        grid: lines and columns of the image's tokens.
+        visual: K, the rows of the image.
+        deep: layers after which something is added to those rows (DeepStack).
     """
 
     def __init__(
-        self,
-        text: TextParts,
-        positions: int,
-        scales: list[tuple[Tensor, Tensor]] | None,
-        spelling: DecoderSpelling,
-        grid: Grid,
-        visual: int,
-        deep: int = 0,
+        self, context: DecoderContext, rows: int, grid: Grid, visual: int, deep: int = 0
     ) -> None:
-        super().__init__(text, positions, scales, spelling)
-        self.grid, self.visual, self.deep = grid, visual, deep
+        super().__init__(context)
+        self.rows, self.grid, self.visual, self.deep = rows, grid, visual, deep
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        told = {
+            names.VISUAL_START: torch.zeros(1, dtype=torch.int64),
+            names.VISUAL_KEPT: torch.zeros(self.visual, dtype=torch.int64),
+        }
+        if self.deep:
+            told[names.VISUAL_DEEP] = torch.zeros(self.visual, self.deep * self.text.hidden)
+        return self.context.prompt(self.rows) | told | self.context.past()
 
     def forward(
         self, embeds: Tensor, last: Tensor, lengths: Tensor, start: Tensor, kept: Tensor, *rest: Any
     ) -> Any:
-        """`rest` begins with what is added behind the first layers, where there is something."""
+        """`rest` begins with what is added after the first layers, where there is something."""
         past = rest[1:] if self.deep else rest
         places = self._places(embeds.shape[1], start, kept)
-        turned = [self._turn(table, places) for table in self._rotary()[0]]
-        size = len(self.spelling.buffers)
-        buffers = [past[first : first + size] for first in range(0, len(past), size)]
-        attention = self.spelling.attention(
-            buffers,
+        rotated = [self._rotate(table, places) for table in self._rotary()[0]]
+        attention = self.lowering.attention(
+            self.by_layer(past),
             lengths,
             None,
-            [(turned[0], turned[1])] * len(self.text.layers),
+            [(rotated[0], rotated[1])] * len(self.text.layers),
             self._scales(),
             rows_at=torch.arange(embeds.shape[1]),  # the tables are those of the rows
         )
         added = self._spread(rest[0], embeds.shape[1], start) if self.deep else []
 
-        def behind(number: int, rows: Tensor) -> Tensor:
+        def after(number: int, rows: Tensor) -> Tensor:
             return rows + added[number] if number < len(added) else rows
 
-        rows = self.attend(embeds, attention, behind)
+        rows = self.attend(embeds, attention, after)
         held = [buffer for buffers in attention.present for buffer in buffers]
         return self.read_logits(rows[0].index_select(0, last)), *held
 
@@ -83,7 +85,7 @@ class MropePrefill(Decoder):
         rows = deep.index_select(0, place.clamp(0, self.visual - 1))
         return [part[None] for part in torch.where(inside, rows, 0.0).chunk(self.deep, dim=1)]
 
-    def _turn(self, table: Tensor, places: list[Tensor]) -> Tensor:
+    def _rotate(self, table: Tensor, places: list[Tensor]) -> Tensor:
         """[positions, H / 2] -> [S, H / 2], each channel by its axis."""
         axis = torch.tensor(self.text.mrope_axes)
         time, line, column = (table.index_select(0, place) for place in places)

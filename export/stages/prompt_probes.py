@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetok.export.attention import DecoderSpelling, merge_heads
+from edgetok.export.attention import DecoderLowering, merge_heads
 from edgetok.export.stages.prompt_rows import text_rows, weave
 from edgetok.prefill.probes import Probe, Span
 
@@ -21,12 +21,12 @@ class PromptAttention:
 
     Args:
         cache: attends and writes in a flavour: a `CacheAttention` of either.
-        spelling: of the same flavour.
+        lowering: of the same flavour.
         text_alone: the rows, where only those of text ask; what it returns for others is zero.
     """
 
     cache: Any
-    spelling: DecoderSpelling
+    lowering: DecoderLowering
     text_alone: Span | None = None
 
     def __call__(
@@ -43,7 +43,7 @@ class PromptAttention:
     ) -> Tensor:
         """Attention of text rows to all, spelled out, since the operator asks from every row."""
         (cos, sin), groups = self.cache.rotary[len(self.cache.present)], key.shape[1]
-        place, turn = torch.arange(span.rows), self.spelling.turn
+        place, turn = torch.arange(span.rows), self.lowering.turn
         query, key = (turn(merge_heads(p), place, cos, sin, p.shape[1]) for p in (query, key))
         query, key, value = self.cache.put(query, key, value)
         text = text_rows(span)

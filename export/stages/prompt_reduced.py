@@ -14,19 +14,15 @@ import torch
 from torch import Tensor
 
 from edgetok import names
-from edgetok.errors import IncompatibleError
 from edgetok.export.attention import (
-    DecoderSpelling,
     emitting,
     merge_heads,
     replaced_forward,
     rotary_inside,
 )
-from edgetok.export.lowering.ort import attention_extras
-from edgetok.export.stages.decoder import Decoder
+from edgetok.export.stages.decoder import Decoder, DecoderContext
 from edgetok.export.stages.prompt_probes import Peek, PromptAttention, of_rows, recorded_gates
 from edgetok.export.stages.prompt_rows import Rows, surviving_rows, text_rows, weave
-from edgetok.families.parts import TextParts
 from edgetok.prefill import Prefill
 from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Probe, Span
@@ -34,73 +30,40 @@ from edgetok.prefill.probes import Probe, Span
 _PREVIOUS, _NEXT = "previous attention", "next attention"
 
 
-def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
-    """Refuse decoders whose attention depends on more than which rows there are.
-
-    Args:
-        what: needs plain attention, such as "reduction at prefill".
-        way_out: what to do without it.
-
-    Raises:
-        IncompatibleError: naming what the decoder has.
-    """
-    extras = {name for layer in text.attending for name in attention_extras(_attention_of(layer))}
-    found = {"softcap": "capped logits", "local_window_size": "a window of keys"}
-    has = [words for name, words in found.items() if name in extras]
-    has += [] if text.bidirectional == "nothing" else ["prompts whose rows see ahead"]
-    has += ["positions on three axes"] if text.mrope_axes else []
-    has += ["short convolutions"] if text.convolutions else []
-    has += ["several rotary embeddings"] if len(set(text.rotary_kinds)) > 1 else []
-    has += ["partial rotary embedding"] if text.rotary_dim != text.head_dim else []
-    if has:
-        raise IncompatibleError(
-            f"this decoder has {' and '.join(has)}, and {what} knows plain attention only; "
-            f"{way_out}"
-        )
-
-
-def _attention_of(layer: Any) -> Any:
-    return layer.self_attn
-
-
 class ReducingPrefill(Decoder):
     """Embeddings [1, S, D], padded on the right -> logits [1, W] of the last row, and the cache.
 
     Args:
+        rows: S.
         visual: K, the visual rows that come in.
-        scales, spelling: as of `Decoder`.
     """
 
-    def __init__(
-        self,
-        text: TextParts,
-        positions: int,
-        scales: list[tuple[Tensor, Tensor]] | None,
-        prefill: Prefill,
-        visual: int,
-        spelling: DecoderSpelling,
-    ) -> None:
-        super().__init__(text, positions, scales, spelling)
-        layers = len(text.layers)
+    def __init__(self, context: DecoderContext, prefill: Prefill, rows: int, visual: int) -> None:
+        super().__init__(context)
+        layers = len(self.text.layers)
         self.prefill, self.method = prefill, prefill.method
         self.counts, self.skips = prefill.counts(layers, visual), prefill.skips(layers)
         self.held = prefill.held.counts(self.counts)
-        self.visual = visual
+        self.rows, self.visual = rows, visual
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        start = {names.VISUAL_START: torch.zeros(1, dtype=torch.int64)}
+        return self.context.prompt(self.rows) | start | self.context.past()
 
     def forward(
         self, embeds: Tensor, last: Tensor, lengths: Tensor, start: Tensor, *past: Tensor
     ) -> Any:
         rows = self._begin(embeds, last, start)
         first = rows
-        size = len(self.spelling.buffers)
-        buffers = [past[at : at + size] for at in range(0, len(past), size)]
+        buffers = self.by_layer(past)
         attention = PromptAttention(
-            self.spelling.attention(
+            self.lowering.attention(
                 [self._past_of(number, held, rows) for number, held in enumerate(buffers)],
                 self._seen_lengths(lengths),
                 *(None, self._rotary(), self._scales()),
             ),
-            self.spelling,
+            self.lowering,
         )
         seen_rows: list[Rows] = []
         gates: Tensor | None = None
@@ -108,7 +71,7 @@ class ReducingPrefill(Decoder):
         with (
             emitting(self.model, attention),
             rotary_inside(self.text.layers),
-            self.spelling.norms(self.model),
+            self.lowering.norms(self.model),
         ):
             for number, layer in enumerate(self.text.layers):
                 if self.counts[number] < rows.span.visual:
@@ -154,7 +117,7 @@ class ReducingPrefill(Decoder):
         """What a layer's attention begins with: its buffers, or room for rows to choose from."""
         if self.held[number] == self.counts[number]:
             return past
-        return self.spelling.scratch(past, first.span.rows - (self.visual - self.counts[number]))
+        return self.lowering.scratch(past, first.span.rows - (self.visual - self.counts[number]))
 
     def _settle(
         self, number: int, past: tuple[Tensor, ...], cache: Any, seen: Rows, last: Rows
@@ -236,7 +199,7 @@ class ReducingPrefill(Decoder):
             at = rows.at().index_select(0, asking)
             return turn(merge_heads(query), at, *tables, query.shape[1])[0] * scaling
 
-        tables, turn = self._rotary()[number], self.spelling.turn
+        tables, turn = self._rotary()[number], self.lowering.turn
         key = look(rows.x)[1]
         turned = turn(merge_heads(key), rows.at(), *tables, key.shape[1])
         return Probe(ask, turned[0], rows.span)
@@ -251,7 +214,7 @@ class ReducingPrefill(Decoder):
             at = rows.at().index_select(0, asking)
             return turn(chosen, at, *tables, query.shape[1])[0] * scaling
 
-        tables, turn = self._rotary()[number], self.spelling.turn
+        tables, turn = self._rotary()[number], self.lowering.turn
         turned = turn(merge_heads(key), rows.at(), *tables, key.shape[1])
         return Probe(ask, turned[0], rows.span)
 

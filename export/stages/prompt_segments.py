@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from edgetok import names
-from edgetok.export.attention import DecoderSpelling, emitting, rotary_inside
+from edgetok.export.attention import emitting, rotary_inside
+from edgetok.export.stages.decoder import DecoderContext
 from edgetok.export.stages.prompt_probes import PromptAttention
 from edgetok.export.stages.prompt_reduced import ReducingPrefill
 from edgetok.export.stages.prompt_rows import Rows
-from edgetok.families.parts import TextParts
 from edgetok.prefill import Prefill
 from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Span
@@ -38,17 +38,27 @@ class Segment(ReducingPrefill):
     """Layers `part` over rows [1, S, D] of a rung, K of them visual."""
 
     def __init__(
-        self,
-        text: TextParts,
-        positions: int,
-        scales: list[tuple[Tensor, Tensor]] | None,
-        spelling: DecoderSpelling,
-        prefill: Prefill,
-        visual: int,
-        part: range,
+        self, context: DecoderContext, prefill: Prefill, rows: int, visual: int, part: range
     ) -> None:
-        super().__init__(text, positions, scales, prefill, visual, spelling)
+        super().__init__(context, prefill, rows, visual)
         self.part = part
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        told = self.context.prompt(self.rows)
+        x = told.pop(names.INPUT_EMBEDS)
+        start = {names.VISUAL_START: torch.zeros(1, dtype=torch.int64)}
+        return {self.first: x} | told | ({} if self.is_last else start) | self.past_of_part()
+
+    @property
+    def first(self) -> str:
+        """What its rows are called."""
+        return names.rows_before(self.part.start) if self.part.start else names.INPUT_EMBEDS
+
+    def past_of_part(self) -> dict[str, Tensor]:
+        """Buffers of the layers that it runs."""
+        past = self.context.past()
+        return {n: past[n] for layer in self.part for n in past if n.endswith(f"_{layer}")}
 
     @property
     def outputs(self) -> list[str]:
@@ -65,7 +75,7 @@ class Segment(ReducingPrefill):
     @property
     def written(self) -> list[str]:
         """Buffers of the cache that the graph writes."""
-        buffers = self.spelling.buffers
+        buffers = self.lowering.buffers
         return [names.present_of(buffer.name(layer)) for layer in self.part for buffer in buffers]
 
     def forward(self, x: Tensor, last: Tensor, lengths: Tensor, *rest: Tensor) -> Any:
@@ -84,18 +94,16 @@ class Segment(ReducingPrefill):
         self, rows: Rows, lengths: Tensor, past: tuple[Tensor, ...]
     ) -> tuple[PromptAttention, Rows]:
         """The layers of the graph."""
-        part, size = slice(self.part.start, self.part.stop), len(self.spelling.buffers)
-        buffers = [past[at : at + size] for at in range(0, len(past), size)]
-        scales = self._scales()
-        cache = self.spelling.attention(
-            buffers, lengths[part], None, self._rotary()[part], scales[part] if scales else None
+        part, scales = slice(self.part.start, self.part.stop), self._scales()
+        cache = self.lowering.attention(
+            self.by_layer(past), lengths[part], None, self._rotary()[part], scales[part] if scales else None
         )
         cache.rows_at = rows.positions
-        attention, angles = PromptAttention(cache, self.spelling), (torch.zeros(1), torch.zeros(1))
+        attention, angles = PromptAttention(cache, self.lowering), (torch.zeros(1), torch.zeros(1))
         with (
             emitting(self.model, attention),
             rotary_inside(self.text.layers),
-            self.spelling.norms(self.model),
+            self.lowering.norms(self.model),
         ):
             for layer in self.text.layers[part]:
                 x = layer(rows.x, attention_mask=None, position_embeddings=angles)
@@ -123,6 +131,16 @@ class Segment(ReducingPrefill):
 
 class ExitedSegment(Segment):
     """Layers `part` over the T rows of text [1, T, D] alone, at positions int64 [T]."""
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        told = self.context.prompt(self.rows)
+        inputs = {names.text_rows_before(self.part.start): told[names.INPUT_EMBEDS]}
+        inputs[names.PAST_LENGTHS] = told[names.PAST_LENGTHS]
+        inputs[names.TEXT_POSITIONS] = torch.zeros(self.rows, dtype=torch.int64)
+        if self.is_last:
+            inputs[names.LAST_ROW] = told[names.LAST_ROW]
+        return inputs | self.past_of_part()
 
     @property
     def outputs(self) -> list[str]:

@@ -11,19 +11,16 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.errors import UsageError
-from edgetok.export.attention import (
-    TowerEmitter,
-    emitting,
+from edgetok.export.attention import StageModule, TowerEmitter, emitting, merge_heads
+from edgetok.export.stages.probes import (
     mean_keys,
-    merge_heads,
     probe_cls,
     probe_cls_logits,
+    probe_flow,
     probe_global,
     probe_received,
     probe_wide,
 )
-from edgetok.export.lowering.ort import TowerAttention
-from edgetok.export.stages.probes import probe_flow
 from edgetok.families.parts import Layout, Parts, TextParts, VisionParts
 from edgetok.methods import Method
 from edgetok.tokens import (
@@ -73,23 +70,24 @@ def require_tower(vision: VisionParts, method: Method) -> None:
         )
 
 
-class Tower(nn.Module):
+class Tower(StageModule):
     """pixels [P, 3, h, w] -> features [N, V], the probes in `needs`, and signals.
 
-    `attention` spells the blocks' attention in one flavour.
+    `attention` lowers the blocks' attention to one flavour.
     """
 
     def __init__(
-        self,
-        vision: VisionParts,
-        needs: tuple[str, ...],
-        attention: type[TowerEmitter] = TowerAttention,
+        self, vision: VisionParts, needs: tuple[str, ...], attention: type[TowerEmitter]
     ) -> None:
         super().__init__()
         self.attention = attention
         self.model = vision.model
         self.vision = vision
         self.needs = needs
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return {names.PIXELS: torch.zeros(self.vision.n_parts, 3, *self.vision.image_px)}
 
     @property
     def outputs(self) -> list[str]:
@@ -165,10 +163,14 @@ def _next_probe(name: str, query: Tensor, key: Tensor, scaling: float, prefix: i
     return merge_heads(key)[0, prefix:]
 
 
-class Compress(nn.Module):
-    """features [N, V] and what is in `needs` -> visual tokens [K, D], kept [K], sizes [K]."""
+class Compress(StageModule):
+    """features [N, V] and what is in `needs` -> visual tokens [K, D], kept [K], sizes [K].
 
-    def __init__(self, parts: Parts, method: Method, budget: int) -> None:
+    Args:
+        prompt_tokens: rows of text that a method may read.
+    """
+
+    def __init__(self, parts: Parts, method: Method, budget: int, prompt_tokens: int) -> None:
         super().__init__()
         self.deepstack_projectors = nn.ModuleList(parts.deepstack_projectors)
         self.projector = parts.projector
@@ -180,6 +182,12 @@ class Compress(nn.Module):
         self.layout = parts.layout if budget == parts.full_tokens else None
         deep = (names.DEEP_FEATURES,) if parts.vision.deepstack else ()
         self.needs = (*method.needs_at(parts.vision.full_tokens, budget), *deep)
+        self._shapes = shape_inputs(parts, prompt_tokens)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        wanted = (names.FEATURES, *self.needs)
+        return {name: torch.rand(*self._shapes.get(name, self._shapes[""])) for name in wanted}
 
     @property
     def outputs(self) -> list[str]:
@@ -215,6 +223,24 @@ class Compress(nn.Module):
         return [torch.cat(made, dim=1)]
 
 
+def shape_inputs(parts: Parts, prompt_tokens: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of what compress may read, by name; "" for a number per token."""
+    vision = parts.vision
+    n, width, head = vision.full_tokens, vision.width, vision.width // vision.heads
+    feature_width = vision.feature_width or width
+    return {
+        "": (n,),
+        names.FEATURES: (n, feature_width),
+        names.KEYS: (n, head),
+        names.CLS_FEATURE: (vision.pictures, width),
+        names.NEXT_KEYS: (n, width),
+        names.DEEP_FEATURES: (n, len(vision.deepstack) * feature_width),
+        names.TEXT_EMBEDS: (prompt_tokens, parts.text.hidden),
+        names.TEXT_MASK: (prompt_tokens,),
+        names.PICTURE_WEIGHTS: (vision.pictures,),
+    }
+
+
 def lay_out(projected: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
     """All tokens [N, D] among their separators: rows [K, D], kept [K] and sizes [K].
 
@@ -237,14 +263,22 @@ def mean_of_cells(rows: Tensor, vision: VisionParts) -> Tensor:
     return cells.mean((1, 3)).reshape(down * across, *inner)
 
 
-class Embed(nn.Module):
-    """token ids [T] -> text embeddings [T, D]."""
+class Embed(StageModule):
+    """token ids [T] -> text embeddings [T, D].
+
+    Args:
+        rows: T.
+    """
 
     outputs = (names.TEXT_EMBEDS,)
 
-    def __init__(self, text: TextParts) -> None:
+    def __init__(self, text: TextParts, rows: int) -> None:
         super().__init__()
-        self.embed = text.embed
+        self.embed, self.rows = text.embed, rows
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return {names.TOKEN_IDS: torch.zeros(self.rows, dtype=torch.int64)}
 
     def forward(self, token_ids: Tensor) -> Tensor:
         rows: Tensor = self.embed(token_ids)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
-from edgetok.export.attention import emitting
-from edgetok.export.lowering.ort import fused_attention
+from edgetok.export.attention import StageModule, emitting
 from edgetok.families.parts import Parts, VisionParts
 from edgetok.methods.inside import Inside
 from edgetok.tokens import reduce_inside
@@ -26,7 +25,7 @@ def encoder_of(vision: VisionParts) -> Encoder:
     return Encoder(vision.full_tokens, vision.grid, vision.prefix_tokens, len(vision.blocks))
 
 
-class ReducingTower(nn.Module):
+class ReducingTower(StageModule):
     """pixels [1, 3, h, w] -> features [K, V], the patch each is centred on [K], sizes [K].
 
     No signal: what the controller's signals measure is spread over patches that are gone.
@@ -34,14 +33,20 @@ class ReducingTower(nn.Module):
 
     outputs = (names.FEATURES, names.TOWER_KEPT, names.TOWER_SIZES)
 
-    def __init__(self, vision: VisionParts, inside: Inside, budget: int) -> None:
+    def __init__(
+        self, vision: VisionParts, inside: Inside, budget: int, attention: Fused
+    ) -> None:
         super().__init__()
         self.model = vision.model
         self.vision = vision
         self.inside = inside
         self.encoder = encoder_of(vision)
         self.schedule = inside.steps(self.encoder, budget)
-        self.attention: Fused = fused_attention  # spelled as the flavour has it
+        self.attention = attention  # of one flavour
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return {names.PIXELS: torch.zeros(self.vision.n_parts, 3, *self.vision.image_px)}
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         blocks = [TracedBlock(self.vision.model, block) for block in self.vision.blocks]
@@ -77,7 +82,7 @@ class TracedBlock:
         return out[0]
 
 
-class Project(nn.Module):
+class Project(StageModule):
     """The compress stage behind a reducing tower: features [K, V] -> visual tokens [K, D].
 
     What is kept and how large it is pass through.
@@ -85,19 +90,19 @@ class Project(nn.Module):
 
     outputs = (names.VISUAL_TOKENS, names.KEPT, names.SIZES)
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, budget: int) -> None:
         super().__init__()
         self.projector = parts.projector
+        self.budget, self.width = budget, parts.vision.width
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return {
+            names.FEATURES: torch.rand(self.budget, self.width),
+            names.TOWER_KEPT: torch.zeros(self.budget, dtype=torch.int64),
+            names.TOWER_SIZES: torch.ones(self.budget),
+        }
 
     def forward(self, features: Tensor, kept: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         # Sums, since a graph's output cannot be its input.
         return self.projector(features), kept + 0, sizes + 0
-
-
-def project_inputs(vision: VisionParts, budget: int) -> dict[str, Tensor]:
-    """Example inputs of `Project`."""
-    return {
-        names.FEATURES: torch.rand(budget, vision.width),
-        names.TOWER_KEPT: torch.zeros(budget, dtype=torch.int64),
-        names.TOWER_SIZES: torch.ones(budget),
-    }

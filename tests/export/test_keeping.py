@@ -23,7 +23,7 @@ from edgetok.export.caches.evicting.graphs import draw_numbers
 from edgetok.export.caches.evicting.reference import CacheReference
 from edgetok.export.pipeline import export_model
 from edgetok.families import open_model
-from edgetok.kv import POLICIES, Policy, find_policy, make_room
+from edgetok.kv import POLICIES, Policy, find_policy, plan_eviction
 from edgetok.kv.mixer import Mixer
 from edgetok.kv.policies import lococo, snapkv
 from edgetok.runtimes.runtime.runtime import OrtRuntime
@@ -94,7 +94,7 @@ def kept(export, model_dir: Path) -> Kept:
 
     def make(name: str, slots: int | None = None, **more) -> tuple[OrtRuntime, CacheReference]:
         policy = policy_of(name)
-        room = make_room(policy, slots or SLOTS.get(name, 40), len(text.layers), text.max_positions)
+        room = plan_eviction(policy, slots or SLOTS.get(name, 40), len(text.layers), text.max_positions)
         runtime = OrtRuntime(Bundle.open(export(name, slots=slots, **more)), threads=1)
         assert runtime.manifest.kv.keep == list(room.keep)
         return runtime, CacheReference(text, room, draw_numbers(text, 0) if policy.drawn else None)
@@ -165,7 +165,7 @@ def test_a_cache_that_is_long_enough_is_a_dense_one(name: str, export, bundle: P
     text = open_model(model_dir).text
     dense = OrtRuntime(Bundle.open(bundle), threads=1)
     roomy = OrtRuntime(Bundle.open(export(name, slots=110)), threads=1)
-    embeds = prompt_rows(CacheReference(text, make_room(find_policy(name), 110, 2)), 40)[0].numpy()
+    embeds = prompt_rows(CacheReference(text, plan_eviction(find_policy(name), 110, 2)), 40)[0].numpy()
     for runtime in (dense, roomy):
         runtime.prefill(runtime.ladder.largest, embeds, visual_start=BEFORE)
     for token in range(5, 60):

@@ -7,7 +7,7 @@ import pytest
 from edgetok import limits
 from edgetok.bundle import manifest
 from edgetok.errors import UsageError
-from edgetok.kv import AT_PREFILL, POLICIES, find_policy, make_room
+from edgetok.kv import AT_PREFILL, POLICIES, find_policy, plan_eviction
 from edgetok.kv.policies.pyramidkv import fall
 from edgetok.prefill import PREFILL_METHODS
 
@@ -42,22 +42,22 @@ def test_pyramid_falls_in_equal_steps_as_published() -> None:
 def test_the_way_out_of_too_few_slots_works(name: str, layers: int) -> None:
     policy = POLICIES[name]
     with pytest.raises(UsageError, match="raise --kv-slots to") as refused:
-        make_room(policy, 2, layers)
+        plan_eviction(policy, 2, layers)
     enough = int(str(refused.value).split(" to ")[-1].split()[0])
-    room = make_room(policy, enough, layers)
+    room = plan_eviction(policy, enough, layers)
     assert all(keep < slots for keep, slots in zip(room.keep, room.slots, strict=True))
     always = policy.sinks + (policy.recent or 0)
     assert all(keep > always for keep in room.keep)
     with pytest.raises(UsageError, match=f"raise --kv-slots to {enough}"):
-        make_room(policy, enough - 1, layers)
+        plan_eviction(policy, enough - 1, layers)
 
 
 def test_slots_beyond_the_positions_are_refused() -> None:
     with pytest.raises(UsageError, match="300 KV slots are more than the 256 positions"):
-        make_room(POLICIES["h2o"], 300, 2, 256)
+        plan_eviction(POLICIES["h2o"], 300, 2, 256)
     with pytest.raises(UsageError, match="lower --kv-slots"):
-        make_room(POLICIES["h2o"], limits.CACHE_SLOTS + 1, 2)
+        plan_eviction(POLICIES["h2o"], limits.CACHE_SLOTS + 1, 2)
 
 
 def test_no_layer_gets_more_slots_than_there_are_positions() -> None:
-    assert max(make_room(POLICIES["pyramidkv"], 200, 4, 256).slots) == 256
+    assert max(plan_eviction(POLICIES["pyramidkv"], 200, 4, 256).slots) == 256

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgetok import names
-from edgetok.export.attention import DecoderSpelling
-from edgetok.export.lowering.ort_eviction import PackingAttention
-from edgetok.export.stages.decoder import Decoder
+from edgetok.export.attention import StageModule
+from edgetok.export.stages.decoder import Decoder, DecoderContext
 from edgetok.families.parts import TextParts
-from edgetok.kv import Room
+from edgetok.kv import EvictionPlan
 from edgetok.kv.mixing import mix_rows
 from edgetok.kv.policy import TEXT
 from edgetok.kv.saliency import next_planes
@@ -23,67 +22,75 @@ from edgetok.kv.stores.slots import build_equaliser, dequantize_rows, quantize_r
 DRAWS = 4096  # random numbers of a head; the next row starts over
 
 
-class KeepingDecoder(Decoder):
+class EvictingDecoder(Decoder):
     """A decoder whose layers hold what a policy keeps, and what it remembers of each row."""
 
     draws: Tensor | None
 
-    def __init__(
-        self,
-        text: TextParts,
-        positions: int,
-        scales: list[tuple[Tensor, Tensor]] | None,
-        bits: int,
-        room: Room,
-        seed: int,
-        spelling: DecoderSpelling,
-    ) -> None:
-        super().__init__(text, positions, scales, spelling)
-        self.room, self.bits = room, bits
-        self.register_buffer("draws", draw_numbers(text, seed) if room.policy.drawn else None)
+    def __init__(self, context: DecoderContext, plan: EvictionPlan, bits: int, seed: int) -> None:
+        super().__init__(context)
+        self.plan, self.bits = plan, bits
+        draws = draw_numbers(self.text, seed) if plan.policy.drawn else None
+        self.register_buffer("draws", draws)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What is remembered of the rows of each layer, by name."""
+        heads, layers = self.text.kv_heads, enumerate(self.plan.slots)
+        if not self.planes:
+            return {}
+        shapes = {names.past_state(layer): (self.planes, heads, slots) for layer, slots in layers}
+        return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
     @property
     def planes(self) -> int:
         """Numbers that are remembered of each row."""
-        return len(self.room.policy.planes)
+        return len(self.plan.policy.planes)
 
     @property
     def outputs(self) -> list[str]:
-        past = [name for layer in range(len(self.room.slots)) for name in self._past_of(layer)]
-        return [names.LOGITS, *map(names.present_of, past)]
+        return [names.LOGITS, *map(names.present_of, self.past)]
 
-    def _past_of(self, layer: int) -> list[str]:
-        """Names of a layer's buffers: the cache's and, where there are planes, the state."""
-        state = [names.past_state(layer)] if self.planes else []
-        return [*(buffer.name(layer) for buffer in self.spelling.buffers), *state]
+    @property
+    def past(self) -> dict[str, Tensor]:
+        """Buffers layer by layer: the cache's and, where anything is remembered, the state."""
+        past = self.context.past() | self.state
+        layers = range(len(self.plan.slots))
+        return {n: past[n] for layer in layers for n in past if n.endswith(f"_{layer}")}
 
 
-class PackingPrefill(KeepingDecoder):
+class EvictingPrefill(EvictingDecoder):
     """input embeddings [1, S, D], padded on the right -> logits [1, W] and the packed cache.
 
     Args:
-        packing: spells attention and packing in one flavour.
+        packing: lowers attention and packing to one flavour.
+        rows: S.
         text_rows: rows of text that a prompt has room for.
     """
 
     back_cos: Tensor
     back_sin: Tensor
 
-    def __init__(self, *args: Any, packing: type[PackingAttention], text_rows: int) -> None:
+    def __init__(self, *args: Any, packing: Any, rows: int, text_rows: int) -> None:
         super().__init__(*args)
-        self.packing, self.text_rows = packing, text_rows
-        back_cos, back_sin = turning_tables(self.text, self._rotary()[0][0].shape[0])
+        self.packing, self.rows, self.text_rows = packing, rows, text_rows
+        back_cos, back_sin = rotation_tables(self.text, self._rotary()[0][0].shape[0])
         self.register_buffer("back_cos", back_cos)
         self.register_buffer("back_sin", back_sin)
 
     @property
+    def inputs(self) -> dict[str, Tensor]:
+        start = {names.VISUAL_START: torch.zeros(1, dtype=torch.int64)}
+        return self.context.prompt(self.rows) | (start if self.reads_places else {})
+
+    @property
     def reads_places(self) -> bool:
         """Whether the policy must know which rows are visual."""
-        return TEXT in self.room.policy.planes
+        return TEXT in self.plan.policy.planes
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *start: Tensor) -> Any:
         attention = self.packing(
-            self.room,
+            self.plan,
             lengths,
             *self._rotary()[0],
             self._scales(),
@@ -98,14 +105,18 @@ class PackingPrefill(KeepingDecoder):
         return self.read_logits(rows[0].index_select(0, last)), *held
 
 
-class ScoringDecode(KeepingDecoder):
+class EvictingDecode(EvictingDecoder):
     """One token id [1, 1] -> logits [1, W], and what it gave to the rows it attended to."""
 
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return self.context.step() | self.past
+
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
-        held_by_cache = len(self.spelling.buffers)
+        held_by_cache = len(self.lowering.buffers)
         size = held_by_cache + bool(self.planes)
         layers = [past[first : first + size] for first in range(0, len(past), size)]
-        attention = self.spelling.attention(
+        attention = self.lowering.attention(
             [buffers[:held_by_cache] for buffers in layers],
             *(lengths, positions, self._rotary(), self._scales()),
         )
@@ -116,16 +127,16 @@ class ScoringDecode(KeepingDecoder):
             held += attention.present[layer]
             if self.planes:
                 given = self._given(layer, attention, positions[layer])
-                held.append(next_planes(self.room.policy, buffers[-1], given, lengths[layer]))
+                held.append(next_planes(self.plan.policy, buffers[-1], given, lengths[layer]))
         return self.read_logits(rows[0]), *held
 
     @property
     def _reads_attention(self) -> bool:
-        return self.room.policy.decay is not None
+        return self.plan.policy.decay is not None
 
     def _given(self, layer: int, attention: Any, position: Tensor) -> Tensor:
         """What the step adds to the scores of a layer: [G, C]."""
-        groups, slots = self.text.kv_heads, self.room.slots[layer]
+        groups, slots = self.text.kv_heads, self.plan.slots[layer]
         if self.draws is not None:
             return self.draws[layer].index_select(1, position % DRAWS).expand(groups, slots)
         if attention.weighed is None:
@@ -134,48 +145,44 @@ class ScoringDecode(KeepingDecoder):
         return weights.reshape(groups, -1, slots).mean(1)
 
 
-class Compact(nn.Module):
-    """A full layer, key and value [1, G, C, H] and state [P, G, C], -> the rows that stay.
-
-    Args:
-        scales: of the layer's keys and values, [1, G, 1, H], where they are whole numbers.
-    """
+class Compact(StageModule):
+    """A full layer, key and value [1, G, C, H] and state [P, G, C], -> the rows that stay."""
 
     rows_kept: tuple[str, ...] = (names.KEPT_KEY, names.KEPT_VALUE)
     cos: Tensor
     sin: Tensor
 
-    def __init__(
-        self,
-        text: TextParts,
-        positions: int,
-        bits: int | None,
-        room: Room,
-        layer: int,
-        scales: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
+    def __init__(self, decoder: EvictingDecoder, layer: int) -> None:
         super().__init__()
-        cos, sin = turning_tables(text, positions)
+        context = decoder.context
+        cos, sin = rotation_tables(context.text, context.positions)
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
-        self.room, self.layer, self.bits, self.scales = room, layer, bits, scales
+        self.plan, self.layer = decoder.plan, layer
+        self.bits = None if context.scales is None else decoder.bits
+        self.scales = None if context.scales is None else context.scales[layer]
+        self._past = {n: b for n, b in decoder.past.items() if n.endswith(f"_{layer}")}
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return self._past
 
     @property
     def outputs(self) -> list[str]:
-        state = [names.KEPT_STATE] if self.room.policy.planes else []
+        state = [names.KEPT_STATE] if self.plan.policy.planes else []
         return [*self.rows_kept, *state]
 
     def forward(self, *held: Tensor) -> tuple[Tensor, ...]:
         count = len(self.rows_kept)
         buffers, state = held[:count], held[count:]
-        policy, keep = self.room.policy, self.room.keep[self.layer]
+        policy, keep = self.plan.policy, self.plan.keep[self.layer]
         ranks = rank(policy, state[0]) if state else torch.zeros(buffers[0].shape[1:3])
         chosen = self._choose(ranks, keep)
         if policy.mixers:
             rows = self._mixed(buffers, ranks, chosen)
         else:
             rows = [take(buffer[0], chosen) for buffer in buffers]
-        if self.room.policy.positions == "renumbered":
+        if self.plan.policy.positions == "renumbered":
             rows = self._renumbered(rows, chosen - torch.arange(chosen.shape[1]))
         kept = [part.gather(2, chosen.expand(len(part), -1, -1)) for part in state]
         return *(part[None] for part in rows), *kept
@@ -183,11 +190,11 @@ class Compact(nn.Module):
     def _choose(self, ranks: Tensor, keep: int) -> Tensor:
         """Rows of each head that stay, of a layer that is full: [G, C] -> [G, keep]."""
         full = torch.tensor(ranks.shape[1])
-        return choose(ranks, full, keep, self.room.policy.sinks, self.room.recent(self.layer))
+        return choose(ranks, full, keep, self.plan.policy.sinks, self.plan.recent(self.layer))
 
     def _mixed(self, buffers: tuple[Tensor, ...], ranks: Tensor, chosen: Tensor) -> list[Tensor]:
         """The rows that stay with others mixed in."""
-        mixer = self.room.policy.mixers[self.layer]
+        mixer = self.plan.policy.mixers[self.layer]
         heavy = self._choose(ranks, chosen.shape[1] - mixer.slots)
         full = torch.tensor(ranks.shape[1])
         return self.hold(*mix_rows(mixer, self.read(buffers), full, chosen, heavy))
@@ -258,8 +265,8 @@ class SlotCompact(Compact):
         return [keys, values, key_scales, value_scales]
 
 
-def turning_tables(text: TextParts, count: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of turns by so many positions, [count, H / 2], as exact as float32 holds them.
+def rotation_tables(text: TextParts, count: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of rotations by so many positions, [count, H / 2], as exact as float32 holds them.
 
     The model's own tables multiply in float32 and are off by a ten-thousandth of a radian at a
     few hundred positions; a row that is turned again and again would gather that up.

@@ -15,14 +15,13 @@ from transformers import DynamicCache
 
 from edgetok.export.reference.model import Reference
 from edgetok.families.parts import Parts
-from edgetok.kv.stores.kivi import KiviShape
 from edgetok.methods import Method
 
 Array = npt.NDArray[np.float32]
 
 
 class GroupCache(DynamicCache):  # type: ignore[misc]  # transformers is not typed
-    """Each full group of rows is rounded when a row comes behind it; a prompt sees itself exactly.
+    """Each full group of rows is rounded when a row comes after it; a prompt sees itself exactly.
 
     Args:
         ring: rows of a group.
@@ -69,14 +68,14 @@ def _round(numbers: Array, bits: int) -> Array:
 
 
 class KiviReference(Reference):
-    """A reference over `GroupCache`."""
+    """A reference over `GroupCache`, whose arguments these are."""
 
-    def __init__(self, parts: Parts, method: Method, shape: KiviShape) -> None:
+    def __init__(self, parts: Parts, method: Method, ring: int, bits: int) -> None:
         super().__init__(parts, method)
-        self.shape = shape
+        self.ring, self.bits = ring, bits
 
     def begin_cache(self) -> GroupCache:
-        return GroupCache(self.shape.ring, self.shape.bits)
+        return GroupCache(self.ring, self.bits)
 
     def begin_rows(self) -> KiviRows:
         """The rows of an answer that is not begun."""
@@ -93,7 +92,7 @@ class KiviRows:
 
     def __init__(self, reference: KiviReference) -> None:
         self.text, self.cache = reference.parts.text, reference.begin_cache()
-        self._ring = reference.shape.ring
+        self._ring = reference.ring
 
     @torch.no_grad()
     def begin(self, embeds: Tensor) -> Tensor:

@@ -1,64 +1,46 @@
-"""The stages of a ThinK cache: prefill that chooses channels of keys, decode that prunes."""
+"""The stages of a ThinK cache: a prompt that chooses channels of keys, a step that prunes one key."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgetok.export.attention import DecoderSpelling, merge_heads
-from edgetok.export.caches.ring import RingedPrefill, RingedStep, RowAttention
-from edgetok.export.lowering.portable_decoder import FORBIDDEN
+from edgetok.export.attention import FORBIDDEN
+from edgetok.export.caches.ring import (
+    PromptAttention,
+    RingDecode,
+    RingPrefill,
+    RowAttention,
+    zero_padding,
+)
 from edgetok.kv.saliency import ask_last
 from edgetok.kv.stores import think
 from edgetok.kv.stores.think import ThinkShape
 
 
-@dataclass
-class PruningAttention:
-    """A prompt that attends to itself as it is, and leaves pruned keys and the last ones whole.
-
-    Args:
-        shape: of the cache.
-        lengths: int32 [L], true rows of each layer minus one.
-        rotary: of each layer the tables of cos and sin, [positions, H / 2].
-        spelling: of the flavour.
-    """
+class ThinkPromptAttention(PromptAttention):
+    """Leaves pruned keys, and the last ones whole."""
 
     shape: ThinkShape
-    lengths: Tensor
-    rotary: list[tuple[Tensor, Tensor]]
-    spelling: DecoderSpelling
-    present: list[tuple[Tensor, ...]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._last = torch.split(self.lengths, 1)
-
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
-        layer = len(self.present)
-        last, tables = self._last[layer], self.rotary[layer]
-        rows, key, value = self.spelling.prompt(query, key, value, scaling, last, *tables)
-        # Zeros instead of padding: they add nothing to a channel's importance.
-        true = (torch.arange(key.shape[2]) <= last)[:, None]
-        key, value = torch.where(true, key, 0.0), torch.where(true, value, 0.0)
-        asking = self._ask(layer, query, last.long() + 1)
+    def fill(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, last: Tensor
+    ) -> tuple[Tensor, ...]:
+        true = torch.arange(key.shape[2]) <= last  # zeros add nothing to a channel's importance
+        key, value = zero_padding(key, true), zero_padding(value, true)
+        asking = self._ask(query, last.long() + 1)
         channels = think.choose_channels(asking, key, self.shape.channels)
         region = _fit(think.prune(key, channels), self.shape.region)
         ring = self._wait(key, last.long())
-        value = _fit(value, self.shape.slots)
-        self.present.append((region, value, ring, channels.to(torch.int32)))
-        return rows
+        return region, _fit(value, self.shape.slots), ring, channels.to(torch.int32)
 
-    def _ask(self, layer: int, query: Tensor, count: Tensor) -> Tensor:
+    def _ask(self, query: Tensor, count: Tensor) -> Tensor:
         """The prompt's last queries, rotated: [1, heads, w, H], zeros where there are fewer."""
         asked, weights = ask_last(query.shape[2], count, think.WINDOW)
-        rows = merge_heads(query.index_select(2, asked))
-        turned = self.spelling.turn(rows, asked, *self.rotary[layer], query.shape[1])
-        return turned * weights[:, None]
+        return self.rotate(query.index_select(2, asked), asked) * weights[:, None]
 
     def _wait(self, key: Tensor, last: Tensor) -> Tensor:
         """The last keys: of each slot the row that would stand there, or zeros before the first."""
@@ -75,7 +57,7 @@ def _fit(rows: Tensor, slots: int) -> Tensor:
 
 
 @dataclass
-class PrunedAttention(RowAttention):
+class ThinkAttention(RowAttention):
     """Over pruned keys, the last ones as they are, and whole values.
 
     Args:
@@ -108,13 +90,13 @@ def _attend(scores: Tensor, values: Tensor, count: Tensor) -> Tensor:
     return (weights.reshape(groups, -1, slots) @ values).reshape(1, 1, scores.shape[1] * head_dim)
 
 
-class PruningPrefill(RingedPrefill):
+class ThinkPrefill(RingPrefill):
     """A prompt of a ThinK cache."""
 
-    attention = PruningAttention
+    attention = ThinkPromptAttention
 
 
-class PrunedDecode(RingedStep):
+class ThinkDecode(RingDecode):
     """A step of a ThinK cache: it writes keys and values with the new row's."""
 
-    attention = PrunedAttention
+    attention = ThinkAttention

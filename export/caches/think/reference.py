@@ -12,24 +12,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgetok.export.caches.evicting.reference import UNDECIDED, Array, CacheReference, Row
+from edgetok.export.reference.cache import CacheReference
+from edgetok.export.reference.rows import UNDECIDED, Array, Row
 from edgetok.families.parts import TextParts
 from edgetok.kv import keep_all
-from edgetok.kv.stores.think import ThinkShape
 
 ASKED = 32  # last queries of a prompt
 
 
-class PrunedReference(CacheReference):
+class ThinkReference(CacheReference):
     """Keeps every row, and reads the older keys in some of their channels.
+
+    Args:
+        slots: rows that a layer can hold.
+        ring: last keys that are whole.
+        kept: channels that the others keep.
 
     Attributes:
         channels: what the prompt chose, by layer and head.
     """
 
-    def __init__(self, text: TextParts, shape: ThinkShape) -> None:
-        super().__init__(text, keep_all(shape.slots, len(text.layers)))
-        self.shape = shape
+    def __init__(self, text: TextParts, slots: int, ring: int, kept: int) -> None:
+        super().__init__(text, keep_all(slots, len(text.layers)))
+        self.slots, self.ring, self.kept = slots, ring, kept
         self.channels: dict[tuple[int, int], list[int]] = {}
         self._importance: dict[tuple[int, int], list[float]] = {}
 
@@ -56,7 +61,7 @@ class PrunedReference(CacheReference):
             self._choose_channels(layer, head, query, keys)
             return keys
         kept = set(self.channels[layer, head])
-        for row in range(len(keys) - self.shape.ring):
+        for row in range(len(keys) - self.ring):
             for channel in range(keys.shape[1]):
                 if channel not in kept:
                     keys[row, channel] = 0.0
@@ -67,7 +72,7 @@ class PrunedReference(CacheReference):
         squares = (asking**2).mean((0, 1)) * (keys.astype(np.float64) ** 2).mean(0)
         ranks = squares.tolist()
         order = sorted(range(len(ranks)), key=lambda channel: (-ranks[channel], channel))
-        self.channels[layer, head] = sorted(order[: self.shape.channels])
+        self.channels[layer, head] = sorted(order[: self.kept])
         self._importance[layer, head] = ranks
 
     def _followed(self, where: tuple[int, int], own: list[int], theirs: list[int]) -> list[int]:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
-from edgetok.export.attention import DecoderSpelling, merge_heads
-from edgetok.export.stages.decoder import Decoder
-from edgetok.families.parts import TextParts
+from edgetok.export.attention import merge_heads
+from edgetok.export.stages.decoder import Decoder, DecoderContext
 from edgetok.kv.reading import Reads
 from edgetok.kv.stores.tidaldecode import attend, choose_rows, with_newest
 
@@ -21,7 +20,7 @@ class SharedAttention:
     """Dense up to the first layer that chooses; those behind it read what was chosen last.
 
     Args:
-        dense: the emitter of a spelling, which knows how rows are kept.
+        dense: the emitter of a lowering, which knows how rows are kept.
         held: int64 [1], rows that each layer holds before this one.
     """
 
@@ -55,28 +54,24 @@ class SharedAttention:
         return rows
 
 
-class ReadingDecode(Decoder):
+class TidalDecode(Decoder):
     """One token id [1, 1] -> logits [1, W], and which rows were read: [selections, G, k]."""
 
-    def __init__(
-        self,
-        text: TextParts,
-        positions: int,
-        scales: list[tuple[Tensor, Tensor]] | None,
-        spelling: DecoderSpelling,
-        reads: Reads,
-    ) -> None:
-        super().__init__(text, positions, scales, spelling)
+    def __init__(self, context: DecoderContext, reads: Reads) -> None:
+        super().__init__(context)
         self.reads = reads
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return self.context.step() | self.context.past()
 
     @property
     def outputs(self) -> list[str]:
         return [*super().outputs, names.DECODE_READ]
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
-        size = len(self.spelling.buffers)
-        buffers = [past[first : first + size] for first in range(0, len(past), size)]
-        dense = self.spelling.attention(buffers, lengths, positions, self._rotary(), self._scales())
+        given = lengths, positions, self._rotary(), self._scales()
+        dense = self.lowering.attention(self.by_layer(past), *given)
         attention = SharedAttention(dense, self.reads, lengths[:1].long())
         rows = self.attend(self.text.embed(token), attention)
         held = [buffer for written in dense.present for buffer in written]

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from edgetok.errors import UsageError
-from edgetok.export.caches.tidaldecode.reference import ReadingReference
-from edgetok.export.stages.prompt_reduced import require_plain_attention
-from edgetok.families.parts import TextParts
-from edgetok.kv import READINGS, Policy, Reading, Reads, make_reads
-from edgetok.ladder import Ladder
+from edgetok.kv import READINGS, Policy, Reading
 from edgetok.prefill import Prefill
 
 PRECISIONS = ("fp32", "int8", "int4")  # of caches whose rows can be read one by one
@@ -56,31 +52,3 @@ def require_reading_alone(
             f"{reading.name} lets layers share rows and {reduction.name} takes rows away between "
             "them; use --prefill or --kv-policy"
         )
-
-
-def require_readable(text: TextParts, reading: Reading | None) -> None:
-    """Refuse a decoder whose attention is more than shared rows can spell.
-
-    Raises:
-        IncompatibleError: naming what it has.
-    """
-    if reading is not None:
-        require_plain_attention(text, reading.name, "use --kv-policy none")
-
-
-def shape_reads(
-    reading: Reading | None, count: int | None, ladder: Ladder, text: TextParts
-) -> Reads | None:
-    """Constants of a reading in a model; None where there is none.
-
-    Raises:
-        UsageError: if the model has too few layers, or the cache too few rows.
-    """
-    if reading is None:
-        return None
-    return make_reads(reading, count, ladder.largest.cache_slots, len(text.layers))
-
-
-def eager_reads(text: TextParts, reads: Reads, ladder: Ladder) -> ReadingReference:
-    """What graphs of a reading are held against."""
-    return ReadingReference(text, reads, ladder.largest.cache_slots)

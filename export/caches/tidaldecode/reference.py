@@ -11,12 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from edgetok.export.caches.evicting.reference import UNDECIDED, Array, CacheReference
+from edgetok.export.reference.cache import CacheReference
+from edgetok.export.reference.rows import UNDECIDED, Array
 from edgetok.families.parts import TextParts
 from edgetok.kv import Reads, keep_all
 
 
-class ReadingReference(CacheReference):
+class TidalReference(CacheReference):
     """Keeps every row, and says which ones each step read.
 
     Attributes:

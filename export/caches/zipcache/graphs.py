@@ -1,79 +1,56 @@
-"""The stages of a ZipCache: prefill into two tiers, decode that scores its ring, the flush."""
+"""The stages of a ZipCache: a prompt into two tiers, a step that scores its ring, the flush."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from edgetok.export.attention import DecoderSpelling, merge_heads
 from edgetok.export.caches.ring import (
-    RingedFlush,
-    RingedPrefill,
-    RingedStep,
+    PromptAttention,
+    RingDecode,
+    RingFlush,
+    RingPrefill,
     RowAttention,
     attend_row,
+    zero_padding,
 )
 from edgetok.kv.policies.zipcache import ask
 from edgetok.kv.saliency import received, visible
 from edgetok.kv.stores import zipcache
 from edgetok.kv.stores.zipcache import BITS, ZipShape
 
-Rotary = list[tuple[Tensor, Tensor]]
 
-
-@dataclass
-class TieringAttention:
-    """A prompt that attends to itself unrounded, and leaves its rows in two tiers.
-
-    Args:
-        shape: of the cache.
-        lengths: int32 [L], true rows of each layer minus one.
-        rotary: of each layer the tables of cos and sin, [positions, H / 2].
-        spelling: of the flavour.
-    """
+class ZipPromptAttention(PromptAttention):
+    """Leaves the prompt's rows in two tiers."""
 
     shape: ZipShape
-    lengths: Tensor
-    rotary: Rotary
-    spelling: DecoderSpelling
-    present: list[dict[str, Tensor]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._last = torch.split(self.lengths, 1)
-
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
-        layer = len(self.present)
-        last, tables = self._last[layer], self.rotary[layer]
-        rows, key, value = self.spelling.prompt(query, key, value, scaling, last, *tables)
+    def fill(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, last: Tensor
+    ) -> tuple[Tensor, ...]:
         count = last.long() + 1
-        place = torch.arange(key.shape[2])
-        key, value = (torch.where((place < count)[:, None], x, 0.0) for x in (key, value))
-        salience = self._salience(layer, query, key, count, scaling)
-        salience = torch.where(place < count, salience, -1.0)
+        true = torch.arange(key.shape[2]) < count
+        key, value = zero_padding(key, true), zero_padding(value, true)
+        salience = torch.where(true, self._salience(query, key, count, scaling), -1.0)
         tiers = zipcache.pack_prompt(key, value, salience[None], count, self.shape.tiers)
         sizes = {kind: self.shape.buffers[kind][1] for kind in self.shape.written}
-        self.present.append(tiers | {kind: torch.zeros(size) for kind, size in sizes.items()})
-        return rows
+        found = tiers | {kind: torch.zeros(size) for kind, size in sizes.items()}
+        return tuple(found[kind] for kind in self.shape.buffers)
 
-    def _salience(
-        self, layer: int, query: Tensor, key: Tensor, count: Tensor, scaling: float
-    ) -> Tensor:
+    def _salience(self, query: Tensor, key: Tensor, count: Tensor, scaling: float) -> Tensor:
         """Mean attention [G, S] that rows got from the probes that could see them."""
-        heads, rows = query.shape[1:3]
+        rows = query.shape[2]
         asked, weights = ask(rows, count[0])
-        probes = merge_heads(query.index_select(2, asked))
-        turned = self.spelling.turn(probes, asked, *self.rotary[layer], heads)
-        scores = received(turned[0], asked, weights, key[0], scaling)
+        rotated = self.rotate(query.index_select(2, asked), asked)
+        scores = received(rotated[0], asked, weights, key[0], scaling)
         return scores / visible(asked, weights, rows).clamp(min=1.0)
 
 
 @dataclass
-class TierAttention(RowAttention):
+class ZipAttention(RowAttention):
     """Over two tiers and the ring, giving what waits there its attention.
 
     Args:
@@ -81,12 +58,13 @@ class TierAttention(RowAttention):
     """
 
     shape: ZipShape
-    past: list[dict[str, Tensor]]
+    past: list[tuple[Tensor, ...]]
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        layer, past = len(self.present), self.past[len(self.present)]
+        layer = len(self.present)
+        past = dict(zip(self.shape.buffers, self.past[layer], strict=True))
         query, key = self.rotate(query, layer), self.rotate(key, layer)
         filled = past["filled"].to(torch.int64)
         count = self.counts[layer] - filled.sum()
@@ -107,47 +85,23 @@ class TierAttention(RowAttention):
         return rows
 
 
-class TieringPrefill(RingedPrefill):
-    """input embeddings [1, S, D], padded on the right -> logits [1, W] and all buffers."""
+class ZipPrefill(RingPrefill):
+    """A prompt of a ZipCache."""
 
-    shape: ZipShape
-
-    def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor) -> Any:
-        attention = TieringAttention(self.shape, lengths, self._rotary(), self.spelling)
-        rows = self.attend(embeds, attention)
-        held = [parts[kind] for parts in attention.present for kind in self.shape.buffers]
-        return self.read_logits(rows[0].index_select(0, last)), *held
+    attention = ZipPromptAttention
 
 
-class TierDecode(RingedStep):
-    """One token id [1, 1] -> logits [1, W] and the rings; the tiers stay as they are."""
+class ZipDecode(RingDecode):
+    """A step of a ZipCache: it writes the rings; the tiers stay as they are."""
 
-    shape: ZipShape
-
-    def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
-        kinds = list(self.shape.buffers)
-        layers = [
-            dict(zip(kinds, past[first : first + len(kinds)], strict=True))
-            for first in range(0, len(past), len(kinds))
-        ]
-        given = lengths, positions, self._rotary(), self.spelling
-        attention = TierAttention(*given, self.shape, layers)
-        rows = self.attend(self.text.embed(token), attention)
-        held = [ring for rings in attention.present for ring in rings]
-        return self.read_logits(rows[0]), *held
+    attention = ZipAttention
 
 
-class TierFlush(RingedFlush):
+class ZipFlush(RingFlush):
     """The full rings of all layers -> their rows as each tier holds them."""
 
-    shape: ZipShape
-
-    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        kinds, made = self.shape.waiting, list[Tensor]()
-        for first in range(0, len(given), len(kinds)):
-            held = dict(zip(kinds, given[first : first + len(kinds)], strict=True))
-            made += zipcache.pack_ring(self.shape, held).values()
-        return tuple(made)
+    def pack(self, held: dict[str, Tensor]) -> Iterable[Tensor]:
+        return zipcache.pack_ring(self.shape, held).values()
 
 
 def tier_of(held: dict[str, Tensor], tier: str) -> zipcache.Tier:

@@ -16,18 +16,17 @@ from transformers import DynamicCache
 
 from edgetok.export.reference.model import Answer, Reference
 from edgetok.families.parts import Parts
-from edgetok.kv.stores.zipcache import ZipShape
 from edgetok.methods import Method
 
 Array = npt.NDArray[Any]
 
 
 class ZipReference(Reference):
-    """A reference whose rows are in two tiers, and behind them as they are."""
+    """A reference whose rows are in two tiers, the last ones, at most `ring`, as they are."""
 
-    def __init__(self, parts: Parts, method: Method, shape: ZipShape) -> None:
+    def __init__(self, parts: Parts, method: Method, ring: int) -> None:
         super().__init__(parts, method)
-        self.shape = shape
+        self.ring = ring
 
     def begin_rows(self) -> ZipRows:
         """The rows of an answer that is not begun."""
@@ -60,7 +59,7 @@ class ZipRows:
     """The rows of one answer."""
 
     def __init__(self, reference: ZipReference) -> None:
-        self.text, self._ring = reference.parts.text, reference.shape.ring
+        self.text, self._ring = reference.parts.text, reference.ring
         self._cache: Any = DynamicCache()
         self._packed = 0
         self._scores: list[Array] = []  # per layer what waiting rows received, [G, waiting]

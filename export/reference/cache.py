@@ -8,7 +8,7 @@ float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,52 +17,15 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from edgetok.export.caches.evicting.reference_mixing import mix
+from edgetok.export.reference.mixing import mix
+from edgetok.export.reference.rows import UNDECIDED, Rounding, Row
 from edgetok.families.parts import TextParts
-from edgetok.kv import Policy, Room
+from edgetok.kv import Policy, EvictionPlan
 from edgetok.kv.policy import SCORE, SEEN, TEXT
 
 Array = npt.NDArray[Any]
 Found = Callable[[int], Array]  # from a layer to the marks [G, keep, …] that a graph left there
 NAME = "edgetok-rows"
-UNDECIDED = 1e-4  # scores that differ by less, relatively, may rank either way in float32
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What storing rows in whole numbers makes of them.
-
-    Args:
-        scales: per layer key and value scales [1, G, 1, H].
-        bits: of a number.
-        prompt: a prompt attends to rounded rows too, not only what follows it.
-    """
-
-    scales: list[tuple[Tensor, Tensor]]
-    bits: int
-    prompt: bool
-
-    def keys(self, layer: int, head: int, rows: Array) -> Array:
-        return self._round(rows, self.scales[layer][0][0, head].numpy())
-
-    def values(self, layer: int, head: int, rows: Array) -> Array:
-        return self._round(rows, self.scales[layer][1][0, head].numpy())
-
-    def _round(self, rows: Array, scale: Array) -> Array:
-        most = 2 ** (self.bits - 1)
-        levels = np.clip(np.rint(rows / scale), -most, most - 1)
-        return np.asarray(levels * scale, np.float32)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of one head: its rotated key, its value, and what a policy remembers of it."""
-
-    key: Array
-    value: Array
-    score: float
-    seen: float
-    text: bool
 
 
 class CacheReference:
@@ -77,8 +40,8 @@ class CacheReference:
             same; 1 too where the others are as good as equal.
     """
 
-    def __init__(self, text: TextParts, room: Room, draws: Tensor | None = None) -> None:
-        self.text, self.room, self.policy = text, room, room.policy
+    def __init__(self, text: TextParts, plan: EvictionPlan, draws: Tensor | None = None) -> None:
+        self.text, self.plan, self.policy = text, plan, plan.policy
         self.draws = None if draws is None else draws.numpy()
         self.rows: list[list[list[Row]]] = []
         self.rounding: Rounding | None = None
@@ -92,7 +55,7 @@ class CacheReference:
         self.rows = [[[] for _ in range(self.text.kv_heads)] for _ in self.text.layers]
         self._visual, self._position = visual, embeds.shape[1]
         logits = self._run(embeds, [range(embeds.shape[1])] * len(self.rows))
-        for layer, slots in enumerate(self.room.slots):
+        for layer, slots in enumerate(self.plan.slots):
             if embeds.shape[1] > slots:
                 self._empty(layer, found)
             if self.rounding is not None:
@@ -115,7 +78,7 @@ class CacheReference:
     @property
     def full(self) -> list[int]:
         """Layers whose next row needs others to go."""
-        return [i for i, n in enumerate(self.room.slots) if len(self.rows[i][0]) >= n]
+        return [i for i, n in enumerate(self.plan.slots) if len(self.rows[i][0]) >= n]
 
     def keys(self, layer: int) -> Array:
         """[G, rows, H]."""
@@ -229,12 +192,12 @@ class CacheReference:
 
     def _choose(self, layer: int, rows: Sequence[Row]) -> list[int]:
         """Places of the rows that stay."""
-        ranks, keep = self._ranks(layer, rows), self.room.keep[layer]
+        ranks, keep = self._ranks(layer, rows), self.plan.keep[layer]
         order = sorted(range(len(rows)), key=lambda at: (-ranks[at], at))
         return sorted(order[:keep])
 
     def _ranks(self, layer: int, rows: Sequence[Row]) -> list[float]:
-        policy, keep = self.policy, self.room.keep[layer]
+        policy, keep = self.policy, self.plan.keep[layer]
         recent = keep - policy.sinks if policy.recent is None else policy.recent
         ranks = []
         for at, row in enumerate(rows):

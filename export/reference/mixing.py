@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgetok.export.reference.rows import Row
 from edgetok.kv.mixer import Mixer
-
-if TYPE_CHECKING:
-    from edgetok.export.caches.evicting.reference import Row
 
 Array = npt.NDArray[Any]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from edgetok.export.caches.evicting.reference import Rounding
+from edgetok.export.reference.rows import Rounding
 from edgetok.export.reference.model import Reference
 from edgetok.families.parts import TextParts
 

@@ -1,0 +1,73 @@
+"""The two flavours: what a stage becomes in each, from its trace to a graph with rounded weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+
+from edgetok.bundle.manifest import Flavour, Weights
+from edgetok.export.attention import DecoderLowering, Lowering, StageModule
+from edgetok.export.lowering import fusion, opset20, ort, portable, portable_decoder
+from edgetok.export.lowering.ort_eviction import PackingAttention
+from edgetok.export.lowering.portable_eviction import SlotPacking, StandardPacking
+from edgetok.export.lowering.quantize import BITS, Quantizer
+from edgetok.export.lowering.trace import trace
+from edgetok.scratch import Scratch
+
+
+class OrtLowering:
+    """Fused operators of ONNX Runtime, weights as MatMulNBits."""
+
+    flavour: Flavour = "ort"
+    tower_attention = ort.TowerAttention
+    fused_attention = staticmethod(ort.fused_attention)
+
+    def __init__(self, weights: Weights, scratch: Scratch) -> None:
+        self._bits, self._quantizer = BITS[weights], Quantizer(scratch)
+
+    def decoder(self, kv: str) -> DecoderLowering:
+        return ort.lower_decoder(kv)
+
+    def packing(self, scaled: bool) -> Callable[..., Any]:
+        return PackingAttention
+
+    def lower(self, module: StageModule, stage: str, title: str) -> ir.Model:
+        model = fusion.fuse(trace(module, module.inputs, module.outputs, title))
+        return self._quantizer.quantize(model, stage, self._bits)
+
+
+class PortableLowering:
+    """Standard operators, weights after DequantizeLinear.
+
+    Args:
+        opset: 24 or 20.
+    """
+
+    flavour: Flavour = "portable"
+    tower_attention = portable.TowerAttention
+    fused_attention = staticmethod(portable.fused_attention)
+
+    def __init__(self, weights: Weights, opset: int = portable.OPSET) -> None:
+        self._bits, self._opset = BITS[weights], opset
+
+    def decoder(self, kv: str) -> DecoderLowering:
+        return portable_decoder.lower_decoder(kv)
+
+    def packing(self, scaled: bool) -> Callable[..., Any]:
+        return SlotPacking if scaled else StandardPacking
+
+    def lower(self, module: StageModule, stage: str, title: str) -> ir.Model:
+        with module.tracing():
+            model = trace(module, module.inputs, module.outputs, title, portable.OPSET)
+        model = portable.lower(model, stage, self._bits)
+        return opset20.lower(model) if self._opset == opset20.OPSET else model
+
+
+def list_lowerings(
+    flavour: str, opset: int, weights: Weights, scratch: Scratch
+) -> list[Lowering]:
+    """Those of a bundle: `ort` always, and `portable` where it is asked for."""
+    found: list[Lowering] = [OrtLowering(weights, scratch)]
+    return found if flavour == "ort" else [*found, PortableLowering(weights, opset)]
