@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, Precision, Weights
+from edgetok.bundle.manifest import Flavour, Precision
 from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
@@ -23,7 +23,7 @@ from edgetok.export.caches.choose import choose_cache
 from edgetok.export.caches.evicting.graphs import draw_numbers
 from edgetok.export.caches.evicting.parity import visual_rows
 from edgetok.export.caches.evicting.reference import CacheReference
-from edgetok.export.caches.ring_options import RINGED, make_reference, shape_ring
+from edgetok.export.caches.ring_options import make_reference, shape_ring
 from edgetok.export.caches.tidaldecode.options import eager_reads, shape_reads
 from edgetok.export.cases import Case, make_cases, synthetic_cases
 from edgetok.export.encoder.pipeline import export_encoder, refuse_options
@@ -31,6 +31,7 @@ from edgetok.export.learned_weights import with_scorer
 from edgetok.export.lowering import opset20, portable
 from edgetok.export.lowering import weight_file as external
 from edgetok.export.manifest import describe
+from edgetok.export.options import BUDGETS, KV_BITS, METHOD, ExportOptions, Lowering
 from edgetok.export.parity.gate import ParityReport, prove, require_parity
 from edgetok.export.parity.gate_portable import prove_portable
 from edgetok.export.parity.golden import write_golden
@@ -40,20 +41,16 @@ from edgetok.export.stages.tower import require_tower
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint, require_tokenizer
 from edgetok.families.encoders import is_encoder
-from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
-from edgetok.kv import NONE, Policy, Reading, Room, keep_all, make_room
+from edgetok.families.parts import Parts, TextParts, VisionParts
+from edgetok.kv import Policy, Room, keep_all, make_room
 from edgetok.kv.mixing import require_mixers_fit
 from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method, find_method
-from edgetok.prefill import Prefill
+from edgetok.options import fill
 from edgetok.scratch import Scratch
 
-METHOD, BUDGETS = "visionzip", "64,128,192,full"
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
-KV_BITS = {"int8": 8, "int4": 4}
-# What users ask for: the flavour that is added to `ort`, and its opset.
-Spelled = Literal["ort", "portable", "portable-20"]
-FLAVOURS: dict[str, tuple[Flavour, int]] = {
+FLAVOURS: dict[Lowering, tuple[Flavour, int]] = {
     "ort": ("ort", portable.OPSET),
     "portable": ("portable", portable.OPSET),
     "portable-20": ("portable", opset20.OPSET),
@@ -76,144 +73,67 @@ def export_model(
     model_dir: str | Path,
     out: str | Path,
     *,
-    budgets: str | int | Iterable[int | str] | None = None,
-    method: str | None = None,
-    mask_sinks: bool = False,
-    scorer: str | Path | None = None,
-    weights: Weights = "fp32",
-    kv: str = "fp32",
-    kv_channels: int | None = None,
-    kv_policy: str | Policy | Reading = NONE,
-    kv_slots: int | None = None,
-    kv_weights: str | Path | None = None,
-    kv_reads: int | None = None,
-    flavour: Spelled = "ort",
-    prefill: str | Prefill | None = None,
-    exit_weights: str | Path | None = None,
-    samples: str | Path | None = None,
-    prompt_tokens: int = 96,
-    new_tokens: int = 128,
-    seed: int = 0,
-    force: bool = False,
-    parity_images: int = 4,
-    tiles: Grid | None = None,
-    size_px: Grid | None = None,
-    pictures: int = 1,
     progress: Callable[[str, float], None] | None = None,
+    **options: Any,
 ) -> ExportReport:
     """Freeze a Hugging Face model with a compressor into a bundle, proved against PyTorch.
 
     Args:
         model_dir: local model directory.
         out: the bundle to publish.
-        budgets: visual tokens per rung, such as "64,128,full"; `BUDGETS` when None, or what suits
-            an encoder.
-        method: token compressor; `METHOD` when None, or what suits an encoder.
-        mask_sinks: take attention sinks only if nothing else is left; the bundle then names its
-            method with "+masked-sinks".
-        scorer: safetensors with the weights of a trained scorer, for methods that have a slot.
-        kv_channels: channels that keys keep where `kv` is `think`, but for the last ones; three of
-            five when None.
-        kv_policy: what a full KV cache keeps, by name or as a policy of one's own; with `none` it
-            keeps every row, and an answer ends where the cache does. `mustdrop` goes with the
-            prefill method of that name and has its cache hold final survivors alone.
-        kv_slots: rows per layer that the cache of a policy holds, on average; as many as without
-            one when None.
-        kv_weights: safetensors with the learned weights of a policy that has a slot for them.
-        kv_reads: rows that a decode step reads behind layers that choose, where the policy is
-            `tidaldecode`; a quarter of the slots when None.
-        samples: JSONL or folder of images and prompts, for KV scales and the proof.
-        flavour: `portable` adds the same graphs in standard operators of opset 24, `portable-20`
-            in those of opset 20.
-        prefill: method that takes visual tokens away between the layers of the decoder, as NAME or
-            NAME:RATIO; see `edgetok.prefill`.
-        exit_weights: safetensors with the routers of a prefill method that has a slot for them.
-        prompt_tokens: text tokens per prompt, template included.
-        new_tokens: tokens that may follow a full prompt.
-        seed: of the `random` method and of the choice of samples.
-        parity_images: images that every graph is proved on.
-        tiles: rows and columns of the tiles into which pictures are cut, for families that do so;
-            the tower then looks at a thumbnail and at each tile. None for pictures in one part.
-        size_px: height and width to which pictures are stretched, for families that take any size.
-        pictures: how many a prompt has, which share its budget; frames of a video too.
+        progress: called with what is done, and the share of the work that came before.
+        options: fields of `edgetok.export.options.ExportOptions`.
 
     Raises:
         EdgetokError: one of its subclasses; nothing is published then.
     """
-    started = time.monotonic()
-    say = progress or (lambda _what, _done: None)
-    _require_precision(weights, kv, flavour, samples)
-    added, opset = FLAVOURS[flavour]
+    started, say = time.monotonic(), progress or (lambda _what, _done: None)
+    asked = fill(ExportOptions, options, "export")
+    added, opset = FLAVOURS[asked.flavour]
     checkpoint = read_checkpoint(Path(model_dir), tokenizer=False)  # cheap refusals come first
     if is_encoder(checkpoint):
-        refuse_options(
-            checkpoint,
-            mask_sinks=mask_sinks,
-            scorer=scorer,
-            kv=kv,
-            kv_channels=kv_channels,
-            kv_policy=kv_policy,
-            kv_slots=kv_slots,
-            kv_weights=kv_weights,
-            kv_reads=kv_reads,
-            prefill=prefill,
-            exit_weights=exit_weights,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-            tiles=tiles,
-            image_size=size_px,
-            images=pictures,
-            flavour=flavour,
-        )
-        made = export_encoder(
-            checkpoint,
-            out,
-            budgets=budgets,
-            method=method,
-            weights=weights,
-            flavour=added,
-            samples=samples,
-            seed=seed,
-            force=force,
-            parity_images=parity_images,
-            say=say,
-        )
+        refuse_options(checkpoint, asked)
+        made = export_encoder(checkpoint, out, asked, added, say)
         return _report(out, made.digest, started, made.bytes, made.parity)
     require_tokenizer(checkpoint.path)
-    budgets, method = BUDGETS if budgets is None else budgets, method or METHOD
+    budgets = BUDGETS if asked.budgets is None else asked.budgets
+    prompt_tokens, seed, kv, samples = asked.prompt_tokens, asked.seed, asked.kv, asked.samples
     cache = choose_cache(
         kv=kv,
-        policy=kv_policy,
-        prefill=prefill,
-        slots=kv_slots,
-        reads=kv_reads,
-        channels=kv_channels,
-        kv_weights=kv_weights,
-        exit_weights=exit_weights,
+        policy=asked.kv_policy,
+        prefill=asked.prefill,
+        slots=asked.kv_slots,
+        reads=asked.kv_reads,
+        channels=asked.kv_channels,
+        kv_weights=asked.kv_weights,
+        exit_weights=asked.exit_weights,
     )
     reduction = cache.reduction
-    chosen = find_method(method, seed, mask_sinks=mask_sinks)
-    chosen = with_scorer(chosen, None if scorer is None else Path(scorer))
-    chosen.for_pictures(pictures)  # refuses what cannot be, here and now
-    with BundleWriter(out, force=force, sources=[model_dir]) as writer:
+    chosen = find_method(asked.method or METHOD, seed, mask_sinks=asked.mask_sinks)
+    chosen = with_scorer(chosen, None if asked.scorer is None else Path(asked.scorer))
+    chosen.for_pictures(asked.pictures)  # refuses what cannot be, here and now
+    with BundleWriter(out, force=asked.force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         scratch = Scratch(writer.path_of(""))  # on the disk that the bundle needs too
-        parts = open_model(Path(model_dir), tiles, size_px, scratch, pictures=pictures)
-        chosen = _fit_method(chosen, parts.vision, pictures)
+        parts = open_model(
+            Path(model_dir), asked.tiles, asked.size_px, scratch, pictures=asked.pictures
+        )
+        chosen = _fit_method(chosen, parts.vision, asked.pictures)
         cache.require_decoder(parts.text, added)
-        ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, new_tokens)
+        ladder = _make_ladder(parts, chosen, budgets, prompt_tokens, asked.new_tokens)
         room = _make_room(cache.policy, cache.slots, ladder, parts.text)
         reads = shape_reads(cache.reading, cache.reads, ladder, parts.text)
-        cases, calibration = _make_cases(parts, samples, max(1, parity_images), seed, kv)
+        cases, calibration = _make_cases(parts, samples, asked.parity_images, seed, kv)
         _require_prompts_fit([*cases, *calibration], prompt_tokens)
         eager = None if reduction is not None else _eager_cache(parts, room, seed, kv, ladder)
         eager = eager if reads is None else eager_reads(parts.text, reads, ladder)
-        grouped = shape_ring(kv, ladder, parts.text, kv_channels)
+        grouped = shape_ring(kv, ladder, parts.text, asked.kv_channels)
         reference = make_reference(parts, chosen, eager, grouped)
         bits = KV_BITS.get(kv)
         scales = _measure_scales(reference, calibration, bits) if bits else None
         builder = GraphBuilder(
-            *(parts, chosen, ladder, weights, scales, added, reduction, bits or 8, room, seed),
+            *(parts, chosen, ladder, asked.weights, scales),
+            *(added, reduction, bits or 8, room, seed),
             ringed=grouped,
             reads=reads,
             opset=opset,
@@ -221,7 +141,7 @@ def export_model(
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
         _write_graphs(writer, builder, graphs)
         say("prove against PyTorch", 0.6)
-        precision = Precision(weights=weights, kv=kv)
+        precision = Precision(weights=asked.weights, kv=kv)
         runner = GraphRunner(
             *(_of(graphs, "ort"), writer.path_of(""), reduction, room, scales, parts.shift)
         )
@@ -284,21 +204,6 @@ def _prove(
         reference, runner, ladder, cases, precision, synthetic=synthetic, prefill=builder.prefill
     )
     return msgspec.structs.replace(report, checks=report.checks + checks)
-
-
-def _require_precision(weights: str, kv: str, flavour: str, samples: object) -> None:
-    for what, value, known in (
-        ("weights precision", weights, ("fp32", "int8", "int4")),
-        ("kv precision", kv, ("fp32", *KV_BITS, *RINGED)),
-        ("flavour", flavour, tuple(FLAVOURS)),
-    ):
-        if value not in known:
-            raise UsageError(f"{what} {value!r} is unknown; choose {', '.join(known)}")
-    if kv in KV_BITS and samples is None:
-        raise UsageError(
-            f"an {kv} KV cache needs images and prompts to measure its scales on; "
-            "give samples (--samples FILE.jsonl or a folder), or use kv fp32 (--kv fp32)"
-        )
 
 
 def _make_room(
