@@ -15,6 +15,10 @@ import typer
 from edgetok.errors import UsageError
 from edgetok.options import flag_of, shown_of
 
+DEVICE = "cpu, cuda, ort-tensorrt or ort-rtx (ONNX Runtime); tensorrt or rtx."
+THREADS = "Threads per operator; one per physical core by default."
+SEED = "Makes what is drawn repeatable."
+
 BundleDir = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="Directory that `edgetok export` made.")
 ]
@@ -31,13 +35,9 @@ Budgets = Annotated[
     str | None,
     typer.Option(help="Rungs to use, such as 64,128,full; all of the bundle if left out."),
 ]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, ort-tensorrt or ort-rtx (ONNX Runtime); tensorrt or rtx.")
-]
-Threads = Annotated[
-    int | None, typer.Option(help="Threads per operator; one per physical core by default.")
-]
-Seed = Annotated[int, typer.Option(help="Makes what is drawn repeatable.")]
+Device = Annotated[str, typer.Option(help=DEVICE)]
+Threads = Annotated[int | None, typer.Option(help=THREADS)]
+Seed = Annotated[int, typer.Option(help=SEED)]
 
 
 def parse_mib(text: str | None, option: str) -> float | None:

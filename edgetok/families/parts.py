@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-
 Grid = tuple[int, int]  # rows and columns
 Bidirectional = Literal["nothing", "image", "prompt"]  # which rows of a prompt see later ones
 UNTURNED = "unturned"  # the rotary kind of a layer whose rows have no positions
