@@ -57,8 +57,11 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "cdpruner": ("llava", {"method": "cdpruner", "budgets": "6,full"}),
     "lfm2": ("lfm2", {"flavour": "portable"}),
     "phi3-partial": ("phi3-partial", {}),
-    "qwen2_vl": ("family/qwen2_vl", {"budgets": "4,full"}),
-    "qwen3_vl": ("family/qwen3_vl", {"budgets": "4,full", "flavour": "portable"}),
+    "qwen2_vl": ("family/qwen2_vl", {"budgets": "4,full", "size_px": "family"}),
+    "qwen3_vl": (
+        "family/qwen3_vl",
+        {"budgets": "4,full", "size_px": "family", "flavour": "portable"},
+    ),
     "gemma3": ("family/gemma3", {"budgets": "4,full"}),
     "paligemma": ("family/paligemma", {"budgets": "4,full"}),
     "llava_next": ("family/llava_next 1x2", {"budgets": "8,full", "tiles": (1, 2)}),
@@ -113,6 +116,9 @@ def export_all(folder: Path, names: list[str]) -> None:
         path = write_model(folder / "models" / model.replace("/", "-").replace(" ", "-"), model)
         asked = SIZES if "/" not in model or model.startswith("family") else {}
         options = {"budgets": "8,full", **asked, **options} if asked else {**options}
+        if "size_px" in options:
+            row = model.partition("/")[2]
+            options["size_px"] = load_helper("families/tiny_families").FAMILIES[row].size_px
         if "samples" in options:
             options["samples"] = folder / options["samples"]
         started = time.monotonic()
