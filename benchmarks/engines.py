@@ -37,7 +37,7 @@ from edgetok.export.caches.ring_options import shape_ring
 from edgetok.export.lowering.weight_file import FILE
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
-from edgetok.kv import POLICIES, Policy, EvictionPlan, plan_eviction
+from edgetok.kv import POLICIES, EvictionPlan, Policy, plan_eviction
 from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, Method
 from edgetok.prefill import PREFILL_METHODS, find_prefill

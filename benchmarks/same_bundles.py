@@ -64,8 +64,14 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma3": ("family/gemma3", {"budgets": "4,full"}),
     "paligemma": ("family/paligemma", {"budgets": "4,full"}),
-    "llava_next": ("family/llava_next 1x2", {"budgets": "8,full", "tiles": (1, 2)}),
-    "smolvlm": ("family/smolvlm 2x1", {"budgets": "6,full", "tiles": (2, 1)}),
+    "llava_next": (
+        "family/llava_next 1x2",
+        {"budgets": "8,full", "method": "hired", "tiles": (1, 2)},
+    ),
+    "smolvlm": (
+        "family/smolvlm 2x1",
+        {"budgets": "6,full", "method": "globalcom2", "tiles": (2, 1)},
+    ),
     "vit": ("encoder/vit", {"flavour": "portable"}),
     "clip": ("encoder/clip", {"weights": "int8"}),
 }

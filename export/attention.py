@@ -136,8 +136,10 @@ class StageModule(nn.Module):
 class Lowering(Protocol):
     """One flavour: what attention becomes while a stage is traced, and the trace then."""
 
-    flavour: Flavour
-    tower_attention: type[TowerEmitter]
+    @property
+    def flavour(self) -> Flavour: ...
+    @property
+    def tower_attention(self) -> type[TowerEmitter]: ...
 
     def fused_attention(
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None

@@ -44,7 +44,7 @@ class GraphBuilder:
         graphs = []
         for done, (spec, lowering) in enumerate(jobs):
             progress(spec.title.replace("_", " "), done / len(jobs))
-            graphs.append(self.build_one(spec, lowering))
+            graphs.append(build_graph(spec, lowering, self.store))
         return graphs
 
     def list_stages(self, lowering: Lowering) -> Iterator[StageSpec]:
@@ -67,21 +67,6 @@ class GraphBuilder:
         """Stages of single layers."""
         return self.cache.later_stages(self._decoding(lowering))
 
-    def build_one(self, spec: StageSpec, lowering: Lowering) -> Graph:
-        """One graph of one flavour."""
-        with quiet():
-            model = lowering.lower(spec.build().eval(), spec.name, spec.title)
-        stage = Stage(
-            stage=spec.name,  # type: ignore[arg-type]  # one of the literal's names
-            bucket=spec.budget,
-            flavour=lowering.flavour,
-            file=f"onnx/{lowering.flavour}/{spec.title}.onnx",
-            inputs=[describe_tensor(value) for value in model.graph.inputs],
-            outputs=[describe_tensor(value) for value in model.graph.outputs],
-            layer=spec.layer,
-        )
-        return Graph(stage, self.store.externalize(model))
-
     def _decoding(self, lowering: Lowering) -> Decoding:
         return Decoding(self.parts, self.ladder, lowering)
 
@@ -95,3 +80,19 @@ class GraphBuilder:
         if self.method.inside is not None:
             return Project(self.parts, budget)
         return Compress(self.parts, self.method, budget, self.ladder.largest.prompt_tokens)
+
+
+def build_graph(spec: StageSpec, lowering: Lowering, store: WeightStore) -> Graph:
+    """One graph of one flavour; its weights go into the store."""
+    with quiet():
+        model = lowering.lower(spec.build().eval(), spec.name, spec.title)
+    stage = Stage(
+        stage=spec.name,  # type: ignore[arg-type]  # one of the literal's names
+        bucket=spec.budget,
+        flavour=lowering.flavour,
+        file=f"onnx/{lowering.flavour}/{spec.title}.onnx",
+        inputs=[describe_tensor(value) for value in model.graph.inputs],
+        outputs=[describe_tensor(value) for value in model.graph.outputs],
+        layer=spec.layer,
+    )
+    return Graph(stage, store.externalize(model))

@@ -46,6 +46,7 @@ class StageSpec:
 
 def describe_tensor(value: ir.Value) -> Tensor:
     """A graph's input or output as the manifest lists it."""
-    dtype = str(value.dtype).lower().replace("float", "float32") if value.dtype else ""
+    dtype = str(value.dtype).lower() if value.dtype else ""
+    dtype = "float32" if dtype == "float" else dtype
     shape = [int(dim) for dim in value.shape]
     return Tensor(name=str(value.name), dtype=dtype, shape=shape)  # type: ignore[arg-type]

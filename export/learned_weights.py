@@ -31,7 +31,7 @@ def with_scorer(method: Method, path: Path | None) -> Method:
     return method.learn(read_weights("scorer", path))
 
 
-def with_kv_weights(policy: Policy | None, path: Path | None) -> Policy | None:
+def with_kv_weights(policy: Policy | None, path: str | Path | None) -> Policy | None:
     """The policy with the weights of a safetensors file; the policy itself without one.
 
     Raises:
@@ -44,10 +44,10 @@ def with_kv_weights(policy: Policy | None, path: Path | None) -> Policy | None:
         able = ", ".join(name for name, known in POLICIES.items() if known.learn)
         name = NONE if policy is None else policy.name
         raise UsageError(f"KV policy {name} has no weights; --kv-weights is for {able}")
-    return policy.learn(read_weights("KV weights", path))
+    return policy.learn(read_weights("KV weights", Path(path)))
 
 
-def with_exit_weights(prefill: Prefill | None, path: Path | None) -> Prefill | None:
+def with_exit_weights(prefill: Prefill | None, path: str | Path | None) -> Prefill | None:
     """The prefill method with the weights of a safetensors file; itself without one.
 
     Raises:
@@ -60,7 +60,7 @@ def with_exit_weights(prefill: Prefill | None, path: Path | None) -> Prefill | N
         able = ", ".join(name for name, known in PREFILL_METHODS.items() if known.learn)
         name = NONE if prefill is None else prefill.name
         raise UsageError(f"--prefill {name} has no weights; --exit-weights is for {able}")
-    return replace(prefill, method=prefill.method.learn(read_weights("exit weights", path)))
+    return replace(prefill, method=prefill.method.learn(read_weights("exit weights", Path(path))))
 
 
 def read_weights(what: str, path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What a manifest says of a model, before its stages and files are known."""
+"""What a manifest says of a model, before its files are known."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from edgetok.bundle.manifest import (
     Text,
     Vision,
 )
-from edgetok.export.builder import cache_slots, removed_rows
-from edgetok.export.caches.ring import RingShape
-from edgetok.families.parts import Parts
-from edgetok.kv import NONE, Reads, EvictionPlan
+from edgetok.export.caches.plain.scheme import removed_rows
+from edgetok.export.caches.scheme import CacheScheme
+from edgetok.families.parts import Parts, TextParts
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill as Reduction
@@ -29,28 +28,14 @@ def describe(
     parts: Parts,
     method: Method,
     ladder: Ladder,
+    cache: CacheScheme,
     precision: Precision,
     seed: int,
     stages: list[Stage],
-    prefill: Reduction | None = None,
-    room: EvictionPlan | None = None,
-    ringed: RingShape | None = None,
-    reads: Reads | None = None,
 ) -> Manifest:
     """The manifest of a bundle; its writer fills in the files."""
-    text, vision = parts.text, parts.vision
-    layers = len(text.attending)
-    removed = removed_rows(ladder, prefill, layers)
-    rewinds = _policy(prefill, room, reads) == NONE and prefill is None and ringed is None
-    rewinds = (
-        rewinds
-        and not text.convolutions
-        and text.bidirectional == "nothing"
-        and not text.mrope_axes
-    )
-    reuse: Literal["rewind", "append", "nothing"] = "rewind" if rewinds else "append"
-    if text.bidirectional == "prompt":
-        reuse = "nothing"  # what comes after a prompt changes all of its rows
+    layers = len(parts.text.attending)
+    removed = removed_rows(ladder, cache.reduction, layers)
     return Manifest(
         format_version=FORMAT_VERSION,
         producer=f"edgetok {version('edgetok')}",
@@ -68,55 +53,69 @@ def describe(
             for b in ladder
         ],
         precision=precision,
-        prefill=Prefill(
-            method="none" if prefill is None else prefill.name,
-            ratio=1.0 if prefill is None else prefill.ratio,
-            exits=[] if prefill is None else list(prefill.exits(layers)),
-        ),
-        kv=KvCache(
-            layers=layers,
-            kv_heads=text.kv_heads,
-            head_dim=text.head_dim,
-            slots=cache_slots(ladder, prefill, layers) if room is None else list(room.slots),
-            policy=_policy(prefill, room, reads),
-            positions=_positions(prefill, room),
-            reuse=reuse,
-            extends=room is None and ringed is None,
-            filing="none" if ringed is None else ringed.filing,
-            ring=0 if ringed is None else ringed.ring,
-            keep=[] if room is None else list(room.keep),
-        ),
-        text=Text(
-            hidden=text.hidden,
-            vocabulary=text.vocabulary,
-            max_positions=text.max_positions,
-            stop_ids=list(text.stop_ids),
-            pad_id=text.pad_id,
-        ),
-        vision=Vision(
-            height_px=vision.image_px[0],
-            width_px=vision.image_px[1],
-            grid=list(vision.grid),
-            full_tokens=parts.full_tokens,
-            parts=vision.n_parts,
-            separators=parts.full_tokens - vision.full_tokens,
-            pictures=vision.pictures,
-        ),
+        prefill=_describe_prefill(cache.reduction, layers),
+        kv=_describe_cache(cache, parts.text, ladder),
+        text=_describe_text(parts.text),
+        vision=_describe_vision(parts),
         stages=stages,
         files={},
     )
 
 
-def _policy(prefill: Reduction | None, room: EvictionPlan | None, reads: Reads | None) -> str:
-    if reads is not None:
-        return reads.reading.name
-    if room is not None:
-        return room.policy.name
-    return NONE if prefill is None else prefill.held.name
+def _describe_prefill(reduction: Reduction | None, layers: int) -> Prefill:
+    if reduction is None:
+        return Prefill(method="none", ratio=1.0)
+    exits = list(reduction.exits(layers))
+    return Prefill(method=reduction.name, ratio=reduction.ratio, exits=exits)
 
 
-def _positions(prefill: Reduction | None, room: EvictionPlan | None) -> Literal["kept", "renumbered"]:
-    """No bundle has both: `export_model` refuses it."""
-    if room is not None:
-        return room.policy.positions
-    return "kept" if prefill is None else prefill.method.positions
+def _describe_cache(cache: CacheScheme, text: TextParts, ladder: Ladder) -> KvCache:
+    layers = len(text.attending)
+    return KvCache(
+        layers=layers,
+        kv_heads=text.kv_heads,
+        head_dim=text.head_dim,
+        slots=cache.slots(ladder, layers),
+        policy=cache.policy,
+        positions=cache.positions,
+        reuse=_find_reuse(cache, text),
+        extends=cache.extends,
+        filing=cache.filing,
+        ring=cache.ring,
+        keep=[] if cache.plan is None else list(cache.plan.keep),
+    )
+
+
+def _find_reuse(cache: CacheScheme, text: TextParts) -> Literal["rewind", "append", "nothing"]:
+    """What another prompt may begin with.
+
+    Where visual rows are treated apart, a chunk would make other rows of them than a prompt does,
+    and a convolution remembers no rows before its last ones: caches are then only gone on with.
+    """
+    if text.bidirectional == "prompt":
+        return "nothing"  # what comes after a prompt changes all of its rows
+    plain = text.bidirectional == "nothing" and not text.mrope_axes and not text.convolutions
+    return "rewind" if cache.rewinds and plain else "append"
+
+
+def _describe_text(text: TextParts) -> Text:
+    return Text(
+        hidden=text.hidden,
+        vocabulary=text.vocabulary,
+        max_positions=text.max_positions,
+        stop_ids=list(text.stop_ids),
+        pad_id=text.pad_id,
+    )
+
+
+def _describe_vision(parts: Parts) -> Vision:
+    vision = parts.vision
+    return Vision(
+        height_px=vision.image_px[0],
+        width_px=vision.image_px[1],
+        grid=list(vision.grid),
+        full_tokens=parts.full_tokens,
+        parts=vision.n_parts,
+        separators=parts.full_tokens - vision.full_tokens,
+        pictures=vision.pictures,
+    )

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"errors", "limits", "ladder", "names", "rules", "scratch", "tokens"}
+GROUND = {"errors", "limits", "ladder", "names", "options", "rules", "scratch", "tokens"}
 TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control", "engines"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
@@ -21,6 +21,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "limits": set(),
     "ladder": {"errors", "limits"},
     "names": set(),
+    "options": {"errors"},
     "rules": set(),
     "scratch": {"errors"},
     "tokens": {"errors", "limits", "names"},

@@ -1,12 +1,13 @@
 """Model families: one small file each, which says where a checkpoint keeps its parts.
 
-Supporting a new family means one file with `open_parts(checkpoint, tiles) -> Parts` and one line in
-`FAMILIES`; docs/adding-a-family.md goes through it. Nothing here runs code from a checkpoint.
+Supporting a new family means one file with `open_parts(checkpoint, framing) -> Parts` and one line
+in `FAMILIES`; docs/adding-a-family.md goes through it. Nothing here runs code from a checkpoint.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgetok import limits
@@ -24,38 +25,42 @@ from edgetok.families import (
 )
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.encoders import ENCODERS
-from edgetok.families.parts import Grid, Parts, TextParts, VisionParts
-from edgetok.families.pictures import require_pictures
+from edgetok.families.parts import Framing, Grid, Parts, TextParts, VisionParts
 from edgetok.scratch import Scratch
 
+
+@dataclass(frozen=True)
+class Family:
+    """How an architecture is opened, and what framings it takes besides the plain one.
+
+    Args:
+        open: makes parts of a checkpoint; the framing is one that the family takes.
+        any_size: whether images have a size that is chosen at export.
+        several_images: whether a prompt may have several.
+        tiles: whether images may be cut into tiles.
+    """
+
+    open: Callable[[Checkpoint, Framing], Parts]
+    any_size: bool = False
+    several_images: bool = False
+    tiles: bool = False
+
+
 FAMILIES = {  # by `model_type` in config.json
-    "llava": llava.open_parts,
-    "llava_next": llava_next.open_next,
-    "llava_onevision": llava_next.open_onevision,
-    "internvl": internvl.open_parts,
-    "smolvlm": smolvlm.open_smolvlm,
-    "idefics3": smolvlm.open_idefics3,
-    "gemma3": gemma.open_gemma3,
-    "paligemma": gemma.open_paligemma,
-    "qwen2_vl": qwen_vl.open_qwen2,
-    "qwen2_5_vl": qwen_vl.open_qwen2_5,
-    "qwen3_vl": qwen_vl.open_qwen3,
-    "lfm2_vl": lfm2_vl.open_parts,
-    "fast_vlm": fast_vlm.open_parts,
-    "perception_lm": perception_lm.open_parts,
-}
-OF_ANY_SIZE = {
-    "qwen2_vl": qwen_vl.open_qwen2,
-    "qwen2_5_vl": qwen_vl.open_qwen2_5,
-    "qwen3_vl": qwen_vl.open_qwen3,
-    "lfm2_vl": lfm2_vl.open_parts,
-}
-OF_SEVERAL = {  # that are known with several pictures in a prompt
-    "llava": llava.open_parts,
-    "llava_onevision": llava_next.open_onevision,
-    "internvl": internvl.open_parts,
-    "smolvlm": smolvlm.open_smolvlm,
-    "idefics3": smolvlm.open_idefics3,
+    "llava": Family(llava.open_parts, several_images=True),
+    "llava_next": Family(llava_next.open_next, tiles=True),
+    "llava_onevision": Family(llava_next.open_onevision, several_images=True, tiles=True),
+    "internvl": Family(internvl.open_parts, several_images=True),
+    "smolvlm": Family(smolvlm.open_smolvlm, several_images=True, tiles=True),
+    "idefics3": Family(smolvlm.open_idefics3, several_images=True, tiles=True),
+    "gemma3": Family(gemma.open_gemma3),
+    "paligemma": Family(gemma.open_paligemma),
+    "qwen2_vl": Family(qwen_vl.open_qwen2, any_size=True),
+    "qwen2_5_vl": Family(qwen_vl.open_qwen2_5, any_size=True),
+    "qwen3_vl": Family(qwen_vl.open_qwen3, any_size=True),
+    "lfm2_vl": Family(lfm2_vl.open_parts, any_size=True),
+    "fast_vlm": Family(fast_vlm.open_parts),
+    "perception_lm": Family(perception_lm.open_parts),
 }
 
 
@@ -95,29 +100,37 @@ def open_model(
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.
         UsageError: if the family does not cut pictures, takes them in one size, or one per prompt.
     """
-    _require_within(tiles, size_px)
+    framing = Framing(tiles, size_px, pictures)
+    _require_within(framing)
     checkpoint = replace(read_checkpoint(model_dir), scratch=scratch or Scratch())
-    parts = _open_parts(checkpoint, tiles, size_px, pictures)
-    return replace(parts, scratch=checkpoint.scratch)
-
-
-def _open_parts(
-    checkpoint: Checkpoint, tiles: Grid | None, size_px: Grid | None, pictures: int
-) -> Parts:
     family = find_family(checkpoint)
-    require_pictures(family, [*OF_SEVERAL], tiles, pictures)
-    if pictures > 1 and size_px is None:
-        return OF_SEVERAL[family](checkpoint, tiles, pictures)
-    if size_px is None:
-        return FAMILIES[family](checkpoint, tiles)
-    if family not in OF_ANY_SIZE:
+    _require_taken(family, framing)
+    return replace(FAMILIES[family].open(checkpoint, framing), scratch=checkpoint.scratch)
+
+
+def _require_taken(name: str, framing: Framing) -> None:
+    """Refuse a framing that a family does not take."""
+    family = FAMILIES[name]
+    if framing.images > 1 and not family.several_images:
+        known = [each for each, one in FAMILIES.items() if one.several_images]
         raise UsageError(
-            f"models of type {family!r} take pictures in one size; leave --image-size out"
+            f"models of type {name!r} take one picture per prompt; leave --images out. Several "
+            f"are known of {', '.join(known)}"
         )
-    return OF_ANY_SIZE[family](checkpoint, tiles, size_px)
+    if framing.images > 1 and framing.tiles is not None:
+        raise UsageError("several pictures are looked at in one part each; leave --tiles out")
+    if framing.size_px is not None and not family.any_size:
+        raise UsageError(
+            f"models of type {name!r} take pictures in one size; leave --image-size out"
+        )
+    if framing.tiles is not None and not family.tiles:
+        raise UsageError(f"models of type {name!r} take pictures in one part; leave --tiles out")
 
 
-def _require_within(tiles: Grid | None, size_px: Grid | None) -> None:
+def _require_within(framing: Framing) -> None:
+    tiles, size_px, images = framing.tiles, framing.size_px, framing.images
+    if not 1 <= images <= limits.PICTURES:
+        raise UsageError(f"{images} pictures per prompt; 1 to {limits.PICTURES} are possible")
     if tiles is not None and not (min(tiles) > 0 and tiles[0] * tiles[1] <= limits.TILES):
         raise UsageError(f"{tiles[0]} x {tiles[1]} tiles; 1 to {limits.TILES} are possible")
     if size_px is not None and not 0 < min(size_px) <= max(size_px) <= limits.TOWER_SIDE_PIXELS:
@@ -130,6 +143,8 @@ def _require_within(tiles: Grid | None, size_px: Grid | None) -> None:
 __all__ = [
     "FAMILIES",
     "Checkpoint",
+    "Family",
+    "Framing",
     "Parts",
     "TextParts",
     "VisionParts",

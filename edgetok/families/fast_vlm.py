@@ -12,7 +12,7 @@ from edgetok.errors import InputError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Grid, Parts, VisionParts, keep_rows, refuse_tiles
+from edgetok.families.parts import Framing, Parts, VisionParts, keep_rows
 from edgetok.families.prompt_plan import read_prompt_plan
 from edgetok.families.timm_tower import find_whole_tower, require_timm
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgetok.families.checkpoint import Checkpoint
 
 
-def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a FastVLM and point at its parts.
 
     Raises:
@@ -31,7 +31,6 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     require_timm(checkpoint)
     from transformers import FastVlmForConditionalGeneration
 
-    refuse_tiles(checkpoint, tiles)
     model = load_checkpoint(FastVlmForConditionalGeneration, checkpoint)
     image = read_image_plan(checkpoint, None)
     vision = _find_vision(model, image)

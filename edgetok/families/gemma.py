@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Grid, Parts, VisionParts, refuse_tiles
+from edgetok.families.parts import Framing, Parts, VisionParts
 from edgetok.families.prompt_plan import read_prompt_plan
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _PREFIX = (
 )
 
 
-def open_gemma3(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_gemma3(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a Gemma 3 with a vision tower and point at its parts; without pan and scan.
 
     Raises:
@@ -37,7 +37,6 @@ def open_gemma3(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     """
     from transformers import Gemma3ForConditionalGeneration
 
-    refuse_tiles(checkpoint, tiles)
     model = load_checkpoint(Gemma3ForConditionalGeneration, checkpoint)
     config, projector = model.config, model.model.multi_modal_projector
     return Parts(
@@ -53,7 +52,7 @@ def open_gemma3(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     )
 
 
-def open_paligemma(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_paligemma(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a PaliGemma and point at its parts.
 
     Raises:
@@ -61,7 +60,6 @@ def open_paligemma(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     """
     from transformers import PaliGemmaForConditionalGeneration
 
-    refuse_tiles(checkpoint, tiles)
     model = load_checkpoint(PaliGemmaForConditionalGeneration, checkpoint)
     config, decoder = model.config, model.model.language_model
     head = _cap(model.lm_head, getattr(config.text_config, "final_logit_softcapping", None))

@@ -13,7 +13,7 @@ from edgetok.errors import InputError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Grid, Parts, VisionParts, merge_cells, refuse_tiles
+from edgetok.families.parts import Framing, Parts, VisionParts, merge_cells
 from edgetok.families.pictures import repeat_pictures
 from edgetok.families.prompt_plan import read_gaps, read_prompt_plan, surround_image
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgetok.families.checkpoint import Checkpoint
 
 
-def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
+def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load the checkpoint and point at its parts.
 
     Raises:
@@ -31,7 +31,6 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int 
     """
     from transformers import InternVLForConditionalGeneration
 
-    refuse_tiles(checkpoint, tiles)
     model = load_checkpoint(InternVLForConditionalGeneration, checkpoint)
     config, vision = model.config, _find_vision(model)
     token = config.image_token_id
@@ -44,10 +43,10 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int 
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=read_image_plan(checkpoint, vision.image_px[0]),
-        prompt=read_prompt_plan(checkpoint, token, around, pictures=pictures),
+        prompt=read_prompt_plan(checkpoint, token, around, pictures=framing.images),
         process=_process,
     )
-    return repeat_pictures(parts, read_gaps(checkpoint, token, around, pictures))
+    return repeat_pictures(parts, read_gaps(checkpoint, token, around, framing.images))
 
 
 def _process(processor: Any, picture: Any) -> Tensor:

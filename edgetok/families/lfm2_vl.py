@@ -15,7 +15,7 @@ from edgetok.errors import UsageError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_processor_config, read_values
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Grid, Parts, VisionParts, merge_cells, refuse_tiles
+from edgetok.families.parts import Framing, Grid, Parts, VisionParts, merge_cells
 from edgetok.families.prompt_plan import read_prompt_plan, surround_image
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ _IMAGE, _BEFORE, _BEHIND = "<image>", "<|image_start|>", "<|image_end|>"
 _BILINEAR = 2  # what the family's processor does if its file says nothing
 
 
-def open_parts(
-    checkpoint: Checkpoint, tiles: Grid | None = None, size_px: Grid | None = None
-) -> Parts:
+def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load an LFM2-VL and point at its parts.
 
     Raises:
@@ -42,8 +40,7 @@ def open_parts(
     """
     from transformers import Lfm2VlForConditionalGeneration
 
-    refuse_tiles(checkpoint, tiles)
-    size_px = size_px or SIZE_PX
+    size_px = framing.size_px or SIZE_PX
     processor = {"resample": _BILINEAR} | read_processor_config(checkpoint)
     _require_cells(size_px, checkpoint.config, processor)
     model = load_checkpoint(Lfm2VlForConditionalGeneration, checkpoint)

@@ -12,7 +12,7 @@ from edgetok.errors import InputError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Grid, Parts, VisionParts, refuse_tiles
+from edgetok.families.parts import Framing, Grid, Parts, VisionParts
 from edgetok.families.pictures import repeat_pictures
 from edgetok.families.prompt_plan import read_gaps, read_prompt_plan
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
-def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
+def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load the checkpoint and point at its parts.
 
     Raises:
@@ -32,7 +32,6 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int 
     """
     from transformers import LlavaForConditionalGeneration
 
-    refuse_tiles(checkpoint, tiles)
     check_layout(checkpoint)
     model = load_checkpoint(LlavaForConditionalGeneration, checkpoint)
     config = model.config
@@ -45,9 +44,9 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int 
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=read_image_plan(checkpoint, config.vision_config.image_size),
-        prompt=read_prompt_plan(checkpoint, token, pictures=pictures),
+        prompt=read_prompt_plan(checkpoint, token, pictures=framing.images),
     )
-    return repeat_pictures(parts, read_gaps(checkpoint, token, str, pictures))
+    return repeat_pictures(parts, read_gaps(checkpoint, token, str, framing.images))
 
 
 def check_layout(checkpoint: Checkpoint) -> None:

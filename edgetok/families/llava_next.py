@@ -18,7 +18,7 @@ from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_processor_config, read_values
 from edgetok.families.llava import check_layout, find_vision
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Grid, Layout, Parts
+from edgetok.families.parts import Framing, Grid, Layout, Parts
 from edgetok.families.pictures import repeat_pictures
 from edgetok.families.prompt_plan import read_gaps, read_prompt_plan
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _ONEVISION_TILES = 10  # with more, Hugging Face shrinks the features: from 9 * 1.1 ** 2 on
 
 
-def open_next(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_next(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a LLaVA-NeXT and point at its parts.
 
     Raises:
@@ -40,10 +40,10 @@ def open_next(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     """
     from transformers import LlavaNextForConditionalGeneration
 
-    return _open(checkpoint, LlavaNextForConditionalGeneration, tiles or (2, 2))
+    return _open(checkpoint, LlavaNextForConditionalGeneration, framing.tiles or (2, 2))
 
 
-def open_onevision(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
+def open_onevision(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a LLaVA-OneVision and point at its parts.
 
     Raises:
@@ -51,11 +51,12 @@ def open_onevision(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: 
     """
     from transformers import LlavaOnevisionForConditionalGeneration
 
+    tiles = framing.tiles
     if tiles is not None and tiles[0] * tiles[1] > _ONEVISION_TILES:
         raise InputError(
             f"{tiles[0]} x {tiles[1]} tiles; LLaVA-OneVision reads at most {_ONEVISION_TILES}"
         )
-    return _open(checkpoint, LlavaOnevisionForConditionalGeneration, tiles, pictures)
+    return _open(checkpoint, LlavaOnevisionForConditionalGeneration, tiles, framing.images)
 
 
 def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, pictures: int = 1) -> Parts:

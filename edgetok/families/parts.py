@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgetok.bundle.processor import ImagePlan, PromptPlan
-from edgetok.errors import UsageError
 from edgetok.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -15,24 +14,26 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from edgetok.families.checkpoint import Checkpoint
-
 
 Grid = tuple[int, int]  # rows and columns
 Bidirectional = Literal["nothing", "image", "prompt"]  # which rows of a prompt see later ones
 UNTURNED = "unturned"  # the rotary kind of a layer whose rows have no positions
 
 
-def refuse_tiles(checkpoint: Checkpoint, tiles: Grid | None) -> None:
-    """Refuse to cut pictures, for a family that takes them in one part.
+@dataclass(frozen=True)
+class Framing:
+    """How a prompt's images are shown to the tower, chosen at export.
 
-    Raises:
-        UsageError: if there are tiles.
+    Args:
+        tiles: rows and columns into which images are cut; None for images in one part.
+        size_px: height and width of all images, for families that take any size; None for the
+            family's own.
+        images: how many a prompt has.
     """
-    if tiles is not None:
-        raise UsageError(
-            f"models of type {checkpoint.model_type!r} take pictures in one part; leave --tiles out"
-        )
+
+    tiles: Grid | None = None
+    size_px: Grid | None = None
+    images: int = 1
 
 
 def run_block(block: Any, rows: Tensor) -> Tensor:

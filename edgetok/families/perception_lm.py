@@ -15,7 +15,7 @@ from edgetok.errors import InputError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_processor_config, read_values
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Grid, Parts, VisionParts, refuse_tiles
+from edgetok.families.parts import Framing, Grid, Parts, VisionParts
 from edgetok.families.prompt_plan import read_prompt_plan
 from edgetok.families.timm_tower import find_whole_tower, require_timm
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgetok.families.checkpoint import Checkpoint
 
 
-def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
+def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a PerceptionLM and point at its parts.
 
     Raises:
@@ -35,7 +35,6 @@ def open_parts(checkpoint: Checkpoint, tiles: Grid | None = None) -> Parts:
     require_timm(checkpoint)
     from transformers import PerceptionLMForConditionalGeneration
 
-    refuse_tiles(checkpoint, tiles)
     model = load_checkpoint(PerceptionLMForConditionalGeneration, checkpoint)
     vision = _find_vision(model)
     return Parts(

@@ -10,29 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgetok import limits
-from edgetok.errors import UsageError
-from edgetok.families.parts import Grid, Layout, Parts
+from edgetok.families.parts import Layout, Parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-def require_pictures(family: str, known: Sequence[str], tiles: Grid | None, pictures: int) -> None:
-    """Refuse a number of pictures, or a family that takes one per prompt.
-
-    Raises:
-        UsageError: saying what is possible.
-    """
-    if not 1 <= pictures <= limits.PICTURES:
-        raise UsageError(f"{pictures} pictures per prompt; 1 to {limits.PICTURES} are possible")
-    if pictures > 1 and family not in known:
-        raise UsageError(
-            f"models of type {family!r} take one picture per prompt; leave --images out. Several "
-            f"are known of {', '.join(known)}"
-        )
-    if pictures > 1 and tiles is not None:
-        raise UsageError("several pictures are looked at in one part each; leave --tiles out")
 
 
 def repeat_pictures(parts: Parts, gaps: Sequence[Sequence[int]]) -> Parts:

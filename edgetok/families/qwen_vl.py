@@ -20,7 +20,7 @@ from edgetok.errors import UsageError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_processor_config, read_values
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Grid, Parts, VisionParts, refuse_tiles
+from edgetok.families.parts import Framing, Grid, Parts, VisionParts
 from edgetok.families.prompt_plan import read_prompt_plan
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 SIZE_PX = (448, 448)  # 256 tokens at a patch of 14 pixels
 
 
-def open_qwen2(
-    checkpoint: Checkpoint, tiles: Grid | None = None, size_px: Grid | None = None
-) -> Parts:
+def open_qwen2(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a Qwen2-VL and point at its parts.
 
     Raises:
@@ -41,12 +39,10 @@ def open_qwen2(
     """
     from transformers import Qwen2VLForConditionalGeneration
 
-    return _open(checkpoint, Qwen2VLForConditionalGeneration, tiles, size_px)
+    return _open(checkpoint, Qwen2VLForConditionalGeneration, framing)
 
 
-def open_qwen2_5(
-    checkpoint: Checkpoint, tiles: Grid | None = None, size_px: Grid | None = None
-) -> Parts:
+def open_qwen2_5(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a Qwen2.5-VL and point at its parts.
 
     Raises:
@@ -54,12 +50,10 @@ def open_qwen2_5(
     """
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    return _open(checkpoint, Qwen2_5_VLForConditionalGeneration, tiles, size_px)
+    return _open(checkpoint, Qwen2_5_VLForConditionalGeneration, framing)
 
 
-def open_qwen3(
-    checkpoint: Checkpoint, tiles: Grid | None = None, size_px: Grid | None = None
-) -> Parts:
+def open_qwen3(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a Qwen3-VL and point at its parts.
 
     Raises:
@@ -67,12 +61,11 @@ def open_qwen3(
     """
     from transformers import Qwen3VLForConditionalGeneration
 
-    return _open(checkpoint, Qwen3VLForConditionalGeneration, tiles, size_px)
+    return _open(checkpoint, Qwen3VLForConditionalGeneration, framing)
 
 
-def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, size_px: Grid | None) -> Parts:
-    refuse_tiles(checkpoint, tiles)
-    size_px = size_px or SIZE_PX
+def _open(checkpoint: Checkpoint, kind: Any, framing: Framing) -> Parts:
+    size_px = framing.size_px or SIZE_PX
     vision_config = checkpoint.config.get("vision_config", {})
     _require_whole(size_px, vision_config)
     model = load_checkpoint(kind, checkpoint)

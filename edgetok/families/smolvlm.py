@@ -17,7 +17,7 @@ from edgetok.errors import InputError, UsageError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_processor_config, read_values
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Grid, Layout, Parts, TextParts, VisionParts, merge_cells
+from edgetok.families.parts import Framing, Grid, Layout, Parts, TextParts, VisionParts, merge_cells
 from edgetok.families.pictures import repeat_pictures
 from edgetok.families.prompt_plan import read_gaps, read_prompt_plan, surround_image
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _IMAGE, _AROUND, _GLOBAL = "<image>", "<fake_token_around_image>", "<global-img>"
 
 
-def open_smolvlm(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
+def open_smolvlm(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a SmolVLM or SmolVLM2 and point at its parts.
 
     Raises:
@@ -40,10 +40,10 @@ def open_smolvlm(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: in
     """
     from transformers import SmolVLMForConditionalGeneration
 
-    return _open(checkpoint, SmolVLMForConditionalGeneration, tiles, pictures)
+    return _open(checkpoint, SmolVLMForConditionalGeneration, framing)
 
 
-def open_idefics3(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: int = 1) -> Parts:
+def open_idefics3(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load an Idefics3 and point at its parts.
 
     Raises:
@@ -51,10 +51,11 @@ def open_idefics3(checkpoint: Checkpoint, tiles: Grid | None = None, pictures: i
     """
     from transformers import Idefics3ForConditionalGeneration
 
-    return _open(checkpoint, Idefics3ForConditionalGeneration, tiles, pictures)
+    return _open(checkpoint, Idefics3ForConditionalGeneration, framing)
 
 
-def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, pictures: int) -> Parts:
+def _open(checkpoint: Checkpoint, kind: Any, framing: Framing) -> Parts:
+    tiles = framing.tiles
     if tiles == (1, 1):
         raise UsageError("one tile is the whole picture; leave --tiles out, or give two or more")
     model = load_checkpoint(kind, checkpoint)
@@ -71,11 +72,11 @@ def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, pictures: int) 
         projector=model.model.connector.modality_projection,
         text=text,
         image=_plan_image(checkpoint, side_px, tiles),
-        prompt=read_prompt_plan(checkpoint, token, around, pictures=pictures),
+        prompt=read_prompt_plan(checkpoint, token, around, pictures=framing.images),
         layout=None if tiles is None else _lay_out(checkpoint, vision, text, token),
         process=_processing(side_px, tiles),
     )
-    return repeat_pictures(parts, read_gaps(checkpoint, token, around, pictures))
+    return repeat_pictures(parts, read_gaps(checkpoint, token, around, framing.images))
 
 
 def _find_vision(model: Any, tiles: Grid | None) -> VisionParts:

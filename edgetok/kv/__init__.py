@@ -19,17 +19,17 @@ from edgetok.kv.policies import (
     visual,
     zipcache,
 )
-from edgetok.kv.policy import Policy, EvictionPlan, keep_all, plan_eviction
+from edgetok.kv.policy import EvictionPlan, Policy, keep_all, plan_eviction
 from edgetok.kv.reading import Reading, Reads, make_reads
 
 __all__ = [
     "AT_PREFILL",
     "POLICIES",
     "READINGS",
+    "EvictionPlan",
     "Policy",
     "Reading",
     "Reads",
-    "EvictionPlan",
     "find_policy",
     "keep_all",
     "make_reads",

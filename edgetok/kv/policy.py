@@ -87,7 +87,9 @@ class EvictionPlan:
         return self.keep[layer] - self.policy.sinks if given is None else given
 
 
-def plan_eviction(policy: Policy, slots: int, layers: int, positions: int = limits.CACHE_SLOTS) -> EvictionPlan:
+def plan_eviction(
+    policy: Policy, slots: int, layers: int, positions: int = limits.CACHE_SLOTS
+) -> EvictionPlan:
     """Slots and kept rows of every layer.
 
     Args:

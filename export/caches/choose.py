@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from edgetok.errors import InputError, UsageError
 from edgetok.export.attention import Scales, require_plain_attention
@@ -18,6 +17,7 @@ from edgetok.export.caches.tidaldecode.options import find_reading, require_read
 from edgetok.export.caches.tidaldecode.scheme import TidalCache
 from edgetok.export.caches.zipcache.scheme import fit_zipcache
 from edgetok.export.learned_weights import with_exit_weights, with_kv_weights
+from edgetok.export.options import CacheOptions
 from edgetok.families.parts import Parts, TextParts
 from edgetok.kv import (
     AT_PREFILL,
@@ -136,34 +136,29 @@ class CacheChoice:
         return PlainCache(self.kv, longest, scales, self.reduction)
 
 
-def choose_cache(
-    *,
-    kv: str,
-    policy: str | Policy | Reading,
-    prefill: str | Prefill | None,
-    slots: int | None,
-    reads: int | None,
-    channels: int | None,
-    kv_weights: str | Path | None,
-    exit_weights: str | Path | None,
-) -> CacheChoice:
-    """What options mean together; arguments as of `export_model`.
+def choose_cache(asked: CacheOptions) -> CacheChoice:
+    """What options mean together.
 
     Raises:
         UsageError: naming options that are unknown or exclude each other, and the way out.
         InputError: for weights that cannot be read.
     """
-    reading, reduction = find_reading(policy), find_prefill(prefill)
-    named = NONE if isinstance(policy, Reading) or reading else policy
+    kv, slots, reads = asked.kv, asked.kv_slots, asked.kv_reads
+    reading, reduction = find_reading(asked.kv_policy), find_prefill(asked.prefill)
+    named = NONE if isinstance(asked.kv_policy, Reading) or reading else asked.kv_policy
     found, reduction = _find_cache(named, slots, reduction)
     require_reading_alone(reading, reads, slots, kv, reduction)
-    found = with_kv_weights(found, None if kv_weights is None else Path(kv_weights))
-    reduction = with_exit_weights(reduction, None if exit_weights is None else Path(exit_weights))
+    found = with_kv_weights(found, asked.kv_weights)
+    reduction = with_exit_weights(reduction, asked.exit_weights)
     _require_policy(found, slots)
     _require_one_of(reduction, found)
     _require_store_alone(kv, reduction, found)
-    _require_pruning(kv, channels)
-    return CacheChoice(kv, found, slots, reading, reads, reduction, channels)
+    if asked.kv_channels is not None and kv != think.NAME:
+        raise UsageError(
+            f"{asked.kv_channels} channels of keys need a cache that prunes them; add --kv "
+            f"{think.NAME} or leave --kv-channels out"
+        )
+    return CacheChoice(kv, found, slots, reading, reads, reduction, asked.kv_channels)
 
 
 def _find_cache(
@@ -223,14 +218,3 @@ def _require_store_alone(kv: str, reduction: Prefill | None, policy: Policy | No
             f"a {kv} cache fills all layers alike and {reduction.name} takes rows away between "
             "them; leave --prefill out or use --kv int4"
         )
-
-
-def _require_pruning(kv: str, channels: int | None) -> None:
-    """Refuse a number of channels where no keys are pruned."""
-    if channels is not None and kv != think.NAME:
-        raise UsageError(
-            f"{channels} channels of keys need a cache that prunes them; add --kv {think.NAME} or "
-            "leave --kv-channels out"
-        )
-    if channels is not None and channels < 1:
-        raise UsageError(f"{channels} channels of keys are none; give --kv-channels 1 or more")

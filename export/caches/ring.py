@@ -86,9 +86,10 @@ class PromptAttention:
         return self.lowering.turn(merge_heads(rows), places, *tables, rows.shape[1])
 
 
-def zero_padding(rows: Tensor, true: Tensor) -> Tensor:
+def zero_padding(key: Tensor, value: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     """Zeros instead of rows [1, G, S, H] that are not `true` [S]: the unmasked must be finite."""
-    return torch.where(true[:, None], rows, 0.0)
+    mask = true[:, None]
+    return torch.where(mask, key, 0.0), torch.where(mask, value, 0.0)
 
 
 @dataclass
@@ -206,7 +207,8 @@ class RingFlush(StageModule):
     def outputs(self) -> list[str]:
         return part_names("flushed", self.shape, self.shape.group)
 
-    def forward(self, *waiting: Tensor) -> tuple[Tensor, ...]:
+    def pack_all(self, waiting: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What each layer has waiting, one after another, -> all that is to be filed."""
         kinds, made = self.shape.waiting, list[Tensor]()
         for first in range(0, len(waiting), len(kinds)):
             made += self.pack(dict(zip(kinds, waiting[first : first + len(kinds)], strict=True)))

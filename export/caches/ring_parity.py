@@ -50,9 +50,7 @@ def check_ring(
         ledger.compare("decode", budget, names.LOGITS, got, want.numpy())
 
 
-def _take_over(
-    ledger: Ledger, sessions: GraphRunner, rows: Rows, layer: int, budget: int
-) -> None:
+def _take_over(ledger: Ledger, sessions: GraphRunner, rows: Rows, layer: int, budget: int) -> None:
     """Compare what waits in a full ring; PyTorch goes on with what the graphs have there."""
     held = {}
     for kind, want in rows.waiting(layer).items():

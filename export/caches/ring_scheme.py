@@ -21,7 +21,6 @@ class RingCache(CacheScheme):
 
     @property
     def filing(self) -> Literal["none", "groups", "tiers"]:  # type: ignore[override]
-        filing: Any = self.shape.filing
         return self.shape.filing
 
     @property

@@ -1,4 +1,4 @@
-"""What a KV cache is to the exporter: its graphs, its eager reference, its check, and what it can."""
+"""What a KV cache is to the exporter: graphs, an eager reference, a check, and what it can."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from edgetok.ladder import Bucket, Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
 
-CHUNK_ROWS = 16  # rows that `extend` takes at once, where a prompt has as many (benchmarks/reuse.py)
+CHUNK_ROWS = (
+    16  # rows that `extend` takes at once, where a prompt has as many (benchmarks/reuse.py)
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class CacheScheme(ABC):
         reduction: what prefill takes away between layers.
     """
 
-    kv: str = "fp32"
+    kv: str
     extends: ClassVar[bool] = False
     filing: Literal["none", "groups", "tiers"] = "none"
     ring: int = 0
@@ -115,9 +117,7 @@ class CacheScheme(ABC):
         return reference
 
     @abstractmethod
-    def check(
-        self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt
-    ) -> bool:
+    def check(self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt) -> bool:
         """Compare the decoder's graphs with `held`; whether both kept the same visual tokens."""
 
     def context(self, decoding: Decoding) -> DecoderContext:

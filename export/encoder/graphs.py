@@ -61,9 +61,7 @@ class Encode(StageModule):
     `attention` lowers the blocks' attention to one flavour.
     """
 
-    def __init__(
-        self, parts: EncoderParts, inside: Inside, budget: int, attention: Fused
-    ) -> None:
+    def __init__(self, parts: EncoderParts, inside: Inside, budget: int, attention: Fused) -> None:
         super().__init__()
         self.model, self.head = parts.vision.model, parts.head
         self.parts, self.inside = parts, inside
@@ -135,13 +133,21 @@ class Moment:
 
 
 class Describe(StageModule):
-    """token ids [1, T] -> the embedding of a text [1, E], of length 1."""
+    """token ids [1, T] -> the embedding of a text [1, E], of length 1.
+
+    Args:
+        length: T.
+    """
 
     outputs = (names.TEXT_EMBEDDING,)
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, length: int) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.length = module, length
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return {names.TOKEN_IDS: torch.zeros(1, self.length, dtype=torch.int64)}
 
     def forward(self, token_ids: Tensor) -> Tensor:
         made: Tensor = self.module(token_ids)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, Weights
-from edgetok.export.encoder.builder import BITS
 from edgetok.export.encoder.reference import EncoderReference
 from edgetok.export.lowering import portable
+from edgetok.export.lowering.quantize import ENCODER_BITS
 from edgetok.export.lowering.rounding import round_linears
-from edgetok.export.parity.gate import LIMITS, Check, Ledger, Limits
+from edgetok.export.parity.ledger import LIMITS, Check, Ledger, Limits
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.parity.undecided import NUDGE, nudged
 
@@ -156,7 +156,7 @@ def _made_the_same(got: dict[str, Array], want: dict[str, Array]) -> bool:
 @contextmanager
 def hold_rounded(reference: EncoderReference, weights: Weights, flavour: Flavour) -> Iterator[None]:
     """Round the model's matrices as a flavour's graphs do, for a time; fp32 changes nothing."""
-    parts, bits = reference.parts, BITS[weights]
+    parts, bits = reference.parts, ENCODER_BITS[weights].get(names.ENCODE, 0)
     if not bits:
         yield
         return

@@ -27,41 +27,21 @@ from edgetok.export.encoder.builder import EncoderBuilder
 from edgetok.export.encoder.graphs import require_fit, require_movable
 from edgetok.export.encoder.parity import EncoderParity, prove_encoder
 from edgetok.export.encoder.reference import EncoderReference
-from edgetok.export.lowering import weight_file as external
-from edgetok.export.parity.gate import require_parity
+from edgetok.export.lowering import weight_file
+from edgetok.export.options import ExportOptions
+from edgetok.export.parity.ledger import require_parity
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.families.checkpoint import Checkpoint
 from edgetok.families.encoder_parts import EncoderParts
 from edgetok.families.encoders import open_encoder
-from edgetok.kv import NONE
 from edgetok.ladder import parse_budgets
 from edgetok.methods import Method, find_method
+from edgetok.options import changed, flag_of, shown_of
 from edgetok.scratch import Scratch
 
 GOLDEN_CASES = 2
 TEXTS = ("a photo of a cat", "a diagram", "two red circles on a white table")
 Say = Callable[[str, float], None]
-
-
-# Options that only a language model has a use for, and what stands for not having asked.
-OF_ANSWERS: dict[str, tuple[object, ...]] = {
-    "images": (1,),
-    "flavour": ("ort", "portable"),  # opset 20 was spelled for decoders
-    "mask_sinks": (False,),
-    "scorer": (None,),
-    "kv": ("fp32",),
-    "kv_channels": (None,),
-    "kv_policy": (NONE,),
-    "kv_slots": (None,),
-    "kv_weights": (None,),
-    "kv_reads": (None,),
-    "prefill": (None, NONE),
-    "exit_weights": (None,),
-    "prompt_tokens": (96,),
-    "new_tokens": (128,),
-    "tiles": (None,),
-    "image_size": (None,),
-}
 
 
 @dataclass(frozen=True)
@@ -82,57 +62,51 @@ class Exported:
     parity: EncoderParity
 
 
-def refuse_options(checkpoint: Checkpoint, **asked: object) -> None:
+def refuse_options(checkpoint: Checkpoint, asked: ExportOptions) -> None:
     """Refuse what only a language model has a use for.
 
     Raises:
         UsageError: naming the option.
     """
-    for name, value in asked.items():
-        if value not in OF_ANSWERS[name]:
-            option = f"--{name.replace('_', '-')}" + (f" {value}" if isinstance(value, str) else "")
-            raise UsageError(
-                f"{checkpoint.path} is an encoder of type {checkpoint.model_type!r}, which has no "
-                f"use for {option}; leave it out"
-            )
+    for found in changed(asked):
+        value, useful = getattr(asked, found.name), shown_of(found).encoder
+        if useful is True or (useful and value in useful):
+            continue
+        option = flag_of(found) + (f" {value}" if isinstance(value, str) else "")
+        raise UsageError(
+            f"{checkpoint.path} is an encoder of type {checkpoint.model_type!r}, which has no "
+            f"use for {option}; leave it out"
+        )
 
 
 def export_encoder(
-    checkpoint: Checkpoint,
-    out: str | Path,
-    *,
-    budgets: str | int | Iterable[int | str] | None,
-    method: str | None,
-    weights: Weights,
-    flavour: Flavour,
-    samples: str | Path | None,
-    seed: int,
-    force: bool,
-    parity_images: int,
-    say: Say,
+    checkpoint: Checkpoint, out: str | Path, asked: ExportOptions, flavour: Flavour, say: Say
 ) -> Exported:
     """Freeze an encoder with a method inside its tower into a bundle, proved against PyTorch.
 
+    Budgets that are not asked for are a quarter, a half and all of the patches; the method is
+    `tome`, or `expedit` for heads that draw.
+
     Args:
-        budgets: patches of each rung; a quarter, a half and all of them when None.
-        method: one that acts inside the tower; `tome`, or `expedit` for heads that draw, when None.
+        flavour: that is added to `ort`.
 
     Raises:
         EdgetokError: one of its subclasses; nothing is published then.
     """
-    with BundleWriter(out, force=force, sources=[checkpoint.path]) as writer:
+    weights, samples, seed = asked.weights, asked.samples, asked.seed
+    with BundleWriter(out, force=asked.force, sources=[checkpoint.path]) as writer:
         say("load model", 0.0)
         scratch = Scratch(writer.path_of(""))  # on the disk that the bundle needs too
         parts = open_encoder(replace(checkpoint, scratch=scratch))
-        chosen = find_method(method or ("expedit" if parts.needs_patches else "tome"), seed)
+        chosen = find_method(asked.method or ("expedit" if parts.needs_patches else "tome"), seed)
         inside = require_fit(parts, chosen)
         vision = parts.vision
         chosen = chosen.for_tower(vision.prefix_tokens, len(vision.blocks))
-        ladder = _choose_budgets(parts, chosen, budgets)
-        pictures = _read_pictures(parts, samples, max(1, parity_images), seed)
+        ladder = _choose_budgets(parts, chosen, asked.budgets)
+        pictures = _read_pictures(parts, samples, asked.parity_images, seed)
         builder = EncoderBuilder(parts, inside, ladder, weights, flavour, scratch)
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
-        writer.write(external.FILE, builder.store.chunks())
+        writer.write(weight_file.FILE, builder.store.chunks())
         for graph in graphs:
             writer.write(graph.stage.file, graph.data)
         say("prove against PyTorch", 0.6)

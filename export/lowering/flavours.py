@@ -1,31 +1,42 @@
-"""The two flavours: what a stage becomes in each, from its trace to a graph with rounded weights."""
+"""The two flavours: what a stage becomes in each, from its trace to rounded weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx_ir as ir
 
-from edgetok.bundle.manifest import Flavour, Weights
+from edgetok.bundle.manifest import Flavour
 from edgetok.export.attention import DecoderLowering, Lowering, StageModule
 from edgetok.export.lowering import fusion, opset20, ort, portable, portable_decoder
 from edgetok.export.lowering.ort_eviction import PackingAttention
 from edgetok.export.lowering.portable_eviction import SlotPacking, StandardPacking
-from edgetok.export.lowering.quantize import BITS, Quantizer
+from edgetok.export.lowering.quantize import Quantizer
 from edgetok.export.lowering.trace import trace
 from edgetok.scratch import Scratch
 
+# What users ask for: the flavour that is added to `ort`, and its opset.
+FLAVOURS: dict[str, tuple[Flavour, int]] = {
+    "ort": ("ort", portable.OPSET),
+    "portable": ("portable", portable.OPSET),
+    "portable-20": ("portable", opset20.OPSET),
+}
+
 
 class OrtLowering:
-    """Fused operators of ONNX Runtime, weights as MatMulNBits."""
+    """Fused operators of ONNX Runtime, weights as MatMulNBits.
+
+    Args:
+        bits: of the weights of each stage, as `quantize.BITS` has them.
+    """
 
     flavour: Flavour = "ort"
     tower_attention = ort.TowerAttention
     fused_attention = staticmethod(ort.fused_attention)
 
-    def __init__(self, weights: Weights, scratch: Scratch) -> None:
-        self._bits, self._quantizer = BITS[weights], Quantizer(scratch)
+    def __init__(self, bits: Mapping[str, int], scratch: Scratch) -> None:
+        self._bits, self._quantizer = bits, Quantizer(scratch)
 
     def decoder(self, kv: str) -> DecoderLowering:
         return ort.lower_decoder(kv)
@@ -42,6 +53,7 @@ class PortableLowering:
     """Standard operators, weights after DequantizeLinear.
 
     Args:
+        bits: as of `OrtLowering`.
         opset: 24 or 20.
     """
 
@@ -49,8 +61,8 @@ class PortableLowering:
     tower_attention = portable.TowerAttention
     fused_attention = staticmethod(portable.fused_attention)
 
-    def __init__(self, weights: Weights, opset: int = portable.OPSET) -> None:
-        self._bits, self._opset = BITS[weights], opset
+    def __init__(self, bits: Mapping[str, int], opset: int = portable.OPSET) -> None:
+        self._bits, self._opset = bits, opset
 
     def decoder(self, kv: str) -> DecoderLowering:
         return portable_decoder.lower_decoder(kv)
@@ -65,9 +77,8 @@ class PortableLowering:
         return opset20.lower(model) if self._opset == opset20.OPSET else model
 
 
-def list_lowerings(
-    flavour: str, opset: int, weights: Weights, scratch: Scratch
-) -> list[Lowering]:
+def list_lowerings(asked: str, bits: Mapping[str, int], scratch: Scratch) -> list[Lowering]:
     """Those of a bundle: `ort` always, and `portable` where it is asked for."""
-    found: list[Lowering] = [OrtLowering(weights, scratch)]
-    return found if flavour == "ort" else [*found, PortableLowering(weights, opset)]
+    flavour, opset = FLAVOURS[asked]
+    found: list[Lowering] = [OrtLowering(bits, scratch)]
+    return found if flavour == "ort" else [*found, PortableLowering(bits, opset)]

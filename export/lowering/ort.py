@@ -16,8 +16,8 @@ from edgetok.export.attention import (
     DecoderLowering,
     TowerEmitter,
     attention_extras,
-    merge_heads,
     lowered_norms,
+    merge_heads,
     turned_part,
 )
 from edgetok.export.lowering.names import CONTRIB

@@ -21,8 +21,8 @@ from edgetok.export.attention import (
     FORBIDDEN,
     CacheBuffer,
     DecoderLowering,
-    merge_heads,
     lowered_norms,
+    merge_heads,
     turned_part,
 )
 from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows, width_of
@@ -33,20 +33,26 @@ OPSET = 24
 
 def lower_decoder(kv: str) -> DecoderLowering:
     """How this flavour spells a decoder whose cache is `fp32`, `int8` or `int4`."""
+    lowering = partial(
+        DecoderLowering,
+        norms=standard_norms,
+        turn=turn_merged,
+        prompt=attend_prompt,
+        scratch=no_past,
+        folded=folded_values,
+    )
     rows, scales = (
         (names.past_key, names.past_value),
         (names.past_key_scale, names.past_value_scale),
     )
     if kv == "fp32":
         buffers = tuple(CacheBuffer(name, torch.float32, int) for name in rows)
-        parts = CacheAttention, standard_norms, buffers, turn_merged, attend_prompt, no_past
-        return DecoderLowering(*parts, folded_values)
+        return lowering(CacheAttention, buffers=buffers)
     width = partial(width_of, bits=BITS[kv])
     buffers = tuple(CacheBuffer(name, torch.int8, width) for name in rows)
     buffers += tuple(CacheBuffer(name, torch.float32, lambda _: 1) for name in scales)
     attention = partial(SlotAttention, bits=BITS[kv])
-    parts = attention, standard_norms, buffers, turn_merged, attend_prompt, no_past
-    return DecoderLowering(*parts, folded_values)
+    return lowering(attention, buffers=buffers)
 
 
 def no_past(past: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:

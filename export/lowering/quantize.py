@@ -34,6 +34,13 @@ BITS: dict[str, dict[str, int]] = {
     "int8": {"tower": 8, "compress": 8, **dict.fromkeys(DECODER, 8), "head": 8},
     "int4": {"tower": 8, "compress": 8, **dict.fromkeys(DECODER, 4), "head": 8},
 }
+# Of all matrices alike: an encoder is its tower, so that keeping it at 8 bits would keep all.
+ENCODER = (names.ENCODE, names.DESCRIBE, "head")
+ENCODER_BITS: dict[str, dict[str, int]] = {
+    "fp32": {},
+    "int8": dict.fromkeys(ENCODER, 8),
+    "int4": dict.fromkeys(ENCODER, 4),
+}
 
 
 @dataclass

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from edgetok.bundle.manifest import Flavour, Weights
 from edgetok.export.attention import Scales
-from edgetok.export.lowering import portable
-from edgetok.export.lowering import portable_decoder
+from edgetok.export.lowering import portable, portable_decoder
 from edgetok.export.lowering.quantize import (
     BITS,
     dequantize_matrix,
@@ -59,9 +58,7 @@ def hold_rounded(
 
 
 @contextmanager
-def _rounded_layers(
-    parts: Parts, bits: int, scales: Scales | None
-) -> Iterator[None]:
+def _rounded_layers(parts: Parts, bits: int, scales: Scales | None) -> Iterator[None]:
     factors = portable_decoder.factors_of(parts.text.attending, scales)
     with ExitStack() as stack:
         for layer in parts.text.layers:

@@ -10,12 +10,11 @@ from edgetok import names
 from edgetok.export.attention import Scales
 from edgetok.export.parity.ledger import Ledger
 from edgetok.export.parity.prompt import Prompt
+from edgetok.export.parity.sessions import Array, GraphRunner
 from edgetok.export.reference.cache import CacheReference
 from edgetok.export.reference.rows import Rounding
 from edgetok.export.reference.slots import SlotRounding
-from edgetok.export.parity.sessions import Array, GraphRunner
 from edgetok.kv.policy import SCORE
-
 
 STEPS = 12  # after a prompt as it is; the long one goes on until every layer was emptied
 BEYOND = 3  # steps behind that
@@ -46,7 +45,7 @@ class Stored:
 
     def read_keys(self, sessions: GraphRunner, layer: int) -> Array:
         """Keys [G, C, H] of a layer as they are now, float32."""
-        keys = sessions.buffer(names.past_key(layer))[0]
+        keys: Array = sessions.buffer(names.past_key(layer))[0]
         if self.scales is None:
             return keys
         largest = self.scales[layer][0][0].numpy()

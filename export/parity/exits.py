@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from edgetok import names
+from edgetok.export.parity.agreement import PARITY_TOKENS, common_steps
 from edgetok.export.parity.ledger import Ledger
 from edgetok.export.parity.prompt import Prompt
 from edgetok.export.parity.sessions import GraphRunner
-from edgetok.export.parity.agreement import PARITY_TOKENS, common_steps
 from edgetok.export.reference.prompt_reduced import PrefillReference, ReducedAnswer
-
 
 OPEN = 1e-4  # a signal so near to zero may come out on either side of it in float32
 

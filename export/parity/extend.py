@@ -12,7 +12,6 @@ from edgetok.export.parity.sessions import GraphRunner, as_arrays
 from edgetok.export.reference.model import Reference
 
 
-
 def check_extend(
     ledger: Ledger,
     reference: Reference,
@@ -39,8 +38,7 @@ def check_extend(
     else:
         chunk = reference.parts.text.embed(ids)[None]
         whole, count = torch.cat([embeds, chunk], dim=1), embeds.shape[1]
-        told = {"prompt_rows": count, "made": prompt.made}
-        answer = reference.answer(whole, 2, prompt.visual, **told)
+        answer = reference.answer(whole, 2, prompt.visual, count, prompt.made)
         want = [row.numpy() for row in answer.logits]
     got = sessions.put(reference.parts.text.embed(ids).detach().numpy())
     ledger.compare(names.EXTEND, None, names.LOGITS, got, want[0])

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from edgetok import names
 from edgetok.export.parity.agreement import PARITY_TOKENS, compare_steps
+from edgetok.export.parity.exits import check_exits
 from edgetok.export.parity.ledger import Ledger
 from edgetok.export.parity.prompt import Prompt
 from edgetok.export.parity.sessions import GraphRunner
-from edgetok.export.parity.exits import check_exits
 from edgetok.export.reference.prompt_reduced import PrefillReference, ReducedAnswer
-
 
 Array = npt.NDArray[Any]
 NUDGE = 3e-6  # of a row's entries, as of pixels in `edgetok.export.parity.tower_reducing`

@@ -21,7 +21,6 @@ from edgetok.export.parity.ledger import Ledger
 from edgetok.export.parity.undecided import NUDGE, nudged
 from edgetok.export.reference.model import Reference
 
-
 Array = npt.NDArray[Any]
 
 

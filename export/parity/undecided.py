@@ -20,7 +20,6 @@ from edgetok import names
 from edgetok.export.cases import Case
 from edgetok.export.reference.model import Reference
 
-
 NUDGE = 3e-6  # of a pixel; features of graph and PyTorch lie 1e-6 to 5e-6 of their largest apart
 LAST_BIT = 1e-7
 NUDGES = 8

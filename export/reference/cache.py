@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from edgetok.export.reference.mixing import mix
 from edgetok.export.reference.rows import UNDECIDED, Rounding, Row
 from edgetok.families.parts import TextParts
-from edgetok.kv import Policy, EvictionPlan
+from edgetok.kv import EvictionPlan, Policy
 from edgetok.kv.policy import SCORE, SEEN, TEXT
 
 Array = npt.NDArray[Any]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from edgetok import names
-from edgetok.export.reference.cache import CacheReference
 from edgetok.export.cases import Case
+from edgetok.export.reference.cache import CacheReference
 from edgetok.export.reference.flow import Values
 from edgetok.export.reference.packed import look_packed
 from edgetok.export.reference.probes import Projections, other_probe

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from edgetok.export.reference.rows import Rounding
 from edgetok.export.reference.model import Reference
+from edgetok.export.reference.rows import Rounding
 from edgetok.families.parts import TextParts
 
 Array = npt.NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""What methods read of a tower's attention, beside the fused operator: a few rows, reduced to [N]."""
+"""What methods read of a tower's attention beside the fused operator: a few rows, as [N]."""
 
 from __future__ import annotations
 

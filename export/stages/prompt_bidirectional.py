@@ -17,7 +17,6 @@ from edgetok.export.attention import FORBIDDEN, DecoderLowering, attention_extra
 from edgetok.export.stages.decoder import Decoder, DecoderContext
 
 
-
 class BidirectionalPrefill(Decoder):
     """Embeddings [1, S, D], padded on the right -> logits [1, W] of the last row, and the cache.
 

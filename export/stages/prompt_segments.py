@@ -96,7 +96,11 @@ class Segment(ReducingPrefill):
         """The layers of the graph."""
         part, scales = slice(self.part.start, self.part.stop), self._scales()
         cache = self.lowering.attention(
-            self.by_layer(past), lengths[part], None, self._rotary()[part], scales[part] if scales else None
+            self.by_layer(past),
+            lengths[part],
+            None,
+            self._rotary()[part],
+            scales[part] if scales else None,
         )
         cache.rows_at = rows.positions
         attention, angles = PromptAttention(cache, self.lowering), (torch.zeros(1), torch.zeros(1))

@@ -33,9 +33,7 @@ class ReducingTower(StageModule):
 
     outputs = (names.FEATURES, names.TOWER_KEPT, names.TOWER_SIZES)
 
-    def __init__(
-        self, vision: VisionParts, inside: Inside, budget: int, attention: Fused
-    ) -> None:
+    def __init__(self, vision: VisionParts, inside: Inside, budget: int, attention: Fused) -> None:
         super().__init__()
         self.model = vision.model
         self.vision = vision

@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2Model
 
 from edgetok.errors import IncompatibleError, InputError
-from edgetok.families import FAMILIES, open_model
+from edgetok.families import FAMILIES, Framing, open_model
 from edgetok.families.decoder import find_text
 from edgetok.families.parts import UNTURNED
 
@@ -72,4 +72,4 @@ def test_a_tower_of_timm_without_timm_is_refused(
     monkeypatch.setattr(builtins, "__import__", fail)
     checkpoint = SimpleNamespace(model_type=family, path=tmp_path)
     with pytest.raises(IncompatibleError, match=message):
-        FAMILIES[family](checkpoint)
+        FAMILIES[family].open(checkpoint, Framing())

@@ -266,7 +266,7 @@ class SlotCompact(Compact):
 
 
 def rotation_tables(text: TextParts, count: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of rotations by so many positions, [count, H / 2], as exact as float32 holds them.
+    """cos and sin of rotations by so many positions, [count, H / 2], as exact as float32 is.
 
     The model's own tables multiply in float32 and are off by a ten-thousandth of a radian at a
     few hundred positions; a row that is turned again and again would gather that up.

@@ -92,9 +92,7 @@ class EvictingCache(CacheScheme):
         draws = draw_numbers(parts.text, self.seed) if self.plan.policy.drawn else None
         return Reference(parts, method, CacheReference(parts.text, self.plan, draws))
 
-    def check(
-        self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt
-    ) -> bool:
+    def check(self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt) -> bool:
         if held.cache is None:
             raise TypeError("an evicting cache without its reference")
         in_slots = sessions.has_buffer(names.past_key_scale(0))

@@ -1,4 +1,4 @@
-"""The stages of a KIVI cache: a prompt that fills groups, a step over groups and ring, the flush."""
+"""The stages of a KIVI cache: a prompt that fills groups, a step over them and the ring, flush."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class KiviPromptAttention(PromptAttention):
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, last: Tensor
     ) -> tuple[Tensor, ...]:
         true = torch.arange(key.shape[2]) <= last
-        key, value = zero_padding(key, true), zero_padding(value, true)
+        key, value = zero_padding(key, value, true)
         return *self._pack_groups(key, value), *self._wait(key, value, last.long())
 
     def _pack_groups(self, key: Tensor, value: Tensor) -> list[Tensor]:
@@ -93,6 +93,9 @@ class KiviDecode(RingDecode):
 
 class KiviFlush(RingFlush):
     """The full rings of all layers -> what they are as a group of the region."""
+
+    def forward(self, *rings: Tensor) -> tuple[Tensor, ...]:
+        return self.pack_all(rings)
 
     def pack(self, held: dict[str, Tensor]) -> Iterable[Tensor]:
         ring, bits = self.shape.ring, self.shape.bits

@@ -34,9 +34,7 @@ class KiviCache(RingCache):
     def reference(self, parts: Parts, method: Method) -> Reference:
         return KiviReference(parts, method, self.shape.ring, self.shape.bits)
 
-    def check(
-        self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt
-    ) -> bool:
+    def check(self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt) -> bool:
         if not isinstance(held, KiviReference):
             raise TypeError(f"{type(held).__name__} rounds no groups")
         rows, layers = held.begin_rows(), self.shape.layers

@@ -107,14 +107,13 @@ class PlainCache(CacheScheme):
     def held(self, reference: Reference, flavour: Flavour) -> Reference:
         if flavour == "ort" or self.scales is None:
             return reference
-        in_slots = SlotReference(reference, self.scales, self.bits)
+        plain = Reference(reference.parts, reference.method)
+        in_slots = SlotReference(plain, self.scales, self.bits)
         if self.reduction is None:
             return in_slots
         return ReducedReference(reference.parts, reference.method, self.reduction, in_slots)
 
-    def check(
-        self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt
-    ) -> bool:
+    def check(self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt) -> bool:
         alike = True
         if isinstance(held, ReducedReference):
             alike = check_reduced(ledger, held.reduced(prompt.budget), sessions, prompt)
@@ -132,9 +131,9 @@ class PlainCache(CacheScheme):
             check_cache(ledger, held.cache, sessions, prompt, self.stored(sessions))
             return
         want = held.answer(prompt.embeds, PARITY_TOKENS, prompt.visual, made=prompt.made)
-        told = {"start": prompt.start, "made": as_arrays(prompt.made)}
-        stop_ids = held.parts.text.stop_ids
-        got = sessions.answer(prompt.budget, prompt.rows, PARITY_TOKENS, stop_ids, **told)
+        stop_ids, made = held.parts.text.stop_ids, as_arrays(prompt.made)
+        begun = prompt.budget, prompt.rows, PARITY_TOKENS, stop_ids, prompt.start
+        got = sessions.answer(*begun, made=made)
         compare_steps(ledger, prompt.budget, got, (want.logits, want.ids))
 
     def stored(self, sessions: GraphRunner) -> Stored:

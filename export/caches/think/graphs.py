@@ -1,4 +1,4 @@
-"""The stages of a ThinK cache: a prompt that chooses channels of keys, a step that prunes one key."""
+"""The stages of a ThinK cache: a prompt that chooses channels of keys, a step that prunes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ThinkPromptAttention(PromptAttention):
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, last: Tensor
     ) -> tuple[Tensor, ...]:
         true = torch.arange(key.shape[2]) <= last  # zeros add nothing to a channel's importance
-        key, value = zero_padding(key, true), zero_padding(value, true)
+        key, value = zero_padding(key, value, true)
         asking = self._ask(query, last.long() + 1)
         channels = think.choose_channels(asking, key, self.shape.channels)
         region = _fit(think.prune(key, channels), self.shape.region)

@@ -34,9 +34,7 @@ class ThinkCache(RingCache):
         cache = ThinkReference(parts.text, shape.slots, shape.ring, shape.channels)
         return Reference(parts, method, cache)
 
-    def check(
-        self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt
-    ) -> bool:
+    def check(self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt) -> bool:
         if not isinstance(held.cache, ThinkReference):
             raise TypeError(f"{type(held.cache).__name__} prunes no keys")
         check_pruned(ledger, held.cache, sessions, prompt)

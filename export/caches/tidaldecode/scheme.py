@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgetok.bundle.manifest import Flavour
 from edgetok.export.attention import StageModule
 from edgetok.export.caches.plain.scheme import PlainCache
 from edgetok.export.caches.scheme import Decoding
@@ -37,9 +38,10 @@ class TidalCache(PlainCache):
     def reference(self, parts: Parts, method: Method) -> Reference:
         return Reference(parts, method, TidalReference(parts.text, self._reads, self.longest))
 
-    def check(
-        self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt
-    ) -> bool:
+    def held(self, reference: Reference, flavour: Flavour) -> Reference:
+        return reference  # its rows are rounded by themselves
+
+    def check(self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt) -> bool:
         """Chunks too: they read all rows, so that steps cannot stand in for them."""
         if not isinstance(held.cache, TidalReference):
             raise TypeError(f"{type(held.cache).__name__} reads no part of its rows")

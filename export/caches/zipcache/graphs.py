@@ -33,7 +33,7 @@ class ZipPromptAttention(PromptAttention):
     ) -> tuple[Tensor, ...]:
         count = last.long() + 1
         true = torch.arange(key.shape[2]) < count
-        key, value = zero_padding(key, true), zero_padding(value, true)
+        key, value = zero_padding(key, value, true)
         salience = torch.where(true, self._salience(query, key, count, scaling), -1.0)
         tiers = zipcache.pack_prompt(key, value, salience[None], count, self.shape.tiers)
         sizes = {kind: self.shape.buffers[kind][1] for kind in self.shape.written}
@@ -99,6 +99,9 @@ class ZipDecode(RingDecode):
 
 class ZipFlush(RingFlush):
     """The full rings of all layers -> their rows as each tier holds them."""
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        return self.pack_all(given)
 
     def pack(self, held: dict[str, Tensor]) -> Iterable[Tensor]:
         return zipcache.pack_ring(self.shape, held).values()

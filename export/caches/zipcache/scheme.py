@@ -33,9 +33,7 @@ class ZipCache(RingCache):
     def reference(self, parts: Parts, method: Method) -> Reference:
         return ZipReference(parts, method, self.shape.ring)
 
-    def check(
-        self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt
-    ) -> bool:
+    def check(self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt) -> bool:
         if not isinstance(held, ZipReference):
             raise TypeError(f"{type(held).__name__} has no tiers")
         shape = self.shape

@@ -1,0 +1,98 @@
+"""What is asked for, held against a model: its method, its ladder, and the cases to check it on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from edgetok import names
+from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
+from edgetok.calibration.samples import draw, load_samples
+from edgetok.errors import UsageError
+from edgetok.export.attention import Scales
+from edgetok.export.cases import Case, make_cases, synthetic_cases
+from edgetok.export.options import BUDGETS, ExportOptions
+from edgetok.export.parity.gate import visual_rows
+from edgetok.export.reference.model import Reference
+from edgetok.export.stages.tower import require_tower
+from edgetok.families.parts import Parts, VisionParts
+from edgetok.ladder import Ladder, build_ladder, parse_budgets
+from edgetok.methods import Method
+
+KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
+
+
+def fit_method(method: Method, vision: VisionParts, images: int) -> Method:
+    """The method for this tower, its tiles and so many images.
+
+    Raises:
+        UsageError: if it does not fit.
+    """
+    fitted = method.for_tiles(vision.tiles)
+    fitted = fitted.for_tower(vision.prefix_tokens, len(vision.blocks)).for_pictures(images)
+    require_tower(vision, fitted)
+    return fitted
+
+
+def fit_ladder(parts: Parts, method: Method, asked: ExportOptions) -> Ladder:
+    """The rungs, as many tokens as the model has, and no more positions than it knows.
+
+    Raises:
+        UsageError: for budgets that are none, or too many tokens.
+    """
+    vision, positions = parts.vision, parts.text.max_positions
+    parsed = parse_budgets(BUDGETS if asked.budgets is None else asked.budgets, parts.full_tokens)
+    for budget in parsed if parts.layout is None else set(parsed) - {parts.full_tokens}:
+        method.check_budget(vision.full_tokens, vision.grid, budget)
+    ladder = build_ladder(parsed, asked.prompt_tokens, asked.new_tokens)
+    if ladder.largest.cache_slots > positions:
+        raise UsageError(
+            f"{parsed[-1]} visual + {asked.prompt_tokens} prompt + {asked.new_tokens} new tokens "
+            f"are {ladder.largest.cache_slots} positions; this model was trained for {positions}, "
+            "lower --prompt-tokens, --new-tokens or the largest budget"
+        )
+    return ladder
+
+
+def gather_cases(
+    parts: Parts, asked: ExportOptions, *, measured: bool
+) -> tuple[list[Case], list[Case]]:
+    """Cases of the parity check and, if `measured`, others for KV scales, if there are enough.
+
+    Raises:
+        UsageError: if a prompt is longer than graphs have room for.
+        InputError: if samples cannot be read.
+    """
+    count = asked.parity_images
+    if asked.samples is None:
+        cases = synthetic_cases(parts, count)
+    else:
+        loaded = load_samples(asked.samples)
+        wanted = count + (KV_SAMPLES if measured else 0)
+        cases = make_cases(parts, draw(loaded, min(wanted, len(loaded)), asked.seed))
+    _require_prompts_fit(cases, asked.prompt_tokens)
+    return cases[:count], (cases[count:] or cases) if measured else []
+
+
+def measure_scales(reference: Reference, cases: Sequence[Case], bits: int) -> Scales:
+    """Scales of a cache of so many bits, from the rows of these cases at all visual tokens."""
+    full = reference.parts.full_tokens
+
+    def rows() -> Iterable[Any]:
+        for case in cases:
+            made = reference.compress(reference.encode(case.pixels, full), full)
+            embeds = reference.embed(case.before, made[names.VISUAL_TOKENS], case.after)
+            yield reference.inputs(embeds, visual_rows(len(case.before), full), made=made)
+
+    scales = measure_kv_scales(reference.parts.text, rows(), bits)
+    require_scales(scales)
+    return scales
+
+
+def _require_prompts_fit(cases: Sequence[Case], prompt_tokens: int) -> None:
+    longest = max(len(case.before) + len(case.after) for case in cases)
+    if longest > prompt_tokens:
+        raise UsageError(
+            f"the longest sample prompt has {longest} tokens with its template, but "
+            f"--prompt-tokens is {prompt_tokens}; raise it to {longest} or more"
+        )
