@@ -21,12 +21,13 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from edgetok import __version__, limits
+from edgetok import limits
 from edgetok.control.table import CACHE_VARIABLE, cache_directory
 from edgetok.engines.device import Device
 from edgetok.engines.plan import EngineJob
 from edgetok.engines.toolkit import MODULES, Target, Toolkit
 from edgetok.errors import ResourceError
+from edgetok.version import VERSION
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 Size = Annotated[int, msgspec.Meta(ge=0)]
@@ -116,7 +117,7 @@ def describe(job: EngineJob, toolkit: Toolkit, target: Target, device: Device | 
         precision=job.precision,
         module=MODULES[toolkit.kind],
         module_version=toolkit.version,
-        edgetok=__version__,
+        edgetok=VERSION,
         runs_on=runs_on,
     )
 

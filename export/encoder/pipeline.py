@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -38,6 +37,7 @@ from edgetok.ladder import parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.options import changed, flag_of, shown_of
 from edgetok.scratch import Scratch
+from edgetok.version import VERSION
 
 GOLDEN_CASES = 2
 TEXTS = ("a photo of a cat", "a diagram", "two red circles on a white table")
@@ -224,7 +224,7 @@ def _describe(
     return EncoderManifest(
         format_version=FORMAT_VERSION,
         task=parts.task,
-        producer=f"edgetok {version('edgetok')}",
+        producer=f"edgetok {VERSION}",
         family=parts.family,
         method=method.name,
         ladder=[EncoderRung(budget=budget) for budget in budgets],
