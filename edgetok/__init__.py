@@ -98,7 +98,10 @@ def load_encoder(
 
 
 def export(model: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any) -> Any:
-    """Export a Hugging Face model directory; see `edgetok.export.pipeline.export_model`."""
+    """Export a Hugging Face model directory; see `edgetok.export.pipeline.export_model`.
+
+    The options are the fields of `edgetok.export.options.ExportOptions`: those of `edgetok export`.
+    """
     from pathlib import Path
 
     from edgetok.export.pipeline import export_model
