@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from rich.table import Table
 
-from edgetok.bundle.buffers import cache_bytes, cache_bytes_by_flavour
+from edgetok.bundle.buffers import cache_bytes, cache_bytes_by_flavour, list_buffers
 from edgetok.bundle.encoders import EncoderManifest
-from edgetok.bundle.manifest import File, KvCache, Manifest, Stage, Tensor
+from edgetok.bundle.manifest import File, Manifest, Stage, Tensor
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
 from edgetok.names import COMPACT, DESCRIBE, ENCODE, EXITED, FLUSH, SEGMENT, STAGES
@@ -35,6 +35,8 @@ def inspect_command(bundle: BundleDir, as_json: Json = False) -> None:
         _show_facts(manifest, digest),
         "",
         _show_ladder(manifest),
+        "",
+        _show_buffers(manifest),
         "",
         _show_stages(manifest.stages, manifest.files),
     )
@@ -94,7 +96,7 @@ def _show_facts(manifest: Manifest, digest: str) -> str:
         f"{vision.full_tokens} tokens",
         "decoder": f"{kv.layers} layers, {text.hidden} wide, {text.vocabulary} words",
         "KV cache": f"{_join(kv.slots)} slots of {kv.kv_heads} heads x {kv.head_dim}, "
-        f"{_show_channels(kv)}{_show_cache(manifest)}",
+        f"{_show_cache(manifest)}",
         "KV policy": _show_policy(manifest),
         "size": _show_sizes(sum_sizes(manifest.files)),
         "written by": f"{manifest.producer}, format {manifest.format_version}",
@@ -117,11 +119,6 @@ def _show_pictures(count: int) -> str:
     return "" if count == 1 else f"{count} a prompt, "
 
 
-def _show_channels(kv: KvCache) -> str:
-    """How keys that are not among the last are pruned, if so."""
-    return f"{kv.key_channels} of a key but the last {kv.ring}, " if kv.key_channels else ""
-
-
 def _show_cache(manifest: Manifest) -> str:
     """Its size, of each flavour where that differs."""
     sizes = {f: f"{size / _MIB:.1f} MiB" for f, size in cache_bytes_by_flavour(manifest).items()}
@@ -142,9 +139,6 @@ def _show_prefill(manifest: Manifest) -> str:
 
 def _show_policy(manifest: Manifest) -> str:
     kv = manifest.kv
-    if kv.reads:
-        chosen = f"choose, and behind them a step reads {kv.reads} rows and the newest"
-        return f"{kv.policy}: keeps every row; layers {', '.join(map(str, kv.selects))} {chosen}"
     if not kv.keep:
         return f"{kv.policy}: an answer ends where the cache does"
     goes_on = "without end" if kv.positions == "renumbered" else "until the positions end"
@@ -168,6 +162,19 @@ def _show_ladder(manifest: Manifest) -> Table:
         layers = _join([rung.budget - gone for gone in rung.removed])
         figures = (rung.budget, layers, rung.prompt_tokens, room, rung.cache_slots)
         shown.add_row(*map(str, figures))
+    return shown
+
+
+def _show_buffers(manifest: Manifest) -> Table:
+    """The KV cache: buffers that are alike in several layers, or memories, in one line."""
+    shown = table("KV cache", "buffer", "flavour", "dtype", "shape", ">how many")
+    for flavour in cache_bytes_by_flavour(manifest):
+        alike = Counter(
+            (tensor.name.removeprefix("past_").rpartition("_")[0], tensor.dtype, str(tensor.shape))
+            for tensor in list_buffers(manifest, flavour).values()
+        )
+        for (kind, dtype, shape), count in alike.items():
+            shown.add_row(kind, flavour, dtype, shape, str(count))
     return shown
 
 

@@ -11,7 +11,7 @@ from edgetok.bundle.reader import Bundle
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.backends.providers import runs_engines
 from edgetok.runtimes.processor import read_processor
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 
 
 def load(
@@ -43,7 +43,7 @@ def load(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
     processor = read_processor(opened)  # cheap, so that its errors come before the sessions
-    runtime = OrtRuntime(
+    runtime = BundleRuntime(
         opened,
         device=device,
         budgets=budgets,

@@ -11,8 +11,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetok.bundle.buffers import list_buffers
 from edgetok.bundle.golden import IMAGE_PLACEHOLDER, GoldenCase, GoldenRung, load_golden
-from edgetok.bundle.manifest import Precision
+from edgetok.bundle.manifest import Flavour, Manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.control import Certified
 from edgetok.control.certified import list_tried
@@ -48,15 +49,6 @@ EXACT = Tolerances(logits=1e-3, logits_cosine=0.99999)
 INT8_CACHE = Tolerances(logits=0.05, logits_cosine=0.999)
 # The same with 16 levels.
 INT4_CACHE = Tolerances(logits=0.5, logits_cosine=0.98)
-CACHES = {
-    "fp32": EXACT,
-    "int8": INT8_CACHE,
-    "int4": INT4_CACHE,
-    "kivi": INT4_CACHE,  # golden logits are of the prompt's last row, which sees it unrounded
-    "kivi4": INT4_CACHE,
-    "zipcache": INT4_CACHE,
-    "think": EXACT,
-}
 # Kernels of quantized weights round the activations to 8 bits, or do not: it depends on the
 # processor, and on whether weights are packed. A wrong graph is off by whole deviations.
 QUANTIZED_WEIGHTS = Tolerances(logits=0.3, logits_cosine=0.99, kept=0.1)
@@ -67,13 +59,19 @@ QUANTIZED_WEIGHTS = Tolerances(logits=0.3, logits_cosine=0.99, kept=0.1)
 REDUCING_TOWER = Tolerances(logits=0.05, logits_cosine=0.999, kept=0.05)
 
 
-def tolerances_for(precision: Precision, *, reducing_tower: bool = False) -> Tolerances:
-    """What a bundle of this precision must keep to."""
-    if precision.weights != "fp32":
+def tolerances_for(manifest: Manifest, flavour: Flavour = "ort") -> Tolerances:
+    """What a bundle of these graphs must keep to."""
+    if manifest.precision.weights != "fp32":
         return QUANTIZED_WEIGHTS
-    if reducing_tower:
+    if has_tower_per_rung(manifest):
         return REDUCING_TOWER
-    return CACHES[precision.kv]
+    packed = [t for t in list_buffers(manifest, flavour).values() if t.dtype in ("int8", "uint8")]
+    if not packed:
+        return EXACT
+    # Numbers of 8 bits are as many as a head has; in fewer bits, several share a byte. Golden
+    # logits are of a prompt's last row, which may see the others before they are rounded.
+    whole = all(t.dtype == "int8" and t.shape[-1] == manifest.kv.head_dim for t in packed)
+    return INT8_CACHE if whole else INT4_CACHE
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +119,7 @@ def verify(bundle: Bundle, model: Model, tolerances: Tolerances | None = None) -
         BundleError: if the golden files are missing or malformed.
     """
     manifest = bundle.manifest
-    allowed = tolerances or tolerances_for(
-        manifest.precision, reducing_tower=has_tower_per_rung(manifest)
-    )
+    allowed = tolerances or tolerances_for(manifest, model.runtime.flavour)
     checks = [
         check
         for case in load_golden(bundle)

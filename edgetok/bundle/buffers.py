@@ -1,25 +1,35 @@
 """The buffers of a KV cache of any scheme: what graphs list, and what must hold between them.
 
 A runtime allocates what the decode graph lists as `past_*` and binds every graph to it, so each of
-them must mean the same by a name. Which rows a graph touches follows from `KvCache` alone; that
+them must mean the same by a name. Which rows the host touches follows from `KvCache` alone; that
 there are as many is checked here, before anything is allocated.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, Manifest, Stage, Tensor
+from edgetok.bundle.manifest import Flavour, KvCache, Manifest, Stage, Tensor
 from edgetok.errors import BundleError
 
-_PAST, _PRESENT, _FLUSHED, _KEPT = "past_", "present_", "flushed_", "kept_"
+_IN_PREFILL = ("prefill", names.SEGMENT, names.EXITED)
+_WHOLE = (*_IN_PREFILL, names.EXTEND, "decode")  # graphs that write rows in place
+_OVER_CACHE = (*_WHOLE, names.FLUSH, names.COMPACT)
+_SIDES = {"present_": _WHOLE, "flushed_": (names.FLUSH,), "kept_": (names.COMPACT,)}
+_MEMORY = "past_convolution_"  # has no rows, and a number of its own in place of a layer's
+_TIERS = ("high", "low")  # in the order in which `past_filled` counts them
+_PACKED = ("int8", "uint8")
+_NUMBERED = re.compile(r"past_([a-z_]+)_(0|[1-9][0-9]{0,8})")
+
+Buffers = dict[str, Tensor]  # by name
 
 
-def list_buffers(manifest: Manifest, flavour: Flavour) -> dict[str, Tensor]:
+def list_buffers(manifest: Manifest, flavour: Flavour) -> Buffers:
     """What the decode graph reads of the cache, by name."""
     decode = (s for s in manifest.stages if s.stage == "decode" and s.flavour == flavour)
-    return {t.name: t for stage in decode for t in stage.inputs if _is_buffer(t)}
+    return {t.name: t for stage in decode for t in stage.inputs if is_buffer(t)}
 
 
 def cache_bytes(manifest: Manifest, flavour: Flavour = "ort") -> int:
@@ -31,10 +41,23 @@ def cache_bytes(manifest: Manifest, flavour: Flavour = "ort") -> int:
     return held + sum(t.bytes for t in flushed) + max(kept, default=0)
 
 
-def cache_bytes_by_flavour(manifest: Manifest) -> dict[str, int]:
+def cache_bytes_by_flavour(manifest: Manifest) -> dict[Flavour, int]:
     """`cache_bytes` of every flavour that the bundle has graphs of."""
     flavours: list[Flavour] = [s.flavour for s in manifest.stages if s.stage == "decode"]
     return {flavour: cache_bytes(manifest, flavour) for flavour in flavours}
+
+
+def is_buffer(tensor: Tensor) -> bool:
+    """Whether a graph's input is a part of the cache."""
+    return tensor.name.startswith("past_") and tensor.name != names.PAST_LENGTHS
+
+
+def layers_of(manifest: Manifest, stage: Stage) -> range:
+    """The decoder layers that a graph runs: some of them where a prefill is in segments."""
+    layers, first = manifest.kv.layers, stage.layer or 0
+    if stage.stage not in _IN_PREFILL:
+        return range(layers)
+    return range(first, next((exit_ for exit_ in manifest.prefill.exits if exit_ > first), layers))
 
 
 def require_buffers(manifest: Manifest, flavour: Flavour) -> None:
@@ -51,110 +74,173 @@ def require_buffers(manifest: Manifest, flavour: Flavour) -> None:
 def buffer_problems(manifest: Manifest, flavour: Flavour) -> Iterator[str]:
     """Everything about the cache that does not fit, each in a few words."""
     buffers = list_buffers(manifest, flavour)
-    graphs = [stage for stage in manifest.stages if stage.flavour == flavour]
-    for stage in graphs:
-        yield from _graph_problems(manifest, stage, buffers)
-    yield from _unwritten(graphs, buffers)
-    yield from _row_problems(manifest, buffers)
+    for name in buffers:
+        number = _number_of(name)
+        if number is None or (number >= manifest.kv.layers and not name.startswith(_MEMORY)):
+            yield f"{name} is of none of {manifest.kv.layers} layers"
+    if any(name.startswith(_MEMORY) for name in buffers) and _takes_rows(manifest):
+        yield "a convolution remembers rows that the cache gives up, or takes back"
+    for layer in range(manifest.kv.layers):
+        yield from _layer_problems(manifest.kv, layer, _of_layer(buffers, layer))
+    for stage in (each for each in manifest.stages if each.flavour == flavour):
+        at = f"{stage.file}: "
+        yield from (at + each for each in _read_problems(stage, buffers))
+        yield from (at + each for each in _written_problems(manifest, stage, buffers))
+        yield from (at + each for each in _missing_outputs(manifest, stage, buffers))
 
 
-def _is_buffer(tensor: Tensor) -> bool:
-    return tensor.name.startswith(_PAST) and tensor.name != names.PAST_LENGTHS
+def _takes_rows(manifest: Manifest) -> bool:
+    kv = manifest.kv
+    return bool(kv.keep) or kv.reuse == "rewind" or manifest.prefill.method != "none"
 
 
-def _graph_problems(manifest: Manifest, stage: Stage, buffers: dict[str, Tensor]) -> Iterator[str]:
-    """Buffers that a graph reads and writes whole, and rows that it makes for some of them."""
-    for tensor in filter(_is_buffer, stage.inputs):
-        yield from _misfit(stage, tensor, buffers.get(tensor.name))
+def _number_of(name: str) -> int | None:
+    found = _NUMBERED.fullmatch(name)
+    return None if found is None else int(found[2])
+
+
+def _of_layer(buffers: Buffers, layer: int) -> Buffers:
+    """Those of one layer, by name without `past_` and number; each has rows, or counts them."""
+    end = f"_{layer}"
+    mine = (n for n in buffers if n.endswith(end) and not n.startswith(_MEMORY))
+    return {name.removeprefix("past_").removesuffix(end): buffers[name] for name in mine}
+
+
+def _layer_problems(kv: KvCache, layer: int, own: Buffers) -> Iterator[str]:
+    """A layer has room for its rows, where the host and its graphs believe them to be."""
+    slots = kv.slots[layer]
+    apart = _TIERS if kv.filing == "tiers" else ()
+    for side in ("key", "value"):
+        kinds = (*(f"{tier}_{side}" for tier in apart), *(() if apart else (side,)))
+        parts = [own.get(kind) for kind in (*kinds, f"ring_{side}")]
+        yield from _head_problems(kv, [part for part in parts if part is not None])
+        rows = sum(map(_rows, parts))
+        if rows < slots or (kv.filing == "none" and rows != slots):
+            yield f"{side} buffers of layer {layer} have {rows} rows, and $.kv.slots is {slots}"
+    for kind, buffer in own.items():
+        wanted = kv.ring if kind.startswith("ring_") else slots
+        if (kind.startswith("ring_") or not kv.ring) and _rows(buffer) != wanted:
+            yield f"{buffer.name} has {_rows(buffer)} rows, not {wanted}"
+    needed = (
+        [] if not kv.ring else ["ring_key"] if kv.filing == "none" else ["ring_key", "ring_value"]
+    )
+    yield from (f"past_{kind}_{layer} is missing" for kind in needed if kind not in own)
+    filled = own.get("filled")
+    counts = filled is not None and (filled.dtype, filled.shape) == ("int32", [len(_TIERS)])
+    if kv.filing == "tiers" and not counts:
+        yield f"past_filled_{layer} is missing, or not int32 [{len(_TIERS)}]"
+
+
+def _head_problems(kv: KvCache, parts: list[Tensor]) -> Iterator[str]:
+    """Keys or values of a layer are of its heads, whole or with some numbers in a byte."""
+    widths = {p.shape[-1] for p in parts if p.shape and p.dtype not in _PACKED}
+    if widths and max(widths) != kv.head_dim:
+        yield f"{parts[0].name} has {max(widths)} numbers, and $.kv.head_dim is {kv.head_dim}"
+    for part in parts:
+        if len(part.shape) != 4 or part.shape[:2] != [1, kv.kv_heads]:
+            yield f"{part.name} {part.shape} is not [1, {kv.kv_heads}, rows, width]"
+        elif part.dtype in _PACKED and kv.head_dim not in (part.shape[3] * n for n in (1, 2, 4)):
+            yield f"{part.name}: {part.shape[3]} bytes hold no head of {kv.head_dim} numbers"
+
+
+def _read_problems(stage: Stage, buffers: Buffers) -> Iterator[str]:
+    """A graph reads buffers whole, and decode reads all of them."""
+    for tensor in filter(is_buffer, stage.inputs):
+        if stage.stage not in _OVER_CACHE:
+            yield f"{tensor.name} is read by {stage.stage}, which has no cache"
+        yield from _misfit(tensor, buffers.get(tensor.name))
+    if stage.stage == "decode":
+        missing = buffers.keys() - {tensor.name for tensor in stage.inputs}
+        yield from (f"{name} is read by other graphs of decode" for name in sorted(missing))
+
+
+def _written_problems(manifest: Manifest, stage: Stage, buffers: Buffers) -> Iterator[str]:
+    """Buffers that a graph writes whole, and rows that it makes for some of them."""
     for tensor in stage.outputs:
-        side, _, kind = tensor.name.partition("_")
-        if side + "_" == _PRESENT:
-            yield from _misfit(stage, tensor, buffers.get(_PAST + kind))
-        elif side + "_" == _FLUSHED:
-            limit = _group_rows(manifest, buffers.get(_PAST + kind))
-            yield from _misfit(stage, tensor, buffers.get(_PAST + kind), most=limit)
-        elif side + "_" == _KEPT:
-            layer = stage.layer or 0
-            kept = manifest.kv.keep[layer] if layer < len(manifest.kv.keep) else 0
-            yield from _misfit(stage, tensor, buffers.get(f"{_PAST}{kind}_{layer}"), rows=kept)
+        side = next((side for side in _SIDES if tensor.name.startswith(side)), None)
+        if side is None:
+            continue
+        if stage.stage not in _SIDES[side]:
+            yield f"{tensor.name} is made by {stage.stage}"
+        end = f"_{stage.layer or 0}" if side == "kept_" else ""
+        buffer = buffers.get(f"past_{tensor.name.removeprefix(side)}{end}")
+        yield from _misfit(tensor, buffer, None if side == "present_" else 2)
+        if side != "present_" and buffer is not None and len(tensor.shape) > 2:
+            yield from _part_problems(manifest.kv, stage, tensor, buffer)
 
 
-def _misfit(
-    stage: Stage,
-    tensor: Tensor,
-    buffer: Tensor | None,
-    rows: int | None = None,
-    most: int | None = None,
-) -> Iterator[str]:
-    """What a graph calls a buffer against the buffer; `rows` or at most `most` of its rows."""
+def _misfit(tensor: Tensor, buffer: Tensor | None, apart_from: int | None = None) -> Iterator[str]:
+    """What a graph calls a buffer against the buffer, but for the dimension `apart_from`."""
     if buffer is None:
-        yield f"{stage.file}: {tensor.name} is no buffer that decode reads"
-        return
-    if len(buffer.shape) < 3 and (rows is not None or most is not None):
-        yield f"{stage.file}: {tensor.name} has no rows"
+        yield f"{tensor.name} is no buffer that decode reads"
         return
     wanted = list(buffer.shape)
-    if rows is not None:
-        wanted[2] = rows
-    if most is not None and len(tensor.shape) == len(wanted):
-        wanted[2] = min(tensor.shape[2], most)
+    if apart_from is not None:
+        if len(wanted) <= apart_from:
+            yield f"{tensor.name}: {buffer.name} has no rows"
+            return
+        wanted[apart_from : apart_from + 1] = tensor.shape[apart_from : apart_from + 1]
     if tensor.dtype != buffer.dtype or tensor.shape != wanted:
-        yield (
-            f"{stage.file}: {tensor.name} is {tensor.dtype} {tensor.shape}, "
-            f"not {buffer.dtype} {wanted}"
-        )
+        yield f"{tensor.name} is {tensor.dtype} {tensor.shape}, not {buffer.dtype} {wanted}"
 
 
-def _group_rows(manifest: Manifest, buffer: Tensor | None) -> int:
-    """Rows of a buffer that one full ring may take, so that all rings of `slots` find room."""
-    kv = manifest.kv
-    rows = buffer.shape[2] if buffer is not None and len(buffer.shape) > 2 else 0
-    if kv.filing != "groups":
-        return rows
-    return rows // max(1, (max(kv.slots) - 1) // max(1, kv.ring))
-
-
-def _unwritten(graphs: list[Stage], buffers: dict[str, Tensor]) -> Iterator[str]:
-    """Buffers that no prefill of some rung writes: a step would read what nobody made."""
-    first = {"prefill", names.SEGMENT, names.EXITED}
-    for bucket in {stage.bucket for stage in graphs if stage.stage == "prefill"}:
-        written = {
-            t.name.replace(_PRESENT, _PAST, 1)
-            for stage in graphs
-            if stage.stage in first and stage.bucket in (bucket, None)
-            for t in stage.outputs
-        }
-        if missing := sorted(buffers.keys() - written):
-            yield f"prefill of {bucket} does not write {', '.join(missing[:3])}"
-
-
-def _row_problems(manifest: Manifest, buffers: dict[str, Tensor]) -> Iterator[str]:
-    """Each layer has room for its rows; the ring holds as many as the host believes."""
-    kv = manifest.kv
-    for name, buffer in buffers.items():
-        if name.startswith("past_ring_") and _rows(buffer) != kv.ring:
-            yield f"{name} has {_rows(buffer)} rows, and $.kv.ring is {kv.ring}"
-    if kv.filing == "tiers":
-        yield from _tier_problems(manifest, buffers)
+def _part_problems(kv: KvCache, stage: Stage, part: Tensor, buffer: Tensor) -> Iterator[str]:
+    """Rows that the host will write into a buffer find room there, as often as it will do so."""
+    if stage.stage == names.COMPACT:
+        layer = stage.layer or 0
+        keep = kv.keep[layer] if layer < len(kv.keep) else 0
+        if _rows(part) != keep:
+            yield f"{part.name} has {_rows(part)} rows, and $.kv.keep is {keep}"
         return
-    for layer, slots in enumerate(kv.slots):
-        for side in ("key", "value"):
-            rows = _rows(buffers.get(f"past_{side}_{layer}"))
-            rows += _rows(buffers.get(f"past_ring_{side}_{layer}"))
-            if rows < slots or (kv.filing == "none" and rows != slots):
-                yield f"past_{side}_{layer} and its ring have {rows} rows, and $.kv.slots {slots}"
+    times = (max(kv.slots) - 1) // kv.ring if kv.filing == "groups" and kv.ring else 1
+    if _rows(part) * times > _rows(buffer):
+        yield f"{part.name}: {times} x {_rows(part)} rows exceed {_rows(buffer)} of {buffer.name}"
 
 
-def _tier_problems(manifest: Manifest, buffers: dict[str, Tensor]) -> Iterator[str]:
-    for layer, slots in enumerate(manifest.kv.slots):
-        filled = buffers.get(f"past_filled_{layer}")
-        if filled is None or (filled.dtype, filled.shape) != ("int32", [2]):
-            yield f"past_filled_{layer} is missing, or not int32 [2]"
-        for side in ("key", "value"):
-            kinds = (f"past_{part}_{side}_{layer}" for part in ("high", "low", "ring"))
-            rows = sum(_rows(buffers.get(name)) for name in kinds)
-            if rows < slots:
-                yield f"the tiers of {side} {layer} have {rows} rows, and $.kv.slots is {slots}"
+def _missing_outputs(manifest: Manifest, stage: Stage, buffers: Buffers) -> Iterator[str]:
+    """Rows that nobody makes: a later step would read what was there before."""
+    made = {tensor.name: tensor for tensor in stage.outputs}
+    wanted: list[str] = []
+    if stage.stage == names.COMPACT:
+        wanted = [f"kept_{kind}" for kind in _of_layer(buffers, stage.layer or 0)]
+    elif stage.stage == names.FLUSH:
+        for layer in range(manifest.kv.layers):
+            own = _of_layer(buffers, layer)
+            yield from _flush_problems(manifest.kv, layer, own, made)
+    elif stage.stage in _WHOLE:
+        layers, whole = layers_of(manifest, stage), len(layers_of(manifest, stage))
+        mine = (n for n in buffers if whole == manifest.kv.layers or _number_of(n) in layers)
+        step = stage.stage == "decode"
+        wanted = [names.present_of(n) for n in mine if not step or _is_of_steps(manifest.kv, n)]
+    if missing := [name for name in wanted if name not in made]:
+        yield f"does not make {', '.join(missing[:4])}"
+
+
+def _is_of_steps(kv: KvCache, name: str) -> bool:
+    """Whether every step writes this buffer: all, or the ring and what no flush will write."""
+    if not kv.ring or name.startswith("past_ring_"):
+        return True
+    return kv.filing == "none" and re.match(r"past_(key|value)_\d", name) is not None
+
+
+def _flush_problems(kv: KvCache, layer: int, own: Buffers, made: Buffers) -> Iterator[str]:
+    """A ring goes into groups of as many rows, or is divided between the tiers."""
+    rows = {kind: _rows(made.get(f"flushed_{kind}_{layer}")) for kind in own}
+    tiers = [f"{tier}_" for tier in _TIERS] if kv.filing == "tiers" else [""]
+    for side in ("key", "value"):
+        filed = sum(rows.get(tier + side, 0) for tier in tiers)
+        if filed != kv.ring:
+            yield f"files {filed} rows of {side} {layer}, and $.kv.ring is {kv.ring}"
+    if kv.filing == "groups":
+        unmade = (kind for kind in own if not kind.startswith("ring_") and not rows[kind])
+        yield from (f"does not make flushed_{kind}_{layer}" for kind in unmade)
+        return
+    for tier in tiers:
+        wanted, slots = rows.get(f"{tier}key", 0), _rows(own.get(f"{tier}key"))
+        for kind in (kind for kind in own if kind.startswith(tier)):
+            of_rows = kind == f"{tier}value" or _rows(own[kind]) == slots > 1
+            if of_rows and rows[kind] != wanted:
+                yield f"flushed_{kind}_{layer} has {rows[kind]} rows, not {wanted}"
 
 
 def _rows(buffer: Tensor | None) -> int:

@@ -111,6 +111,10 @@ class OrtBackend:
         session = make_session(graph, stage, root, providers, self._threads)
         return BoundGraph(session, stage, self.memory)
 
+    def close(self) -> None:
+        """Let go of all buffers; sessions go with the graphs that they belong to."""
+        self.memory = Memory(self.memory.device)
+
 
 def _engine_folder(bundle: Bundle | EncoderBundle, provider: str) -> Path:
     """Where a provider keeps engines of this bundle; another version finds none of them."""

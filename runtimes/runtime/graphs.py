@@ -1,35 +1,28 @@
-"""The graphs of a bundle as sessions over one set of buffers, each file once."""
+"""The graphs of a bundle, bound to one set of buffers, each file once."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, Stage, ring_shape, shared_stages
+from edgetok.bundle.buffers import require_buffers
+from edgetok.bundle.manifest import Flavour, Stage, shared_stages
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import UsageError
-from edgetok.kv.stores.kivi import KiviShape
-from edgetok.kv.stores.zipcache import ZipShape
 from edgetok.ladder import Bucket, Ladder
-from edgetok.runtimes.backends.ort import BoundGraph
-from edgetok.runtimes.runtime.compaction import Compaction, load_compaction
-from edgetok.runtimes.runtime.flushing import Flushing
-from edgetok.runtimes.runtime.interface import require_interface
+from edgetok.runtimes.backends.backend import Backend, Graph
+from edgetok.runtimes.runtime.host_actions import Compaction, Groups, Room, Tiers
+from edgetok.runtimes.runtime.interface import Served, require_interface
 from edgetok.runtimes.runtime.requirements import WEIGHTS_PREFIX
 from edgetok.runtimes.runtime.segments import Segments, load_segments
 
 
-class Backend(Protocol):
-    """What makes graphs of a bundle's stages, over one set of buffers.
-
-    A graph has the inputs, outputs and `run` of `session.BoundGraph`.
-    """
-
-    def bind(self, stage: Stage) -> BoundGraph: ...
-
-
 class LoadedGraphs:
     """What every rung of a ladder runs, checked against the manifest before it is loaded.
+
+    Attributes:
+        decode: the graph of a step.
+        extend: the graph that puts a chunk after the rows of the cache; None where there is none.
+        room: what makes room for a row where there is none.
+        segments: the graphs after the first one of a prefill in segments.
 
     Raises:
         BundleError: if a graph does not fit the manifest, or weights changed meanwhile.
@@ -37,18 +30,17 @@ class LoadedGraphs:
         ResourceError: if there is too little memory.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        ladder: Ladder,
-        flavour: Flavour,
-        backend: Backend,
-    ) -> None:
+    def __init__(self, bundle: Bundle, ladder: Ladder, flavour: Flavour, backend: Backend) -> None:
+        require_buffers(bundle.manifest, flavour)
         self._bundle, self._ladder, self._flavour = bundle, ladder, flavour
         self._backend = backend
         self._graphs = self._load()
+        self.decode = self.find("decode", ladder.smallest)
+        self.extend = self._graphs.get((names.EXTEND, ladder.smallest.budget))
+        self.room = self._load_room()
+        self.segments: Segments = load_segments(bundle.manifest, flavour, ladder, self._bind)
 
-    def find(self, stage: str, bucket: Bucket) -> BoundGraph:
+    def find(self, stage: str, bucket: Bucket) -> Graph:
         """The graph of a stage that serves a rung.
 
         Raises:
@@ -62,27 +54,21 @@ class LoadedGraphs:
                 f"{self._ladder.budgets}"
             ) from None
 
-    def get(self, stage: str, bucket: Bucket) -> BoundGraph | None:
-        """The same; None if the bundle has no such stage."""
-        return self._graphs.get((stage, bucket.budget))
+    def _load_room(self) -> Room:
+        kv, bucket, cache = self._bundle.manifest.kv, self._ladder.largest, self.decode.inputs
+        if kv.filing != "none":
+            filing = Groups if kv.filing == "groups" else Tiers
+            return filing(kv, self.find(names.FLUSH, bucket), cache)
+        own = (s for s in self._bundle.manifest.stages if s.flavour == self._flavour)
+        graphs = {s.layer or 0: s for s in own if s.stage == names.COMPACT}
+        order = sorted(graphs, key=lambda layer: -kv.keep[layer])  # see `Backend`
+        return Compaction({layer: self._bind(graphs[layer], bucket) for layer in order}, cache)
 
-    def load_room(self, decode: BoundGraph) -> Compaction | Flushing:
-        """What makes room for a row where there is none."""
-        bucket = self._ladder.largest
-        manifest, shape = self._bundle.manifest, ring_shape(self._bundle.manifest)
-        if isinstance(shape, KiviShape | ZipShape):
-            return Flushing(shape, self.find(names.FLUSH, bucket), decode.inputs)
-        return load_compaction(manifest, self._flavour, lambda stage: self._bind(stage, bucket))
-
-    def load_segments(self) -> Segments:
-        """The graphs behind the first one of a prefill in segments."""
-        return load_segments(self._bundle.manifest, self._flavour, self._ladder, self._bind)
-
-    def _load(self) -> dict[tuple[str, int], BoundGraph]:
-        bundle, by_file = self._bundle, dict[str, BoundGraph]()
+    def _load(self) -> dict[tuple[str, int], Graph]:
+        bundle, by_file = self._bundle, dict[str, Graph]()
         graphs = {}
         for name in shared_stages(bundle.manifest):
-            for bucket in reversed(self._ladder.buckets):  # see `Memory`
+            for bucket in reversed(self._ladder.buckets):  # see `Backend`
                 stage = bundle.stage(name, bucket.budget, self._flavour)
                 if stage.file not in by_file:
                     by_file[stage.file] = self._bind(stage, bucket)
@@ -94,10 +80,12 @@ class LoadedGraphs:
                 bundle.path_of(path)
         return graphs
 
-    def _bind(self, stage: Stage, bucket: Bucket) -> BoundGraph:
+    def _bind(self, stage: Stage, bucket: Bucket) -> Graph:
         self._require(stage, bucket)
         return self._backend.bind(stage)
 
     def _require(self, stage: Stage, bucket: Bucket) -> None:
-        tower = self._bundle.stage("tower", bucket.budget, self._flavour)
-        require_interface(self._bundle.manifest, stage, bucket, tower)
+        before = (
+            self._bundle.stage(name, bucket.budget, self._flavour) for name in ("tower", "compress")
+        )
+        require_interface(Served(self._bundle.manifest, stage, bucket, *before))

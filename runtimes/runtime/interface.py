@@ -1,11 +1,16 @@
-"""What each graph of a bundle must take and give, so that a runtime may rely on it."""
+"""What each graph of a bundle must take and give, so that a runtime may rely on it.
+
+Buffers of the KV cache are not among it: `bundle.buffers` checks those, for all graphs together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from edgetok import names
-from edgetok.bundle.manifest import Manifest, Stage, Tensor, ring_shape
+from edgetok.bundle.buffers import is_buffer, layers_of
+from edgetok.bundle.manifest import Manifest, Stage, Tensor
 from edgetok.errors import BundleError
 from edgetok.ladder import Bucket
 
@@ -21,28 +26,39 @@ def has_tower_per_rung(manifest: Manifest) -> bool:
     return any(s.stage == "tower" and s.bucket is not None for s in manifest.stages)
 
 
-def reduces_at_prefill(manifest: Manifest) -> bool:
-    """Whether prefill graphs ask where the visual rows begin."""
-    return manifest.prefill.method != "none"
-
-
 def reads_prompt(manifest: Manifest) -> bool:
     """Whether the method looks at the question, so that an image's tokens depend on it."""
     compress = (s for s in manifest.stages if s.stage == "compress" and s.flavour == "ort")
     return any(t.name in names.OF_PROMPT for stage in compress for t in stage.inputs)
 
 
-def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage) -> None:
-    """Check that a graph that serves `bucket` fits the manifest and the tower.
+@dataclass(frozen=True)
+class Served:
+    """A graph, a rung that it serves, and the graphs of this rung that run before it."""
+
+    manifest: Manifest
+    stage: Stage
+    bucket: Bucket
+    tower: Stage
+    compress: Stage
+
+    def lists(self, name: str) -> bool:
+        """Whether the graph has an input of this name."""
+        return any(tensor.name == name for tensor in self.stage.inputs)
+
+    @property
+    def in_segments(self) -> bool:
+        return bool(self.manifest.prefill.exits)
+
+
+def require_interface(served: Served) -> None:
+    """Check that a graph fits the manifest and what runs before it.
 
     Raises:
         BundleError: naming all missing or misfit inputs and outputs.
     """
-    in_segments = stage.stage == "prefill" and bool(manifest.prefill.exits)
-    if in_segments or stage.stage in (names.SEGMENT, names.EXITED):
-        inputs, outputs = _segment(manifest, stage, bucket)
-    else:
-        inputs, outputs = _expected(manifest, stage, bucket, tower)
+    stage = served.stage
+    inputs, outputs = _EXPECTED[stage.stage](served)
     problems = [
         *_misfits("input", stage.inputs, inputs),
         *_misfits("output", stage.outputs, outputs),
@@ -52,202 +68,133 @@ def require_interface(manifest: Manifest, stage: Stage, bucket: Bucket, tower: S
         raise BundleError(f"{stage.file}: {'; '.join(problems[:8])}; export again")
 
 
-def _expected(
-    manifest: Manifest, stage: Stage, bucket: Bucket, tower: Stage
-) -> tuple[Interface, Interface]:
-    text, vision = manifest.text, manifest.vision
-    past, present = _cache(manifest, stage.flavour)
-    logits: Interface = {names.LOGITS: ("float32", [1, text.vocabulary])}
-    match stage.stage:
-        case "tower":
-            pixels = [vision.parts, 3, vision.height_px, vision.width_px]
-            signals: Interface = {
-                t.name: ("float32", [1]) for t in stage.outputs if t.name.startswith(SIGNAL_PREFIX)
-            }
-            features: Interface = {names.FEATURES: ("float32", None)}
-            return {names.PIXELS: ("float32", pixels)}, features | signals
-        case "compress":
-            # It reads what the tower wrote of all pictures and the request, and nothing else.
-            offered: Interface = {
-                t.name: (t.dtype, [vision.pictures * t.shape[0], *t.shape[1:]])
-                for t in tower.outputs
-                if t.shape
-            }
-            offered[names.PICTURE_WEIGHTS] = ("float32", [vision.pictures])
-            offered[names.TEXT_EMBEDS] = ("float32", [bucket.prompt_tokens, text.hidden])
-            offered[names.TEXT_MASK] = ("float32", [bucket.prompt_tokens])
-            wanted = {t.name: offered[t.name] for t in stage.inputs if t.name in offered}
-            made: Interface = {
-                names.VISUAL_TOKENS: ("float32", [bucket.budget, text.hidden]),
-                names.KEPT: ("int64", [bucket.budget]),
-                names.SIZES: ("float32", [bucket.budget]),
-            }
-            return wanted, made | _deep(manifest, bucket)
-        case "embed":
-            rows = bucket.prompt_tokens
-            embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, text.hidden])}
-            return {names.TOKEN_IDS: ("int64", [rows])}, embeds
-        case "prefill":
-            prompt: Interface = {
-                names.INPUT_EMBEDS: ("float32", [1, bucket.prefill_tokens, text.hidden]),
-                names.LAST_ROW: ("int64", [1]),
-                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
-            }
-            told = any(t.name == names.VISUAL_START for t in stage.inputs)
-            sees_image = text.sees_ahead == "image" or text.axes == 3
-            if text.axes == 3:
-                prompt |= {names.VISUAL_KEPT: ("int64", [bucket.budget])} | _deep(manifest, bucket)
-            if reduces_at_prefill(manifest) or sees_image or (manifest.kv.keep and told):
-                prompt[names.VISUAL_START] = ("int64", [1])
-            # A policy's prefill, or that of a KIVI cache, begins with an empty one, and writes all.
-            afresh = bool(manifest.kv.keep or manifest.kv.ring)
-            held = {n: place for n, place in past.items() if n not in _memory(manifest)}
-            return prompt | ({} if afresh else held), logits | present
-        case "extend":
-            rows = _chunk_rows(manifest, stage)
-            return {
-                names.CHUNK_EMBEDS: ("float32", [1, rows, text.hidden]),
-                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
-                names.CHUNK_POSITIONS: ("int64", [manifest.kv.layers, rows]),
-                **past,
-            }, logits | present
-        case "decode":
-            return {
-                names.TOKEN_ID: ("int64", [1, 1]),
-                names.PAST_LENGTHS: ("int32", [manifest.kv.layers]),
-                names.POSITIONS: ("int64", [manifest.kv.layers, 1]),
-                **past,
-            }, logits | _written(manifest, present)
-        case _:  # flush and compact; segments are dealt with before
-            return _packing(manifest, stage)
+def _tower(at: Served) -> tuple[Interface, Interface]:
+    vision = at.manifest.vision
+    pixels = [vision.parts, 3, vision.height_px, vision.width_px]
+    signals = (t.name for t in at.stage.outputs if t.name.startswith(SIGNAL_PREFIX))
+    features: Interface = {names.FEATURES: ("float32", None)}
+    return {names.PIXELS: ("float32", pixels)}, features | {n: ("float32", [1]) for n in signals}
 
 
-def _deep(manifest: Manifest, bucket: Bucket) -> Interface:
-    """What is added to visual rows behind the first layers, if anything."""
-    text = manifest.text
-    place: _Place = ("float32", [bucket.budget, text.deep * text.hidden])
-    return {names.VISUAL_DEEP: place} if text.deep else {}
+def _compress(at: Served) -> tuple[Interface, Interface]:
+    """It reads what the tower wrote of all images and the request, and nothing else."""
+    text, pictures, budget = at.manifest.text, at.manifest.vision.pictures, at.bucket.budget
+    offered: Interface = {
+        t.name: (t.dtype, [pictures * t.shape[0], *t.shape[1:]])
+        for t in at.tower.outputs
+        if t.shape
+    }
+    offered[names.PICTURE_WEIGHTS] = ("float32", [pictures])
+    offered[names.TEXT_EMBEDS] = ("float32", [at.bucket.prompt_tokens, text.hidden])
+    offered[names.TEXT_MASK] = ("float32", [at.bucket.prompt_tokens])
+    made: Interface = {
+        names.VISUAL_TOKENS: ("float32", [budget, text.hidden]),
+        names.KEPT: ("int64", [budget]),
+        names.SIZES: ("float32", [budget]),
+    }
+    wanted = {t.name: offered[t.name] for t in at.stage.inputs if t.name in offered}
+    return wanted, made | _deep(at.stage, at)
 
 
-def _segment(manifest: Manifest, stage: Stage, bucket: Bucket) -> tuple[Interface, Interface]:
-    """A graph of a prefill in segments: its rows, its layers' buffers, and what comes behind."""
-    kv, text, first = manifest.kv, manifest.text, stage.layer or 0
-    stop = next((layer for layer in manifest.prefill.exits if layer > first), kv.layers)
-    is_last, exited = stop == kv.layers, stage.stage == names.EXITED
+def _embed(at: Served) -> tuple[Interface, Interface]:
+    rows = at.bucket.prompt_tokens
+    embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, at.manifest.text.hidden])}
+    return {names.TOKEN_IDS: ("int64", [rows])}, embeds
+
+
+def _prefill(at: Served) -> tuple[Interface, Interface]:
+    if at.in_segments:
+        return _segment(at)
+    optional: Interface = {
+        names.VISUAL_START: ("int64", [1]),
+        names.VISUAL_KEPT: ("int64", [at.bucket.budget]),
+        **_deep(at.compress, at),
+    }
+    rows = [1, at.bucket.prefill_tokens, at.manifest.text.hidden]
+    return {
+        names.INPUT_EMBEDS: ("float32", rows),
+        names.LAST_ROW: ("int64", [1]),
+        **_lengths(at),
+        **{name: place for name, place in optional.items() if at.lists(name)},
+    }, _logits(at)
+
+
+def _deep(compress: Stage, at: Served) -> Interface:
+    """What compress gives out to be added after the first layers: whole rows; nothing, mostly."""
+    hidden, budget = at.manifest.text.hidden, at.bucket.budget
+    shape = next((t.shape for t in compress.outputs if t.name == names.VISUAL_DEEP), None)
+    if shape is None:
+        return {}
+    layers = max(1, shape[-1] // hidden if shape else 0)
+    return {names.VISUAL_DEEP: ("float32", [budget, layers * hidden])}
+
+
+def _segment(at: Served) -> tuple[Interface, Interface]:
+    """A graph of a prefill in segments: rows before its layers, and those after them."""
+    text, bucket = at.manifest.text, at.bucket
+    layers = layers_of(at.manifest, at.stage)
+    first, stop = layers.start, layers.stop
+    is_last, exited = stop == at.manifest.kv.layers, at.stage.stage == names.EXITED
     rows: _Place = ("float32", [1, bucket.prefill_tokens, text.hidden])
     of_text: _Place = ("float32", [1, bucket.prompt_tokens, text.hidden])
     last: Interface = {names.LAST_ROW: ("int64", [1])}
-    inputs: Interface = {names.PAST_LENGTHS: ("int32", [kv.layers])}
-    outputs: Interface = {names.text_rows_before(stop): of_text}
+    inputs, outputs = _lengths(at), Interface({names.text_rows_before(stop): of_text})
     if exited:
-        inputs |= {
-            names.text_rows_before(first): of_text,
-            names.TEXT_POSITIONS: ("int64", [bucket.prompt_tokens]),
-            **(last if is_last else {}),
-        }
+        inputs[names.text_rows_before(first)] = of_text
+        inputs[names.TEXT_POSITIONS] = ("int64", [bucket.prompt_tokens])
+        inputs |= last if is_last else {}
     else:
         inputs |= {names.rows_before(first) if first else names.INPUT_EMBEDS: rows, **last}
         inputs |= {} if is_last else {names.VISUAL_START: ("int64", [1])}
         outputs |= {names.rows_before(stop): rows, names.EXIT_SIGNAL: ("float32", [1])}
-    if is_last:
-        outputs = {names.LOGITS: ("float32", [1, text.vocabulary])}
-    ends = tuple(f"_{layer}" for layer in range(first, stop))
-    past, present = (
-        {name: place for name, place in side.items() if name.endswith(ends)}
-        for side in _cache(manifest, stage.flavour)
-    )
-    return inputs | past, outputs | present
+    return inputs, _logits(at) if is_last else outputs
 
 
-def _chunk_rows(manifest: Manifest, stage: Stage) -> int:
-    """How many rows the graph takes at once: any number that fits into every layer."""
-    shapes = [t.shape for t in stage.inputs if t.name == names.CHUNK_EMBEDS]
-    rows = shapes[0][1] if shapes and len(shapes[0]) == 3 else 1
-    return max(1, min(rows, *manifest.kv.slots))
+def _extend(at: Served) -> tuple[Interface, Interface]:
+    """A chunk has any number of rows that fits into every layer."""
+    kv, hidden = at.manifest.kv, at.manifest.text.hidden
+    shapes = [t.shape for t in at.stage.inputs if t.name == names.CHUNK_EMBEDS]
+    listed = shapes[0][1] if shapes and len(shapes[0]) == 3 else 1
+    rows = max(1, min(listed, *kv.slots))
+    return {
+        names.CHUNK_EMBEDS: ("float32", [1, rows, hidden]),
+        names.CHUNK_POSITIONS: ("int64", [kv.layers, rows]),
+        **_lengths(at),
+    }, _logits(at)
 
 
-def _cache(manifest: Manifest, flavour: str) -> tuple[Interface, Interface]:
-    """The buffers of all layers, before a graph and behind it."""
-    past = Interface()
-    if (ringed := ring_shape(manifest)) is not None:
-        for layer in range(ringed.layers):
-            past |= {names.part("past", kind, layer): p for kind, p in ringed.buffers.items()}
-        return past, {names.present_of(name): place for name, place in past.items()}
-    for layer, slots in enumerate(manifest.kv.slots):
-        row, state = _places(manifest, slots, flavour)
-        past |= {names.past_key(layer): row, names.past_value(layer): row}
-        if _has_slot_scales(manifest, flavour):
-            own: _Place = ("float32", [1, manifest.kv.kv_heads, slots, 1])
-            past |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
-        if manifest.kv.planes:
-            past[names.past_state(layer)] = state
-    past |= _memory(manifest)
-    return past, {names.present_of(name): place for name, place in past.items()}
+def _decode(at: Served) -> tuple[Interface, Interface]:
+    return {
+        names.TOKEN_ID: ("int64", [1, 1]),
+        names.POSITIONS: ("int64", [at.manifest.kv.layers, 1]),
+        **_lengths(at),
+    }, _logits(at)
 
 
-def _memory(manifest: Manifest) -> Interface:
-    """What short convolutions remember; the first row of a prompt finds nothing."""
-    kv, hidden = manifest.kv, manifest.text.hidden
-    place: _Place = ("float32", [1, hidden, kv.kernel - 1])
-    return {names.past_convolution(number): place for number in range(kv.convolutions)}
+def _of_cache_alone(_: Served) -> tuple[Interface, Interface]:
+    return {}, {}
 
 
-def _has_slot_scales(manifest: Manifest, flavour: str) -> bool:
-    return flavour == "portable" and manifest.precision.kv != "fp32"
+def _lengths(at: Served) -> Interface:
+    return {names.PAST_LENGTHS: ("int32", [at.manifest.kv.layers])}
 
 
-def _packing(manifest: Manifest, stage: Stage) -> tuple[Interface, Interface]:
-    if stage.stage == names.FLUSH:
-        return _flushing(manifest)
-    return _compaction(manifest, stage.layer or 0, stage.flavour)
+def _logits(at: Served) -> Interface:
+    return {names.LOGITS: ("float32", [1, at.manifest.text.vocabulary])}
 
 
-def _written(manifest: Manifest, present: Interface) -> Interface:
-    """What a step writes of the buffers: of a KIVI cache the rings alone."""
-    if (ringed := ring_shape(manifest)) is None:
-        return present
-    kinds = [(kind, layer) for layer in range(ringed.layers) for kind in ringed.written]
-    written = [names.part("present", kind, layer) for kind, layer in kinds]
-    return {name: present[name] for name in written}
-
-
-def _flushing(manifest: Manifest) -> tuple[Interface, Interface]:
-    inputs, outputs = Interface(), Interface()
-    if (ringed := ring_shape(manifest)) is None:
-        return inputs, outputs
-    for layer in range(ringed.layers):
-        for kind in ringed.waiting:
-            inputs[names.part("past", kind, layer)] = ringed.buffers[kind]
-        outputs |= {names.part("flushed", kind, layer): p for kind, p in ringed.group.items()}
-    return inputs, outputs
-
-
-def _compaction(manifest: Manifest, layer: int, flavour: str) -> tuple[Interface, Interface]:
-    kv = manifest.kv
-    row, state = _places(manifest, kv.slots[layer], flavour)
-    kept, kept_state = _places(manifest, kv.keep[layer], flavour)
-    inputs: Interface = {names.past_key(layer): row, names.past_value(layer): row}
-    outputs: Interface = {names.KEPT_KEY: kept, names.KEPT_VALUE: kept}
-    if _has_slot_scales(manifest, flavour):
-        own: _Place = ("float32", [1, kv.kv_heads, kv.slots[layer], 1])
-        own_kept: _Place = ("float32", [1, kv.kv_heads, kv.keep[layer], 1])
-        inputs |= {names.past_key_scale(layer): own, names.past_value_scale(layer): own}
-        outputs |= {names.KEPT_KEY_SCALE: own_kept, names.KEPT_VALUE_SCALE: own_kept}
-    if kv.planes:
-        inputs[names.past_state(layer)], outputs[names.KEPT_STATE] = state, kept_state
-    return inputs, outputs
-
-
-def _places(manifest: Manifest, rows: int, flavour: str = "ort") -> tuple[_Place, _Place]:
-    """Dtype and shape of so many rows of a layer, and of what is remembered of them."""
-    kv = manifest.kv
-    dtype, channels = {
-        "fp32": ("float32", kv.head_dim),
-        "int8": ("int8", kv.head_dim),
-        "int4": ("uint8" if flavour == "ort" else "int8", kv.head_dim // 2),
-    }[manifest.precision.kv]
-    pair: _Place = (dtype, [1, kv.kv_heads, rows, channels])
-    return pair, ("float32", [len(kv.planes), kv.kv_heads, rows])
+_EXPECTED: dict[str, Callable[[Served], tuple[Interface, Interface]]] = {
+    "tower": _tower,
+    "compress": _compress,
+    "embed": _embed,
+    "prefill": _prefill,
+    names.SEGMENT: _segment,
+    names.EXITED: _segment,
+    names.EXTEND: _extend,
+    "decode": _decode,
+    names.FLUSH: _of_cache_alone,
+    names.COMPACT: _of_cache_alone,
+}
 
 
 def _misfits(side: str, tensors: list[Tensor], expected: Interface) -> Iterator[str]:
@@ -263,5 +210,5 @@ def _misfits(side: str, tensors: list[Tensor], expected: Interface) -> Iterator[
 
 def _unfed(stage: Stage, expected: Interface) -> Iterator[str]:
     for tensor in stage.inputs:
-        if tensor.name not in expected:
+        if tensor.name not in expected and not is_buffer(tensor):
             yield f"input {tensor.name} is one that nothing feeds"

@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 
-from edgetok import names
+from edgetok.bundle.buffers import list_buffers
 from edgetok.bundle.manifest import Flavour, Manifest, shared_stages
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Ladder
@@ -15,35 +15,17 @@ from edgetok.runtimes.device import machine
 from edgetok.runtimes.runtime.protocol import FloatArray, VisualTokens
 
 WEIGHTS_PREFIX = "weights/"
-_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
 _SCRATCH = 8  # live activations, in multiples of the widest graph input or output
 
 
 def needed_bytes(manifest: Manifest, ladder: Ladder, flavour: Flavour = "ort") -> int:
     """Memory that loading and running takes at least: weights, KV cache, activations."""
     weights = sum(f.bytes for path, f in manifest.files.items() if path.startswith(WEIGHTS_PREFIX))
-    budgets = {None, *ladder.budgets}
+    budgets, cache = {None, *ladder.budgets}, list_buffers(manifest, flavour)
     stages = [s for s in manifest.stages if s.flavour == flavour and s.bucket in budgets]
-    cache = {
-        tensor.name: _tensor_bytes(tensor.shape, tensor.dtype)
-        for stage in stages
-        for tensor in stage.inputs
-        if tensor.name.startswith("past_") and tensor.name != names.PAST_LENGTHS
-    }
-    widest = max(
-        _tensor_bytes(tensor.shape, tensor.dtype)
-        for stage in stages
-        for tensor in stage.inputs + stage.outputs
-        if tensor.name not in cache
-    )
-    return weights + sum(cache.values()) + _SCRATCH * widest
-
-
-def _tensor_bytes(shape: list[int], dtype: str) -> int:
-    size = _BYTES[dtype]
-    for dimension in shape:
-        size *= dimension
-    return size
+    tensors = (t for stage in stages for t in stage.inputs + stage.outputs if t.name not in cache)
+    held = sum(tensor.bytes for tensor in cache.values())
+    return weights + held + _SCRATCH * max(tensor.bytes for tensor in tensors)
 
 
 def loaded_ladder(ladder: Ladder, budgets: Iterable[int] | None) -> Ladder:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from edgetok import names
+from edgetok.bundle.buffers import list_buffers
 from edgetok.bundle.manifest import Flavour, Manifest, Rung
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError
 from edgetok.ladder import Bucket
+from edgetok.runtimes.backends.backend import Backend, Graph
 from edgetok.runtimes.backends.kernel_support import CPU, require_kv_bits
-from edgetok.runtimes.backends.ort import BoundGraph, Buffer, OrtBackend
+from edgetok.runtimes.backends.ort import OrtBackend
 from edgetok.runtimes.backends.providers import ENGINE_DEVICES, provider_of
 from edgetok.runtimes.backends.tensorrt import EngineBackend
 from edgetok.runtimes.runtime.cache import CacheRows, HeldRows, list_chunks
+from edgetok.runtimes.runtime.feeding import feed_prompt, feed_rows, feed_visual
 from edgetok.runtimes.runtime.graphs import LoadedGraphs
-from edgetok.runtimes.runtime.interface import (
-    SIGNAL_PREFIX,
-    has_tower_per_rung,
-    reduces_at_prefill,
-)
+from edgetok.runtimes.runtime.interface import SIGNAL_PREFIX, has_tower_per_rung
 from edgetok.runtimes.runtime.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.runtime.requirements import (
     loaded_ladder,
@@ -31,14 +29,13 @@ from edgetok.runtimes.runtime.requirements import (
     require_pixels,
     require_rows,
     require_threads,
-    require_tokens,
-    require_visual,
 )
 
 STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
+_CACHE_BITS = {"int8": 8, "uint8": 4}  # of a number, two of 4 bits in a byte
 
 
-class OrtRuntime:
+class BundleRuntime:
     """Implements `protocol.Runtime`.
 
     Args:
@@ -76,18 +73,27 @@ class OrtRuntime:
         require_memory(bundle.manifest, self.ladder, flavour)
         self._rows = CacheRows(self.manifest.kv, self.manifest.text.max_positions)
         self._held = HeldRows()
+        self._left: int | None = None
+        self._backend: Backend
         if provider is None:
-            backend: Any = EngineBackend(bundle, device, self.flavour, precision)
+            self._backend = EngineBackend(bundle, device, self.flavour, precision)
         else:
             _require_cache(self.manifest, self.flavour, provider)
-            backend = OrtBackend(bundle, provider, self.threads)
-        self._backend, self._memory = backend, backend.memory
-        self._graphs = LoadedGraphs(bundle, self.ladder, self.flavour, backend)
-        self._extend = self._graphs.get(names.EXTEND, self.ladder.smallest)
-        self._decode = self._graph("decode", self.ladder.smallest)
-        self._room = self._graphs.load_room(self._decode)
-        self._segments = self._graphs.load_segments()
-        self._left: int | None = None
+            self._backend = OrtBackend(bundle, provider, self.threads)
+        self._loaded: LoadedGraphs | None = None
+        self._loaded = LoadedGraphs(bundle, self.ladder, self.flavour, self._backend)
+
+    @property
+    def _graphs(self) -> LoadedGraphs:
+        if self._loaded is None:
+            raise UsageError("this model is closed; load the bundle again")
+        return self._loaded
+
+    def close(self) -> None:
+        """Let go of graphs and memory; every later call raises UsageError."""
+        if self._loaded is not None:
+            self._loaded = None
+            self._backend.close()
 
     def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
         """Run the tower on pixels [1, 3, h, w]; that of `bucket` where each rung has its own.
@@ -125,7 +131,7 @@ class OrtRuntime:
             image = self.encode(image.pixels, bucket)
         for name, buffer in graph.inputs.items():
             if name in names.OF_PROMPT:
-                _write_prompt(name, buffer, text)
+                feed_prompt(name, buffer, text)
             elif name == names.PICTURE_WEIGHTS:
                 buffer.write(np.ones_like(buffer.host) if weights is None else weights)
             else:
@@ -175,36 +181,26 @@ class OrtRuntime:
                 not lie in front of the last row.
             UsageError: if the bundle takes rows away at prefill and `visual_start` is missing.
         """
-        graph = self._graph("prefill", bucket)
-        rows = graph.inputs[names.INPUT_EMBEDS]
-        count = len(embeds)
-        require_rows(count, rows.host.shape[1], "prompt rows")
-        start = 0
-        if names.VISUAL_START in graph.inputs:
-            start = require_visual(visual_start, bucket.budget, count)
-            graph.inputs[names.VISUAL_START].write(np.array([start], np.int64))
-        if names.VISUAL_KEPT in graph.inputs:
-            tokens = require_tokens(visual, bucket.budget)
-            graph.inputs[names.VISUAL_KEPT].write(tokens.kept)
-            if tokens.deep is not None:
-                graph.inputs[names.VISUAL_DEEP].write(tokens.deep)
-        rows.host[0, :count] = embeds
-        rows.host[0, count:] = 0  # never read, but must be finite
-        rows.push()
-        rung = _rung_of(self.manifest, bucket)
-        removed = rung.removed
-        lengths = count - np.array(removed, np.int32)
+        graph, count = self._graph("prefill", bucket), len(embeds)
+        feed_rows(graph.inputs[names.INPUT_EMBEDS], embeds)
+        start = feed_visual(graph, bucket.budget, count, visual_start, visual)
         self._held.forget()
-        graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
-        graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
-        self._rows.begin(count, removed, rung.shift)
+        self._begin(graph, bucket, count)
         graph.run()
-        if self._segments.exits:
-            graph, self._left = self._segments.follow(graph, bucket, count, start)
-            self._rows.begin(count, self._segments.removed(self._left, bucket.budget))
+        if (segments := self._graphs.segments).exits:
+            graph, self._left = segments.follow(graph, bucket, count, start)
+            self._rows.begin(count, segments.removed(self._left, bucket.budget))
         self._held.begin(keys)
         logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
         return logits
+
+    def _begin(self, graph: Graph, bucket: Bucket, count: int) -> None:
+        """Tell prefill how many rows each layer will hold of a prompt of `count`."""
+        rung = _rung_of(self.manifest, bucket)
+        lengths = count - np.array(rung.removed, np.int32)
+        graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
+        graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
+        self._rows.begin(count, rung.removed, rung.shift)
 
     @property
     def exit_layer(self) -> int | None:
@@ -213,8 +209,8 @@ class OrtRuntime:
 
     def count_held(self, keys: Sequence[Key]) -> int:
         """How many of a prompt's first rows need not be computed again; fewer than all of them."""
-        if self.manifest.text.sees_ahead == "prompt":
-            return 0  # what comes behind a prompt changes all of its rows
+        if self.manifest.kv.reuse == "nothing":
+            return 0
         shared = min(self._held.count_shared(keys), len(keys) - 1)
         text_follows = all(isinstance(key, int) for key in keys[shared:])
         if self._may_rewind:
@@ -245,7 +241,7 @@ class OrtRuntime:
 
     def _chunks(self, start: int, keys: Sequence[Key]) -> list[int]:
         """Where the chunks of an extension begin; single steps do what is left."""
-        if self._extend is None:
+        if self._graphs.extend is None:
             return []
         width = self._chunk_rows
         tail = keys[len(keys) - (len(keys) - start) % width :]
@@ -267,16 +263,17 @@ class OrtRuntime:
         Raises:
             InputError: if the cache is full.
         """
+        graph = self._graphs.decode
         self._require_left(1)
-        self._room.make_room(self._rows)
-        inputs = self._decode.inputs
+        self._graphs.room.make_room(self._rows)
+        inputs = graph.inputs
         inputs[names.TOKEN_ID].write(np.array([[token_id]], np.int64))
         inputs[names.PAST_LENGTHS].write(self._rows.lengths)
         inputs[names.POSITIONS].write(self._rows.positions)
-        self._decode.run()
+        graph.run()
         self._rows.append()
         self._held.append([token_id])
-        logits: FloatArray = self._decode.outputs[names.LOGITS].pull()[0]
+        logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
         return logits
 
     def _put(self, chunk: FloatArray, at: int, keys: Sequence[Key]) -> FloatArray:
@@ -297,24 +294,13 @@ class OrtRuntime:
 
     @property
     def _chunk_rows(self) -> int:
-        if self._extend is None:
-            return 1
-        return int(self._extend.inputs[names.CHUNK_EMBEDS].host.shape[1])
+        extend = self._graphs.extend
+        return 1 if extend is None else int(extend.inputs[names.CHUNK_EMBEDS].host.shape[1])
 
     @property
     def _may_rewind(self) -> bool:
-        """Whether rows stand where they were written and nothing but them decides about answers.
-
-        A prefill that treats visual rows apart makes other rows of them than a chunk would, even
-        where it takes none away; a group that is packed does not go back into its ring, nor does a
-        convolution remember rows before its last ones.
-        """
-        kv = self.manifest.kv
-        plain = kv.policy == "none" and not kv.ring and not reduces_at_prefill(self.manifest)
-        plain = plain and not kv.convolutions
-        text = self.manifest.text
-        plain = plain and text.sees_ahead == "nothing" and text.axes == 1
-        return plain and self._rows.are_whole
+        """Whether the cache may be cut after any row, and every layer has all rows until there."""
+        return self.manifest.kv.reuse == "rewind" and self._rows.are_whole
 
     def _require_left(self, rows: int) -> None:
         left, held = self._rows.left, int(self._rows.lengths.max())
@@ -332,29 +318,17 @@ class OrtRuntime:
             "new tokens, or export with more (--new-tokens)"
         )
 
-    def _graph(self, stage: str, bucket: Bucket) -> BoundGraph:
+    def _graph(self, stage: str, bucket: Bucket) -> Graph:
         return self._graphs.find(stage, bucket)
 
 
 def _require_cache(manifest: Manifest, flavour: Flavour, provider: str) -> None:
     """GroupQueryAttention of a GPU may have been compiled without caches of few bits."""
-    bits = {"int8": 8, "int4": 4}.get(manifest.precision.kv)
-    if bits and flavour == "ort" and provider != CPU:
-        require_kv_bits(provider, bits)
-
-
-def _write_prompt(name: str, buffer: Buffer, text: TextRows | None) -> None:
-    if text is None:
-        raise UsageError("this bundle's method looks at the prompt; give its text rows as well")
-    count, rows = len(text.rows), buffer.host
-    require_rows(count, len(rows), "text tokens")
-    if name == names.TEXT_EMBEDS:
-        rows[:count] = text.rows  # mostly its own memory: `embed` writes where this graph reads
-        rows[count:] = 0  # never read, but must be finite
-    else:
-        rows.fill(0)
-        rows[text.question.start : text.question.stop] = 1
-    buffer.push()
+    if flavour != "ort" or provider == CPU or manifest.kv.ring:
+        return  # a ring's rows are not that operator's
+    key = list_buffers(manifest, flavour).get(names.past_key(0))
+    if key is not None and key.dtype in _CACHE_BITS:
+        require_kv_bits(provider, _CACHE_BITS[key.dtype])
 
 
 def _rung_of(manifest: Manifest, bucket: Bucket) -> Rung:

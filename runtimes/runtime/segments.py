@@ -10,7 +10,7 @@ import numpy as np
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, Manifest, Stage
 from edgetok.ladder import Bucket, Ladder
-from edgetok.runtimes.backends.ort import BoundGraph
+from edgetok.runtimes.backends.backend import Graph
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,10 @@ class Segments:
 
     exits: tuple[int, ...]
     layers: int
-    with_vision: dict[tuple[int, int], BoundGraph]
-    exited: dict[int, BoundGraph]
+    with_vision: dict[tuple[int, int], Graph]
+    exited: dict[int, Graph]
 
-    def follow(
-        self, graph: BoundGraph, bucket: Bucket, count: int, start: int
-    ) -> tuple[BoundGraph, int]:
+    def follow(self, graph: Graph, bucket: Bucket, count: int, start: int) -> tuple[Graph, int]:
         """Run what follows a prompt's first graph, which has run.
 
         Args:
@@ -54,7 +52,7 @@ class Segments:
             graph.run()
         return graph, left
 
-    def _place_text(self, graph: BoundGraph, visual: int, count: int, start: int) -> None:
+    def _place_text(self, graph: Graph, visual: int, count: int, start: int) -> None:
         """Where text rows are, and where they stay in the positions of the model."""
         place, last = np.arange(graph.inputs[names.TEXT_POSITIONS].host.shape[0]), count - visual
         graph.inputs[names.TEXT_POSITIONS].write(np.where(place < start, place, place + visual))
@@ -71,11 +69,11 @@ def load_segments(
     manifest: Manifest,
     flavour: Flavour,
     ladder: Ladder,
-    bind: Callable[[Stage, Bucket], BoundGraph],
+    bind: Callable[[Stage, Bucket], Graph],
 ) -> Segments:
-    """Bind the graphs of the loaded rungs, the largest rung first: see `session.Memory`."""
-    with_vision: dict[tuple[int, int], BoundGraph] = {}
-    exited: dict[int, BoundGraph] = {}
+    """Bind the graphs of the loaded rungs, the largest rung first: see `Backend`."""
+    with_vision: dict[tuple[int, int], Graph] = {}
+    exited: dict[int, Graph] = {}
     stages = [stage for stage in manifest.stages if stage.flavour == flavour]
     for bucket in reversed(ladder.buckets):
         for stage in stages:

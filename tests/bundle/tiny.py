@@ -140,7 +140,14 @@ def manifest(files: dict[str, File] | None = None) -> Manifest:
         precision=Precision(weights="fp32", kv="fp32"),
         prefill=Prefill(method="none", ratio=1.0),
         kv=KvCache(
-            layers=1, kv_heads=1, head_dim=4, slots=[SLOTS], policy="none", positions="kept"
+            layers=1,
+            kv_heads=1,
+            head_dim=4,
+            slots=[SLOTS],
+            policy="none",
+            positions="kept",
+            reuse="rewind",
+            extends=True,
         ),
         text=Text(hidden=WIDTH, vocabulary=VOCABULARY, max_positions=64, stop_ids=[2], pad_id=0),
         vision=Vision(height_px=4, width_px=4, grid=[2, 2], full_tokens=FULL),

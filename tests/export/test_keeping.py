@@ -26,7 +26,7 @@ from edgetok.families import open_model
 from edgetok.kv import POLICIES, Policy, find_policy, make_room
 from edgetok.kv.mixer import Mixer
 from edgetok.kv.policies import lococo, snapkv
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, BEFORE = 48, 16, 5
@@ -38,7 +38,7 @@ SMALL = {
     "pyramidkv": replace(snapkv.with_window(8), capacities=POLICIES["pyramidkv"].capacities),
 }
 
-Kept = Callable[..., tuple[OrtRuntime, CacheReference]]
+Kept = Callable[..., tuple[BundleRuntime, CacheReference]]
 
 
 def mixing_weights(eta: float = 0.5) -> dict[str, torch.Tensor]:
@@ -92,10 +92,10 @@ def kept(export, model_dir: Path) -> Kept:
     """A runtime and its reference."""
     text = open_model(model_dir).text
 
-    def make(name: str, slots: int | None = None, **more) -> tuple[OrtRuntime, CacheReference]:
+    def make(name: str, slots: int | None = None, **more) -> tuple[BundleRuntime, CacheReference]:
         policy = policy_of(name)
         room = make_room(policy, slots or SLOTS.get(name, 40), len(text.layers), text.max_positions)
-        runtime = OrtRuntime(Bundle.open(export(name, slots=slots, **more)), threads=1)
+        runtime = BundleRuntime(Bundle.open(export(name, slots=slots, **more)), threads=1)
         assert runtime.manifest.kv.keep == list(room.keep)
         return runtime, CacheReference(text, room, draw_numbers(text, 0) if policy.drawn else None)
 
@@ -109,7 +109,7 @@ def prompt_rows(reference: CacheReference, rows: int, seed: int = 0) -> torch.Te
     return reference.text.embed(ids).detach()
 
 
-def begin(runtime: OrtRuntime, reference: CacheReference, rows: int) -> None:
+def begin(runtime: BundleRuntime, reference: CacheReference, rows: int) -> None:
     embeds = prompt_rows(reference, rows)
     visual = range(BEFORE, BEFORE + VISUAL)
     got = runtime.prefill(runtime.ladder.largest, embeds[0].numpy(), visual_start=BEFORE)
@@ -118,19 +118,19 @@ def begin(runtime: OrtRuntime, reference: CacheReference, rows: int) -> None:
     assert_same_rows(runtime, reference)
 
 
-def follow(runtime: OrtRuntime, reference: CacheReference, steps: int, seed: int = 1) -> None:
+def follow(runtime: BundleRuntime, reference: CacheReference, steps: int, seed: int = 1) -> None:
     for token in np.random.default_rng(seed).integers(4, 290, steps).tolist():
         got, want = runtime.step(token), reference.step(token)
         np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
     assert_same_rows(runtime, reference)
 
 
-def assert_same_rows(runtime: OrtRuntime, reference: CacheReference) -> None:
+def assert_same_rows(runtime: BundleRuntime, reference: CacheReference) -> None:
     """The same rows in the same order, with their angles: other sets would differ by units."""
     for layer, length in enumerate(runtime._rows.lengths):
         want = reference.keys(layer)
         assert length == want.shape[1]
-        got = runtime._decode.inputs[names.past_key(layer)].host[0, :, :length]
+        got = runtime._graphs.decode.inputs[names.past_key(layer)].host[0, :, :length]
         np.testing.assert_allclose(got, want, atol=1e-4)
 
 
@@ -163,8 +163,8 @@ def test_mixing_nothing_is_lococo(kept: Kept) -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_a_cache_that_is_long_enough_is_a_dense_one(name: str, export, bundle: Path, model_dir):
     text = open_model(model_dir).text
-    dense = OrtRuntime(Bundle.open(bundle), threads=1)
-    roomy = OrtRuntime(Bundle.open(export(name, slots=110)), threads=1)
+    dense = BundleRuntime(Bundle.open(bundle), threads=1)
+    roomy = BundleRuntime(Bundle.open(export(name, slots=110)), threads=1)
     embeds = prompt_rows(CacheReference(text, make_room(find_policy(name), 110, 2)), 40)[0].numpy()
     for runtime in (dense, roomy):
         runtime.prefill(runtime.ladder.largest, embeds, visual_start=BEFORE)
@@ -195,7 +195,7 @@ def test_rows_at_angles_of_no_position_stay_right(name: str, kept: Kept) -> None
     begin(runtime, reference, 30)
     random = np.random.default_rng(3)
     for layer, heads in enumerate(reference.rows):
-        held = runtime._decode.inputs[names.past_key(layer)].host[0]
+        held = runtime._graphs.decode.inputs[names.past_key(layer)].host[0]
         for head, rows in enumerate(heads):
             for at, row in enumerate(rows):
                 half = len(row.key) // 2
@@ -211,7 +211,7 @@ def test_ties_go_to_the_older_row(kept: Kept) -> None:
     runtime, reference = kept("visual")
     begin(runtime, reference, 40)  # full: the first step compacts
     for layer, heads in enumerate(reference.rows):
-        state = runtime._decode.inputs[names.past_state(layer)].host
+        state = runtime._graphs.decode.inputs[names.past_state(layer)].host
         state[0] = 0.25
         for head, rows in enumerate(heads):
             heads[head] = [replace(row, score=0.25) for row in rows]
@@ -344,6 +344,6 @@ def test_a_coarse_cache_without_a_policy(kv: str, model_dir: Path, samples: Path
     more = {"budgets": "full", "prompt_tokens": PROMPT, "parity_images": 2, "new_tokens": 20}
     report = export_model(model_dir, out, kv=kv, samples=samples, **more)
     assert report.parity["precision"]["kv"] == kv
-    runtime = OrtRuntime(Bundle.open(out), threads=1)
+    runtime = BundleRuntime(Bundle.open(out), threads=1)
     runtime.prefill(runtime.ladder.largest, np.zeros((3, 64), np.float32))
     assert np.isfinite(runtime.step(7)).all()

@@ -26,7 +26,7 @@ from edgetok.kv import POLICIES, Policy
 from edgetok.kv.policies import lococo, snapkv
 from edgetok.kv.stores.slots import quantize_rows
 from edgetok.prefill import PREFILL_METHODS
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 from edgetok.runtimes.verify import verify
 
 BEFORE, ROWS, STEPS = 5, 40, 90  # visual rows begin; of a prompt; more than twice the slots
@@ -84,7 +84,7 @@ def export(
 
 def follow(bundle: Path, flavour: str, steps: int = STEPS) -> np.ndarray:
     """Logits [steps, W] of a prompt and of random tokens behind it."""
-    runtime = OrtRuntime(Bundle.open(bundle), threads=1, flavour=flavour)
+    runtime = BundleRuntime(Bundle.open(bundle), threads=1, flavour=flavour)
     random = np.random.default_rng(0)
     rows = random.normal(size=(ROWS, runtime.manifest.text.hidden)).astype(np.float32)
     found = [runtime.prefill(runtime.ladder.largest, rows, visual_start=BEFORE).copy()]
@@ -161,7 +161,7 @@ def test_memory_is_what_the_manifest_says(name: str, kv: str, export: Export, he
     bundle = Bundle.open(export(name, kv))
     sizes = cache_bytes_by_flavour(bundle.manifest)
     for flavour, size in sizes.items():
-        assert held_bytes(OrtRuntime(bundle, threads=1, flavour=flavour)) == size
+        assert held_bytes(BundleRuntime(bundle, threads=1, flavour=flavour)) == size
     assert (sizes["portable"] > sizes["ort"]) == (kv != "fp32")  # scales of slots
 
 

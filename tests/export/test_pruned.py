@@ -33,7 +33,7 @@ from edgetok.kv.stores.kivi import KiviShape
 from edgetok.kv.stores.think import RING_ROWS, ThinkShape, count_channels
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, NEW, HEAD = 48, 16, 100, 16
@@ -59,7 +59,7 @@ def embed(parts: Parts, rows: int) -> torch.Tensor:
     return parts.text.embed(ids).detach()[None]
 
 
-def follow(runtime: OrtRuntime, parts: Parts, rows: int, steps: int) -> None:
+def follow(runtime: BundleRuntime, parts: Parts, rows: int, steps: int) -> None:
     """A prompt and steps behind it: channels, and logits, are the reference's."""
     shape = ring_shape(runtime.manifest)
     assert isinstance(shape, ThinkShape)
@@ -67,7 +67,7 @@ def follow(runtime: OrtRuntime, parts: Parts, rows: int, steps: int) -> None:
     got = runtime.prefill(runtime.ladder.largest, embeds[0].numpy())
     np.testing.assert_allclose(got, reference.begin(embeds, range(0)).numpy(), atol=1e-4)
     for layer, head in reference.channels:
-        held = runtime._decode.inputs[names.part("past", "channels", layer)].host
+        held = runtime._graphs.decode.inputs[names.part("past", "channels", layer)].host
         assert held[0, head].tolist() == reference.channels[layer, head]
     for step in range(steps):
         token = 7 * step % parts.text.vocabulary
@@ -88,7 +88,7 @@ def follow(runtime: OrtRuntime, parts: Parts, rows: int, steps: int) -> None:
 )
 def test_every_step_is_the_reference_s(rows: int, steps: int, bundle: Path, parts: Parts) -> None:
     """More than twice the prompt, over what a longer answer left in the buffers."""
-    runtime = OrtRuntime(Bundle.open(bundle), threads=1)
+    runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     follow(runtime, parts, PROMPT + VISUAL, 3)
     follow(runtime, parts, rows, steps)
 
@@ -97,7 +97,7 @@ def test_every_step_is_the_reference_s(rows: int, steps: int, bundle: Path, part
 def test_portable_steps_are_the_reference_s(model_dir: Path, parts: Parts, tmp_path: Path) -> None:
     out = tmp_path / "x.bundle"
     export_model(model_dir, out, parity_images=1, kv="think", flavour="portable", **SIZES)
-    runtime = OrtRuntime(Bundle.open(out), threads=1, flavour="portable")
+    runtime = BundleRuntime(Bundle.open(out), threads=1, flavour="portable")
     for rows in (20, 45):
         follow(runtime, parts, rows, NEW)
 
@@ -126,7 +126,7 @@ def test_all_channels_are_dense(flavour: Flavour, parts: Parts, tmp_path: Path) 
 
 
 def test_fewer_channels_are_not(bundle: Path, parts: Parts) -> None:
-    runtime, rows = OrtRuntime(Bundle.open(bundle), threads=1), embed(parts, 45)
+    runtime, rows = BundleRuntime(Bundle.open(bundle), threads=1), embed(parts, 45)
     want = Reference(parts, find_method("visionzip")).answer(rows, 3)
     got = runtime.prefill(runtime.ladder.largest, rows[0].numpy())
     np.testing.assert_allclose(got, want.logits[0].numpy(), atol=1e-4)
@@ -134,7 +134,7 @@ def test_fewer_channels_are_not(bundle: Path, parts: Parts) -> None:
 
 
 def test_memory_is_what_the_manifest_says(bundle: Path, held_bytes) -> None:
-    runtime = OrtRuntime(Bundle.open(bundle), threads=1)
+    runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     held = held_bytes(runtime)
     slots = PROMPT + VISUAL + NEW
     keys = (slots - RING_ROWS) * KEPT + RING_ROWS * HEAD + KEPT  # and which channels they are
@@ -148,7 +148,7 @@ def test_an_answer_is_given_again_and_a_full_cache_says_so(bundle: Path, parts: 
     answers = [model.generate(image, "What is it?", max_new_tokens=40) for _ in range(2)]
     assert answers[0].token_ids == answers[1].token_ids
     assert not verify(Bundle.open(bundle), model).failures
-    runtime = OrtRuntime(Bundle.open(bundle), threads=1)
+    runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     runtime.prefill(runtime.ladder.largest, embed(parts, PROMPT + VISUAL)[0].numpy())
     for _ in range(NEW):
         runtime.step(5)
@@ -157,7 +157,7 @@ def test_an_answer_is_given_again_and_a_full_cache_says_so(bundle: Path, parts: 
 
 
 def test_a_prompt_that_grew_goes_on_behind_and_another_begins_afresh(bundle, parts) -> None:
-    runtime = OrtRuntime(Bundle.open(bundle), threads=1)
+    runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     rows, keys = embed(parts, 45)[0].numpy(), [i * 7919 % 300 for i in range(45)]
     runtime.prefill(runtime.ladder.largest, rows[:30], keys[:30])
     want = [runtime.step(key).copy() for key in keys[30:]][-1]
@@ -220,7 +220,7 @@ def test_other_buffers_than_the_graphs_are_refused(change, bundle: Path) -> None
     kv = msgspec.structs.replace(opened.manifest.kv, **change)
     object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
     with pytest.raises(BundleError, match="export again"):
-        OrtRuntime(opened, threads=1)
+        BundleRuntime(opened, threads=1)
 
 
 def make_builder(kind: str, parts: Parts, flavour: Flavour, bits: int | None = None) -> Any:

@@ -33,7 +33,7 @@ from edgetok.kv import Reads
 from edgetok.kv.policies.tidaldecode import READING, list_selects
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 from edgetok.runtimes.verify import verify
 
 LAYERS, PROMPT, VISUAL, NEW, READ = 5, 24, 16, 60, 8
@@ -131,7 +131,7 @@ def test_reading_all_rows_is_dense(count: int, graphs, parts: Parts) -> None:
 
 
 def test_reading_fewer_is_not(bundle: Path, graphs, parts: Parts) -> None:
-    few, dense = OrtRuntime(Bundle.open(bundle), threads=1), graphs(100)
+    few, dense = BundleRuntime(Bundle.open(bundle), threads=1), graphs(100)
     rows = embed(parts, 28)[0].numpy()
     first = few.prefill(few.ladder.largest, rows)
     np.testing.assert_allclose(first, dense.begin(VISUAL, rows), atol=1e-5)
@@ -139,11 +139,11 @@ def test_reading_fewer_is_not(bundle: Path, graphs, parts: Parts) -> None:
 
 
 def test_what_was_left_over_changes_nothing(bundle: Path, parts: Parts) -> None:
-    runtime, rows = OrtRuntime(Bundle.open(bundle), threads=1), embed(parts, 20)[0].numpy()
+    runtime, rows = BundleRuntime(Bundle.open(bundle), threads=1), embed(parts, 20)[0].numpy()
 
     def answer(garbage: float) -> np.ndarray:
         runtime.prefill(runtime.ladder.largest, rows)
-        for name, buffer in runtime._decode.inputs.items():
+        for name, buffer in runtime._graphs.decode.inputs.items():
             if name.startswith(("past_key", "past_value")):
                 buffer.host[:, :, len(rows) :] = garbage
         return np.stack([runtime.step(3 * token).copy() for token in range(30)])
@@ -154,7 +154,7 @@ def test_what_was_left_over_changes_nothing(bundle: Path, parts: Parts) -> None:
 
 
 def test_the_runtime_reads_the_reference_s_rows(bundle: Path, parts: Parts) -> None:
-    runtime = OrtRuntime(Bundle.open(bundle), threads=1)
+    runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     kv = runtime.manifest.kv
     assert (kv.policy, kv.reads, kv.selects, kv.keep) == ("tidaldecode", READ, [1, 3], [])
     reference = ReadingReference(parts.text, Reads(TWICE, READ, (1, 3)), max(kv.slots))
@@ -165,14 +165,14 @@ def test_the_runtime_reads_the_reference_s_rows(bundle: Path, parts: Parts) -> N
         for step in range(NEW):
             got, want = runtime.step(5 + 3 * step), reference.step(5 + 3 * step)
             np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
-            read = runtime._decode.outputs[names.DECODE_READ].pull()
+            read = runtime._graphs.decode.outputs[names.DECODE_READ].pull()
             sets = [[{*head.tolist()} - {-1} for head in choice] for choice in read]
             assert sets == [[{*reference.read[n][g]} for g in (0, 1)] for n in (1, 3)]
     assert runtime.rows_left == PROMPT + VISUAL - 28
 
 
 def test_memory_is_what_the_manifest_says(bundle: Path, held_bytes) -> None:
-    runtime = OrtRuntime(Bundle.open(bundle), threads=1)
+    runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     slots = PROMPT + VISUAL + NEW
     assert held_bytes(runtime) == cache_bytes(runtime.manifest) == LAYERS * 2 * 2 * slots * 16 * 4
 
@@ -183,7 +183,7 @@ def test_an_answer_is_given_again_and_a_full_cache_says_so(bundle: Path, parts: 
     answers = [model.generate(image, "What is it?", max_new_tokens=30) for _ in range(2)]
     assert answers[0].token_ids == answers[1].token_ids
     assert not verify(Bundle.open(bundle), model).failures
-    runtime = OrtRuntime(Bundle.open(bundle), threads=1)
+    runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     runtime.prefill(runtime.ladder.largest, embed(parts, PROMPT + VISUAL)[0].numpy())
     for _ in range(NEW):
         runtime.step(5)
@@ -193,7 +193,7 @@ def test_an_answer_is_given_again_and_a_full_cache_says_so(bundle: Path, parts: 
 
 def test_a_prompt_that_grew_goes_on_behind(bundle: Path, parts: Parts) -> None:
     """A chunk reads all rows, as a prompt does; what an answer left is only gone on behind."""
-    runtime = OrtRuntime(Bundle.open(bundle), threads=1)
+    runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     rows, keys = embed(parts, 36)[0].numpy(), [i * 7919 % 300 for i in range(36)]
     want = runtime.prefill(runtime.ladder.largest, rows, keys).copy()
     runtime.prefill(runtime.ladder.largest, rows[:20], keys[:20])

@@ -25,7 +25,7 @@ from edgetok.families import open_model
 from edgetok.kv.stores.kivi import RING_ROWS
 from edgetok.kv.stores.zipcache import ZipShape, count_salient
 from edgetok.methods import find_method
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 from edgetok.runtimes.verify import verify
 
 PROMPT, VISUAL, NEW = 48, 16, 70
@@ -60,12 +60,12 @@ def embed(reference: Reference, rows: int) -> torch.Tensor:
     return reference.parts.text.embed(ids).detach()[None]
 
 
-def load_each(path: Path, flavours: tuple[Flavour, ...]) -> dict[Flavour, OrtRuntime]:
+def load_each(path: Path, flavours: tuple[Flavour, ...]) -> dict[Flavour, BundleRuntime]:
     opened = Bundle.open(path)
-    return {flavour: OrtRuntime(opened, threads=1, flavour=flavour) for flavour in flavours}
+    return {flavour: BundleRuntime(opened, threads=1, flavour=flavour) for flavour in flavours}
 
 
-def follow(runtime: OrtRuntime, embeds: torch.Tensor, ids: list[int]) -> np.ndarray:
+def follow(runtime: BundleRuntime, embeds: torch.Tensor, ids: list[int]) -> np.ndarray:
     """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens behind it."""
     logits = [runtime.prefill(runtime.ladder.largest, embeds[0].numpy()).copy()]
     return np.stack([*logits, *(runtime.step(token).copy() for token in ids)])
@@ -92,7 +92,7 @@ def test_every_step_over_two_flushes_is_the_reference_s(
 @pytest.mark.parametrize("kv", ["kivi", "zipcache"])
 def test_rounding_is_what_makes_the_difference(kv: str, export, bundle: Path, model_dir) -> None:
     """A prompt answers as without rounding; what follows does not, so that rounding was seen."""
-    dense, ringed = (OrtRuntime(Bundle.open(path), threads=1) for path in (bundle, export(kv)))
+    dense, ringed = (BundleRuntime(Bundle.open(path), threads=1) for path in (bundle, export(kv)))
     reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
     rows = embed(reference, 60)[0].numpy()
     first = [r.prefill(r.ladder.largest, rows).copy() for r in (dense, ringed)]
@@ -153,7 +153,7 @@ def test_rounded_weights_go_with_it(kv: str, weights: str, model_dir: Path, tmp_
 
 @pytest.mark.parametrize("kv", ["kivi", "zipcache"])
 def test_a_full_cache_says_so(kv: str, export, model_dir: Path) -> None:
-    runtime = OrtRuntime(Bundle.open(export(kv)), threads=1)
+    runtime = BundleRuntime(Bundle.open(export(kv)), threads=1)
     reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
     runtime.prefill(runtime.ladder.largest, embed(reference, PROMPT + VISUAL)[0].numpy())
     assert runtime.rows_left == NEW
@@ -164,7 +164,7 @@ def test_a_full_cache_says_so(kv: str, export, model_dir: Path) -> None:
 
 
 def test_a_prompt_that_grew_goes_on_behind_and_another_begins_afresh(export, model_dir) -> None:
-    runtime = OrtRuntime(Bundle.open(export("kivi")), threads=1)
+    runtime = BundleRuntime(Bundle.open(export("kivi")), threads=1)
     reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
     rows, keys = embed(reference, 45)[0].numpy(), [i * 7919 % 300 for i in range(45)]
     runtime.prefill(runtime.ladder.largest, rows[:30], keys[:30])
@@ -222,7 +222,7 @@ def test_another_ring_than_the_graphs_is_refused(export) -> None:
     kv = msgspec.structs.replace(opened.manifest.kv, ring=16)
     object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
     with pytest.raises(BundleError, match="export again"):
-        OrtRuntime(opened, threads=1)
+        BundleRuntime(opened, threads=1)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 19, 64])

@@ -13,7 +13,7 @@ import pytest
 from edgetok.bundle.reader import Bundle
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.load import load
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 
 _TINY = Path(__file__).with_name("tiny_vlm.py")
 
@@ -49,8 +49,8 @@ def model(opened: Bundle) -> Model:
 
 
 @pytest.fixture(scope="session")
-def runtime(model: Model) -> OrtRuntime:
-    assert isinstance(model.runtime, OrtRuntime)
+def runtime(model: Model) -> BundleRuntime:
+    assert isinstance(model.runtime, BundleRuntime)
     return model.runtime
 
 

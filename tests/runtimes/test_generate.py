@@ -17,7 +17,7 @@ from edgetok.errors import InputError, UsageError
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.answers.stream import Stream
 from edgetok.runtimes.load import load
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 
 
 def rows_of(*times_ms: float) -> tuple[Row, ...]:
@@ -126,15 +126,15 @@ def test_logits_that_go_bad_later_keep_what_was_said(
 ) -> None:
     whole = model.generate(photo, "what?")
     model.forget()  # extending what is held may take steps as well
-    real, calls = OrtRuntime.step, itertools.count()
+    real, calls = BundleRuntime.step, itertools.count()
 
-    def step(self: OrtRuntime, token_id: int) -> np.ndarray:
+    def step(self: BundleRuntime, token_id: int) -> np.ndarray:
         logits = real(self, token_id).copy()
         if next(calls) == 2:
             logits[7] = -np.inf
         return logits
 
-    monkeypatch.setattr(OrtRuntime, "step", step)
+    monkeypatch.setattr(BundleRuntime, "step", step)
     answer = model.generate(photo, "what?")
     assert (answer.stop_reason, answer.token_ids) == ("numeric", whole.token_ids[:3])
 
@@ -148,7 +148,7 @@ def test_a_prompt_may_fill_its_bucket_and_no_more(
 ) -> None:
     for tokens in (39, 40):
         assert model.generate(photo, prompt_of(model, tokens)).prompt_tokens == tokens
-    monkeypatch.setattr(OrtRuntime, "encode", lambda *_: pytest.fail("ran the tower"))
+    monkeypatch.setattr(BundleRuntime, "encode", lambda *_: pytest.fail("ran the tower"))
     with pytest.raises(InputError, match=r"41 text tokens.*at most 40 fit; shorten it by 1"):
         model.generate(photo, prompt_of(model, 41))
 
@@ -159,7 +159,7 @@ def test_an_encoded_image_answers_several_questions(
     wanted = [model.generate(photo, "one?", budget=k) for k in (4, 16)]
     encoded = model.encode(photo)
     model.encode(np.zeros_like(photo))  # which leaves the first one alone
-    monkeypatch.setattr(OrtRuntime, "encode", lambda *_: pytest.fail("ran the tower again"))
+    monkeypatch.setattr(BundleRuntime, "encode", lambda *_: pytest.fail("ran the tower again"))
     answers = [model.generate(encoded, "one?", budget=k) for k in (4, 16)]
     assert [a.token_ids for a in answers] == [a.token_ids for a in wanted]
     assert [a.kept for a in answers] == [a.kept for a in wanted]

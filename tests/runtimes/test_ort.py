@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgetok import names
+from edgetok.bundle.manifest import Stage
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import (
     BundleError,
@@ -25,25 +26,25 @@ from edgetok.runtimes.backends import ort as session
 from edgetok.runtimes.backends import providers
 from edgetok.runtimes.device import machine
 from edgetok.runtimes.runtime import requirements
-from edgetok.runtimes.runtime.interface import require_interface
+from edgetok.runtimes.runtime.interface import Served, require_interface
 from edgetok.runtimes.runtime.protocol import Runtime
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 
 
-def embeds(runtime: OrtRuntime, rows: int, seed: int = 1) -> np.ndarray:
+def embeds(runtime: BundleRuntime, rows: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(
         (rows, runtime.manifest.text.hidden), np.float32
     )
 
 
-def test_is_a_runtime(runtime: OrtRuntime) -> None:
+def test_is_a_runtime(runtime: BundleRuntime) -> None:
     checked: Runtime = runtime
     assert checked.ladder.budgets == (4, 8, 16)
     assert (checked.device, checked.threads) == ("cpu", 1)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 17, 43])
-def test_a_step_equals_a_longer_prefill(runtime: OrtRuntime, rows: int) -> None:
+def test_a_step_equals_a_longer_prefill(runtime: BundleRuntime, rows: int) -> None:
     bucket = runtime.ladder.smallest
     prompt = embeds(runtime, rows)
     token = runtime.embed([77]).copy()
@@ -53,7 +54,7 @@ def test_a_step_equals_a_longer_prefill(runtime: OrtRuntime, rows: int) -> None:
     np.testing.assert_allclose(stepped, whole, atol=2e-5)
 
 
-def test_steps_read_what_earlier_steps_wrote(runtime: OrtRuntime) -> None:
+def test_steps_read_what_earlier_steps_wrote(runtime: BundleRuntime) -> None:
     bucket = runtime.ladder.smallest
     prompt, ids = embeds(runtime, 5), [9, 200, 31, 4]
     runtime.prefill(bucket, prompt)
@@ -62,7 +63,7 @@ def test_steps_read_what_earlier_steps_wrote(runtime: OrtRuntime) -> None:
     np.testing.assert_allclose(stepped[-1], whole, atol=2e-5)
 
 
-def test_padding_does_not_change_the_answer(runtime: OrtRuntime) -> None:
+def test_padding_does_not_change_the_answer(runtime: BundleRuntime) -> None:
     prompt = embeds(runtime, 20)
     logits = [runtime.prefill(bucket, prompt).copy() for bucket in runtime.ladder]
     steps = []
@@ -75,7 +76,7 @@ def test_padding_does_not_change_the_answer(runtime: OrtRuntime) -> None:
         np.testing.assert_allclose(other, steps[0], atol=2e-5)
 
 
-def test_nothing_of_a_longer_prompt_remains(runtime: OrtRuntime) -> None:
+def test_nothing_of_a_longer_prompt_remains(runtime: BundleRuntime) -> None:
     bucket = runtime.ladder.largest
     runtime.prefill(bucket, embeds(runtime, 6))
     fresh = runtime.step(50).copy()
@@ -84,8 +85,8 @@ def test_nothing_of_a_longer_prompt_remains(runtime: OrtRuntime) -> None:
     np.testing.assert_array_equal(runtime.step(50), fresh)
 
 
-def test_past_and_present_are_the_same_memory(runtime: OrtRuntime) -> None:
-    graph = runtime._decode
+def test_past_and_present_are_the_same_memory(runtime: BundleRuntime) -> None:
+    graph = runtime._graphs.decode
     past, present = graph.inputs[names.past_key(1)], graph.outputs[names.present_key(1)]
     assert past.value.data_ptr() == present.value.data_ptr() == past.host.ctypes.data
     runtime.prefill(runtime.ladder.smallest, embeds(runtime, 3))
@@ -93,19 +94,19 @@ def test_past_and_present_are_the_same_memory(runtime: OrtRuntime) -> None:
     assert filled[:3].all()
 
 
-def test_all_rungs_share_one_cache(runtime: OrtRuntime) -> None:
+def test_all_rungs_share_one_cache(runtime: BundleRuntime) -> None:
     addresses = {
         runtime._graph("prefill", bucket).inputs[names.past_value(0)].value.data_ptr()
         for bucket in runtime.ladder
     }
-    addresses.add(runtime._decode.inputs[names.past_value(0)].value.data_ptr())
+    addresses.add(runtime._graphs.decode.inputs[names.past_value(0)].value.data_ptr())
     assert len(addresses) == 1
 
 
-def test_an_int8_cache_stays_close(tiny_vlm: ModuleType, runtime: OrtRuntime, tmp_path: Path):
+def test_an_int8_cache_stays_close(tiny_vlm: ModuleType, runtime: BundleRuntime, tmp_path: Path):
     path = tiny_vlm.write(tmp_path / "int8.bundle", tiny_vlm.Recipe(int8_cache=True))
-    small = OrtRuntime(Bundle.open(path), threads=1)
-    assert small._decode.inputs[names.past_key(0)].host.dtype == np.int8
+    small = BundleRuntime(Bundle.open(path), threads=1)
+    assert small._graphs.decode.inputs[names.past_key(0)].host.dtype == np.int8
     results = []
     for each in (runtime, small):
         each.prefill(each.ladder.smallest, embeds(runtime, 30))
@@ -115,7 +116,7 @@ def test_an_int8_cache_stays_close(tiny_vlm: ModuleType, runtime: OrtRuntime, tm
 
 
 @pytest.mark.parametrize(("rows", "fits"), [(0, False), (1, True), (44, True), (45, False)])
-def test_prefill_takes_as_many_rows_as_the_rung_has(runtime: OrtRuntime, rows: int, fits: bool):
+def test_prefill_takes_as_many_rows_as_the_rung_has(runtime: BundleRuntime, rows: int, fits: bool):
     if fits:
         assert np.isfinite(runtime.prefill(runtime.ladder.smallest, embeds(runtime, rows))).all()
         return
@@ -123,7 +124,7 @@ def test_prefill_takes_as_many_rows_as_the_rung_has(runtime: OrtRuntime, rows: i
         runtime.prefill(runtime.ladder.smallest, embeds(runtime, rows))
 
 
-def test_a_full_cache_is_never_written_past(runtime: OrtRuntime) -> None:
+def test_a_full_cache_is_never_written_past(runtime: BundleRuntime) -> None:
     (slots,) = set(runtime.manifest.kv.slots)
     runtime.prefill(runtime.ladder.smallest, embeds(runtime, 2))
     for left in range(slots - 2, 0, -1):
@@ -133,13 +134,13 @@ def test_a_full_cache_is_never_written_past(runtime: OrtRuntime) -> None:
         runtime.step(5)
 
 
-def test_embedding_too_many_ids_is_refused(runtime: OrtRuntime) -> None:
+def test_embedding_too_many_ids_is_refused(runtime: BundleRuntime) -> None:
     with pytest.raises(InputError, match=r"41 text tokens; this rung has room for 1\.\.40"):
         runtime.embed([7] * 41)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_pixels_must_be_finite(runtime: OrtRuntime, bad: float) -> None:
+def test_pixels_must_be_finite(runtime: BundleRuntime, bad: float) -> None:
     pixels = np.zeros((1, 3, 8, 8), np.float32)
     pixels[0, 1, 2, 3] = bad
     with pytest.raises(InputError, match="NaN or infinity"):
@@ -149,12 +150,12 @@ def test_pixels_must_be_finite(runtime: OrtRuntime, bad: float) -> None:
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((1, 3, 8, 9), "f4"), ((3, 8, 8), "f4"), ((1, 3, 8, 8), "f8")]
 )
-def test_pixels_must_fit(runtime: OrtRuntime, shape: tuple[int, ...], dtype: str) -> None:
+def test_pixels_must_fit(runtime: BundleRuntime, shape: tuple[int, ...], dtype: str) -> None:
     with pytest.raises(InputError, match="this bundle reads float32"):
         runtime.encode(np.zeros(shape, dtype))
 
 
-def test_pixels_may_be_strided_and_read_only(runtime: OrtRuntime) -> None:
+def test_pixels_may_be_strided_and_read_only(runtime: BundleRuntime) -> None:
     plain = np.random.default_rng(0).standard_normal((1, 3, 8, 8), np.float32)
     strided = np.asfortranarray(plain)
     strided.flags.writeable = False
@@ -162,7 +163,7 @@ def test_pixels_may_be_strided_and_read_only(runtime: OrtRuntime) -> None:
     np.testing.assert_array_equal(a.tensors[names.FEATURES], b.tensors[names.FEATURES])
 
 
-def test_an_encoded_image_survives_the_next(runtime: OrtRuntime) -> None:
+def test_an_encoded_image_survives_the_next(runtime: BundleRuntime) -> None:
     first = runtime.encode(np.ones((1, 3, 8, 8), np.float32))
     kept = first.tensors[names.FEATURES].copy()
     visual = runtime.compress(first, runtime.ladder.smallest)
@@ -175,7 +176,7 @@ def test_an_encoded_image_survives_the_next(runtime: OrtRuntime) -> None:
 
 
 def test_only_the_rungs_asked_for_are_loaded(opened: Bundle) -> None:
-    runtime = OrtRuntime(opened, budgets=[8], threads=1)
+    runtime = BundleRuntime(opened, budgets=[8], threads=1)
     assert runtime.ladder.budgets == (8,)
     with pytest.raises(UsageError, match=r"rung of 4 .* is not loaded; loaded are \(8,\)"):
         runtime.prefill(opened.ladder.smallest, embeds(runtime, 3))
@@ -192,7 +193,7 @@ def test_only_the_rungs_asked_for_are_loaded(opened: Bundle) -> None:
 )
 def test_wrong_options_are_refused(opened: Bundle, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        OrtRuntime(opened, **options)
+        BundleRuntime(opened, **options)
 
 
 def test_a_missing_provider_is_an_error(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +201,7 @@ def test_a_missing_provider_is_an_error(opened: Bundle, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(IncompatibleError, match=r"needs CUDAExecutionProvider.*edgetok\[gpu\]"):
-        OrtRuntime(opened, device="cuda")
+        BundleRuntime(opened, device="cuda")
 
 
 @pytest.mark.parametrize("device", ["cuda", "ort-tensorrt", "ort-rtx"])
@@ -221,7 +222,7 @@ def test_sessions_ask_for_the_provider_and_never_for_the_cpu(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])
     monkeypatch.setattr(onnxruntime, "InferenceSession", make)
     with pytest.raises((IncompatibleError, ResourceError)):
-        OrtRuntime(opened, device=device)
+        BundleRuntime(opened, device=device)
     (fallback, given), *_ = asked
     assert fallback == "1" and "CPUExecutionProvider" not in str(given)
     first = given[0] if isinstance(given[0], str) else given[0][0]
@@ -260,7 +261,7 @@ def test_two_wheels_are_an_error(opened: Bundle, monkeypatch: pytest.MonkeyPatch
         r"\(or edgetok\[gpu\]\)"
     )
     with pytest.raises(IncompatibleError, match=command):
-        OrtRuntime(opened)
+        BundleRuntime(opened)
 
 
 def test_no_wheel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +284,7 @@ def test_too_little_memory_is_refused_before_loading(
     monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
     monkeypatch.setattr(session, "make_session", lambda *_: pytest.fail("made a session"))
     with pytest.raises(ResourceError, match="needs at least 0 MiB and 0 MiB are free"):
-        OrtRuntime(opened)
+        BundleRuntime(opened)
 
 
 def test_the_estimate_counts_weights_and_cache(opened: Bundle) -> None:
@@ -295,6 +296,11 @@ def test_the_estimate_counts_weights_and_cache(opened: Bundle) -> None:
     assert one < weights + cache + 1_000_000
 
 
+def served(opened: Bundle, stage: Stage) -> Served:
+    before = opened.stage("tower", 4), opened.stage("compress", 4)
+    return Served(opened.manifest, stage, opened.ladder.smallest, *before)
+
+
 def test_a_stage_without_what_a_runtime_needs_is_refused(opened: Bundle) -> None:
     import msgspec
 
@@ -302,9 +308,7 @@ def test_a_stage_without_what_a_runtime_needs_is_refused(opened: Bundle) -> None
     inputs = [t for t in decode.inputs if t.name != names.POSITIONS]
     damaged = msgspec.structs.replace(decode, inputs=inputs, outputs=decode.outputs[1:])
     with pytest.raises(BundleError, match="input positions is missing; output logits is missing"):
-        require_interface(
-            opened.manifest, damaged, opened.ladder.smallest, opened.stage("tower", 4)
-        )
+        require_interface(served(opened, damaged))
 
 
 @pytest.mark.parametrize(
@@ -337,4 +341,4 @@ def test_weights_changed_while_loading_are_noticed(
 
     monkeypatch.setattr(session, "make_session", swap)
     with pytest.raises(BundleError, match=r"model\.bin"):
-        OrtRuntime(opened)
+        BundleRuntime(opened)

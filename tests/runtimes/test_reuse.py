@@ -20,7 +20,7 @@ from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.device import machine
 from edgetok.runtimes.load import load
 from edgetok.runtimes.runtime.cache import HeldRows, list_chunks
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 
 BEFORE = 1 + len("User: ")  # rows in front of every image
 LONG = "what is on the left?"  # its end alone is longer than a chunk
@@ -108,7 +108,7 @@ def test_a_failed_prefill_leaves_nothing_to_reuse(
 ) -> None:
     """The rows of the prompt before are written over, so nobody may take them for good."""
     runtime, image = pair[0].runtime, pair[0].encode(picture(1))
-    assert isinstance(runtime, OrtRuntime)
+    assert isinstance(runtime, BundleRuntime)
     pair[0].generate(image, "what?", budget=16)
     graph = runtime._graph("prefill", runtime.ladder.bucket(8))
     run = graph.run
@@ -129,15 +129,15 @@ def test_a_failed_chunk_leaves_what_stands_before_it(
     pair: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime, image = pair[0].runtime, pair[0].encode(picture(1))
-    assert isinstance(runtime, OrtRuntime)
+    assert isinstance(runtime, BundleRuntime)
     pair[0].generate(image, LONG, budget=16)
-    run = runtime._extend.run
+    run = runtime._graphs.extend.run
 
     def fail() -> None:
         run()
         raise MemoryError
 
-    monkeypatch.setattr(runtime._extend, "run", fail)
+    monkeypatch.setattr(runtime._graphs.extend, "run", fail)
     with pytest.raises(MemoryError):
         pair[0].generate(image, LONG[:-2] + " hand?", budget=16)
     monkeypatch.undo()

@@ -17,7 +17,7 @@ from edgetok.cli.app import execute
 from edgetok.engines.cache import EngineCache
 from edgetok.engines.device import checked, find_device, import_cuda
 from edgetok.errors import IncompatibleError, ResourceError, UsageError
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 
 
 class Fake:
@@ -42,8 +42,8 @@ def fake(load_helper: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> F
     return Fake(load_helper("runtimes/fake_tensorrt"), monkeypatch, tmp_path / "cache")
 
 
-def open_engines(bundle: Path, **options: Any) -> OrtRuntime:
-    return OrtRuntime(
+def open_engines(bundle: Path, **options: Any) -> BundleRuntime:
+    return BundleRuntime(
         *(Bundle.open(bundle),),
         **{"device": "tensorrt", "flavour": "portable", "precision": "fp32"} | options,
     )
@@ -75,11 +75,11 @@ def test_steps_are_recorded_once_and_allocate_nothing(fake: Fake, portable_bundl
     assert (fake.counts.recorded, fake.counts.launched) == (1, 5)
     assert (fake.counts.allocated, fake.counts.contexts) == (allocated, contexts)
     runtime.prefill(bucket, rows)
-    plain = OrtRuntime(Bundle.open(portable_bundle), flavour="portable", threads=1)
+    plain = BundleRuntime(Bundle.open(portable_bundle), flavour="portable", threads=1)
     plain.prefill(bucket, rows)
     want = [plain.step(7).copy() for _ in range(6)]
     np.testing.assert_allclose(logits, want, atol=1e-5)
-    runtime._backend.close()
+    runtime.close()
     assert not fake.memory
 
 
@@ -105,11 +105,11 @@ def test_rows_take_turns_where_an_engine_cannot_write_in_place(
 
 def test_half_precision_holds_half_the_cache(fake: Fake, portable_bundle: Path) -> None:
     runtime = open_engines(portable_bundle, precision="fp16", budgets=[4])
-    held = runtime._decode.inputs["past_key_0"].host
+    held = runtime._graphs.decode.inputs["past_key_0"].host
     assert held.dtype == np.float16
     rows = np.random.default_rng(3).normal(size=(5, runtime.manifest.text.hidden))
     got = runtime.prefill(runtime.ladder.smallest, rows.astype(np.float32))
-    plain = OrtRuntime(Bundle.open(portable_bundle), flavour="portable", threads=1)
+    plain = BundleRuntime(Bundle.open(portable_bundle), flavour="portable", threads=1)
     want = plain.prefill(plain.ladder.smallest, rows.astype(np.float32))
     np.testing.assert_allclose(got, want, atol=0.03)
     np.testing.assert_allclose(runtime.step(9), plain.step(9), atol=0.03)
@@ -231,7 +231,7 @@ def test_rtx_takes_engines_that_were_built_elsewhere(fake: Fake, portable_bundle
         assert fake.counts.built == 0 and built > 5
         assert fake.counts.profiles == []  # one range of shapes serves all rungs
         assert fake.counts.kernels_read == kept
-        model.runtime._backend.close()
+        model.runtime.close()
 
 
 def test_a_gpu_that_rtx_does_not_serve(fake: Fake, portable_bundle: Path) -> None:

@@ -18,7 +18,7 @@ from edgetok.errors import BundleError, VerificationError
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.load import load
 from edgetok.runtimes.runtime.cache import CacheRows
-from edgetok.runtimes.runtime.runtime import OrtRuntime
+from edgetok.runtimes.runtime.runtime import BundleRuntime
 from edgetok.runtimes.verify import (
     Report,
     cosine,
@@ -125,7 +125,7 @@ def test_every_token_of_an_answer_counts(model: Model, photo, case, index: int) 
 def test_an_answer_that_turns_to_nan_fails(model: Model, photo, case, monkeypatch) -> None:
     logits = model.first_logits(photo, PROMPT, budget=8)
     bad = np.full_like(logits, np.nan)
-    monkeypatch.setattr(OrtRuntime, "step", lambda *_: bad)
+    monkeypatch.setattr(BundleRuntime, "step", lambda *_: bad)
     assert np.isnan(largest_regret(model, case, logits, model.ladder.bucket(8)))
 
 

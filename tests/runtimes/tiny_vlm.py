@@ -541,8 +541,8 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
             slots=[recipe.slots] * LAYERS,
             policy="none",
             positions="kept",
-            convolutions=int(recipe.convolution),
-            kernel=3 * recipe.convolution,
+            reuse="append" if recipe.convolution or recipe.exits else "rewind",
+            extends=True,
         ),
         text=Text(
             hidden=WIDTH,
