@@ -41,7 +41,7 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_type_that_the_other_reader_does_not_know_is_an_error(generator, name):
-    with pytest.raises(ValueError, match="the C\\+\\+ reader|with ge and le"):
+    with pytest.raises(ValueError, match=r"the C\+\+ reader|with ge and le"):
         generator._schema(msgspec.inspect.type_info(UNKNOWN[name]), {})
 
 

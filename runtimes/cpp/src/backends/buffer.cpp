@@ -28,7 +28,9 @@ std::int64_t width_of(const Tensor& tensor) {
 
 std::int64_t bytes_of(const Tensor& tensor) {
   std::int64_t bytes = width_of(tensor);
-  for (const auto size : tensor.shape) bytes *= size;  // admission keeps products below 2^33
+  for (const auto size : tensor.shape) {  // beyond 2^33 only of graphs that are not admitted yet
+    if (__builtin_mul_overflow(bytes, size, &bytes)) return INT64_MAX;
+  }
   return bytes;
 }
 

@@ -55,22 +55,42 @@ Layers by_layer(const Buffers& buffers) {
   return out;
 }
 
-// The parts of a layer's keys or values that rows go to when they leave the ring, or at once.
-std::vector<std::string> parts_of(const Kv& kv, const std::string& side) {
-  return kv.filing == "tiers" ? Found{kTiers[0] + side, kTiers[1] + side} : Found{side};
+// What the names of buffers begin with that rows go to when they leave the ring, or at once.
+Found tiers_of(const Kv& kv) { return kv.filing == "tiers" ? Found(std::begin(kTiers), std::end(kTiers)) : Found{""}; }
+
+bool holds_bytes(const Tensor& tensor) { return tensor.dtype == "int8" || tensor.dtype == "uint8"; }
+
+// Keys or values of a layer are of its heads, whole or with some numbers in a byte.
+void head_problems(const Kv& kv, const std::vector<const Tensor*>& parts, Found& out) {
+  std::int64_t widest = -1;
+  for (const auto* part : parts) {
+    if (!holds_bytes(*part) && !part->shape.empty()) widest = std::max(widest, part->shape.back());
+  }
+  if (widest >= 0 && widest != kv.head_dim) {
+    out.push_back(parts[0]->name + " has " + str(widest) + " numbers, and $.kv.head_dim is " + str(kv.head_dim));
+  }
+  for (const auto* part : parts) {
+    const auto& shape = part->shape;
+    if (shape.size() != 4 || shape[0] != 1 || shape[1] != kv.kv_heads) {
+      out.push_back(part->name + " " + format_list(shape) + " is not [1, " + str(kv.kv_heads) + ", rows, width]");
+    } else if (holds_bytes(*part) && kv.head_dim != shape[3] && kv.head_dim != 2 * shape[3] && kv.head_dim != 4 * shape[3]) {
+      out.push_back(part->name + ": " + str(shape[3]) + " bytes hold no head of " + str(kv.head_dim) + " numbers");
+    }
+  }
 }
 
 // A layer has room for its rows.
 void side_problems(const Kv& kv, std::size_t layer, const std::string& side, const Buffers& own, Found& out) {
   std::int64_t rows = 0;
-  auto parts = parts_of(kv, side);
-  parts.push_back("ring_" + side);
-  for (const auto& kind : parts) {
-    const Tensor* part = find(own, kind);
+  std::vector<const Tensor*> parts;
+  Found kinds = tiers_of(kv);
+  kinds.emplace_back("ring_");
+  for (const auto& kind : kinds) {
+    const Tensor* part = find(own, kind + side);
     rows += rows_of(part);
-    if (part == nullptr || (part->shape.size() == 4 && part->shape[0] == 1 && part->shape[1] == kv.kv_heads)) continue;
-    out.push_back(part->name + " " + format_list(part->shape) + " is not [1, " + str(kv.kv_heads) + ", rows, width]");
+    if (part != nullptr) parts.push_back(part);
   }
+  head_problems(kv, parts, out);
   const std::int64_t slots = kv.slots[layer];
   if (rows > slots ? kv.filing != "none" : rows == slots) return;
   out.push_back(side + " buffers of layer " + std::to_string(layer) + " have " + str(rows) + " rows, and $.kv.slots is " +
@@ -102,7 +122,8 @@ void add_misfit(const Tensor& tensor, const Tensor* buffer, bool whole, Found& o
   if (buffer == nullptr) return out.push_back(tensor.name + " is no buffer that decode reads");
   if (!whole && buffer->shape.size() < 3) return out.push_back(tensor.name + ": " + buffer->name + " has no rows");
   Shape wanted = buffer->shape;
-  if (!whole) wanted[2] = rows_of(&tensor);
+  if (!whole && tensor.shape.size() > 2) wanted[2] = tensor.shape[2];
+  if (!whole && tensor.shape.size() < 3) wanted.erase(wanted.begin() + 2);
   if (tensor.dtype == buffer->dtype && tensor.shape == wanted) return;
   out.push_back(tensor.name + " is " + tensor.dtype + " " + format_list(tensor.shape) + ", not " + buffer->dtype + " " +
                 format_list(wanted));
@@ -165,21 +186,20 @@ bool is_of_steps(const Kv& kv, const std::string& name) {
 
 // A ring goes into groups of as many rows, or is divided between the tiers.
 void flush_problems(const Kv& kv, std::int64_t layer, const Buffers& own, const Buffers& made, Found& out) {
-  const auto rows = [&](const std::string& kind) { return rows_of(find(made, layered("flushed_" + kind, layer))); };
+  const auto rows = [&](const std::string& kind) {
+    return own.count(kind) != 0 ? rows_of(find(made, layered("flushed_" + kind, layer))) : 0;
+  };
   for (const char* side : {"key", "value"}) {
     std::int64_t filed = 0;
-    for (const auto& part : parts_of(kv, side)) filed += own.count(part) != 0 ? rows(part) : 0;
+    for (const auto& tier : tiers_of(kv)) filed += rows(tier + side);
     if (filed == kv.ring) continue;
-    out.push_back("files " + str(filed) + " rows of " + layered(side, layer) + ", and $.kv.ring is " + str(kv.ring));
+    out.push_back("files " + str(filed) + " rows of " + side + " " + str(layer) + ", and $.kv.ring is " + str(kv.ring));
   }
   for (const auto& [kind, buffer] : own) {
-    if (kv.filing != "tiers") {
-      if (!begins(kind, "ring_") && rows(kind) == 0) out.push_back("does not make " + layered("flushed_" + kind, layer));
-      continue;
-    }
-    for (const std::string tier : kTiers) {
-      const std::string key = tier + "key";
-      const std::int64_t wanted = own.count(key) != 0 ? rows(key) : 0, slots = rows_of(find(own, key));
+    const bool unmade = kv.filing == "groups" && !begins(kind, "ring_") && rows(kind) == 0;
+    if (unmade) out.push_back("does not make " + layered("flushed_" + kind, layer));
+    for (const auto& tier : kv.filing == "groups" ? Found{} : tiers_of(kv)) {
+      const std::int64_t wanted = rows(tier + "key"), slots = rows_of(find(own, tier + "key"));
       const bool of_rows = kind == tier + "value" || (rows_of(&buffer) == slots && slots > 1);
       if (!begins(kind, tier) || !of_rows || rows(kind) == wanted) continue;
       out.push_back(layered("flushed_" + kind, layer) + " has " + str(rows(kind)) + " rows, not " + str(wanted));
@@ -243,6 +263,10 @@ void require_buffers(const Manifest& m, const std::string& flavour) {
     const std::int64_t number = number_of(name);
     if (number >= 0 && (number < m.kv.layers || begins(name, kMemory))) continue;
     out.push_back(name + " is of none of " + str(m.kv.layers) + " layers");
+  }
+  const bool remembers = std::any_of(buffers.begin(), buffers.end(), [](const auto& b) { return begins(b.first, kMemory); });
+  if (remembers && (!m.kv.keep.empty() || m.kv.reuse == "rewind" || m.prefill_method != "none")) {
+    out.push_back("a convolution remembers rows that the cache gives up, or takes back");
   }
   for (std::size_t layer = 0; layer < m.kv.slots.size(); ++layer) {
     layer_problems(m.kv, layer, layers[static_cast<std::int64_t>(layer)], out);

@@ -41,9 +41,11 @@ std::vector<Rung> pick_rungs(const std::vector<Rung>& all, const std::vector<std
   return out;
 }
 
-// Memory that loading and running takes at least: weights, KV cache, activations.
-std::int64_t needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, const std::string& flavour) {
-  std::int64_t widest = 0, total = weights_bytes(m);
+// Memory that loading and running takes at least: weights, KV cache, activations. Manifests may say
+// numbers of which no integer holds the sum.
+double needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, const std::string& flavour) {
+  const auto size_of = [](const Tensor& tensor) { return static_cast<double>(bytes_of(tensor)); };
+  double widest = 0, total = static_cast<double>(weights_bytes(m));
   for (const auto& stage : m.stages) {
     const bool loaded = !stage.bucket || std::any_of(ladder.begin(), ladder.end(), [&](const Rung& rung) {
       return rung.budget == *stage.bucket;
@@ -51,18 +53,19 @@ std::int64_t needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, co
     if (stage.flavour != flavour || !loaded) continue;
     for (const auto* side : {&stage.inputs, &stage.outputs}) {
       for (const auto& tensor : *side) {
-        if (!is_buffer(tensor.name)) widest = std::max(widest, bytes_of(tensor));
+        if (!is_buffer(tensor.name)) widest = std::max(widest, size_of(tensor));
       }
     }
   }
-  for (const auto& [name, tensor] : list_buffers(m, flavour)) total += bytes_of(tensor);
+  for (const auto& [name, tensor] : list_buffers(m, flavour)) total += size_of(tensor);
   return total + kScratch * widest;
 }
 
 void require_memory(const Manifest& m, const std::vector<Rung>& ladder, const std::string& flavour) {
-  const auto needed = needed_bytes(m, ladder, flavour), available = available_bytes();
-  if (available < 0 || needed <= available) return;
-  throw Error(Code::resources, "this bundle needs at least " + std::to_string(needed >> 20) + " MiB and " +
+  const double needed = needed_bytes(m, ladder, flavour);
+  const auto available = available_bytes();
+  if (available < 0 || needed <= static_cast<double>(available)) return;
+  throw Error(Code::resources, "this bundle needs at least " + format_number(std::floor(needed / (1 << 20)), 15) + " MiB and " +
                                    std::to_string(available >> 20) +
                                    " MiB are free; end other programs, load fewer rungs, or export with int4 weights");
 }
