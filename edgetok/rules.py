@@ -12,8 +12,8 @@ Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
-Signal = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]{1,60}$")]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Signal = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]{1,60}\Z")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Loss = Literal["wrong", "differs"]
 
 

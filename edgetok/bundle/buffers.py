@@ -118,9 +118,10 @@ def _layer_problems(kv: KvCache, layer: int, own: Buffers) -> Iterator[str]:
         if rows < slots or (kv.filing == "none" and rows != slots):
             yield f"{side} buffers of layer {layer} have {rows} rows, and $.kv.slots is {slots}"
     for kind, buffer in own.items():
-        wanted = kv.ring if kind.startswith("ring_") else slots
-        if (kind.startswith("ring_") or not kv.ring) and _rows(buffer) != wanted:
-            yield f"{buffer.name} has {_rows(buffer)} rows, not {wanted}"
+        in_ring = kind.startswith("ring_")
+        name, wanted = ("ring", kv.ring) if in_ring else ("slots", slots)
+        if (in_ring or not kv.ring) and (_rows(buffer) != wanted or not wanted):
+            yield f"{buffer.name} has {_rows(buffer)} rows, and $.kv.{name} is {wanted}"
     needed = (
         [] if not kv.ring else ["ring_key"] if kv.filing == "none" else ["ring_key", "ring_value"]
     )
@@ -137,7 +138,7 @@ def _head_problems(kv: KvCache, parts: list[Tensor]) -> Iterator[str]:
     if widths and max(widths) != kv.head_dim:
         yield f"{parts[0].name} has {max(widths)} numbers, and $.kv.head_dim is {kv.head_dim}"
     for part in parts:
-        if len(part.shape) != 4 or part.shape[:2] != [1, kv.kv_heads]:
+        if len(part.shape) != 4 or part.shape[:2] != [1, kv.kv_heads] or not part.shape[3]:
             yield f"{part.name} {part.shape} is not [1, {kv.kv_heads}, rows, width]"
         elif part.dtype in _PACKED and kv.head_dim not in (part.shape[3] * n for n in (1, 2, 4)):
             yield f"{part.name}: {part.shape[3]} bytes hold no head of {kv.head_dim} numbers"
@@ -232,8 +233,10 @@ def _flush_problems(kv: KvCache, layer: int, own: Buffers, made: Buffers) -> Ite
         if filed != kv.ring:
             yield f"files {filed} rows of {side} {layer}, and $.kv.ring is {kv.ring}"
     if kv.filing == "groups":
-        unmade = (kind for kind in own if not kind.startswith("ring_") and not rows[kind])
-        yield from (f"does not make flushed_{kind}_{layer}" for kind in unmade)
+        groups = _rows(own.get("key")) // max(1, kv.ring)
+        for kind in (kind for kind in own if not kind.startswith("ring_")):
+            if rows[kind] * groups != _rows(own[kind]):
+                yield f"{rows[kind]} rows of flushed_{kind}_{layer} are not one of {groups} groups"
         return
     for tier in tiers:
         wanted, slots = rows.get(f"{tier}key", 0), _rows(own.get(f"{tier}key"))

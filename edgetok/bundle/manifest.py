@@ -25,8 +25,8 @@ FORMAT_VERSION: Final = 1
 MANIFEST_FILE = "manifest.json"
 
 Path = Annotated[str, msgspec.Meta(max_length=240)]  # checked further by paths.require_safe_path
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}\Z")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
 Flavour = Literal["ort", "portable"]

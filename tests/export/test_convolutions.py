@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import edgetok
-from edgetok.bundle.buffers import cache_bytes
+from edgetok.bundle.buffers import cache_bytes, list_buffers
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError
@@ -134,7 +134,9 @@ def test_answers_do_not_depend_on_what_was_asked_before(
         **given,
     )
     manifest = Bundle.open(out).manifest
-    assert (manifest.kv.layers, manifest.kv.convolutions, manifest.kv.kernel) == (1, 3, 3)
+    assert (manifest.kv.layers, manifest.kv.reuse) == (1, "append")
+    memories = [n for n in list_buffers(manifest, "ort") if n.startswith("past_convolution_")]
+    assert len(memories) == 3
     row = 2 * 16 * {"fp32": 4, "int8": 1}[kv] * manifest.kv.kv_heads
     assert cache_bytes(manifest) == manifest.kv.slots[0] * row + 3 * 2 * manifest.text.hidden * 4
     picture = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)

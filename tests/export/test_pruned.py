@@ -14,8 +14,8 @@ import torch
 
 import edgetok
 from edgetok import names
-from edgetok.bundle.buffers import cache_bytes
-from edgetok.bundle.manifest import Flavour, encode_manifest, ring_shape
+from edgetok.bundle.buffers import cache_bytes, require_buffers
+from edgetok.bundle.manifest import Flavour, Manifest, Stage, encode_manifest
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
@@ -61,8 +61,8 @@ def embed(parts: Parts, rows: int) -> torch.Tensor:
 
 def follow(runtime: BundleRuntime, parts: Parts, rows: int, steps: int) -> None:
     """A prompt and steps behind it: channels, and logits, are the reference's."""
-    shape = ring_shape(runtime.manifest)
-    assert isinstance(shape, ThinkShape)
+    kv = runtime.manifest.kv
+    shape = ThinkShape(kv.layers, kv.kv_heads, kv.head_dim, kv.slots[0], KEPT, kv.ring)
     reference, embeds = PrunedReference(parts.text, shape), embed(parts, rows)
     got = runtime.prefill(runtime.ladder.largest, embeds[0].numpy())
     np.testing.assert_allclose(got, reference.begin(embeds, range(0)).numpy(), atol=1e-4)
@@ -199,12 +199,9 @@ def test_a_decoder_with_a_window_is_refused(tiny_llava, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"key_channels": 0}, r"\$\.kv\.key_channels 0 of 16 does not go with a cache of think"),
-        ({"key_channels": 17}, r"\$\.kv\.key_channels 17 of 16 does not go with a cache of think"),
-        ({"ring": 0}, r"\$\.kv\.ring 0 does not go with a cache of think"),
+        ({"reuse": "rewind"}, r"\$\.kv\.reuse rewind: rows that were packed"),
         ({"ring": 1000}, r"\$\.kv\.ring 1000 exceeds \$\.kv\.slots 164"),
         ({"slots": [164, 165]}, "a ring takes all rows alike"),
-        ({"reads": 8, "selects": [0], "policy": "tidaldecode"}, "layers that share rows hold"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(change, words, bundle: Path) -> None:
@@ -214,12 +211,49 @@ def test_a_manifest_that_contradicts_itself_is_refused(change, words, bundle: Pa
         parse_manifest(encode_manifest(wrong))
 
 
-@pytest.mark.parametrize("change", [{"key_channels": 9}, {"ring": 16}])
+def with_channels(manifest: Manifest, count: int, stages: tuple[str, ...]) -> Manifest:
+    """The manifest with other channels of pruned keys in some graphs."""
+
+    def change(stage: Stage) -> Stage:
+        tensors = {
+            side: [
+                msgspec.structs.replace(t, shape=[*t.shape[:-1], count])
+                if t.name.startswith(("past_key_", "present_key_"))
+                else t
+                for t in getattr(stage, side)
+            ]
+            for side in ("inputs", "outputs")
+        }
+        return msgspec.structs.replace(stage, **tensors) if stage.stage in stages else stage
+
+    return msgspec.structs.replace(manifest, stages=[change(each) for each in manifest.stages])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ring": 16},
+        {"ring": 0},
+        {"head_dim": 17},
+        {"slots": [163, 163]},
+        {"filing": "groups"},
+        (9, ("decode",)),
+        (9, ("prefill",)),
+        (0, ("prefill", "decode")),
+        (17, ("prefill", "decode")),
+    ],
+)
 def test_other_buffers_than_the_graphs_are_refused(change, bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    kv = msgspec.structs.replace(opened.manifest.kv, **change)
-    object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
+    if isinstance(change, dict):
+        kv = msgspec.structs.replace(opened.manifest.kv, **change)
+        wrong = msgspec.structs.replace(opened.manifest, kv=kv)
+    else:
+        wrong = with_channels(opened.manifest, *change)
     with pytest.raises(BundleError, match="export again"):
+        require_buffers(wrong, "ort")
+    object.__setattr__(opened, "manifest", wrong)
+    with pytest.raises((BundleError, UsageError)):  # that it has no graph of flush
         BundleRuntime(opened, threads=1)
 
 

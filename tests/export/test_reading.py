@@ -156,7 +156,7 @@ def test_what_was_left_over_changes_nothing(bundle: Path, parts: Parts) -> None:
 def test_the_runtime_reads_the_reference_s_rows(bundle: Path, parts: Parts) -> None:
     runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     kv = runtime.manifest.kv
-    assert (kv.policy, kv.reads, kv.selects, kv.keep) == ("tidaldecode", READ, [1, 3], [])
+    assert (kv.policy, kv.reuse, kv.extends, kv.keep) == ("tidaldecode", "append", True, [])
     reference = ReadingReference(parts.text, Reads(TWICE, READ, (1, 3)), max(kv.slots))
     for rows in (40, 28):  # a full prompt, then one over its leftovers
         embeds = embed(parts, rows)
@@ -239,14 +239,9 @@ def test_a_shallow_decoder_or_one_with_windows_is_refused(tiny_llava, model_dir,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"reads": 0}, r"\$\.kv\.reads 0, \.selects \[1, 3\]"),
-        ({"selects": []}, r"\$\.kv\.reads 8, \.selects \[\]"),
-        ({"policy": "none"}, "and policy none do not agree"),
-        ({"selects": [3, 1]}, r"\$\.kv\.selects \[3, 1\] does not rise"),
-        ({"selects": [1, 4]}, "in front of the last of 5 layers"),
-        ({"reads": 101}, r"\$\.kv\.reads 101 exceeds \$\.kv\.slots 100"),
-        ({"slots": [100, 100, 100, 100, 101]}, "layers that share rows hold the same"),
-        ({"keep": [90] * 5}, r"\$\.kv\.keep has 5 entries"),
+        ({"keep": [90] * 5}, r"ort graphs of compact empty layers \[\], not each one once"),
+        ({"keep": [90]}, r"\$\.kv\.keep has 1 entries"),
+        ({"filing": "groups"}, r"\$\.kv\.filing groups goes with a ring"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(change, words, bundle: Path) -> None:
@@ -254,3 +249,12 @@ def test_a_manifest_that_contradicts_itself_is_refused(change, words, bundle: Pa
     wrong = msgspec.structs.replace(manifest, kv=msgspec.structs.replace(manifest.kv, **change))
     with pytest.raises(BundleError, match=words):
         parse_manifest(encode_manifest(wrong))
+
+
+@pytest.mark.parametrize("slots", [[100, 100, 100, 100, 101], [99] * 5])
+def test_other_rows_than_the_graphs_are_refused(slots: list[int], bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    kv = msgspec.structs.replace(opened.manifest.kv, slots=slots)
+    object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
+    with pytest.raises(BundleError, match=r"have 100 rows, and \$\.kv\.slots is"):
+        BundleRuntime(opened, threads=1)

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import edgetok
+from edgetok import names
 from edgetok.bundle.buffers import cache_bytes
-from edgetok.bundle.manifest import Flavour, encode_manifest, ring_shape
+from edgetok.bundle.manifest import Flavour, KvCache, encode_manifest
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
@@ -22,7 +23,7 @@ from edgetok.export.caches.zipcache.reference import ZipReference
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
-from edgetok.kv.stores.kivi import RING_ROWS
+from edgetok.kv.stores.kivi import BITS, RING_ROWS, KiviShape
 from edgetok.kv.stores.zipcache import ZipShape, count_salient
 from edgetok.methods import find_method
 from edgetok.runtimes.runtime.runtime import BundleRuntime
@@ -60,6 +61,13 @@ def embed(reference: Reference, rows: int) -> torch.Tensor:
     return reference.parts.text.embed(ids).detach()[None]
 
 
+def shape_of(kv: KvCache, name: str) -> KiviShape | ZipShape:
+    sizes = kv.layers, kv.kv_heads, kv.head_dim, kv.slots[0]
+    if name == "zipcache":
+        return ZipShape(*sizes, PROMPT + VISUAL, kv.ring)
+    return KiviShape(*sizes, kv.ring, BITS[name])
+
+
 def load_each(path: Path, flavours: tuple[Flavour, ...]) -> dict[Flavour, BundleRuntime]:
     opened = Bundle.open(path)
     return {flavour: BundleRuntime(opened, threads=1, flavour=flavour) for flavour in flavours}
@@ -76,7 +84,7 @@ def test_every_step_over_two_flushes_is_the_reference_s(
     kv: str, flavours: tuple[Flavour, ...], export, model_dir: Path
 ) -> None:
     runtimes = load_each(export(kv, flavours), flavours)
-    shape = ring_shape(runtimes["ort"].manifest)
+    shape = shape_of(runtimes["ort"].manifest.kv, kv)
     kind = ZipReference if kv == "zipcache" else KiviReference
     reference = kind(open_model(model_dir), find_method("visionzip"), shape)
     ids = [5 + 3 * step for step in range(NEW)]
@@ -204,10 +212,10 @@ def test_a_decoder_with_a_window_is_refused(tiny_llava, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"ring": 0}, r"\$\.kv\.ring 0 does not go with a cache of kivi"),
+        ({"ring": 0}, r"\$\.kv\.filing groups goes with a ring, and \$\.kv\.ring is 0"),
+        ({"reuse": "rewind"}, r"\$\.kv\.reuse rewind: rows that were packed"),
         ({"ring": 1000}, r"\$\.kv\.ring 1000 exceeds \$\.kv\.slots 134"),
         ({"slots": [134, 135]}, "a ring takes all rows alike"),
-        ({"head_dim": 17}, r"\$\.kv\.head_dim 17 fills no whole bytes at 2 bits"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(change, words, export) -> None:
@@ -217,12 +225,28 @@ def test_a_manifest_that_contradicts_itself_is_refused(change, words, export) ->
         parse_manifest(encode_manifest(wrong))
 
 
-def test_another_ring_than_the_graphs_is_refused(export) -> None:
+@pytest.mark.parametrize("change", [{"ring": 16}, {"head_dim": 17}, {"filing": "tiers"}])
+def test_another_ring_than_the_graphs_is_refused(change, export) -> None:
     opened = Bundle.open(export("kivi"))
-    kv = msgspec.structs.replace(opened.manifest.kv, ring=16)
+    kv = msgspec.structs.replace(opened.manifest.kv, **change)
     object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
     with pytest.raises(BundleError, match="export again"):
         BundleRuntime(opened, threads=1)
+
+
+@pytest.mark.parametrize("counts", [(-3, 23), (500, -480), (60, 0), (-9, 0)])
+def test_counts_that_cannot_be_are_refused_before_rows_are_written(counts, export, model_dir):
+    """A graph that says that a tier holds more than it does, or less than nothing."""
+    runtime = BundleRuntime(Bundle.open(export("zipcache")), threads=1)
+    reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
+    runtime.prefill(runtime.ladder.largest, embed(reference, 20)[0].numpy())
+    cache = runtime._graphs.decode.inputs
+    cache[names.part("past", "filled", 1)].write(np.array(counts, np.int32))
+    if sum(counts) != 20:  # the first layer decides when a ring is full
+        cache[names.part("past", "filled", 0)].write(np.array(counts, np.int32))
+    with pytest.raises(BundleError, match="export again"):
+        for token in range(RING_ROWS + 1):
+            runtime.step(5 + token)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 19, 64])
