@@ -30,7 +30,8 @@ _WRITTEN = """\
 // Written by `make docs` (runtimes/cpp/make_generated.py) from {0}.
 // Do not edit: a test compares it with them.
 """
-_CLASS = re.compile(r"\^\[([^\]\\]+)\]\{(\d+)(?:,(\d+))?\}\$")  # all patterns are of one class
+# All patterns are of one class of characters.
+_CLASS = re.compile(r"\^\[([^\]\\]+)\]\{(\d+)(?:,(\d+))?\}(?:\$|\\Z)")
 
 
 def render() -> dict[Path, str]:

@@ -63,15 +63,20 @@ def _edited(good: dict, *edits) -> bytes:
     return json.dumps(tree).encode()
 
 
+def _plain(problem: str) -> str:
+    """Without the names of which it says the first ones, each library in its own order."""
+    return re.sub("(does not make (present|kept)).*", r"\1", problem)
+
+
 def _require_same(ask, manifest: bytes) -> bool:
     """Whether the cache passes."""
-    found = set(buffer_problems(parse_manifest(manifest), "ort"))
+    found = {_plain(each) for each in buffer_problems(parse_manifest(manifest), "ort")}
     said = ask(manifest)
     assert said.startswith(OPENING) == bool(found), (said, found)
     if found:
-        told = said.removeprefix(OPENING).removesuffix(END).split("; ")
-        assert set(told) <= found
-        assert len(set(told)) == min(SHOWN, len(found))
+        told = {_plain(e) for e in said.removeprefix(OPENING).removesuffix(END).split("; ")}
+        assert told <= found
+        assert len(told) == min(SHOWN, len(found))
     return not found
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import pytest
+
+from edgetok import limits
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,6 +31,31 @@ def test_generated_files_are_not_stale(generator):
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name}: names.py, limits.py, operators.py or a type changed; run: make docs"
         )
+
+
+# Of what only Python reads: models to export, samples, golden cases, videos.
+NOT_HERE = {
+    "BUCKETS",
+    "CHAT_TEMPLATE_BYTES",
+    "CHAT_TEMPLATE_SECONDS",
+    "CONFIG_BYTES",
+    "GOLDEN_BYTES",
+    "GOLDEN_CASES",
+    "SAMPLES",
+    "SAMPLES_FILE_BYTES",
+    "SAMPLE_LINE_BYTES",
+    "SCORER_BYTES",
+    "TILES",
+    "TOWER_SIDE_PIXELS",
+    "VIDEO_FRAMES",
+}
+
+
+def test_every_limit_is_enforced_by_some_line(generator):
+    sources = [p.read_text() for p in generator.SOURCES.rglob("*.?pp") if p.name != "generated.hpp"]
+    used = set(re.findall(r"\blimits::([A-Z_]+)", "".join(sources)))
+    known = {name for name, value in vars(limits).items() if isinstance(value, int)}
+    assert known - used == NOT_HERE
 
 
 UNKNOWN = {
