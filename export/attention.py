@@ -8,6 +8,7 @@ untouched. Stages know the protocols here and no lowering; lowerings know no sta
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -312,3 +313,9 @@ def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
             f"this decoder has {' and '.join(has)}, and {what} knows plain attention only; "
             f"{way_out}"
         )
+
+
+def name_cache_argument(layer: nn.Module) -> str:
+    """What a layer or a model calls its cache: `cache` from transformers 5.24 on, `past_key_values` before."""
+    known = inspect.signature(layer.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edgetok import names
+from edgetok.export.attention import name_cache_argument
 from edgetok.export.cases import Case
 from edgetok.export.reference.cache import CacheReference
 from edgetok.export.reference.flow import Values
@@ -167,10 +168,10 @@ class Reference:
             return self._answer_from(self.cache, embeds, new_tokens, visual)
         ids: list[int] = []
         logits: list[Tensor] = []
-        cache = self.begin_cache()
+        cache, cache_name = self.begin_cache(), name_cache_argument(text.model)
         given = self.inputs(embeds, visual, prompt_rows, made)
         while len(ids) < new_tokens:
-            out = text.model(**given, past_key_values=cache, use_cache=True)
+            out = text.model(**given, **{cache_name: cache}, use_cache=True)
             cache = out.past_key_values
             logits.append(text.head(out.last_hidden_state[0, -1]))
             ids.append(int(logits[-1].argmax()))
