@@ -316,6 +316,6 @@ def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
 
 
 def name_cache_argument(layer: nn.Module) -> str:
-    """What a layer or a model calls its cache: `cache` from transformers 5.24 on, `past_key_values` before."""
+    """What a layer or model calls its cache: `past_key_values` up to transformers 5.23."""
     known = inspect.signature(layer.forward).parameters
     return "cache" if "cache" in known else "past_key_values"
