@@ -31,9 +31,10 @@ class ZipPromptAttention(PromptAttention):
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, last: Tensor
     ) -> tuple[Tensor, ...]:
         count = last.long() + 1
-        true = torch.arange(key.shape[2]) < count
-        key, value = (torch.where(true[:, None], rows, 0.0) for rows in (key, value))
-        salience = torch.where(true, self._salience(query, key, count, scaling), -1.0)
+        place = torch.arange(key.shape[2])
+        key, value = (torch.where((place < count)[:, None], rows, 0.0) for rows in (key, value))
+        salience = self._salience(query, key, count, scaling)
+        salience = torch.where(place < count, salience, -1.0)
         tiers = zipcache.pack_prompt(key, value, salience[None], count, self.shape.tiers)
         sizes = {kind: self.shape.buffers[kind][1] for kind in self.shape.written}
         found = tiers | {kind: torch.zeros(size) for kind, size in sizes.items()}
