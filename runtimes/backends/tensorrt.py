@@ -23,9 +23,9 @@ from edgetok import limits
 from edgetok.bundle.manifest import Flavour, Stage, Tensor
 from edgetok.bundle.reader import Bundle
 from edgetok.engines.build import make_logger
+from edgetok.engines.builder import EngineBuilder
 from edgetok.engines.cache import EngineCache, publish, read_own
 from edgetok.engines.device import Device, import_cuda
-from edgetok.engines.foundry import Foundry
 from edgetok.engines.plan import EngineJob, plan_engines
 from edgetok.engines.toolkit import CAPABILITIES, Target, Toolkit, find_toolkit
 from edgetok.errors import IncompatibleError, ResourceError
@@ -210,7 +210,7 @@ class EngineBackend:
         cache = EngineCache()
         jobs = plan_engines(bundle, flavour=flavour, precision=precision)
         self._jobs = {stage.file: job for job in jobs for stage in job.stages}
-        self._foundry = Foundry(bundle, self._toolkit, self._target, cache, self._gpu.device)
+        self._foundry = EngineBuilder(bundle, self._toolkit, self._target, cache, self._gpu.device)
         self._logger = make_logger(self._toolkit.module)
         self._runtime = self._toolkit.module.Runtime(self._logger)
         self._engines: dict[str, _Engine] = {}
