@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, get_args
 
 import numpy as np
@@ -15,9 +17,10 @@ import numpy as np
 from edgetok import limits, names
 from edgetok.bundle.encoders import EncoderManifest, Similarity
 from edgetok.bundle.manifest import Flavour
-from edgetok.bundle.processor import IMAGE_FILE, TOKENIZER_FILE, ImagePlan, parse_image_plan
+from edgetok.bundle.processor import IMAGE_FILE, ImagePlan, parse_image_plan
 from edgetok.bundle.reader import EncoderBundle
 from edgetok.errors import BundleError, InputError, ResourceError, UsageError
+from edgetok.runtimes.backends.backend import Backend
 from edgetok.runtimes.backends.ort import OrtBackend
 from edgetok.runtimes.backends.providers import provider_of
 from edgetok.runtimes.device import machine
@@ -84,7 +87,8 @@ class Encoder:
         _require_memory(self.manifest)
         self._plan: ImagePlan = parse_image_plan(bundle.read(IMAGE_FILE))
         self._tokenizer = _read_tokenizer(bundle)
-        bind = OrtBackend(bundle, provider_of(device), self.threads).bind
+        self._backend: Backend = OrtBackend(bundle, provider_of(device), self.threads)
+        bind = self._backend.bind
         self._graphs = {k: bind(bundle.stage(names.ENCODE, k, flavour)) for k in self.budgets[::-1]}
         text = self.manifest.text is not None
         self._describe = bind(bundle.stage(names.DESCRIBE, 0, flavour)) if text else None
@@ -92,6 +96,25 @@ class Encoder:
             if path.startswith(WEIGHTS_PREFIX):
                 bundle.path_of(path)
         self._in_use = threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let go of graphs and memory; calls that need a graph raise UsageError from now on."""
+        with self._in_use:
+            if not self._is_closed:
+                self._is_closed, self._graphs, self._describe = True, {}, None
+                self._backend.close()
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     @property
     def task(self) -> str:
@@ -124,12 +147,12 @@ class Encoder:
             InputError: for another shape, or values that are not finite.
         """
         budget = self.budgets[-1] if budget is None else budget
-        if budget not in self._graphs:
+        if budget not in self.budgets:
             raise UsageError(
                 f"the rung of {budget} patches is not loaded; loaded are {self.budgets}"
             )
-        graph = self._graphs[budget]
-        with self._in_use:
+        with self._opened():
+            graph = self._graphs[budget]
             require_pixels(pixels, graph.inputs[names.PIXELS].host.shape)
             graph.inputs[names.PIXELS].write(pixels)
             graph.run()
@@ -144,9 +167,10 @@ class Encoder:
             UsageError: if the bundle knows no texts.
             InputError: if the text is too long or no valid Unicode.
         """
-        ids, graph = self.read_text(text), self._describe
-        assert graph is not None  # noqa: S101  # as reading has seen
-        with self._in_use:
+        ids = self.read_text(text)
+        with self._opened():
+            graph = self._describe
+            assert graph is not None  # noqa: S101  # as reading has seen
             graph.inputs[names.TOKEN_IDS].write(ids[None])
             graph.run()
             made: FloatArray = graph.outputs[names.TEXT_EMBEDDING].pull()[0].copy()
@@ -202,6 +226,14 @@ class Encoder:
         cosines = np.array([self.describe(text) @ made.output for text in texts], np.float64)
         logits, shares = score(cosines, self.manifest.text.similarity)
         return _ranked(texts, shares, logits)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """The graphs, for one call at a time."""
+        with self._in_use:
+            if self._is_closed:
+                raise UsageError("this encoder is closed; load the bundle again")
+            yield
 
     def _require(self, task: str) -> None:
         if self.task != task:
@@ -279,7 +311,7 @@ def _read_tokenizer(bundle: EncoderBundle) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(bundle.read(TOKENIZER_FILE).decode())
+        tokenizer = Tokenizer.from_str(bundle.tokenizer().decode())
     except BundleError:
         raise
     except Exception as error:  # the binding raises bare Exception

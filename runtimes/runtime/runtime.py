@@ -123,12 +123,16 @@ class BundleRuntime:
         """Reduce encoded images to `bucket.budget` visual tokens; `weights` are all 1 if None.
 
         Raises:
-            UsageError: if the method looks at the prompt and there is none.
+            UsageError: if the method looks at the prompt and there is none, or another rung's tower
+                encoded the image.
             InputError: if the prompt has more rows than the graph has room for.
         """
         graph = self._graph("compress", bucket)
-        if image.pixels is not None and image.budget != bucket.budget:
-            image = self.encode(image.pixels, bucket)
+        if image.budget not in (None, bucket.budget):
+            raise UsageError(
+                f"the tower of {image.budget} visual tokens encoded this image; encode it for "
+                f"{bucket.budget}"
+            )
         for name, buffer in graph.inputs.items():
             if name in names.OF_PROMPT:
                 feed_prompt(name, buffer, text)
