@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -19,16 +19,19 @@ from edgetok.bundle.encoders import EncoderManifest, Similarity
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.processor import IMAGE_FILE, ImagePlan, parse_image_plan
 from edgetok.bundle.reader import EncoderBundle
-from edgetok.errors import BundleError, InputError, ResourceError, UsageError
+from edgetok.errors import InputError, UsageError
 from edgetok.runtimes.backends.backend import Backend
 from edgetok.runtimes.backends.ort import OrtBackend
 from edgetok.runtimes.backends.providers import provider_of
-from edgetok.runtimes.device import machine
+from edgetok.runtimes.encoder.requirements import (
+    read_tokenizer,
+    require_budgets,
+    require_flavour,
+    require_memory,
+)
 from edgetok.runtimes.images.preprocess import ImageInput, preprocess
 from edgetok.runtimes.runtime.protocol import FloatArray, IdArray
 from edgetok.runtimes.runtime.requirements import WEIGHTS_PREFIX, require_pixels, require_threads
-
-_SCRATCH_BYTES = 64 << 20  # sessions and activations of the smallest encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,12 @@ class Encoder:
     ) -> None:
         self.manifest: EncoderManifest = bundle.manifest
         self.digest, self.device = bundle.digest, device
-        self.budgets = _require_budgets(bundle, budgets)
+        self.budgets = require_budgets(bundle, budgets)
         self.threads = require_threads(threads)
-        _require_flavour(self.manifest, flavour)
-        _require_memory(self.manifest)
+        require_flavour(self.manifest, flavour)
+        require_memory(self.manifest)
         self._plan: ImagePlan = parse_image_plan(bundle.read(IMAGE_FILE))
-        self._tokenizer = _read_tokenizer(bundle)
+        self._tokenizer = read_tokenizer(bundle)
         self._backend: Backend = OrtBackend(bundle, provider_of(device), self.threads)
         bind = self._backend.bind
         self._graphs = {k: bind(bundle.stage(names.ENCODE, k, flavour)) for k in self.budgets[::-1]}
@@ -272,51 +275,3 @@ def load_encoder(
 def _ranked(labels: Sequence[str], shares: Any, logits: Any) -> list[Score]:
     order = np.argsort(-shares, kind="stable")
     return [Score(labels[i], float(shares[i]), float(logits[i])) for i in order]
-
-
-def _require_budgets(bundle: EncoderBundle, budgets: Iterable[int] | None) -> tuple[int, ...]:
-    wanted = bundle.budgets if budgets is None else tuple(sorted(set(budgets)))
-    if unknown := [budget for budget in wanted if budget not in bundle.budgets]:
-        raise UsageError(f"no rung of {unknown[0]} patches; this bundle has {bundle.budgets}")
-    if not wanted:
-        raise UsageError(f"no rungs to load; name some of {bundle.budgets}")
-    return wanted
-
-
-def _require_flavour(manifest: EncoderManifest, flavour: str) -> None:
-    known = get_args(Flavour)
-    if flavour not in known:
-        raise UsageError(f"flavour {flavour!r} is unknown; choose {', '.join(known)}")
-    if flavour not in {stage.flavour for stage in manifest.stages}:
-        raise UsageError(
-            f"this bundle has no {flavour} graphs; export it again with --flavour {flavour}, "
-            "or run its ort graphs"
-        )
-
-
-def _require_memory(manifest: EncoderManifest) -> None:
-    weights = sum(f.bytes for path, f in manifest.files.items() if path.startswith(WEIGHTS_PREFIX))
-    needed, available = weights + _SCRATCH_BYTES, machine.available_bytes()
-    if available is not None and needed > available:
-        raise ResourceError(
-            f"this bundle needs at least {needed >> 20} MiB and {available >> 20} MiB are free; "
-            "end other programs, or export with int4 weights"
-        )
-
-
-def _read_tokenizer(bundle: EncoderBundle) -> Any:
-    """A tokenizer that pads by itself; None where there is no text."""
-    if bundle.manifest.text is None:
-        return None
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(bundle.tokenizer().decode())
-    except BundleError:
-        raise
-    except Exception as error:  # the binding raises bare Exception
-        raise BundleError(
-            f"the tokenizer cannot be read ({error}); upgrade `tokenizers` or export again"
-        ) from error
-    tokenizer.no_truncation()
-    return tokenizer
