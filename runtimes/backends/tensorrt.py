@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class DeviceBuffer:
-    """A tensor in the GPU's memory, and its copy on the host; see `session.Buffer`.
+    """A tensor in the GPU's memory, and its copy on the host; see `ort.Buffer`.
 
     Attributes:
         address: where its values lie, for whoever works on the GPU too.
@@ -86,7 +87,7 @@ class DeviceBuffer:
 
 @dataclass
 class DeviceMemory:
-    """All buffers of a runtime; those of one name lie in the same memory, as in `session.Memory`.
+    """All buffers of a runtime; those of one name lie in the same memory, as in `ort.Memory`.
 
     The largest tensor of a name must come first.
     """
@@ -215,6 +216,7 @@ class EngineBackend:
         self._runtime = self._toolkit.module.Runtime(self._logger)
         self._engines: dict[str, _Engine] = {}
         self._kernels = _Kernels(cache.kernels_path(self._toolkit, self._gpu.device))
+        self._save = weakref.finalize(self, self._kernels.save)  # also where nobody closes this
 
     def bind(self, stage: Stage) -> EngineGraph:
         """The graph of a stage, in its engine.
@@ -233,7 +235,7 @@ class EngineBackend:
 
     def close(self) -> None:
         """Give the GPU's memory back and keep the kernels that were compiled."""
-        self._kernels.save()
+        self._save()
         self._engines.clear()
         self._gpu.close()
 
