@@ -45,7 +45,7 @@ class EncoderRequest:
 
 
 def run_encoder(bundle: Path, task: str, source: bytes | Path, request: EncoderRequest) -> None:
-    """Encode a picture and show what came of it; the request fit the task."""
+    """Encode an image and show what came of it; the request fit the task."""
     with working(request.as_json) as progress:
         from edgetok.runtimes.encoder.model import load_encoder
 
@@ -145,7 +145,7 @@ def show_map(
 
 
 def _png(values: NDArray[Any], source: bytes | Path) -> bytes:
-    """A picture as large as the one that was given: 16 bits of depth, or numbers of classes."""
+    """An image as large as the one that was given: 16 bits of depth, or numbers of classes."""
     from PIL import Image
 
     from edgetok.runtimes.images.preprocess import open_image

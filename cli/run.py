@@ -99,7 +99,7 @@ def _note(trace: Path, model: Model, answer: Answer, differs: bool | None) -> No
 
 
 def _open_frames(model: Model, path: Path, count: int | None) -> Collection[ImageInput]:
-    """As many frames as prompts of the bundle have pictures."""
+    """As many frames as prompts of the bundle have images."""
     from edgetok.runtimes.images.frames import open_frames
 
     wanted = model.manifest.vision.pictures

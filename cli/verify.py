@@ -33,7 +33,7 @@ def verify_command(
 ) -> None:
     """Check every file's hash, then run the golden samples on this device.
 
-    Hashes find damage. Only --expect-digest proves where a bundle comes from.
+    Hashes find damage. Only --expect-digest checks where a bundle comes from.
     """
     expected = None if expect_digest is None else _parse_digest(expect_digest)
     with working(as_json) as progress:

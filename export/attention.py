@@ -63,7 +63,7 @@ class TowerEmitter:
         raise NotImplementedError
 
     def parts(self, count: int) -> list[TowerEmitter]:
-        """What was kept of each of the P pictures that went through the tower together."""
+        """What was kept of each of the P images that went through the tower together."""
         if count == 1:
             return [self]
         return [self._part(slice(part, part + 1)) for part in range(count)]
@@ -88,7 +88,7 @@ class DecoderLowering:
 
     Args:
         attention: builds the emitter of one trace from the past buffers of each layer, lengths,
-            positions, rotary tables and scales; it gathers the buffers behind in `present`.
+            positions, rotary tables and scales; it gathers the buffers after in `present`.
         norms: lowers the norms of a model to one operator each, for the time of a trace.
         buffers: what a layer's cache consists of.
         turn: rotary embedding of rows [1, S, heads * H] at positions int64 [S], with tables of cos

@@ -25,7 +25,7 @@ class Case:
     """Images and prompt: a file's bytes, all pixels [P, 3, h, w], the ids around the images.
 
     `question` are the places of the user's own text in `before` and `after` put together; `more`
-    the bytes and suffixes of the images behind the first one.
+    the bytes and suffixes of the images after the first one.
     """
 
     image: bytes
@@ -41,7 +41,7 @@ class Case:
 def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
     """Prepare samples as Hugging Face would.
 
-    Where a prompt has several pictures, those of a sample are its own and the ones that follow it
+    Where a prompt has several images, those of a sample are its own and the ones that follow it
     in the list, from whose end on it begins again.
 
     Raises:
@@ -150,7 +150,7 @@ def _read(sample: Sample) -> tuple[bytes, Image.Image]:
 
 
 def _show(picture: Image.Image) -> Image.Image:
-    """Upright RGB, as Hugging Face loads a picture, transparency put on white as it converts one.
+    """Upright RGB, as Hugging Face loads an image, transparency put on white as it converts one.
 
     Raises:
         ValueError: for more than 8 bits, which it clips.

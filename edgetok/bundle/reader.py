@@ -143,7 +143,7 @@ class Bundle(Opened[Manifest]):
     """A bundle that answers questions; made by `Bundle.open`.
 
     Attributes:
-        ladder: its buckets, ascending.
+        ladder: its rungs, ascending.
     """
 
     @classmethod
@@ -162,7 +162,7 @@ class Bundle(Opened[Manifest]):
 
     @property
     def ladder(self) -> Ladder:
-        """Its buckets, ascending."""
+        """Its rungs, ascending."""
         rungs = (Bucket(r.budget, r.prompt_tokens, r.cache_slots) for r in self.manifest.ladder)
         return Ladder(tuple(rungs))
 

@@ -249,7 +249,7 @@ def _constants_path(engine: Path) -> Path:
 
 
 def _lay_out(job: EngineJob) -> tuple[tuple[tuple[Constant, ...], ...], bytes]:
-    """The constants of each rung one behind another, and where they are."""
+    """The constants of each rung one after another, and where they are."""
     values, rungs = bytearray(), []
     for arrays in job.graph.constants:
         rung = []

@@ -1,4 +1,4 @@
-"""The gate of encoders: graphs against PyTorch, and the full budget against the whole model."""
+"""The parity check of encoders: graphs, and the full budget against the whole model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_encoder(
     texts: Sequence[Tensor],
     weights: Weights,
 ) -> list[Check]:
-    """Compare all graphs on every picture and text."""
+    """Compare all graphs on every image and text."""
     full = reference.parts.vision.full_tokens
     checks = _check_whole(reference, pixels, full)
     for flavour, runner in runners.items():
@@ -140,7 +140,7 @@ def _is_open(
 
 
 def _distance(got: dict[str, Array], want: dict[str, Array], output: str) -> float:
-    """How far outputs are apart, as the gate's `max_abs` counts; infinite for other groups."""
+    """How far outputs are apart, as `max_abs` counts; infinite for other groups."""
     if not _made_the_same(got, want):
         return float("inf")
     scale = max(1.0, float(np.abs(want[output]).max()) / 10)

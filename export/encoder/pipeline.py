@@ -46,7 +46,7 @@ Say = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a file and as Hugging Face's processor sees it, pixels [1, 3, h, w]."""
+    """An image as a file and as Hugging Face's processor sees it, pixels [1, 3, h, w]."""
 
     data: bytes
     suffix: str
@@ -191,7 +191,7 @@ def _write_golden(
     pictures: Sequence[Picture],
     texts: Sequence[Tensor],
 ) -> None:
-    """What the graphs themselves make of some pictures and a text."""
+    """What the graphs themselves make of some images and a text."""
     found = []
     for number, picture in enumerate(pictures):
         image, pixels = f"golden/{number}{picture.suffix}", picture.pixels.numpy()

@@ -41,7 +41,7 @@ def lower(model: ir.Model) -> ir.Model:
 
 
 class _Scribe:
-    """Writes nodes in front of the one that they replace."""
+    """Writes nodes before the one that they replace."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph, self._place = graph, next(iter(graph), None)

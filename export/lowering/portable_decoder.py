@@ -64,7 +64,7 @@ def no_past(past: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:
 class CacheAttention:
     """Causal attention over float32 buffers.
 
-    Rows that begin a cache attend to each other as they are; rows behind it attend to what the
+    Rows that begin a cache attend to each other as they are; rows after it attend to what the
     buffers then hold.
 
     Args:
@@ -118,7 +118,7 @@ class CacheAttention:
         return merge_heads(rows)
 
     def append(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Put a row [1, G, 1, H] behind those of the next layer; returns the rotated query."""
+        """Put a row [1, G, 1, H] after those of the next layer; returns the rotated query."""
         layer = len(self.present)
         query, key = self._rotate(query, layer), self._rotate(key, layer)
         query, key, value = self.equalise(layer, query, key, value)

@@ -50,7 +50,7 @@ class Reference:
     def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
         """pixels [P, 3, h, w] -> every output of the tower graph, by name.
 
-        Of several pictures, their parts come one after another, and so does all that is found.
+        Of several images, their parts come one after another, and so does all that is found.
         `budget` matters to methods inside the tower alone; all tokens if None.
         """
         vision = self.parts.vision
@@ -160,7 +160,7 @@ class Reference:
 
         Args:
             made: the outputs of compress, for decoders that read more of tokens than their rows.
-            visual: rows of the picture, for policies and decoders that ask.
+            visual: rows of the image, for policies and decoders that ask.
             prompt_rows: how many rows the prompt has, if more follow it here.
         """
         text = self.parts.text
@@ -198,7 +198,7 @@ class Reference:
         return {"inputs_embeds": embeds} | {n: v for n, v in told.items() if v is not None}
 
     def _deepen(self, count: int, visual: range, made: dict[str, Tensor] | None) -> dict[str, Any]:
-        """What Hugging Face's decoder adds to visual rows behind its first layers."""
+        """What Hugging Face's decoder adds to visual rows after its first layers."""
         layers = len(self.parts.deepstack_projectors)
         if not layers or made is None:
             return {}
@@ -248,7 +248,7 @@ class Reference:
 
 
 def weigh(pictures: int) -> Tensor:
-    """Weights [P] that graphs are checked with: 1, 2, ... and the first picture once more."""
+    """Weights [P] that graphs are checked with: 1, 2, ... and the first image once more."""
     return torch.arange(pictures).float() % 3 + 1
 
 

@@ -98,7 +98,7 @@ class PrefillReference:
     """Runs the layers of a decoder one by one and takes rows away between them.
 
     Args:
-        store: what becomes of the cache behind the prompt, where its rows do not stay as they are.
+        store: what becomes of the cache after the prompt, where its rows do not stay as they are.
     """
 
     def __init__(

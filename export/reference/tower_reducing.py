@@ -56,7 +56,7 @@ class ReducingReference:
         budget: int,
         watch: Callable[[int, State], None] = lambda _number, _state: None,
     ) -> State:
-        """The rows behind the last block, prefix rows first; `watch` is told of each block."""
+        """The rows after the last block, prefix rows first; `watch` is told of each block."""
         config: Any = self.vision.model.config
         prefix, before = self.encoder.prefix, config._attn_implementation
         x = self.vision.embed(pixels)[0]

@@ -117,7 +117,7 @@ class Decoder(StageModule):
     ) -> Any:
         """rows [1, S, D] -> hidden rows [1, S, D] and the buffers after the call.
 
-        Behind the buffers of rows stand those of short convolutions; rows that begin a cache find
+        After the buffers of rows stand those of short convolutions; rows that begin a cache find
         none.
 
         Args:

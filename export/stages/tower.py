@@ -148,7 +148,7 @@ class Tower(StageModule):
         if name == names.EARLY_CLS_ATTENTION:
             return probe_cls(*blocks[0])
         if name == names.FLOW_SCORE:
-            depth = len(self.vision.blocks)  # the block behind them may have run as well
+            depth = len(self.vision.blocks)  # the block after them may have run as well
             return probe_flow(blocks[:depth], attention.values[:depth], prefix)
         raise KeyError(name)
 

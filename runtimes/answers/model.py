@@ -77,10 +77,10 @@ class Model:
         return self._chooser.session
 
     def encode(self, image: Pictures, *, budget: int | None = None) -> EncodedImage:
-        """Run the tower once for each picture; give the result to `generate` in their place.
+        """Run the tower once for each image; give the result to `generate` in their place.
 
         Args:
-            image: one picture, or a list of them where prompts of the bundle have several.
+            image: one image, or a list of them where prompts of the bundle have several.
             budget: the rung to encode for, where the method acts inside the tower and each rung
                 has its own; the largest when None. Another rung then encodes the image again.
 

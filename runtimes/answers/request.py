@@ -65,7 +65,7 @@ class AnswerOptions(ChoiceOptions, TurnOptions, total=False):
     """Everything that may be asked of one answer.
 
     Keys:
-        weights: of each picture, by which some methods divide the budget; all alike when None.
+        weights: of each image, by which some methods divide the budget; all alike when None.
     """
 
     weights: Sequence[float] | None
@@ -160,7 +160,7 @@ class Request:
     policy: Policy
     sampling: Sampling
     max_new_tokens: int | None = None  # None: as many as the rung was exported for
-    weights: FloatArray | None = None  # of the pictures; None: all alike
+    weights: FloatArray | None = None  # of the images; None: all alike
 
     @classmethod
     def of(

@@ -173,7 +173,7 @@ class Pipeline:
     ) -> VisualTokens:
         """The visual tokens of a rung; computed once per image unless they depend on the request.
 
-        `weights` are those of its pictures, if there are several.
+        `weights` are those of its images, if there are several.
         """
         of_image = weights is None and not reads_prompt(self.runtime.manifest)
         held = image.tokens.get(bucket.budget) if of_image else None

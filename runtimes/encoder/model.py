@@ -1,4 +1,4 @@
-"""A loaded bundle of an encoder: pictures in, classes, embeddings, scores or maps out."""
+"""A loaded bundle of an encoder: images in, classes, embeddings, scores or maps out."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from edgetok.runtimes.runtime.requirements import WEIGHTS_PREFIX, require_pixels
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What an encoder made of a picture.
+    """What an encoder made of an image.
 
     Attributes:
-        output: [...], without the dimension of pictures; see the task of the bundle.
+        output: [...], without the dimension of images; see the task of the bundle.
         kept: int64 [K], the patch that each row left is centred on, or -1.
         sizes: float32 [K], how many patches each stands for.
         budget: K.
@@ -125,11 +125,11 @@ class Encoder:
         return self.manifest.task
 
     def pixels(self, image: ImageInput) -> FloatArray:
-        """Pixels [1, 3, h, w] of a picture; see `preprocess.preprocess`."""
+        """Pixels [1, 3, h, w] of an image; see `preprocess.preprocess`."""
         return preprocess(image, self._plan)
 
     def encode(self, image: ImageInput, *, budget: int | None = None) -> Encoding:
-        """Run a rung on a picture; the largest when `budget` is None.
+        """Run a rung on an image; the largest when `budget` is None.
 
         Raises:
             InputError: if the image cannot be read.
@@ -214,7 +214,7 @@ class Encoder:
     def compare(
         self, image: ImageInput, texts: Sequence[str], *, budget: int | None = None
     ) -> list[Score]:
-        """How well each text goes with the picture, the best first.
+        """How well each text goes with the image, the best first.
 
         Raises:
             UsageError: if the bundle does not compare, or there are no texts.

@@ -115,12 +115,12 @@ class HeldRows:
         self._keys, self._known = list(keys), bool(keys)
 
     def append(self, keys: Sequence[Key]) -> None:
-        """More rows behind those."""
+        """More rows after those."""
         if self._known:
             self._keys += keys
 
     def cut(self, rows: int) -> None:
-        """What stands behind the first so many rows is about to be written over."""
+        """What stands after the first so many rows is about to be written over."""
         del self._keys[rows:]
 
     def forget(self) -> None:

@@ -23,7 +23,7 @@ Key = int | tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class TowerOutput:
-    """What one image leaves behind, or all of a prompt; every rung of the ladder starts from it.
+    """What one image leaves after, or all of a prompt; every rung of the ladder starts from it.
 
     Args:
         tensors: features [N, V] and the probes of the method, by graph name; owned copies.
@@ -46,7 +46,7 @@ class VisualTokens:
         rows: projected tokens [K, D].
         kept: source index of each token [K]; -1 for the CLS token or a mixture of all.
         sizes: how many source tokens each stands for [K].
-        deep: [K, layers * D], added behind the decoder's first layers; None where nothing is.
+        deep: [K, layers * D], added after the decoder's first layers; None where nothing is.
     """
 
     rows: FloatArray
@@ -122,7 +122,7 @@ class Runtime(Protocol):
         Args:
             image: what this rung's tower made of it, where each rung has its own.
             text: needed where the bundle's method looks at the prompt, and ignored elsewhere.
-            weights: [pictures], by which a method may divide the budget; all 1 if None.
+            weights: [images], by which a method may divide the budget; all 1 if None.
         """
         ...
 
@@ -162,7 +162,7 @@ class Runtime(Protocol):
         ...
 
     def count_held(self, keys: Sequence[Key]) -> int:
-        """How many of a prompt's first rows the cache holds and `extend` can go on behind.
+        """How many of a prompt's first rows the cache holds and `extend` can go on after.
 
         Fewer than all of them: the logits of the last row must come from somewhere. 0 where what
         the cache holds does not depend on these rows alone.
@@ -170,7 +170,7 @@ class Runtime(Protocol):
         ...
 
     def extend(self, embeds: FloatArray, start: int, keys: Sequence[Key]) -> FloatArray:
-        """Put the rows of a prompt [n, D] from `start` on behind those before, which are held.
+        """Put the rows of a prompt [n, D] from `start` on after those before, which are held.
 
         Returns:
             Logits [W] of the last row.

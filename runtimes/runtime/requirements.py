@@ -99,7 +99,7 @@ def require_pixels(pixels: FloatArray, shape: tuple[int, ...]) -> None:
 
 
 def require_visual(start: int | None, visual: int, count: int) -> int:
-    """The first of `visual` rows, which lie in front of the last of `count` rows."""
+    """The first of `visual` rows, which lie before the last of `count` rows."""
     if start is None:
         raise UsageError(
             "this bundle takes visual rows away at prefill; say where they begin (visual_start)"

@@ -180,7 +180,7 @@ class BundleRuntime:
 
         Raises:
             InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
-                not lie in front of the last row.
+                not lie before the last row.
             UsageError: if the bundle takes rows away at prefill and `visual_start` is missing.
         """
         graph, count = self._graph("prefill", bucket), len(embeds)
@@ -217,11 +217,11 @@ class BundleRuntime:
         text_follows = all(isinstance(key, int) for key in keys[shared:])
         if self._may_rewind:
             return shared if text_follows or len(keys) >= self._chunk_rows else 0
-        # Rows that are gone were chosen by all that came before: only more can be put behind.
+        # Rows that are gone were chosen by all that came before: only more can be put after.
         return shared if text_follows and shared == len(self._held) else 0
 
     def extend(self, embeds: FloatArray, start: int, keys: Sequence[Key]) -> FloatArray:
-        """Put rows of a prompt [n, D] from `start` on behind those before; logits [W], a view.
+        """Put rows of a prompt [n, D] from `start` on after those before; logits [W], a view.
 
         Raises:
             UsageError: if `count_held` does not allow `start`.
@@ -279,7 +279,7 @@ class BundleRuntime:
         return logits
 
     def _put(self, chunk: FloatArray, at: int, keys: Sequence[Key]) -> FloatArray:
-        """A chunk [R, D] behind the first `at` rows, some of which it may write once more."""
+        """A chunk [R, D] after the first `at` rows, some of which it may write once more."""
         if at < len(self._held):
             self._rows.rewind(at)
             self._held.cut(at)

@@ -83,7 +83,7 @@ class KiviReference(Reference):
         return KiviRows(self)
 
     def follow_steps(self, embeds: Tensor, ids: list[int]) -> Tensor:
-        """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens behind it."""
+        """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens after it."""
         rows = self.begin_rows()
         return torch.stack([rows.begin(embeds), *(rows.step(token) for token in ids)])
 
