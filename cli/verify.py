@@ -1,4 +1,4 @@
-"""`edgetok verify`: prove on this device that a bundle answers as it did when exported."""
+"""`edgetok verify`: check on this device that a bundle answers as it did when exported."""
 
 from __future__ import annotations
 

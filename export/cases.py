@@ -1,4 +1,4 @@
-"""What graphs are proved on: images and prompts, prepared by Hugging Face's own processors."""
+"""What graphs are checked on: images and prompts, prepared by Hugging Face's own processors."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _render_halves(
 
 
 def synthetic_pictures(count: int, side_px: int = 256) -> list[Image.Image]:
-    """Gradients, blocks and noise from a fixed seed, for a proof without samples."""
+    """Gradients, blocks and noise from a fixed seed, for a check without samples."""
     generator = np.random.Generator(np.random.PCG64(0))
     ramp = np.linspace(0, 255, side_px)
     pictures = []
@@ -119,7 +119,7 @@ def synthetic_pictures(count: int, side_px: int = 256) -> list[Image.Image]:
 
 
 def synthetic_cases(parts: Parts, count: int) -> list[Case]:
-    """Cases for an export that was given no samples; they prove graphs, not quality."""
+    """Cases for an export that was given no samples; they check graphs, not quality."""
     processor = parts.open_processor(parts.path)
     tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
     before, after = split_prompt(parts.prompt, tokenizer, SYNTHETIC_PROMPT)

@@ -65,7 +65,7 @@ class TextEncoder:
 
 @dataclass(frozen=True, slots=True)
 class EncoderParts:
-    """An encoder taken apart. `model` stays whole: graphs are proved against it.
+    """An encoder taken apart. `model` stays whole: graphs are compared with it.
 
     Args:
         vision: the tower; of its `finish` and `cell` nothing is used.

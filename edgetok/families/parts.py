@@ -228,7 +228,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A model taken apart. `model` stays whole: graphs are proved against it.
+    """A model taken apart. `model` stays whole: graphs are compared with it.
 
     Args:
         layout: what the full budget reads; None where it is just the N tokens. Smaller budgets

@@ -39,7 +39,7 @@ class EncoderParity(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
-def prove_encoder(
+def check_encoder(
     reference: EncoderReference,
     runners: dict[Flavour, GraphRunner],
     budgets: Sequence[int],
@@ -49,13 +49,13 @@ def prove_encoder(
 ) -> list[Check]:
     """Compare all graphs on every picture and text."""
     full = reference.parts.vision.full_tokens
-    checks = _prove_whole(reference, pixels, full)
+    checks = _check_whole(reference, pixels, full)
     for flavour, runner in runners.items():
         ledger = Ledger(LIMITS["fp32" if weights == "fp32" else "quantized"])
         with hold_rounded(reference, weights, flavour):
             for each in pixels:
                 for budget in budgets:
-                    _prove_rung(ledger, reference, runner, each, budget)
+                    _check_rung(ledger, reference, runner, each, budget)
             for ids in texts:
                 got = runner.run(names.DESCRIBE, None, {names.TOKEN_IDS: ids.numpy()})
                 want = reference.describe(ids).numpy()
@@ -63,12 +63,12 @@ def prove_encoder(
                     names.DESCRIBE, None, names.TEXT_EMBEDDING, got[names.TEXT_EMBEDDING], want
                 )
         if full in budgets:
-            checks += _prove_end(reference, runner, pixels, full, weights, flavour)
+            checks += _check_end(reference, runner, pixels, full, weights, flavour)
         checks += [_of_flavour(check, flavour) for check in ledger.checks()]
     return checks
 
 
-def _prove_whole(reference: EncoderReference, pixels: Sequence[Tensor], full: int) -> list[Check]:
+def _check_whole(reference: EncoderReference, pixels: Sequence[Tensor], full: int) -> list[Check]:
     """The parts put together, against the whole model: both in PyTorch, in float32."""
     ledger, output = Ledger(WHOLE), reference.parts.output
     for each in pixels:
@@ -77,7 +77,7 @@ def _prove_whole(reference: EncoderReference, pixels: Sequence[Tensor], full: in
     return ledger.checks()
 
 
-def _prove_end(
+def _check_end(
     reference: EncoderReference,
     runner: GraphRunner,
     pixels: Sequence[Tensor],
@@ -99,7 +99,7 @@ def _of_flavour(check: Check, flavour: Flavour) -> Check:
     return msgspec.structs.replace(check, stage=f"{check.stage} ({flavour})")
 
 
-def _prove_rung(
+def _check_rung(
     ledger: Ledger, reference: EncoderReference, runner: GraphRunner, pixels: Tensor, budget: int
 ) -> None:
     """A rung's graph; where PyTorch itself merges otherwise when nudged, its choice is left open.

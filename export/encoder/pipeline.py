@@ -24,7 +24,7 @@ from edgetok.errors import InputError, UsageError
 from edgetok.export.cases import synthetic_pictures
 from edgetok.export.encoder.builder import EncoderBuilder
 from edgetok.export.encoder.graphs import require_fit, require_movable
-from edgetok.export.encoder.parity import EncoderParity, prove_encoder
+from edgetok.export.encoder.parity import EncoderParity, check_encoder
 from edgetok.export.encoder.reference import EncoderReference
 from edgetok.export.lowering import weight_file
 from edgetok.export.options import ExportOptions
@@ -82,7 +82,7 @@ def refuse_options(checkpoint: Checkpoint, asked: ExportOptions) -> None:
 def export_encoder(
     checkpoint: Checkpoint, out: str | Path, asked: ExportOptions, flavour: Flavour, say: Say
 ) -> Exported:
-    """Freeze an encoder with a method inside its tower into a bundle, proved against PyTorch.
+    """Freeze an encoder with a method inside its tower into a bundle, checked against PyTorch.
 
     Budgets that are not asked for are a quarter, a half and all of the patches; the method is
     `tome`, or `expedit` for heads that draw.
@@ -109,15 +109,15 @@ def export_encoder(
         writer.write(weight_file.FILE, builder.store.chunks())
         for graph in graphs:
             writer.write(graph.stage.file, graph.data)
-        say("prove against PyTorch", 0.6)
-        spelled: list[Flavour] = ["ort"] if flavour == "ort" else ["ort", "portable"]
+        say("check against PyTorch", 0.6)
+        flavours: list[Flavour] = ["ort"] if flavour == "ort" else ["ort", "portable"]
         runners = {
             each: GraphRunner([g for g in graphs if g.stage.flavour == each], writer.path_of(""))
-            for each in spelled
+            for each in flavours
         }
         reference, texts = EncoderReference(parts, inside), _encode_texts(parts, TEXTS)
         pixels = [picture.pixels for picture in pictures]
-        checks = prove_encoder(reference, runners, ladder, pixels, texts, weights)
+        checks = check_encoder(reference, runners, ladder, pixels, texts, weights)
         report = EncoderParity(weights, len(pictures), samples is None, checks)
         require_parity(report)
         say("write", 0.95)

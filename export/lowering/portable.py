@@ -1,6 +1,6 @@
 """The `portable` flavour: standard operators of opset 24 only, for TensorRT and other runtimes.
 
-Attention is one standard `Attention`, activations stay spelled out, and quantized weights are
+Attention is one standard `Attention`, activations stay single operators, and quantized weights are
 constants behind a `DequantizeLinear`. The decoder's cache is `portable_cache`'s.
 """
 

@@ -26,7 +26,7 @@ Made = Mapping[str, Array]  # the outputs of a compress graph, by name
 def _is_float(graph: Graph) -> bool:
     """Whether packed and unpacked kernels give the same: packing would copy every weight.
 
-    Where a graph rounds they do not, and what is proved must be what the runtime ships.
+    Where a graph rounds they do not, and what is checked must be what the runtime ships.
     """
     few_bits = any(tensor.dtype in ("int8", "uint8") for tensor in graph.stage.inputs)
     return not few_bits and b"MatMulNBits" not in graph.data

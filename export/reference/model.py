@@ -1,4 +1,4 @@
-"""The model as Hugging Face runs it, in eager PyTorch: what every graph is proved against.
+"""The model as Hugging Face runs it, in eager PyTorch: what every graph is compared with.
 
 Nothing here shares code with the stages that are traced: features and probes come from the
 model's own `output_hidden_states` and `output_attentions`, text from its own cache.
@@ -248,7 +248,7 @@ class Reference:
 
 
 def weigh(pictures: int) -> Tensor:
-    """Weights [P] that graphs are proved with: 1, 2, ... and the first picture once more."""
+    """Weights [P] that graphs are checked with: 1, 2, ... and the first picture once more."""
     return torch.arange(pictures).float() % 3 + 1
 
 

@@ -1,4 +1,4 @@
-"""Reduction at prefill as Hugging Face runs it, eagerly: what prefill graphs are proved on.
+"""Reduction at prefill as Hugging Face runs it, eagerly: what prefill graphs are compared with.
 
 Shares the methods' own cuts with the graphs, and nothing else: rows are kept by list comprehension,
 attention maps are those that Hugging Face's eager attention returns, keys those of its own cache,

@@ -1,4 +1,4 @@
-"""A tower that reduces its rows, as Hugging Face runs it: what its graphs are proved against.
+"""A tower that reduces its rows, as Hugging Face runs it: what its graphs are compared with.
 
 Shares the methods' own steps with the graphs, and nothing else: attention is Hugging Face's eager
 one, sizes reach it as an attention mask, and queries, keys, values and maps are recorded from its

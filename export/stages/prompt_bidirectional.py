@@ -1,6 +1,6 @@
 """Prompts in which rows see later ones: pictures in Gemma 3, all of it in PaliGemma.
 
-No fused operator of a decoder looks ahead, so attention of the prompt is spelled out; the rows that
+No fused operator of a decoder looks ahead, so the prompt's attention is single operators; the rows that
 follow are attended to as everywhere.
 """
 

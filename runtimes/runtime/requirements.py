@@ -52,8 +52,8 @@ def require_flavour(manifest: Manifest, flavour: str) -> Flavour:
     known = get_args(Flavour)
     if flavour not in known:
         raise UsageError(f"flavour {flavour!r} is unknown; choose {', '.join(known)}")
-    spelled = {stage.stage for stage in manifest.stages if stage.flavour == flavour}
-    if missing := [name for name in shared_stages(manifest) if name not in spelled]:
+    listed = {stage.stage for stage in manifest.stages if stage.flavour == flavour}
+    if missing := [name for name in shared_stages(manifest) if name not in listed]:
         raise UsageError(
             f"this bundle has no {flavour} graphs of {', '.join(missing)}; export it again with "
             f"--flavour {flavour}, or run its ort graphs"
