@@ -8,10 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from edgetok.bundle import encoder_golden, encoders, golden, manifest, processor
+from edgetok.bundle.strict import Struct
+
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 SOURCES = (".py", ".pyi", ".cpp", ".hpp", ".sh", ".md", ".toml")
 ANOTHER = ("build", "share", "lib")  # folders of what a build makes, not of the repository
+
+# Everything that stands in a JSON file of a bundle, but for the numbers of a controller.
+KINDS = [
+    kind
+    for module in (manifest, encoders, processor, golden, encoder_golden)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Struct) and kind.__module__ == module.__name__
+]
 
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 PATH = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*/?")
@@ -62,6 +73,14 @@ def test_pages_that_a_page_links_to_exist(page: Path) -> None:
     prose = CODE.sub("", re.sub(r"(?ms)^```.*?^```", "", page.read_text()))
     missing = {to for to in LINK.findall(prose) if not (page.parent / to).exists()}
     assert not missing, f"{page.name} links to {sorted(missing)}"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_field_of_a_bundle_is_described(kind: type[Struct]) -> None:
+    pages = (ROOT / "docs" / name for name in ("bundle-format.md", "bundle-files.md"))
+    text = "".join(page.read_text() for page in pages)
+    missing = [n for n in kind.__struct_fields__ if f"`{n}`" not in text and f'"{n}"' not in text]
+    assert not missing, f"{kind.__name__}: {missing}"
 
 
 def test_a_path_that_is_gone_is_found() -> None:
