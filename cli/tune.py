@@ -19,7 +19,7 @@ from edgetok.options import flag_of, option
 if TYPE_CHECKING:
     from edgetok.calibration.samples import Sample
     from edgetok.calibration.tuning import Candidate, Goal, Journal, Measured, Point
-    from edgetok.cli.candidates import Workshop
+    from edgetok.cli.candidates import CandidateRunner
 
 _MIB = 1 << 20
 
@@ -118,12 +118,12 @@ def tune_command(
 
 def _open_shop(
     model: Path, data: Path, folder: Path, samples: list[Sample], asked: TuneOptions
-) -> tuple[Workshop, Journal]:
+) -> tuple[CandidateRunner, Journal]:
     """Where candidates are made and measured, and what was measured so far."""
     from edgetok.calibration.tuning import Journal
-    from edgetok.cli.candidates import Workshop
+    from edgetok.cli.candidates import CandidateRunner
 
-    shop = Workshop(
+    shop = CandidateRunner(
         *(model, data, folder, samples, asked.budgets),
         *(asked.repeats, asked.threads, asked.seed),
     )

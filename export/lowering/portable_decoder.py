@@ -264,7 +264,7 @@ def attend_prompt(
     cos: Tensor,
     sin: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention of a prompt without a cache, as `ort_eviction.attend_prompt`, in single operators.
+    """Causal attention of a prompt without a cache, as `ort_eviction.attend_prompt`.
 
     `last` is not read: what a padded row sees reaches no true one.
     """
