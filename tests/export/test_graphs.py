@@ -97,9 +97,7 @@ def test_every_method_keeps_what_torch_keeps(
     _compare_kept(building, path, tmp_path, form)
 
 
-def _compare_kept(
-    building: ModuleType, model_dir: Path, tmp_path: Path, method: Method
-) -> None:
+def _compare_kept(building: ModuleType, model_dir: Path, tmp_path: Path, method: Method) -> None:
     parts = open_model(model_dir)
     reference = Reference(parts, method)
     possible = [budget for budget in method.budgets(16, (4, 4)) if 4 <= budget < 16]
