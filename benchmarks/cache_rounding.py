@@ -8,23 +8,21 @@ PyTorch whose rows are not. No graph takes part.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import common
 import torch
 from torch import Tensor
 
 from edgetok.calibration.kv_scales import measure_kv_scales
-from edgetok.export.caches.evicting.reference import CacheReference, Rounding
+from edgetok.export.reference.cache import CacheReference
+from edgetok.export.reference.rows import Rounding
 from edgetok.families import open_model
 from edgetok.families.parts import TextParts
 from edgetok.kv import keep_all
 
-ROOT = Path(__file__).parents[1]
 NAME = "llava_onevision"
 LAYERS, SPREADS = (
     (1, 2, 4, 8),
@@ -32,16 +30,6 @@ LAYERS, SPREADS = (
 )
 PROMPTS, ROWS, MEASURED = 10, 40, 8  # the scales are measured on all prompts but the last two
 IDS = (5, 9, 20, 77, 130, 8)  # what is decoded behind each prompt
-
-
-def load_families() -> ModuleType:
-    path = ROOT / "tests/families/tiny_families.py"
-    spec = importlib.util.spec_from_file_location("tiny_families", path)
-    assert spec is not None and spec.loader is not None  # noqa: S101
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny_families"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def open_text(families: Any, layers: int, spread: float) -> TextParts:
@@ -70,7 +58,7 @@ def answer(text: TextParts, prompts: list[Tensor], rounding: Rounding | None) ->
 
 @torch.no_grad()
 def main() -> None:
-    families = load_families()
+    families = common.load_module("tests/families/tiny_families.py")
     print(f"| layers | {' | '.join(SPREADS)} |\n|{'---|' * (len(SPREADS) + 1)}")
     for layers in LAYERS:
         found = []

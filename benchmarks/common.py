@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import math
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from edgetok.calibration.samples import Sample, load_samples
@@ -35,6 +37,22 @@ def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
         else:
             parser.add_argument(flag, type=type(default), default=default)
     return parser.parse_args()
+
+
+def load_module(path: str) -> ModuleType:
+    """A module of this repository that is in no package, by its file."""
+    name = f"edgetok_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    assert spec is not None and spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_building() -> ModuleType:
+    """What builds single graphs, for tests and here."""
+    return load_module("tests/export/building.py")
 
 
 def demo_samples(split: str, count: int, per_image: int = 4, start: int = 0) -> tuple[Sample, ...]:

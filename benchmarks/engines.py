@@ -31,18 +31,24 @@ import common
 import tensorrt_rtx as trt
 import torch
 
+from edgetok import names
 from edgetok.errors import UsageError
-from edgetok.export.builder import Graph, GraphBuilder, Scales
-from edgetok.export.caches.ring_options import shape_ring
-from edgetok.export.lowering.weight_file import FILE
+from edgetok.export.attention import Scales
+from edgetok.export.builder import GraphBuilder
+from edgetok.export.caches.choose import STORES
+from edgetok.export.caches.evicting.scheme import EvictingCache
+from edgetok.export.caches.plain.scheme import BITS, PlainCache
+from edgetok.export.caches.scheme import CacheScheme
+from edgetok.export.graph import Graph
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import POLICIES, EvictionPlan, Policy, plan_eviction
-from edgetok.ladder import build_ladder
+from edgetok.ladder import Ladder, build_ladder
 from edgetok.methods import METHODS, Method
 from edgetok.prefill import PREFILL_METHODS, find_prefill
 
 PROMPT_TOKENS = 160  # of `--stages reducing`
+BUILDING = common.load_building()
 
 
 class _Silent(trt.ILogger):
@@ -84,21 +90,30 @@ def _vision(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]
 def _decoder(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]]:
     """The stages of the text model, which no method changes, over caches of each precision."""
     ladder = build_ladder([k for k in common.BUDGETS if k <= parts.vision.full_tokens], 96, 128)
-    prefills: list[tuple[str, int | None]] = [("prefill", k) for k in ladder.budgets]
     for kv in options.kv:
-        ringed, bits = shape_ring(kv, ladder, parts.text), 4 if kv == "int4" else 8
-        scales = _level_scales(parts) if kv in ("int8", "int4") else None
-        builder = GraphBuilder(
-            *(parts, METHODS["pool"], ladder, weights, scales, "portable"),
-            kv_bits=bits,
-            ringed=ringed,
-        )
-        first = [("embed", None)] if kv == options.kv[0] else []
-        second = ("extend", None) if ringed is None else ("flush", None)
-        for stage, budget in [*first, second, ("decode", None), *prefills]:
-            row = {"stage": stage, "tokens": budget, "weights": weights, "kv": kv}
-            graph = builder.build_one(stage, budget, "portable")
-            yield row | _build_over(builder, graph, options.target)
+        builder = _make_builder(parts, ladder, _find_cache(kv, ladder, parts), weights)
+        first = ("embed",) if kv == options.kv[0] else ()
+        prefills = (f"prefill_{k}" for k in ladder.budgets)
+        for title in (*first, "extend", "flush", "decode", *prefills):
+            for graph in BUILDING.build(builder, title):  # none of a stage that it does not have
+                stage = {"stage": graph.stage.stage, "tokens": graph.stage.bucket}
+                row = stage | {"weights": weights, "kv": kv}
+                yield row | _build_over(builder, graph, options.target)
+
+
+def _find_cache(kv: str, ladder: Ladder, parts: Parts) -> CacheScheme:
+    if kv in STORES:
+        return STORES[kv](kv, ladder, parts.text)
+    scales = _level_scales(parts) if kv in BITS else None
+    return PlainCache(kv, ladder.largest.cache_slots, scales)
+
+
+def _make_builder(
+    parts: Parts, ladder: Ladder, cache: CacheScheme, weights: Any, method: Method = METHODS["pool"]
+) -> GraphBuilder:
+    given = {"method": method, "weights": weights, "flavour": "portable"}
+    builder: GraphBuilder = BUILDING.make_builder(parts, ladder, cache, **given)
+    return builder
 
 
 def _reducing(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any]]:
@@ -111,25 +126,23 @@ def _reducing(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, An
     rows = k + PROMPT_TOKENS
     for kv, name in itertools.product(options.kv, (*POLICIES, *PREFILL_METHODS)):
         policy = POLICIES.get(name)
-        builder = GraphBuilder(
-            *(parts, METHODS["pool"], ladder, weights),
-            None if kv == "fp32" else _level_scales(parts),
-            "portable",
-            prefill=find_prefill(name) if policy is None else None,
-            kv_bits=4 if kv == "int4" else 8,
-            room=None if policy is None else _make_room(policy, rows, layers),
-        )
-        graphs = [builder.build_one("prefill", k, "portable")]
-        if policy is not None:
-            graphs.append(builder.build_one("decode", None, "portable"))
-            graphs.append(builder.build_compact(layers - 1, "portable"))
-        graphs += builder.build_segments("portable")
-        for graph in graphs:
+        scales = None if kv == "fp32" else _level_scales(parts)
+        if policy is None:
+            slots, wanted = ladder.largest.cache_slots, ("prefill", names.SEGMENT, names.EXITED)
+            cache: CacheScheme = PlainCache(kv, slots, scales, find_prefill(name))
+        else:
+            plan, wanted = (
+                _plan(policy, rows, layers),
+                ("prefill", "decode", f"compact_{layers - 1}"),
+            )
+            cache = EvictingCache(kv, plan, scales, BITS.get(kv, 8))
+        builder = _make_builder(parts, ladder, cache, weights)
+        for graph in BUILDING.build(builder, *wanted):
             row = {"method": name, "stage": graph.stage.stage, "weights": weights, "kv": kv}
             yield row | _build_over(builder, graph, options.target)
 
 
-def _make_room(policy: Policy, rows: int, layers: int) -> EvictionPlan:
+def _plan(policy: Policy, rows: int, layers: int) -> EvictionPlan:
     """Slots for two thirds of a prompt, or as many more as the policy needs."""
     for slots in range(2 * rows // 3, rows):
         with contextlib.suppress(UsageError):
@@ -160,16 +173,16 @@ def _jobs(parts: Parts, names: Sequence[str]) -> Iterator[tuple[Method, str]]:
 def _try(parts: Parts, method: Method, stage: str, weights: Any, options: Any) -> dict[str, Any]:
     possible = method.budgets(parts.vision.full_tokens, parts.vision.grid)
     k = max(budget for budget in possible if budget <= options.tokens)
-    builder = GraphBuilder(parts, method, build_ladder((k,), 96, 16), weights, None)
-    graph = builder.build_one(stage, k if stage == "compress" else None, "portable")
+    ladder = build_ladder((k,), 96, 16)
+    builder = _make_builder(parts, ladder, BUILDING.keep_rows(ladder), weights, method)
+    (graph,) = BUILDING.build(builder, stage)
     return _build_over(builder, graph, options.target)
 
 
 def _build_over(builder: GraphBuilder, graph: Graph, target: str) -> dict[str, Any]:
     """Build a graph beside the weights of its builder."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / FILE).parent.mkdir()
-        (Path(folder) / FILE).write_bytes(b"".join(builder.store.chunks()))
+        BUILDING.write_weights(builder, Path(folder))
         return _build(graph, Path(folder), target)
 
 

@@ -18,13 +18,13 @@ import common
 import onnx
 
 from edgetok.errors import UsageError
-from edgetok.export.builder import GraphBuilder
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, TOWER_METHODS, Method, find_method
 
 LIMIT_S = 10.0
+BUILDING = common.load_building()
 
 
 def main() -> None:
@@ -56,9 +56,9 @@ def main() -> None:
 
 
 def _build(parts: Parts, method: Method, budget: int, stage: str) -> dict[str, Any]:
-    builder = GraphBuilder(parts, method, build_ladder((budget,), 96, 16), "fp32", None)
+    builder = BUILDING.make_builder(parts, build_ladder((budget,), 96, 16), method=method)
     wall, cpu = time.perf_counter(), time.process_time()
-    graph = builder.build_one(stage, budget)
+    (graph,) = BUILDING.build(builder, stage)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     nodes = len(onnx.load_model_from_string(graph.data).graph.node)
     return {"nodes": nodes, "wall_s": round(wall, 2), "cpu_s": round(cpu, 2)}

@@ -153,9 +153,8 @@ class Viewer:
         key = method.name, budget
         if key not in self._towers:
             assert method.inside is not None  # noqa: S101 - only asked for these
-            tower = reducing.ReducingTower(self.parts.vision, method.inside, budget)
-            tower.attention = attend_eagerly
-            self._towers[key] = tower
+            given = self.parts.vision, method.inside, budget, attend_eagerly
+            self._towers[key] = reducing.ReducingTower(*given)
         return dict(zip(reducing.ReducingTower.outputs, self._towers[key](pixels), strict=True))
 
 

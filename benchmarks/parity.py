@@ -19,9 +19,7 @@ import common
 import numpy as np
 
 from edgetok import names
-from edgetok.export.builder import GraphBuilder
 from edgetok.export.cases import Case, make_cases
-from edgetok.export.lowering.weight_file import FILE
 from edgetok.export.options import ExportOptions
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.reference.model import Reference
@@ -30,6 +28,7 @@ from edgetok.ladder import build_ladder
 from edgetok.methods import METHODS, find_method
 
 NEW_TOKENS = 16
+BUILDING = common.load_building()
 
 
 def main() -> None:
@@ -44,12 +43,9 @@ def main() -> None:
     for name in options.methods:
         reference = Reference(parts, find_method(name))
         towers = towers or [reference.look(case) for case in cases]
-        builder = GraphBuilder(parts, reference.method, ladder, "fp32", None)
-        graphs = builder.build(lambda *_: None)
+        builder = BUILDING.make_builder(parts, ladder, method=reference.method)
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / FILE).parent.mkdir()
-            (Path(folder) / FILE).write_bytes(b"".join(builder.store.chunks()))
-            runner = GraphRunner(graphs, Path(folder))
+            runner = BUILDING.open_graphs(builder, Path(folder))
         seen = [
             runner.run("tower", None, {names.PIXELS: case.pixels.numpy()})
             | runner.read_prompt([*case.before, *case.after], case.question)

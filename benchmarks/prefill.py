@@ -29,15 +29,15 @@ from tower import flops
 
 from edgetok import names
 from edgetok.calibration.planner import DecoderShape
-from edgetok.export.builder import Graph, GraphBuilder
+from edgetok.export.graph import Graph
 from edgetok.export.lowering.fusion import infer_shapes
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder
-from edgetok.methods import METHODS
 from edgetok.prefill import find_prefill
 
 PLAIN = "none"
+BUILDING = common.load_building()
 PROMPT_TOKENS, NEW_TOKENS = 96, 32
 Key = tuple[str, int]
 
@@ -85,13 +85,14 @@ def removed_by(parts: Parts, name: str, budget: int) -> list[int]:
 def build(parts: Parts, keys: list[Key], folder: Path) -> dict[Key, Graph]:
     """A graph per method and rung, all over one weights file."""
     ladder = build_ladder(tuple(sorted({k for _, k in keys})), PROMPT_TOKENS, NEW_TOKENS)
-    builder = GraphBuilder(parts, METHODS["pool"], ladder, "fp32", None)
+    shared = BUILDING.make_builder(parts, ladder)
     graphs = {}
     for name, budget in keys:
-        builder.prefill = find_prefill(name)
-        graphs[name, budget] = builder.build_one("prefill", budget)
-    (folder / "weights").mkdir()
-    (folder / "weights/model.bin").write_bytes(b"".join(builder.store.chunks()))
+        cache = BUILDING.keep_rows(ladder, find_prefill(name))
+        builder = BUILDING.make_builder(parts, ladder, cache)
+        builder.store = shared.store
+        (graphs[name, budget],) = BUILDING.build(builder, f"prefill_{budget}")
+    BUILDING.write_weights(shared, folder)
     return graphs
 
 

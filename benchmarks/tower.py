@@ -22,11 +22,11 @@ import common
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-import torch
-from torch import nn
 
 from edgetok import names
+from edgetok.export.attention import StageModule
 from edgetok.export.cases import make_cases
+from edgetok.export.lowering import ort as ort_lowering
 from edgetok.export.lowering.fusion import fuse
 from edgetok.export.lowering.trace import quiet, trace
 from edgetok.export.stages import tower as stages
@@ -46,12 +46,12 @@ def main() -> None:
     vision = parts.vision
     sample = common.demo_samples("evaluate", 4)[0]
     pixels = make_cases(parts, [sample])[0].pixels.numpy()
-    towers = {(PLAIN, vision.full_tokens): stages.Tower(vision, ())}
+    towers = {(PLAIN, vision.full_tokens): stages.Tower(vision, (), ort_lowering.TowerAttention)}
     towers |= reducing_towers(vision, options.methods, options.budgets)
     sessions, work = {}, {}
     for key, tower in towers.items():
         print(*key, file=sys.stderr, flush=True)
-        model = build(tower, vision)
+        model = build(tower)
         work[key] = flops(model)
         sessions[key] = session_of(model, options.threads)
     times = measure(sessions, pixels, options.rounds)
@@ -63,23 +63,22 @@ def main() -> None:
 
 def reducing_towers(
     vision: VisionParts, methods: Sequence[str], budgets: Sequence[int]
-) -> dict[tuple[str, int], nn.Module]:
+) -> dict[tuple[str, int], StageModule]:
     """A tower per method and budget; budgets that a method cannot meet are left out."""
-    found: dict[tuple[str, int], nn.Module] = {}
+    found: dict[tuple[str, int], StageModule] = {}
     for name in methods:
         inside = TOWER_METHODS[name].inside
         assert inside is not None  # noqa: S101
         possible = inside.budgets(reducing.encoder_of(vision))
         for budget in sorted(set(budgets) & set(possible)):
-            found[name, budget] = reducing.ReducingTower(vision, inside, budget)
+            attention = ort_lowering.fused_attention
+            found[name, budget] = reducing.ReducingTower(vision, inside, budget, attention)
     return found
 
 
-def build(tower: nn.Module, vision: VisionParts) -> ir.Model:
-    inputs = {names.PIXELS: torch.zeros(1, 3, *vision.image_px)}
-    outputs: Any = tower.outputs
+def build(tower: StageModule) -> ir.Model:
     with quiet():
-        return fuse(trace(tower.eval(), inputs, outputs, "tower"))
+        return fuse(trace(tower.eval(), tower.inputs, tower.outputs, "tower"))
 
 
 def session_of(model: ir.Model, threads: int) -> ort.InferenceSession:

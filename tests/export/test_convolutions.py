@@ -12,12 +12,10 @@ import pytest
 import torch
 
 import edgetok
-from edgetok.bundle.buffers import cache_bytes, list_buffers
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError
-from edgetok.export.builder import GraphBuilder
-from edgetok.export.lowering.weight_file import FILE
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference.model import Reference
@@ -71,20 +69,14 @@ def test_each_layer_goes_on_from_its_own_rows(parts: Parts) -> None:
     assert [p.shape for p in past] == [(1, WIDTH, KERNEL - 1)] * 2
 
 
-def make_runner(parts: Parts, folder: Path, flavour: Flavour) -> GraphRunner:
-    ladder = build_ladder((4,), 24, 12)
-    builder = GraphBuilder(parts, find_method("pool"), ladder, "fp32", None, flavour)
-    jobs = [("prefill", 4), ("decode", None), ("extend", None)]
-    graphs = [builder.build_one(stage, budget, flavour) for stage, budget in jobs]
-    (folder / FILE).parent.mkdir()
-    (folder / FILE).write_bytes(b"".join(builder.store.chunks()))
-    return GraphRunner(graphs, folder)
-
-
 @pytest.mark.parametrize("flavour", ["ort", pytest.param("portable", marks=pytest.mark.slow)])
-def test_graphs_carry_the_memory(parts: Parts, tmp_path: Path, flavour: Flavour) -> None:
+def test_graphs_carry_the_memory(
+    building: ModuleType, parts: Parts, tmp_path: Path, flavour: Flavour
+) -> None:
     """A prompt of two rows, shorter than its padding, then a chunk and steps."""
-    runner, text = make_runner(parts, tmp_path, flavour), parts.text
+    builder = building.make_builder(parts, build_ladder((4,), 24, 12), flavour=flavour)
+    runner: GraphRunner = building.open_graphs(builder, tmp_path, "prefill", "decode", "extend")
+    text = parts.text
     embeds = torch.randn(1, 2, text.hidden)
     ids = torch.arange(runner.chunk_rows) % text.vocabulary
     chunk = text.embed(ids)[None]
@@ -134,9 +126,10 @@ def test_answers_do_not_depend_on_what_was_asked_before(
         **given,
     )
     manifest = Bundle.open(out).manifest
-    assert (manifest.kv.layers, manifest.kv.reuse) == (1, "append")
-    memories = [n for n in list_buffers(manifest, "ort") if n.startswith("past_convolution_")]
-    assert len(memories) == 3
+    (decode,) = (s for s in manifest.stages if s.stage == "decode" and s.flavour == "ort")
+    memory = [t.shape for t in decode.inputs if t.name.startswith("past_convolution_")]
+    assert (manifest.kv.layers, memory) == (1, [[1, manifest.text.hidden, 3 - 1]] * 3)
+    assert manifest.kv.reuse == "append"
     row = 2 * 16 * {"fp32": 4, "int8": 1}[kv] * manifest.kv.kv_heads
     assert cache_bytes(manifest) == manifest.kv.slots[0] * row + 3 * 2 * manifest.text.hidden * 4
     picture = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from edgetok import names
-from edgetok.export.attention import CacheBuffer, DecoderSpelling
-from edgetok.export.lowering.ort import attention_extras
-from edgetok.export.stages.decoder import Decode, Extend, Prefill
+from edgetok.export.attention import CacheBuffer, DecoderLowering, attention_extras
+from edgetok.export.stages.decoder import Decode, DecoderContext, Extend, Prefill
 from edgetok.families.decoder import find_text
 from edgetok.families.parts import TextParts
 
@@ -84,12 +83,14 @@ class PlainAttention:
         return torch.cat([pairs.real, pairs.imag, vectors[:, 2 * n :]], dim=1)
 
 
-def spelling() -> DecoderSpelling:
+def lowering() -> DecoderLowering:
     buffers = tuple(
         CacheBuffer(name, torch.float32, int) for name in (names.past_key, names.past_value)
     )
     unused: Any = None
-    return DecoderSpelling(PlainAttention, lambda _: nullcontext(), buffers, unused, unused, unused)
+    return DecoderLowering(
+        PlainAttention, lambda _: nullcontext(), buffers, unused, unused, unused, unused
+    )
 
 
 def make_text(tiny_llava: ModuleType, decoder: str, shape: str) -> TextParts:
@@ -126,22 +127,22 @@ def begin(text: TextParts) -> tuple[Tensor, ...]:
 def run_parts(text: TextParts, embeds: Tensor, ids: list[int]) -> list[Tensor]:
     """Logits of a padded prompt, a chunk behind it, and steps that are told their tokens."""
     layers = len(text.attending)
-    given = text, SLOTS, None, spelling()
+    context = DecoderContext(text, SLOTS, (SLOTS,) * layers, lowering())
     padded = torch.full((1, PADDED, text.hidden), 7.0)
     padded[:, :PROMPT] = embeds[:, :PROMPT]
     last = torch.tensor([PROMPT - 1])
-    logits, *past = Prefill(*given)(padded, last, last.repeat(layers), *begin(text))
+    logits, *past = Prefill(context, PADDED)(padded, last, last.repeat(layers), *begin(text))
     found = [logits]
 
     def places(first: int, count: int) -> tuple[Tensor, Tensor]:
         rows = torch.arange(first, first + count).repeat(layers, 1)
         return torch.full((layers,), first + count - 1), rows
 
-    logits, *past = Extend(*given)(embeds[:, PROMPT:], *places(PROMPT, CHUNK), *past)
+    logits, *past = Extend(context, CHUNK)(embeds[:, PROMPT:], *places(PROMPT, CHUNK), *past)
     found.append(logits)
     for step, token in enumerate(ids):
         at = places(PROMPT + CHUNK + step, 1)
-        logits, *past = Decode(*given)(torch.tensor([[token]]), *at, *past)
+        logits, *past = Decode(context)(torch.tensor([[token]]), *at, *past)
         found.append(logits)
     return found
 

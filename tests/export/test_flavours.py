@@ -1,11 +1,11 @@
-"""Compressors as export spells them, in both flavours and on both kinds of tower.
+"""Compressors as export lowers them, in both flavours and on both kinds of tower.
 
 Features are random and adversarial: ties, duplicates, constants, zeros, an outlier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +20,8 @@ import torch
 from edgetok import names
 from edgetok.bundle.manifest import Flavour
 from edgetok.errors import UsageError
-from edgetok.export.builder import Graph, GraphBuilder
+from edgetok.export.graph import Graph
 from edgetok.export.lowering import portable
-from edgetok.export.lowering.weight_file import FILE
-from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
@@ -71,16 +69,30 @@ def three_budgets(method: Method, parts: Parts) -> list[int]:
     return sorted({possible[len(possible) * quarter // 4] for quarter in (1, 2, 3)})
 
 
-def compare(
-    parts: Parts, method: Method, flavour: Flavour, budgets: Iterable[int], folder: Path, cases: Any
-) -> None:
+Compare = Callable[[Parts, Method, Flavour, Iterable[int]], None]
+
+
+@pytest.fixture
+def compare(building: ModuleType, tmp_path: Path, method_cases: Any) -> Compare:
     """The graphs of some budgets against PyTorch, on features of every case."""
+    return lambda *given: _compare(building, tmp_path, method_cases, *given)
+
+
+def _compare(
+    building: ModuleType,
+    folder: Path,
+    cases: Any,
+    parts: Parts,
+    method: Method,
+    flavour: Flavour,
+    budgets: Iterable[int],
+) -> None:
     budgets, grid = sorted(budgets), parts.vision.grid
-    builder = GraphBuilder(parts, method, build_ladder(budgets, 32, 4), "fp32", None)
-    graphs = [builder.build_one("compress", k, flavour) for k in budgets]
-    (folder / FILE).parent.mkdir(exist_ok=True)
-    (folder / FILE).write_bytes(b"".join(builder.store.chunks()))
-    runner, reference = GraphRunner(graphs, folder), Reference(parts, method)
+    ladder = build_ladder(budgets, 32, 4)
+    builder = building.make_builder(parts, ladder, method=method, flavour=flavour)
+    graphs = building.build(builder, "compress")
+    assert len(graphs) == len(budgets)
+    runner, reference = building.run_graphs(builder, folder, graphs), Reference(parts, method)
     for graph in graphs:
         require_static(graph)
     for case in cases.CASES:
@@ -130,11 +142,11 @@ def form_for(parts: Parts, name: str) -> Method:
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize(("name", "tower"), list(zip(SAMPLED, ("clip", "siglip") * 2, strict=True)))
 def test_compressors_keep_what_torch_keeps(
-    name: str, tower: str, flavour: Flavour, towers: Any, tmp_path: Path, method_cases: Any
+    name: str, tower: str, flavour: Flavour, towers: Any, compare: Compare
 ) -> None:
     method = form_for(towers[tower], name)
     budget = three_budgets(method, towers[tower])[1]
-    compare(towers[tower], method, flavour, [budget], tmp_path, method_cases)
+    compare(towers[tower], method, flavour, [budget])
 
 
 @pytest.mark.slow
@@ -142,11 +154,10 @@ def test_compressors_keep_what_torch_keeps(
 @pytest.mark.parametrize("tower", SIDES_PX)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_compressor_keeps_what_torch_keeps(
-    name: str, tower: str, flavour: Flavour, towers: Any, tmp_path: Path, method_cases: Any
+    name: str, tower: str, flavour: Flavour, towers: Any, compare: Compare
 ) -> None:
     method = form_for(towers[tower], name)
-    budgets = three_budgets(method, towers[tower])
-    compare(towers[tower], method, flavour, budgets, tmp_path, method_cases)
+    compare(towers[tower], method, flavour, three_budgets(method, towers[tower]))
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -13,10 +13,7 @@ import torch
 
 from edgetok import names
 from edgetok.errors import UsageError
-from edgetok.export.builder import GraphBuilder
 from edgetok.export.cases import Case
-from edgetok.export.lowering.weight_file import FILE
-from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.reference.model import Reference
 from edgetok.export.stages.decoder import rotary_tables
 from edgetok.families import open_model
@@ -80,36 +77,33 @@ def test_rotary_tables_equal_the_model(model_dir: Path) -> None:
 
 @pytest.mark.parametrize("method", ["fastervlm", "visionzip", "random", "pool"])
 def test_kept_tokens_equal_torch_on_many_images(
-    model_dir: Path, tmp_path: Path, method: str
+    building: ModuleType, model_dir: Path, tmp_path: Path, method: str
 ) -> None:
     """The acceptance runs 500 real scenes (benchmarks/parity.py); here 20 random images."""
-    _compare_kept(model_dir, tmp_path, find_method(method))
+    _compare_kept(building, model_dir, tmp_path, find_method(method))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_what_torch_keeps(
-    tiny_llava: ModuleType, tmp_path: Path, method: str, tower: str
+    building: ModuleType, tiny_llava: ModuleType, tmp_path: Path, method: str, tower: str
 ) -> None:
     path = tiny_llava.write_tiny_llava(tmp_path / "model", tower=tower)
     try:
         form = find_method(method).for_tower(open_model(path).vision.prefix_tokens)
     except UsageError:
         pytest.skip("reads what only a CLS token tells")
-    _compare_kept(path, tmp_path, form)
+    _compare_kept(building, path, tmp_path, form)
 
 
-def _compare_kept(model_dir: Path, tmp_path: Path, method: Method) -> None:
+def _compare_kept(building: ModuleType, model_dir: Path, tmp_path: Path, method: Method) -> None:
     parts = open_model(model_dir)
     reference = Reference(parts, method)
     possible = [budget for budget in method.budgets(16, (4, 4)) if 4 <= budget < 16]
     ladder = build_ladder((possible[0], possible[len(possible) // 2]), 32, 4)
-    builder = GraphBuilder(parts, reference.method, ladder, "fp32", None)
-    graphs = builder.build(lambda *_: None)
-    (tmp_path / FILE).parent.mkdir()
-    (tmp_path / FILE).write_bytes(b"".join(builder.store.chunks()))
-    runner = GraphRunner(graphs, tmp_path)
+    builder = building.make_builder(parts, ladder, method=method)
+    runner = building.run_graphs(builder, tmp_path, builder.build(lambda *_: None))
     images = torch.randn(20, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for number, pixels in enumerate(images):
         ids = [1, *range(4 + number, 12 + number)]  # other words for each image

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from edgetok.calibration.kv_scales import measure_kv_scales
-from edgetok.export.builder import GraphBuilder
-from edgetok.export.caches.evicting.reference import CacheReference, Rounding
-from edgetok.export.lowering.weight_file import FILE
-from edgetok.export.parity.sessions import GraphRunner
+from edgetok.export.caches.plain.scheme import PlainCache
+from edgetok.export.reference.cache import CacheReference
+from edgetok.export.reference.rows import Rounding
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import keep_all
 from edgetok.ladder import build_ladder
-from edgetok.methods import find_method
 
 IDS = (5, 9, 20, 77, 130, 8)
 
@@ -41,7 +39,7 @@ def worst_cosine(got: Tensor, want: Tensor) -> float:
 @pytest.mark.parametrize("name", ["llava_onevision", "smolvlm"])
 @torch.no_grad()
 def test_graphs_are_what_rounding_makes_of_pytorch(
-    load_helper: object, tmp_path: Path, name: str
+    building: ModuleType, load_helper: object, tmp_path: Path, name: str
 ) -> None:
     tiny: ModuleType = load_helper("families/tiny_families")  # type: ignore[operator]
     parts = open_model(tiny.write_tiny(tmp_path / "model", name))
@@ -49,11 +47,10 @@ def test_graphs_are_what_rounding_makes_of_pytorch(
     ids = [torch.randint(0, 290, (1, 40), generator=generator) for _ in range(10)]
     prompts = [parts.text.embed(row) for row in ids]
     scales = measure_kv_scales(parts.text, prompts[:8], 8)
-    builder = GraphBuilder(parts, find_method("pool"), build_ladder((4,), 40, 30), "fp32", scales)
-    graphs = [builder.build_one("prefill", 4), builder.build_one("decode", None)]
-    (tmp_path / FILE).parent.mkdir()
-    (tmp_path / FILE).write_bytes(b"".join(builder.store.chunks()))
-    runner, found = GraphRunner(graphs, tmp_path, scales=scales), []
+    ladder = build_ladder((4,), 40, 30)
+    cache = PlainCache("int8", ladder.largest.cache_slots, scales)
+    builder = building.make_builder(parts, ladder, cache)
+    runner, found = building.open_graphs(builder, tmp_path, "prefill", "decode"), []
     for prompt in prompts[8:]:
         found += [runner.begin(4, prompt[0].numpy()), *(runner.step(token) for token in IDS)]
     got = torch.stack([torch.from_numpy(row).flatten() for row in found])

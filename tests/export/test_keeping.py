@@ -20,8 +20,8 @@ from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError, VerificationError
 from edgetok.export.caches.evicting.graphs import draw_numbers
-from edgetok.export.caches.evicting.reference import CacheReference
 from edgetok.export.pipeline import export_model
+from edgetok.export.reference.cache import CacheReference
 from edgetok.families import open_model
 from edgetok.kv import POLICIES, Policy, find_policy, plan_eviction
 from edgetok.kv.mixer import Mixer
@@ -146,7 +146,7 @@ def test_every_step_and_every_choice_is_the_reference_s(name: str, kept: Kept) -
         begin(runtime, reference, rows)
         for seed in range(5):  # rows are compared after each fifth part
             follow(runtime, reference, 20, seed)
-        assert min(runtime._rows.lengths) <= max(reference.room.slots)
+        assert min(runtime._rows.lengths) <= max(reference.plan.slots)
 
 
 @pytest.mark.slow

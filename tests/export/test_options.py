@@ -15,7 +15,8 @@ import edgetok
 from edgetok.cli.app import app
 from edgetok.cli.options import with_options
 from edgetok.errors import UsageError
-from edgetok.export.caches.ring_options import RINGED
+from edgetok.export.caches.choose import NAMES
+from edgetok.export.caches.plain.scheme import BITS
 from edgetok.export.encoder.pipeline import refuse_options
 from edgetok.export.options import KV_BITS, ExportOptions, Kv
 from edgetok.export.pipeline import export_model
@@ -93,7 +94,7 @@ def test_odd_options_are_refused(tmp_path: Path, options: dict[str, object], mes
 
 
 def test_precisions_of_caches_are_those_that_there_are() -> None:
-    assert get_args(Kv) == ("fp32", *KV_BITS, *RINGED)
+    assert get_args(Kv) == NAMES and KV_BITS == BITS
 
 
 def test_an_option_of_a_verb_is_one_field() -> None:

@@ -14,7 +14,7 @@ from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError, VerificationError
-from edgetok.export.parity import gate as parity
+from edgetok.export.parity.ledger import LIMITS, Ledger
 from edgetok.export.pipeline import export_model
 
 FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
@@ -207,7 +207,7 @@ def test_directory_without_a_model(tmp_path: Path) -> None:
 
 
 def test_ledger_records_the_worst() -> None:
-    ledger = parity.Ledger(parity.LIMITS["fp32"])
+    ledger = Ledger(LIMITS["fp32"])
     for error in (1e-6, 3e-3, 1e-5):
         ledger.compare("prefill", 4, "logits", np.full(3, 1 + error), np.ones(3))
     checks = {check.measure: check for check in ledger.checks()}
@@ -216,7 +216,7 @@ def test_ledger_records_the_worst() -> None:
 
 
 def test_ledger_refuses_nan() -> None:
-    ledger = parity.Ledger(parity.LIMITS["quantized"])
+    ledger = Ledger(LIMITS["quantized"])
     ledger.compare("prefill", 4, "logits", np.array([np.nan, 1.0]), np.ones(2))
     assert not all(check.passed for check in ledger.checks())
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour
+from edgetok.bundle.manifest import Flavour, Weights
 from edgetok.calibration.kv_scales import measure_kv_scales
-from edgetok.export.builder import GraphBuilder, Scales
-from edgetok.export.caches.plain.reference import SlotReference
+from edgetok.export.attention import Scales
+from edgetok.export.caches.plain.scheme import PlainCache
 from edgetok.export.lowering import portable
-from edgetok.export.lowering.rounding import hold_portable
-from edgetok.export.lowering.weight_file import FILE
+from edgetok.export.lowering.rounding import hold_rounded
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.reference.model import Answer, Reference
+from edgetok.export.reference.slots import SlotReference
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder
@@ -52,32 +52,33 @@ def scales_of(parts: Parts, kv: str) -> Scales | None:
 
 
 @pytest.fixture(scope="module")
-def runner_of(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., GraphRunner]:
+def runner_of(
+    building: ModuleType, parts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., GraphRunner]:
     """Graphs of one decoder by kv, weights and flavour, built when they are first asked for."""
-    return cache(lambda *key: build_runner(parts, tmp_path_factory.mktemp("graphs"), *key))
+    folder = tmp_path_factory.mktemp
+    return cache(lambda *key: build_runner(building, parts, folder("graphs"), *key))
 
 
 def build_runner(
-    parts: Parts, folder: Path, kv: str, weights: Any = "fp32", flavour: Flavour = "portable"
+    building: ModuleType,
+    parts: Parts,
+    folder: Path,
+    kv: str,
+    weights: Weights = "fp32",
+    flavour: Flavour = "portable",
 ) -> GraphRunner:
-    builder = GraphBuilder(
-        parts,
-        find_method("visionzip"),
-        build_ladder((4, 16), 24, NEW_TOKENS),
-        weights,
-        scales_of(parts, kv),
-        flavour,
-        kv_bits=BITS[kv],
-    )
-    jobs = [("prefill", 4), ("prefill", 16), ("decode", None), ("extend", None)]
-    graphs = [builder.build_one(stage, budget, flavour) for stage, budget in jobs]
+    ladder = build_ladder((4, 16), 24, NEW_TOKENS)
+    rows = PlainCache(kv, ladder.largest.cache_slots, scales_of(parts, kv))
+    builder = building.make_builder(parts, ladder, rows, flavour=flavour, weights=weights)
+    graphs = building.build(builder, "prefill", "decode", "extend")
+    assert len(graphs) == 4
     for graph in graphs if flavour == "portable" else []:
         model = onnx.load_model_from_string(graph.data)
         assert [(o.domain, o.version) for o in model.opset_import] == [("", portable.OPSET)]
         assert {node.domain for node in model.graph.node} == {""}
-    (folder / FILE).parent.mkdir()
-    (folder / FILE).write_bytes(b"".join(builder.store.chunks()))
-    return GraphRunner(graphs, folder)
+    runner: GraphRunner = building.run_graphs(builder, folder, graphs)
+    return runner
 
 
 @pytest.mark.parametrize("kv", ["fp32", "int8", "int4"])
@@ -97,7 +98,7 @@ def test_answers_are_those_of_torch_with_the_same_rounded_rows(
 
 def test_rounded_weights_hold_the_values_equaliser(parts: Parts, runner_of: Any) -> None:
     runner = runner_of("int8", "int8")
-    with hold_portable(parts, "int8", scales_of(parts, "int8")):
+    with hold_rounded(parts, "int8", "portable", scales_of(parts, "int8")):
         want, (logits, _) = answer_twice(parts, runner, embeds_of(parts, 9), 4, "int8")
     np.testing.assert_allclose(logits[0], want.logits[0], atol=1e-4)
     # ONNX Runtime rounds activations too where it packs int8 weights, which a step's graph has.

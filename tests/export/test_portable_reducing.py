@@ -18,7 +18,7 @@ from edgetok import names
 from edgetok.bundle.buffers import cache_bytes_by_flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import VerificationError
-from edgetok.export.caches.evicting import graphs as keeping
+from edgetok.export.caches.evicting.graphs import SlotCompact, rotation_tables
 from edgetok.export.lowering import portable_eviction as portable_packing
 from edgetok.export.pipeline import export_model
 from edgetok.families import open_model
@@ -183,10 +183,10 @@ def test_keys_that_move_get_new_scales(bits: int, model_dir: Path) -> None:
     """Turned by 5 positions after dequantizing, and no scale is left behind."""
     text = open_model(model_dir).text
     keys = torch.randn(text.kv_heads, 3, text.head_dim, generator=torch.Generator().manual_seed(0))
-    module = keeping.SlotCompact.__new__(keeping.SlotCompact)
+    module = SlotCompact.__new__(SlotCompact)
     torch.nn.Module.__init__(module)
     module.bits = bits
-    module.cos, module.sin = keeping.turning_tables(text, 8)
+    module.cos, module.sin = rotation_tables(text, 8)
     levels, scales = quantize_rows(keys[None], bits)
     by = torch.full((text.kv_heads, 3), 5)
     turned, _, new, _ = module._renumbered([levels[0], levels[0], scales[0], scales[0]], by)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import onnx
@@ -14,23 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, Precision
-from edgetok.export.builder import Graph, GraphBuilder
-from edgetok.export.caches import ring as ringed
-from edgetok.export.caches.ring_options import make_reference, shape_ring
-from edgetok.export.caches.ring_parity import prove_kivi
+from edgetok.bundle.manifest import Flavour
+from edgetok.export.builder import GraphBuilder
+from edgetok.export.caches.choose import STORES
+from edgetok.export.caches.kivi.graphs import KiviFlush
+from edgetok.export.caches.scheme import CacheScheme
+from edgetok.export.graph import Graph
 from edgetok.export.lowering import portable
-from edgetok.export.lowering.rounding import hold_portable, hold_quantized
-from edgetok.export.lowering.weight_file import FILE
-from edgetok.export.parity.gate import Check, Ledger, limits_of
+from edgetok.export.lowering.rounding import hold_rounded
+from edgetok.export.parity.gate import find_limits
+from edgetok.export.parity.ledger import Check, Ledger
+from edgetok.export.parity.prompt import Prompt
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.families import open_model
+from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
 
 METHOD, BUDGET = find_method("visionzip"), 16
 LADDER = build_ladder((BUDGET,), 48, 70)
-JOBS: tuple[tuple[str, int | None], ...] = (("prefill", BUDGET), ("decode", None), ("flush", None))
+STAGES = ("prefill", "decode", "flush")
 DYNAMIC = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress"}
 
 Case = tuple[str, Any, Flavour]  # cache, weights and flavour
@@ -43,42 +46,54 @@ ALL: Sequence[Case] = [
 ]
 CASES = [c if c in QUICK else pytest.param(*c, marks=pytest.mark.slow) for c in ALL]
 Graphs = tuple[list[Graph], Path]
+Make = Callable[..., GraphBuilder]
 
 
 @pytest.fixture(scope="module")
-def graphs_of(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Graphs]:
+def builder_of(building: ModuleType, model_dir: Path) -> Make:
+    """Builders by cache, weights and flavour."""
+
+    def make(kv: str, weights: Any, flavour: Flavour) -> GraphBuilder:
+        parts = open_model(model_dir)
+        given = parts, LADDER, cache_of(kv, parts)
+        builder: GraphBuilder = building.make_builder(*given, weights=weights, flavour=flavour)
+        return builder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def graphs_of(
+    building: ModuleType, builder_of: Make, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Graphs]:
     """The text model's graphs of a case and the folder of their weights, built once."""
 
     @cache
     def build(kv: str, weights: Any, flavour: Flavour) -> Graphs:
-        builder = builder_of(model_dir, kv, weights, flavour)
-        graphs = [builder.build_one(stage, budget, flavour) for stage, budget in JOBS]
-        folder = tmp_path_factory.mktemp("graphs")
-        (folder / FILE).parent.mkdir()
-        (folder / FILE).write_bytes(b"".join(builder.store.chunks()))
+        builder, folder = builder_of(kv, weights, flavour), tmp_path_factory.mktemp("graphs")
+        graphs = building.build(builder, *STAGES)
+        building.write_weights(builder, folder)
         return graphs, folder
 
     return build
 
 
-def builder_of(model_dir: Path, kv: str, weights: Any, flavour: Flavour) -> GraphBuilder:
-    parts = open_model(model_dir)
-    shape = shape_ring(kv, LADDER, parts.text)
-    return GraphBuilder(parts, METHOD, LADDER, weights, None, flavour, ringed=shape)
+def cache_of(kv: str, parts: Parts) -> CacheScheme:
+    return STORES[kv](kv, LADDER, parts.text)
 
 
-def prove(case: Case, runner: GraphRunner, model_dir: Path) -> list[Check]:
-    """What the gate says of prompts that leave a ring in part, full, and with a row."""
+def check(case: Case, runner: GraphRunner, model_dir: Path) -> list[Check]:
+    """What the parity check says of prompts that leave a ring in part, full, and with a row."""
     kv, weights, flavour = case
     parts = open_model(model_dir)  # rounded below
-    reference = make_reference(parts, METHOD, None, shape_ring(kv, LADDER, parts.text))
-    ledger = Ledger(limits_of(Precision(weights=weights, kv=kv)))  # type: ignore[arg-type]
-    if flavour == "ort":
-        hold_quantized(parts, weights)
-    with hold_portable(parts, weights) if flavour == "portable" else nullcontext():
-        for rows in (20, 32, 33, 64):
-            ids = torch.arange(rows) * 7919 % parts.text.vocabulary
-            prove_kivi(ledger, reference, runner, parts.text.embed(ids).detach()[None], BUDGET)
+    rows = cache_of(kv, parts)
+    ledger = Ledger(find_limits(weights, rows.rounds))
+    with hold_rounded(parts, weights, flavour):
+        held = rows.held(rows.reference(parts, METHOD), flavour)
+        for count in (20, 32, 33, 64):
+            ids = torch.arange(count) * 7919 % parts.text.vocabulary
+            embeds = parts.text.embed(ids).detach()[None]
+            assert rows.check(ledger, held, runner, Prompt(embeds, range(0), BUDGET))
     return ledger.checks()
 
 
@@ -87,9 +102,9 @@ def test_every_step_is_that_of_torch_with_the_same_rounding(
     kv: str, weights: Any, flavour: Flavour, graphs_of: Any, model_dir: Path
 ) -> None:
     case: Case = (kv, weights, flavour)
-    checks = prove(case, GraphRunner(*graphs_of(*case)), model_dir)
-    assert not [check for check in checks if not check.passed]
-    compared = {check.output for check in checks if check.stage == names.FLUSH}
+    checks = check(case, GraphRunner(*graphs_of(*case)), model_dir)
+    assert not [each for each in checks if not each.passed]
+    compared = {each.output for each in checks if each.stage == names.FLUSH}
     waiting = ("key", "value", "score") if kv == "zipcache" else ("key", "value")
     rings = {f"past_ring_{kind}_{layer}" for kind in waiting for layer in range(2)}
     assert compared == rings | (set() if kv == "zipcache" else PACKED)
@@ -117,20 +132,25 @@ def test_graphs_are_static_and_of_standard_operators(
 
 
 def test_a_group_that_is_packed_wrongly_is_seen(
-    graphs_of: Any, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+    building: ModuleType,
+    builder_of: Make,
+    graphs_of: Any,
+    model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Rows of a group in reverse: their range is right, and so is every row by itself."""
     case = QUICK[0]
     graphs, folder = graphs_of(*case)
-    right = ringed.Flush.forward
+    right = KiviFlush.forward
 
     def wrong(self: nn.Module, *rings: Tensor) -> tuple[Tensor, ...]:
         return right(self, *(ring.flip(2) for ring in rings))
 
-    monkeypatch.setattr(ringed.Flush, "forward", wrong)
-    flush = builder_of(model_dir, *case).build_one("flush", None, "portable")
-    runner = GraphRunner([*graphs[:2], flush], folder)
-    broken = {c.stage for c in prove(case, runner, model_dir) if not c.passed}
+    monkeypatch.setattr(KiviFlush, "forward", wrong)
+    flush = building.build(builder_of(*case), "flush")
+    others = [graph for graph in graphs if graph.stage.stage != "flush"]
+    runner = GraphRunner([*others, *flush], folder)
+    broken = {c.stage for c in check(case, runner, model_dir) if not c.passed}
     assert names.FLUSH in broken
 
 

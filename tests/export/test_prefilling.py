@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +20,10 @@ from edgetok import names, tokens
 from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError, InputError, UsageError, VerificationError
-from edgetok.export.builder import GraphBuilder, cache_slots, removed_rows
-from edgetok.export.parity import gate as parity
-from edgetok.export.parity import prompt_reduced as parity_prefill
-from edgetok.export.parity.prompt_reduced import split_cuts
+from edgetok.export.caches.plain.scheme import cache_slots, removed_rows
+from edgetok.export.parity.ledger import LIMITS, Ledger
+from edgetok.export.parity.prompt import Prompt
+from edgetok.export.parity.prompt_reduced import check_reduced, split_cuts
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference.model import Reference
@@ -63,18 +64,23 @@ def chosen(text: str) -> Prefill:
     return found.with_cache(found.name) if text.endswith("+cache") else found
 
 
-def freeze(parts: Parts, prefill: Prefill | None, folder: Path, room: int = ROOM) -> GraphRunner:
+Freeze = Callable[..., GraphRunner]
+
+
+@pytest.fixture(scope="module")
+def freeze(building: ModuleType) -> Freeze:
     """Prefill and decode graphs of the full rung."""
-    budget = parts.vision.full_tokens
-    ladder = build_ladder((budget,), room, STEPS + 2)
-    builder = GraphBuilder(parts, METHODS["pool"], ladder, "fp32", None, "ort", prefill)
-    graphs = [builder.build_one("prefill", budget), builder.build_one("decode", None)]
-    graphs += builder.build_segments()
-    for graph in graphs:
-        require_static(onnx.load_from_string(graph.data))
-    (folder / "weights").mkdir(parents=True)
-    (folder / "weights/model.bin").write_bytes(b"".join(builder.store.chunks()))
-    return GraphRunner(graphs, folder, prefill)
+
+    def make(parts: Parts, prefill: Prefill | None, folder: Path, room: int = ROOM) -> GraphRunner:
+        ladder = build_ladder((parts.vision.full_tokens,), room, STEPS + 2)
+        builder = building.make_builder(parts, ladder, building.keep_rows(ladder, prefill))
+        graphs = building.build(builder, "prefill", "decode", names.SEGMENT, names.EXITED)
+        for graph in graphs:
+            require_static(onnx.load_from_string(graph.data))
+        runner: GraphRunner = building.run_graphs(builder, folder, graphs)
+        return runner
+
+    return make
 
 
 def require_static(model: onnx.ModelProto) -> None:
@@ -91,7 +97,7 @@ def draw_rows(parts: Parts, before: int, after: int) -> torch.Tensor:
     return torch.randn(1, n, parts.text.hidden, generator=generator)
 
 
-def compare(parts: Parts, name: str, folder: Path) -> None:
+def compare(freeze: Freeze, parts: Parts, name: str, folder: Path) -> None:
     """The same tokens at every cut, and the same logits for `STEPS` tokens."""
     prefill, budget = chosen(name), parts.vision.full_tokens
     runner = freeze(parts, prefill, folder)
@@ -108,24 +114,24 @@ def compare(parts: Parts, name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["fastv", "pyramiddrop:0.7", "yopo", "mustdrop+cache"])
-def test_graphs_equal_hugging_face(name: str, deep: Parts, tmp_path: Path) -> None:
+def test_graphs_equal_hugging_face(freeze: Freeze, name: str, deep: Parts, tmp_path: Path) -> None:
     """Kept positions, renumbered ones, rows not computed, and rows given up behind the prompt."""
-    compare(deep, name, tmp_path)
+    compare(freeze, deep, name, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*PREFILL_METHODS, "mustdrop+cache", "mustdrop:0.4+cache"])
 @pytest.mark.parametrize("decoder", ["llama", "qwen2"])
 def test_every_method_equals_hugging_face(
-    name: str, decoder: str, tiny_llava: ModuleType, tmp_path: Path
+    freeze: Freeze, name: str, decoder: str, tiny_llava: ModuleType, tmp_path: Path
 ) -> None:
     path = tmp_path / "model"
     shape = {"num_hidden_layers": 6}
     tiny_llava.write_tiny_llava(path, decoder=decoder, side_px=48, shape=shape)
-    compare(open_model(path), name, tmp_path / "graphs")
+    compare(freeze, open_model(path), name, tmp_path / "graphs")
 
 
-def test_all_tokens_are_the_plain_decoder(deep: Parts, tmp_path: Path) -> None:
+def test_all_tokens_are_the_plain_decoder(freeze: Freeze, deep: Parts, tmp_path: Path) -> None:
     """A ratio of 1 gives the same bits as a bundle without reduction."""
     runners = [freeze(deep, p, tmp_path / str(p)[:4]) for p in (None, chosen("fastv:1"))]
     budget, stop_ids = deep.vision.full_tokens, deep.text.stop_ids
@@ -138,7 +144,7 @@ def test_all_tokens_are_the_plain_decoder(deep: Parts, tmp_path: Path) -> None:
         np.testing.assert_array_equal(plain, kept)
 
 
-def test_nothing_depends_on_padding(deep: Parts, tmp_path: Path) -> None:
+def test_nothing_depends_on_padding(freeze: Freeze, deep: Parts, tmp_path: Path) -> None:
     """Another length of the graph, and large numbers behind the prompt, change no token."""
     budget, prefill = deep.vision.full_tokens, chosen("sparsevlm:0.7")
     tight = freeze(deep, prefill, tmp_path / "tight", room=12)
@@ -156,15 +162,14 @@ def test_nothing_depends_on_padding(deep: Parts, tmp_path: Path) -> None:
     np.testing.assert_array_equal(plain[names.LOGITS], noisy[names.LOGITS])
 
 
-def test_projections_that_probes_read_are_stored_once(deep: Parts) -> None:
+def test_projections_that_probes_read_are_stored_once(building: ModuleType, deep: Parts) -> None:
     """Probes of a layer that has run read its packed projection, which the decode graph has too."""
     budget = deep.vision.full_tokens
     ladder = build_ladder((budget,), ROOM, STEPS)
     sizes = []
     for prefill in (None, chosen("fastv"), chosen("mustdrop")):
-        builder = GraphBuilder(deep, METHODS["pool"], ladder, "fp32", None, "ort", prefill)
-        for stage in (("decode", None), ("prefill", budget)):
-            builder.build_one(*stage)
+        builder = building.make_builder(deep, ladder, building.keep_rows(ladder, prefill))
+        assert len(building.build(builder, "decode", "prefill")) == 2
         sizes.append(sum(len(chunk) for chunk in builder.store.chunks()))
     # Whole numbers that say which row is which, a page for each; no projection among them.
     assert 0 <= sizes[1] - sizes[0] <= 6 * 4096 and 0 <= sizes[2] - sizes[0] <= 12 * 4096
@@ -179,7 +184,7 @@ def with_cut(prefill: Prefill, cut: Any) -> Prefill:
 
 @pytest.mark.parametrize("nearly_even", [True, False])
 def test_only_what_pytorch_leaves_open_may_be_kept_otherwise(
-    nearly_even: bool, deep: Parts, tmp_path: Path
+    freeze: Freeze, nearly_even: bool, deep: Parts, tmp_path: Path
 ) -> None:
     """A graph that keeps another token fails, unless PyTorch itself wavers between them."""
     budget = deep.vision.full_tokens
@@ -195,12 +200,11 @@ def test_only_what_pytorch_leaves_open_may_be_kept_otherwise(
 
     runner = freeze(deep, with_cut(chosen("random"), by_length(-1.0)), tmp_path)
     reference = PrefillReference(deep.text, with_cut(chosen("random"), by_length(1.0)), budget)
-    ledger = parity.Ledger(parity.LIMITS["fp32"])
-    embeds = draw_rows(deep, 3, 5)
+    ledger = Ledger(LIMITS["fp32"])
+    prompt = Prompt(draw_rows(deep, 3, 5), range(3, 3 + budget), budget)
     if nearly_even:  # force both to differ: the graph's choice is turned round
         reference = PrefillReference(deep.text, with_cut(chosen("random"), _wavering()), budget)
-    same = parity_prefill.prove_prefill(ledger, reference, runner, embeds, 3, budget)
-    assert not same
+    assert not check_reduced(ledger, reference, runner, prompt)
     assert all(check.passed for check in ledger.checks()) is nearly_even
 
 
@@ -459,11 +463,12 @@ def test_gather_keeps_text_where_it_is() -> None:
     assert woven.flatten().tolist() == list(range(10))
 
 
-def test_graphs_name_only_known_operators(deep: Parts) -> None:
+def test_graphs_name_only_known_operators(building: ModuleType, deep: Parts) -> None:
     from edgetok.bundle.operators import ALLOWED
 
     ladder = build_ladder((16,), ROOM, STEPS)
-    builder = GraphBuilder(deep, METHODS["pool"], ladder, "fp32", None, "ort", chosen("aim"))
-    model = ir.from_proto(onnx.load_from_string(builder.build_one("prefill", 16).data))
+    builder = building.make_builder(deep, ladder, building.keep_rows(ladder, chosen("aim")))
+    (graph,) = building.build(builder, "prefill_16")
+    model = ir.from_proto(onnx.load_from_string(graph.data))
     unknown = {n.op_type for n in model.graph if n.op_type not in ALLOWED[n.domain]}
     assert not unknown

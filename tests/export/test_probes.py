@@ -14,11 +14,12 @@ import torch
 
 from edgetok import names
 from edgetok.errors import UsageError
-from edgetok.export import attention
+from edgetok.export.lowering import ort as ort_lowering
 from edgetok.export.lowering import portable
 from edgetok.export.lowering.fusion import fuse
 from edgetok.export.lowering.trace import OPSET, quiet, trace
 from edgetok.export.reference.model import Reference
+from edgetok.export.stages import probes
 from edgetok.export.stages.tower import Tower
 from edgetok.families import open_model
 from edgetok.methods import METHODS, find_method
@@ -53,10 +54,10 @@ def test_probes_equal_the_attention_maps(
     parts = open_model(tiny_llava.write_tiny_llava(tmp_path / "model", tower=tower))
     pixels = torch.randn(3, 1, 3, 32, 32)
     if flavour == "ort":
-        model = fuse(_trace(Tower(parts.vision, needs), pixels))
+        model = fuse(_trace(Tower(parts.vision, needs, ort_lowering.TowerAttention), pixels))
     else:
-        spelled = Tower(parts.vision, needs, portable.TowerAttention)
-        model = portable.spell(_trace(spelled, pixels, portable.OPSET), "tower", {})
+        stage = Tower(parts.vision, needs, portable.TowerAttention)
+        model = portable.lower(_trace(stage, pixels, portable.OPSET), "tower", {})
         assert {node.domain for node in model.graph} == {""}
     graph = ir.to_proto(model).SerializeToString()
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
@@ -78,9 +79,9 @@ def test_global_attention_asks_the_most_attended() -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 2, 101, 8, generator=generator)
     query[..., 0] = key[:, :, 41, 0] = 8.0  # patch 40, behind one CLS row, draws nearly everything
-    found = attention.probe_global(query, key, 1.0, prefix_tokens=1)
+    found = probes.probe_global(query, key, 1.0, prefix_tokens=1)
     maps = torch.softmax(query[0] @ key[0].transpose(1, 2), -1).mean(0)[1:, 1:]
-    assert maps.mean(0)[40] > attention.GLOBAL_FACTOR * maps.mean()
+    assert maps.mean(0)[40] > probes.GLOBAL_FACTOR * maps.mean()
     torch.testing.assert_close(found, maps[40])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -15,13 +15,15 @@ import torch
 import edgetok
 from edgetok import names
 from edgetok.bundle.buffers import cache_bytes, require_buffers
-from edgetok.bundle.manifest import Flavour, Manifest, Stage, encode_manifest
+from edgetok.bundle.manifest import Flavour, Manifest, encode_manifest
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
-from edgetok.export.builder import GraphBuilder
-from edgetok.export.caches.think.reference import PrunedReference
-from edgetok.export.lowering import weight_file as external
+from edgetok.export.caches.choose import STORES
+from edgetok.export.caches.scheme import CacheScheme
+from edgetok.export.caches.think.reference import ThinkReference
+from edgetok.export.caches.think.scheme import fit_think
+from edgetok.export.caches.tidaldecode.scheme import TidalCache
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference.model import Reference
@@ -29,8 +31,7 @@ from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import Reads
 from edgetok.kv.policies.tidaldecode import READING
-from edgetok.kv.stores.kivi import KiviShape
-from edgetok.kv.stores.think import RING_ROWS, ThinkShape, count_channels
+from edgetok.kv.stores.think import RING_ROWS, count_channels
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
 from edgetok.runtimes.runtime.runtime import BundleRuntime
@@ -39,6 +40,7 @@ from edgetok.runtimes.verify import verify
 PROMPT, VISUAL, NEW, HEAD = 48, 16, 100, 16
 SIZES = {"budgets": "full", "prompt_tokens": PROMPT, "new_tokens": NEW}
 KEPT = count_channels(HEAD)
+LADDER = build_ladder([VISUAL], PROMPT, NEW)
 TWO_LAYERS = replace(READING, selects=lambda _: (0,))
 
 
@@ -61,9 +63,8 @@ def embed(parts: Parts, rows: int) -> torch.Tensor:
 
 def follow(runtime: BundleRuntime, parts: Parts, rows: int, steps: int) -> None:
     """A prompt and steps behind it: channels, and logits, are the reference's."""
-    kv = runtime.manifest.kv
-    shape = ThinkShape(kv.layers, kv.kv_heads, kv.head_dim, kv.slots[0], KEPT, kv.ring)
-    reference, embeds = PrunedReference(parts.text, shape), embed(parts, rows)
+    reference = ThinkReference(parts.text, max(runtime.manifest.kv.slots), RING_ROWS, KEPT)
+    embeds = embed(parts, rows)
     got = runtime.prefill(runtime.ladder.largest, embeds[0].numpy())
     np.testing.assert_allclose(got, reference.begin(embeds, range(0)).numpy(), atol=1e-4)
     for layer, head in reference.channels:
@@ -102,24 +103,14 @@ def test_portable_steps_are_the_reference_s(model_dir: Path, parts: Parts, tmp_p
         follow(runtime, parts, rows, NEW)
 
 
-def make_graphs(parts: Parts, root: Path, channels: int, flavour: Flavour) -> GraphRunner:
-    """Prefill and decode of a cache whose keys keep so many channels."""
-    ladder, text = build_ladder([VISUAL], PROMPT, NEW), parts.text
-    slots = ladder.largest.cache_slots
-    shape = ThinkShape(len(text.layers), text.kv_heads, text.head_dim, slots, channels)
-    builder = GraphBuilder(
-        *(parts, find_method("visionzip"), ladder, "fp32", None, flavour), ringed=shape
-    )
-    jobs = [("decode", None), ("prefill", VISUAL)]
-    made = [builder.build_one(*job, flavour) for job in jobs]
-    (root / external.FILE).parent.mkdir()
-    (root / external.FILE).write_bytes(b"".join(builder.store.chunks()))
-    return GraphRunner(made, root)
-
-
 @pytest.mark.parametrize("flavour", ["ort", pytest.param("portable", marks=pytest.mark.slow)])
-def test_all_channels_are_dense(flavour: Flavour, parts: Parts, tmp_path: Path) -> None:
-    runner, rows = make_graphs(parts, tmp_path, HEAD, flavour), embed(parts, 45)
+def test_all_channels_are_dense(
+    building: ModuleType, flavour: Flavour, parts: Parts, tmp_path: Path
+) -> None:
+    cache = fit_think("think", LADDER, parts.text, HEAD)
+    builder = building.make_builder(parts, LADDER, cache, flavour=flavour)
+    runner: GraphRunner = building.open_graphs(builder, tmp_path, "decode", "prefill")
+    rows = embed(parts, 45)
     want = Reference(parts, find_method("visionzip")).answer(rows, NEW)
     got = [runner.begin(VISUAL, rows[0].numpy()), *(runner.step(i) for i in want.ids[:-1])]
     np.testing.assert_allclose(np.stack(got), want.logits.numpy(), atol=1e-4)
@@ -199,34 +190,45 @@ def test_a_decoder_with_a_window_is_refused(tiny_llava, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"reuse": "rewind"}, r"\$\.kv\.reuse rewind: rows that were packed"),
+        ({"ring": 0}, "past_ring_key_0 has 32 rows, not 0"),
         ({"ring": 1000}, r"\$\.kv\.ring 1000 exceeds \$\.kv\.slots 164"),
         ({"slots": [164, 165]}, "a ring takes all rows alike"),
+        ({"filing": "groups"}, "does not make flushed_key_0|0 ort graphs of flush"),
+        ({"reuse": "rewind"}, "rows that were packed, given up or taken away do not come back"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(change, words, bundle: Path) -> None:
     manifest = Bundle.open(bundle).manifest
     wrong = msgspec.structs.replace(manifest, kv=msgspec.structs.replace(manifest.kv, **change))
     with pytest.raises(BundleError, match=words):
-        parse_manifest(encode_manifest(wrong))
+        require_buffers(parse_manifest(encode_manifest(wrong)), "ort")
 
 
-def with_channels(manifest: Manifest, count: int, stages: tuple[str, ...]) -> Manifest:
-    """The manifest with other channels of pruned keys in some graphs."""
+def with_channels(manifest: Manifest, channels: int, *stages: str) -> Manifest:
+    """The same, but that these stages say that keys have so many channels."""
 
-    def change(stage: Stage) -> Stage:
-        tensors = {
-            side: [
-                msgspec.structs.replace(t, shape=[*t.shape[:-1], count])
-                if t.name.startswith(("past_key_", "present_key_"))
-                else t
-                for t in getattr(stage, side)
-            ]
-            for side in ("inputs", "outputs")
-        }
-        return msgspec.structs.replace(stage, **tensors) if stage.stage in stages else stage
+    def change(tensors):
+        return [
+            msgspec.structs.replace(t, shape=[*t.shape[:-1], channels])
+            if t.name.split("_")[1] in ("key", "channels")
+            else t
+            for t in tensors
+        ]
 
-    return msgspec.structs.replace(manifest, stages=[change(each) for each in manifest.stages])
+    def rewrite(s):
+        sides = {"inputs": change(s.inputs), "outputs": change(s.outputs)}
+        return msgspec.structs.replace(s, **sides) if s.stage in stages else s
+
+    return msgspec.structs.replace(manifest, stages=[rewrite(s) for s in manifest.stages])
+
+
+@pytest.mark.parametrize("channels", [0, 9, 17])
+@pytest.mark.parametrize("stages", [("decode",), ("prefill",), ("decode", "prefill")])
+def test_other_channels_than_the_graphs_are_refused(channels: int, stages, bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    object.__setattr__(opened, "manifest", with_channels(opened.manifest, channels, *stages))
+    with pytest.raises(BundleError, match="export again"):
+        BundleRuntime(opened, threads=1)
 
 
 @pytest.mark.parametrize(
@@ -237,19 +239,12 @@ def with_channels(manifest: Manifest, count: int, stages: tuple[str, ...]) -> Ma
         {"head_dim": 17},
         {"slots": [163, 163]},
         {"filing": "groups"},
-        (9, ("decode",)),
-        (9, ("prefill",)),
-        (0, ("prefill", "decode")),
-        (17, ("prefill", "decode")),
     ],
 )
 def test_other_buffers_than_the_graphs_are_refused(change, bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    if isinstance(change, dict):
-        kv = msgspec.structs.replace(opened.manifest.kv, **change)
-        wrong = msgspec.structs.replace(opened.manifest, kv=kv)
-    else:
-        wrong = with_channels(opened.manifest, *change)
+    kv = msgspec.structs.replace(opened.manifest.kv, **change)
+    wrong = msgspec.structs.replace(opened.manifest, kv=kv)
     with pytest.raises(BundleError, match="export again"):
         require_buffers(wrong, "ort")
     object.__setattr__(opened, "manifest", wrong)
@@ -257,29 +252,24 @@ def test_other_buffers_than_the_graphs_are_refused(change, bundle: Path) -> None
         BundleRuntime(opened, threads=1)
 
 
-def make_builder(kind: str, parts: Parts, flavour: Flavour, bits: int | None = None) -> Any:
-    """A builder of caches whose steps spell attention out; with scales if there are bits."""
-    sizes = len(parts.text.layers), parts.text.kv_heads, HEAD, PROMPT + VISUAL + NEW
-    given: dict[str, Any] = {
-        "think": {"ringed": ThinkShape(*sizes, KEPT)},
-        "kivi": {"ringed": KiviShape(*sizes, RING_ROWS, 2)},
-        "reads": {"reads": Reads(READING, 8, (0,)), "kv_bits": bits or 8},
-    }[kind]
+def make_cache(kind: str, parts: Parts, bits: int | None = None) -> CacheScheme:
+    """A cache whose steps write attention out in small operators; with scales if it has bits."""
+    if kind != "reads":
+        return STORES[kind](kind, LADDER, parts.text)
     one = torch.ones(1, parts.text.kv_heads, 1, HEAD)
     scales = None if bits is None else [(one, one)] * len(parts.text.layers)
-    ladder = build_ladder([VISUAL], PROMPT, NEW)
-    return GraphBuilder(
-        *(parts, find_method("visionzip"), ladder, "fp32", scales, flavour), **given
-    )
+    kv, slots = "fp32" if bits is None else f"int{bits}", LADDER.largest.cache_slots
+    return TidalCache(kv, slots, scales, reads=Reads(READING, 8, (0,)))
 
 
 @pytest.mark.parametrize("kind", ["think", pytest.param("kivi", marks=pytest.mark.slow), "reads"])
-def test_a_step_multiplies_by_the_prompt_s_weights(kind: str, parts: Parts) -> None:
-    """Where attention is spelled out too: no projection is stored a second time."""
-    builder = make_builder(kind, parts, "ort")
-    steps, prompts = (
-        _multipliers(builder.build_one(*job).data) for job in (("decode", None), ("prefill", 16))
-    )
+def test_a_step_multiplies_by_the_prompt_s_weights(
+    building: ModuleType, kind: str, parts: Parts
+) -> None:
+    """Where attention is written out too: no projection is stored a second time."""
+    builder = building.make_builder(parts, LADDER, make_cache(kind, parts))
+    (decode,), (prefill,) = (building.build(builder, name) for name in ("decode", "prefill"))
+    steps, prompts = _multipliers(decode.data), _multipliers(prefill.data)
     assert len(steps) == 2 * 5  # of each layer: q, k and v in one, o, gate, up and down
     assert steps == prompts
 
@@ -296,12 +286,15 @@ def _multipliers(graph: bytes) -> set[str]:
 @pytest.mark.parametrize(
     ("kind", "bits"), [("think", None), ("reads", None), ("reads", 8), ("reads", 4)]
 )
-def test_engines_build_without_a_gpu(kind: str, bits, parts: Parts, tmp_path: Path) -> None:
+def test_engines_build_without_a_gpu(
+    building: ModuleType, kind: str, bits, parts: Parts, tmp_path: Path
+) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    builder = make_builder(kind, parts, "portable", bits)
-    graphs = [builder.build_one(*job, "portable") for job in (("prefill", 16), ("decode", None))]
-    (tmp_path / external.FILE).parent.mkdir()
-    (tmp_path / external.FILE).write_bytes(b"".join(builder.store.chunks()))
+    cache = make_cache(kind, parts, bits)
+    builder = building.make_builder(parts, LADDER, cache, flavour="portable")
+    graphs = building.build(builder, "prefill", "decode")
+    building.write_weights(builder, tmp_path)
+    assert len(graphs) == 2
     for graph in graphs:
         path = tmp_path / "graph.onnx"  # beside weights/, which it names
         path.write_bytes(graph.data)

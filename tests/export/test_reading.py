@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -14,19 +15,19 @@ import torch
 
 import edgetok
 from edgetok import names
-from edgetok.bundle.buffers import cache_bytes
+from edgetok.bundle.buffers import cache_bytes, require_buffers
 from edgetok.bundle.manifest import encode_manifest
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
-from edgetok.export.builder import GraphBuilder
-from edgetok.export.caches.evicting.reference import Rounding
-from edgetok.export.caches.plain.reference import SlotRounding
-from edgetok.export.caches.tidaldecode.reference import ReadingReference
-from edgetok.export.lowering import weight_file as external
+from edgetok.export.attention import Scales
+from edgetok.export.caches.tidaldecode.reference import TidalReference
+from edgetok.export.caches.tidaldecode.scheme import TidalCache
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference.model import Reference
+from edgetok.export.reference.rows import Rounding
+from edgetok.export.reference.slots import SlotRounding
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import Reads
@@ -61,31 +62,34 @@ def bundle(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def graphs(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., GraphRunner]:
+def graphs(
+    building: ModuleType, parts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., GraphRunner]:
     """Prefill and decode, by rows read, flavour and bits of the cache; each traced once."""
 
     @functools.cache
     def make(count: int, flavour: str = "ort", bits: int | None = None) -> GraphRunner:
-        root, scales = tmp_path_factory.mktemp("graphs"), None
-        if bits is not None:
-            torch.manual_seed(0)
-            shape = (1, parts.text.kv_heads, 1, parts.text.head_dim)
-            scales = [
-                tuple((2 + torch.rand(shape)) / 2 ** (bits - 1) for _ in range(2))
-                for _ in parts.text.layers
-            ]
-        builder = GraphBuilder(
-            *(parts, find_method("visionzip"), LADDER, "fp32", scales, flavour),
-            kv_bits=bits or 8,
-            reads=Reads(TWICE, count, (1, 3)),
-        )
-        jobs = [("decode", None), ("prefill", VISUAL)]
-        made = [builder.build_one(*job, flavour) for job in jobs]
-        (root / external.FILE).parent.mkdir()
-        (root / external.FILE).write_bytes(b"".join(builder.store.chunks()))
-        return GraphRunner(made, root, scales=scales)
+        kv, slots = "fp32" if bits is None else f"int{bits}", LADDER.largest.cache_slots
+        reads = Reads(TWICE, count, (1, 3))
+        cache = TidalCache(kv, slots, draw_scales(parts, bits), reads=reads)
+        builder = building.make_builder(parts, LADDER, cache, flavour=flavour)
+        root = tmp_path_factory.mktemp("graphs")
+        runner: GraphRunner = building.open_graphs(builder, root, "decode", "prefill")
+        return runner
 
     return make
+
+
+def draw_scales(parts: Parts, bits: int | None) -> Scales | None:
+    """The same of one number of bits, each time."""
+    if bits is None:
+        return None
+    torch.manual_seed(0)
+    shape = (1, parts.text.kv_heads, 1, parts.text.head_dim)
+    return [
+        tuple((2 + torch.rand(shape)) / 2 ** (bits - 1) for _ in range(2))
+        for _ in parts.text.layers
+    ]
 
 
 def embed(parts: Parts, rows: int) -> torch.Tensor:
@@ -93,7 +97,7 @@ def embed(parts: Parts, rows: int) -> torch.Tensor:
     return parts.text.embed(ids).detach()[None]
 
 
-def follow(runner: GraphRunner, reference: ReadingReference, rows: torch.Tensor, atol: float):
+def follow(runner: GraphRunner, reference: TidalReference, rows: torch.Tensor, atol: float):
     """A prompt and 60 steps: what each reads is the same, and so are logits."""
     got, want = runner.begin(VISUAL, rows[0].numpy()), reference.begin(rows, range(0))
     np.testing.assert_allclose(got, want.numpy(), atol=atol)
@@ -112,10 +116,10 @@ def follow(runner: GraphRunner, reference: ReadingReference, rows: torch.Tensor,
 def test_every_step_reads_the_reference_s_rows(flavour: str, bits, graphs, parts: Parts) -> None:
     """More than twice the prompt, in both flavours and all precisions."""
     runner = graphs(READ, flavour, bits)
-    reference = ReadingReference(parts.text, Reads(TWICE, READ, (1, 3)), LADDER.largest.cache_slots)
+    reference = TidalReference(parts.text, Reads(TWICE, READ, (1, 3)), LADDER.largest.cache_slots)
     if bits is not None:
         kind = SlotRounding if flavour == "portable" else Rounding
-        reference.rounding = kind(runner.scales, bits, prompt=flavour == "ort")
+        reference.rounding = kind(draw_scales(parts, bits), bits, prompt=flavour == "ort")
     for rows in (5, 28):  # fewer than are read, and more
         follow(runner, reference, embed(parts, rows), 1e-4 if bits is None else 1e-2)
 
@@ -156,8 +160,11 @@ def test_what_was_left_over_changes_nothing(bundle: Path, parts: Parts) -> None:
 def test_the_runtime_reads_the_reference_s_rows(bundle: Path, parts: Parts) -> None:
     runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     kv = runtime.manifest.kv
-    assert (kv.policy, kv.reuse, kv.extends, kv.keep) == ("tidaldecode", "append", True, [])
-    reference = ReadingReference(parts.text, Reads(TWICE, READ, (1, 3)), max(kv.slots))
+    assert (kv.policy, kv.keep, kv.reuse) == ("tidaldecode", [], "append")
+    (decode,) = (s for s in runtime.manifest.stages if s.stage == "decode")
+    read = next(t for t in decode.outputs if t.name == names.DECODE_READ)
+    assert read.shape == [2, 2, READ]  # layers that choose, heads, rows
+    reference = TidalReference(parts.text, Reads(TWICE, READ, (1, 3)), max(kv.slots))
     for rows in (40, 28):  # a full prompt, then one over its leftovers
         embeds = embed(parts, rows)
         got = runtime.prefill(runtime.ladder.largest, embeds[0].numpy())
@@ -239,22 +246,15 @@ def test_a_shallow_decoder_or_one_with_windows_is_refused(tiny_llava, model_dir,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"slots": [100, 100, 100, 100, 101]}, r"layer 4 have 100 rows, and \$\.kv\.slots is 101"),
+        ({"slots": [100] * 4}, r"\$\.kv\.slots has 4 entries for 5 layers"),
         ({"keep": [90] * 5}, r"ort graphs of compact empty layers \[\], not each one once"),
-        ({"keep": [90]}, r"\$\.kv\.keep has 1 entries"),
-        ({"filing": "groups"}, r"\$\.kv\.filing groups goes with a ring"),
+        ({"ring": 8}, "past_ring_key_0 is missing"),
+        ({"filing": "tiers"}, r"\$\.kv\.filing tiers goes with a ring, and \$\.kv\.ring is 0"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(change, words, bundle: Path) -> None:
     manifest = Bundle.open(bundle).manifest
     wrong = msgspec.structs.replace(manifest, kv=msgspec.structs.replace(manifest.kv, **change))
     with pytest.raises(BundleError, match=words):
-        parse_manifest(encode_manifest(wrong))
-
-
-@pytest.mark.parametrize("slots", [[100, 100, 100, 100, 101], [99] * 5])
-def test_other_rows_than_the_graphs_are_refused(slots: list[int], bundle: Path) -> None:
-    opened = Bundle.open(bundle)
-    kv = msgspec.structs.replace(opened.manifest.kv, slots=slots)
-    object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
-    with pytest.raises(BundleError, match=r"have 100 rows, and \$\.kv\.slots is"):
-        BundleRuntime(opened, threads=1)
+        require_buffers(parse_manifest(encode_manifest(wrong)), "ort")

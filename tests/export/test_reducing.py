@@ -22,11 +22,13 @@ from edgetok import names
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import UsageError, VerificationError
+from edgetok.export.lowering import ort as ort_lowering
 from edgetok.export.lowering import portable
+from edgetok.export.lowering.flavours import OrtLowering
 from edgetok.export.lowering.fusion import fuse
 from edgetok.export.lowering.trace import quiet, trace
-from edgetok.export.parity import gate as parity
 from edgetok.export.parity import tower_reducing as parity_inside
+from edgetok.export.parity.ledger import LIMITS, Ledger
 from edgetok.export.parity.undecided import nudged
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference.tower_reducing import ReducingReference
@@ -70,14 +72,13 @@ def vision(
 def freeze(
     vision: VisionParts, inside: Inside, budget: int, flavour: Flavour = "ort"
 ) -> onnx.ModelProto:
-    tower = reducing.ReducingTower(vision, inside, budget).eval()
-    inputs = {names.PIXELS: torch.zeros(1, 3, *vision.image_px)}
+    attention = (ort_lowering if flavour == "ort" else portable).fused_attention
+    tower = reducing.ReducingTower(vision, inside, budget, attention).eval()
     with quiet():
         if flavour == "ort":
-            return ir.to_proto(fuse(trace(tower, inputs, tower.outputs, "tower")))
-        tower.attention = portable.fused_attention
-        traced = trace(tower, inputs, tower.outputs, "tower", portable.OPSET)
-        return ir.to_proto(portable.spell(traced, "tower", {}))
+            return ir.to_proto(fuse(trace(tower, tower.inputs, tower.outputs, "tower")))
+        traced = trace(tower, tower.inputs, tower.outputs, "tower", portable.OPSET)
+        return ir.to_proto(portable.lower(traced, "tower", {}))
 
 
 def with_loops(inside: Inside, loops: ModuleType, name: str) -> Inside:
@@ -268,13 +269,13 @@ class Forking:
 @pytest.mark.parametrize("pooled", [True, False])
 def test_only_what_pytorch_leaves_open_may_merge_otherwise(forks: bool, pooled: bool) -> None:
     """A graph that kept another patch passes if PyTorch wavers and the mean agrees."""
-    ledger = parity.Ledger(parity.LIMITS["fp32"])
+    ledger = Ledger(LIMITS["fp32"])
     reference: Any = Forking(forks=forks)
     got = {n: v.numpy() for n, v in reference.encode(torch.ones(1), 2).items()}
     got[names.TOWER_KEPT] = np.array([2, 3])
     got[names.FEATURES] = got[names.FEATURES] * (1 if pooled else [[1, -1], [1, -1]])
     want = reference.encode(torch.ones(1), 2)
-    followed = parity_inside.prove_reduced(ledger, reference, torch.ones(1), 2, got, want)
+    followed = parity_inside.check_reducing_tower(*(ledger, reference, torch.ones(1), 2, got, want))
     assert followed is not forks
     assert all(check.passed for check in ledger.checks()) is (forks and pooled)
 
@@ -294,12 +295,12 @@ class Soft(Forking):
 
 @pytest.mark.parametrize(("by", "held"), [(2e-3, True), (1e-5, False)])
 def test_rows_may_be_off_as_far_as_pytorch_moves_them(by: float, held: bool) -> None:
-    ledger = parity.Ledger(parity.LIMITS["fp32"])
+    ledger = Ledger(LIMITS["fp32"])
     reference: Any = Soft(by=by)
     want = reference.encode(torch.ones(1), 2)
     got = {name: value.numpy() for name, value in want.items()}
     got[names.FEATURES] = got[names.FEATURES] + np.float32(1e-3)
-    followed = parity_inside.prove_reduced(ledger, reference, torch.ones(1), 2, got, want)
+    followed = parity_inside.check_reducing_tower(*(ledger, reference, torch.ones(1), 2, got, want))
     assert followed is not held
     assert all(check.passed for check in ledger.checks()) is held
 
@@ -413,8 +414,9 @@ def test_breach_of_a_merge_publishes_nothing(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attention that forgets the sizes is what a porting mistake looks like."""
-    right = reducing.fused_attention
-    monkeypatch.setattr(reducing, "fused_attention", lambda q, k, v, s, _: right(q, k, v, s, None))
+    right = ort_lowering.fused_attention
+    wrong = staticmethod(lambda q, k, v, s, _: right(q, k, v, s, None))
+    monkeypatch.setattr(OrtLowering, "fused_attention", wrong)
     with pytest.raises(VerificationError, match="features"):
         export_model(model_dir, tmp_path / "x.bundle", method="tome", budgets="5", **SMALL)
     assert list(tmp_path.iterdir()) == []

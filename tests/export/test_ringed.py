@@ -13,17 +13,17 @@ import torch
 
 import edgetok
 from edgetok import names
-from edgetok.bundle.buffers import cache_bytes
-from edgetok.bundle.manifest import Flavour, KvCache, encode_manifest
+from edgetok.bundle.buffers import cache_bytes, require_buffers
+from edgetok.bundle.manifest import Flavour, encode_manifest
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
 from edgetok.export.caches.kivi.reference import KiviReference
 from edgetok.export.caches.zipcache.reference import ZipReference
 from edgetok.export.pipeline import export_model
-from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
-from edgetok.kv.stores.kivi import BITS, RING_ROWS, KiviShape
+from edgetok.families.parts import Parts
+from edgetok.kv.stores.kivi import BITS, RING_ROWS
 from edgetok.kv.stores.zipcache import ZipShape, count_salient
 from edgetok.methods import find_method
 from edgetok.runtimes.runtime.runtime import BundleRuntime
@@ -56,16 +56,9 @@ def export(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return make
 
 
-def embed(reference: Reference, rows: int) -> torch.Tensor:
-    ids = torch.arange(rows) * 7919 % reference.parts.text.vocabulary
-    return reference.parts.text.embed(ids).detach()[None]
-
-
-def shape_of(kv: KvCache, name: str) -> KiviShape | ZipShape:
-    sizes = kv.layers, kv.kv_heads, kv.head_dim, kv.slots[0]
-    if name == "zipcache":
-        return ZipShape(*sizes, PROMPT + VISUAL, kv.ring)
-    return KiviShape(*sizes, kv.ring, BITS[name])
+def embed(parts: Parts, rows: int) -> torch.Tensor:
+    ids = torch.arange(rows) * 7919 % parts.text.vocabulary
+    return parts.text.embed(ids).detach()[None]
 
 
 def load_each(path: Path, flavours: tuple[Flavour, ...]) -> dict[Flavour, BundleRuntime]:
@@ -84,12 +77,11 @@ def test_every_step_over_two_flushes_is_the_reference_s(
     kv: str, flavours: tuple[Flavour, ...], export, model_dir: Path
 ) -> None:
     runtimes = load_each(export(kv, flavours), flavours)
-    shape = shape_of(runtimes["ort"].manifest.kv, kv)
-    kind = ZipReference if kv == "zipcache" else KiviReference
-    reference = kind(open_model(model_dir), find_method("visionzip"), shape)
+    given = open_model(model_dir), find_method("visionzip"), RING_ROWS
+    reference = ZipReference(*given) if kv == "zipcache" else KiviReference(*given, BITS[kv])
     ids = [5 + 3 * step for step in range(NEW)]
     for rows in (20, RING_ROWS, RING_ROWS + 1, PROMPT + VISUAL):  # the ring: part, full, one, full
-        embeds = embed(reference, rows)
+        embeds = embed(reference.parts, rows)
         want = reference.follow_steps(embeds, ids).numpy()
         found = [follow(runtime, embeds, ids) for runtime in runtimes.values()]
         for got in found:
@@ -101,8 +93,7 @@ def test_every_step_over_two_flushes_is_the_reference_s(
 def test_rounding_is_what_makes_the_difference(kv: str, export, bundle: Path, model_dir) -> None:
     """A prompt answers as without rounding; what follows does not, so that rounding was seen."""
     dense, ringed = (BundleRuntime(Bundle.open(path), threads=1) for path in (bundle, export(kv)))
-    reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
-    rows = embed(reference, 60)[0].numpy()
+    rows = embed(open_model(model_dir), 60)[0].numpy()
     first = [r.prefill(r.ladder.largest, rows).copy() for r in (dense, ringed)]
     np.testing.assert_allclose(*first, atol=1e-4)
     second = [r.step(7).copy() for r in (dense, ringed)]
@@ -162,8 +153,8 @@ def test_rounded_weights_go_with_it(kv: str, weights: str, model_dir: Path, tmp_
 @pytest.mark.parametrize("kv", ["kivi", "zipcache"])
 def test_a_full_cache_says_so(kv: str, export, model_dir: Path) -> None:
     runtime = BundleRuntime(Bundle.open(export(kv)), threads=1)
-    reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
-    runtime.prefill(runtime.ladder.largest, embed(reference, PROMPT + VISUAL)[0].numpy())
+    rows = embed(open_model(model_dir), PROMPT + VISUAL)[0].numpy()
+    runtime.prefill(runtime.ladder.largest, rows)
     assert runtime.rows_left == NEW
     for _ in range(NEW):
         assert np.isfinite(runtime.step(5)).all()
@@ -173,8 +164,8 @@ def test_a_full_cache_says_so(kv: str, export, model_dir: Path) -> None:
 
 def test_a_prompt_that_grew_goes_on_behind_and_another_begins_afresh(export, model_dir) -> None:
     runtime = BundleRuntime(Bundle.open(export("kivi")), threads=1)
-    reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
-    rows, keys = embed(reference, 45)[0].numpy(), [i * 7919 % 300 for i in range(45)]
+    parts = open_model(model_dir)
+    rows, keys = embed(parts, 45)[0].numpy(), [i * 7919 % 300 for i in range(45)]
     runtime.prefill(runtime.ladder.largest, rows[:30], keys[:30])
     want = [runtime.step(key).copy() for key in keys[30:]][-1]
     runtime.prefill(runtime.ladder.largest, rows[:30], keys[:30])
@@ -213,16 +204,18 @@ def test_a_decoder_with_a_window_is_refused(tiny_llava, tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"ring": 0}, r"\$\.kv\.filing groups goes with a ring, and \$\.kv\.ring is 0"),
-        ({"reuse": "rewind"}, r"\$\.kv\.reuse rewind: rows that were packed"),
+        ({"filing": "none"}, r"key buffers of layer 0 have 160 rows, and \$\.kv\.slots is 134"),
+        ({"filing": "tiers"}, "past_filled_0 is missing"),
         ({"ring": 1000}, r"\$\.kv\.ring 1000 exceeds \$\.kv\.slots 134"),
         ({"slots": [134, 135]}, "a ring takes all rows alike"),
+        ({"head_dim": 17}, r"past_key_0: 4 bytes hold no head of 17 numbers"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(change, words, export) -> None:
     manifest = Bundle.open(export("kivi")).manifest
     wrong = msgspec.structs.replace(manifest, kv=msgspec.structs.replace(manifest.kv, **change))
     with pytest.raises(BundleError, match=words):
-        parse_manifest(encode_manifest(wrong))
+        require_buffers(parse_manifest(encode_manifest(wrong)), "ort")
 
 
 @pytest.mark.parametrize("change", [{"ring": 16}, {"head_dim": 17}, {"filing": "tiers"}])
@@ -238,7 +231,7 @@ def test_another_ring_than_the_graphs_is_refused(change, export) -> None:
 def test_counts_that_cannot_be_are_refused_before_rows_are_written(counts, export, model_dir):
     """A graph that says that a tier holds more than it does, or less than nothing."""
     runtime = BundleRuntime(Bundle.open(export("zipcache")), threads=1)
-    reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
+    reference = KiviReference(open_model(model_dir), find_method("visionzip"), RING_ROWS, 2)
     runtime.prefill(runtime.ladder.largest, embed(reference, 20)[0].numpy())
     cache = runtime._graphs.decode.inputs
     cache[names.part("past", "filled", 1)].write(np.array(counts, np.int32))

@@ -17,7 +17,6 @@ import edgetok
 from edgetok import names
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import InputError, UsageError, VerificationError
-from edgetok.export.builder import GraphBuilder
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import export_model
 from edgetok.export.reference.prompt_reduced import PrefillReference
@@ -26,7 +25,6 @@ from edgetok.export.stages.prompt_rows import Rows
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.ladder import build_ladder
-from edgetok.methods import METHODS
 from edgetok.prefill import Prefill, find_prefill
 from edgetok.prefill.dyvte_signal import learn
 from edgetok.runtimes.verify import verify
@@ -65,23 +63,18 @@ def chosen(text: str) -> Prefill:
     return found
 
 
-def freeze(parts: Parts, prefill: Prefill, folder: Path) -> GraphRunner:
-    ladder = build_ladder((VISUAL,), ROOM, STEPS + 2)
-    builder = GraphBuilder(parts, METHODS["pool"], ladder, "fp32", None, "ort", prefill)
-    stages = [("prefill", VISUAL), ("decode", None)]
-    graphs = [builder.build_one(*stage) for stage in stages] + builder.build_segments()
-    (folder / "weights").mkdir()
-    (folder / "weights/model.bin").write_bytes(b"".join(builder.store.chunks()))
-    return GraphRunner(graphs, folder, prefill)
-
-
 @pytest.mark.parametrize("routed", [False, pytest.param(True, marks=slow)])
-def test_every_exit_is_hugging_face_s(routed: bool, deep: Parts, tmp_path: Path) -> None:
+def test_every_exit_is_hugging_face_s(
+    building: ModuleType, routed: bool, deep: Parts, tmp_path: Path
+) -> None:
     """Those that the signals choose and all others, and the signals themselves."""
     prefill = chosen("dyvte-signal:0.42")
     if routed:
         prefill = replace(prefill, method=learn(make_routers()))
-    runner = freeze(deep, prefill, tmp_path)
+    ladder = build_ladder((VISUAL,), ROOM, STEPS + 2)
+    builder = building.make_builder(deep, ladder, building.keep_rows(ladder, prefill))
+    stages = ("prefill", "decode", names.SEGMENT, names.EXITED)
+    runner: GraphRunner = building.open_graphs(builder, tmp_path, *stages)
     reference = PrefillReference(replace(deep.text, stop_ids=()), prefill, VISUAL)
     for before, after in PROMPTS:
         generator = torch.Generator().manual_seed(before)

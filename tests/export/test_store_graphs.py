@@ -29,12 +29,8 @@ class _Graph(nn.Module):
         return self.function(*inputs)
 
 
-def _fields(held: Any) -> list[Tensor]:
-    return [getattr(held, name) for name in held.__dataclass_fields__]
-
-
-def _flush(*x: Tensor) -> Any:
-    return tuple(_fields(kivi.flush(kivi.Region(*x[:6]), kivi.Ring(*x[6:8]), x[8], 2)))
+def _pack(keys: Tensor, values: Tensor) -> Any:
+    return kivi.pack(keys, values, R, 2).parts
 
 
 def _step(*x: Tensor) -> Any:
@@ -45,15 +41,19 @@ def _step(*x: Tensor) -> Any:
     return ring.keys, ring.values, keys, values, true.float()
 
 
-def _repack(*x: Tensor) -> Any:
-    tiers = [zipcache.Tier(*x[:7]), zipcache.Tier(*x[7:14])]
-    held = zipcache.repack(tiers, *x[14:17], (x[17], x[18]))
-    changed = ("keys", "values", "value_least", "value_step")
-    return tuple(getattr(tier, name) for tier in held for name in changed)
+SHAPE = zipcache.ZipShape(1, G, H, C + R + 1, C, R)
+
+
+def _pack_prompt(key: Tensor, value: Tensor, salience: Tensor, count: Tensor) -> Any:
+    return tuple(zipcache.pack_prompt(key, value, salience, count, SHAPE.tiers).values())
+
+
+def _pack_ring(*waiting: Tensor) -> Any:
+    return tuple(zipcache.pack_ring(SHAPE, dict(zip(SHAPE.waiting, waiting, strict=True))).values())
 
 
 def _read(*x: Tensor) -> Any:
-    return zipcache.read(zipcache.Tier(*x), zipcache.LOW_BITS)
+    return zipcache.read(zipcache.Tier(*x), zipcache.BITS["low"])
 
 
 def _think(query: Tensor, keys: Tensor, asked: Tensor, recent: Tensor) -> Any:
@@ -78,19 +78,20 @@ def _tidal(query: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Any:
 def _inputs() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
     torch.manual_seed(0)
     rows = [torch.randn(1, G, R, H) for _ in range(2)]
-    region = kivi.flush(kivi.empty_region(G, C, H, R, 2), kivi.Ring(*rows), torch.tensor([1]), 2)
+    region = kivi.pack(torch.randn(1, G, C, H), torch.randn(1, G, C, H), R, 2)
     key, value, count = torch.randn(1, G, 1, H), torch.randn(1, G, 1, H), torch.tensor([9])
     keys, values = torch.randn(1, G, C, H), torch.randn(1, G, C, H)
-    tiers = zipcache.pack(keys, values, torch.randn(1, G, C), (14, 10))
-    held = [field for tier in tiers for field in _fields(tier)]
-    tail = [torch.randn(1, G, R, H), torch.randn(1, G, R, H), torch.randn(1, G, R)]
-    starts = [torch.tensor([10]), torch.tensor([6])]
+    prompt = [keys, values, torch.rand(1, G, C), torch.tensor([C])]
+    held = zipcache.pack_prompt(*prompt, SHAPE.tiers)
+    ring = {"ring_key": rows[0], "ring_value": rows[1], "ring_score": torch.rand(1, G, R)}
+    kinds = ("key", "value", "key_least", "key_step", "divisor", "value_least", "value_step")
     query, recent = torch.randn(1, HEADS, 1, H), torch.randn(1, G, 3, H)
     return {
-        "kivi flush": (_flush, [*_fields(region), *rows, torch.tensor([2])]),
-        "kivi step": (_step, [*_fields(region), *rows, key, value, count]),
-        "zipcache repack": (_repack, [*held, *tail, *starts]),
-        "zipcache read": (_read, _fields(tiers[1])),
+        "kivi pack": (_pack, rows),
+        "kivi step": (_step, [*region.parts, *rows, key, value, count]),
+        "zipcache prompt": (_pack_prompt, prompt),
+        "zipcache ring": (_pack_ring, [(held | ring)[kind] for kind in SHAPE.waiting]),
+        "zipcache read": (_read, [held[f"low_{kind}"] for kind in kinds]),
         "think": (_think, [query, keys, torch.randn(1, HEADS, 6, H), recent]),
         "think step": (
             _think_step,

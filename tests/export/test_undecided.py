@@ -11,7 +11,8 @@ import torch
 
 from edgetok import names
 from edgetok.export.cases import Case
-from edgetok.export.parity import gate as parity
+from edgetok.export.parity.gate import Expected, FlavourCheck, Ledgers
+from edgetok.export.parity.ledger import LIMITS, Ledger
 from edgetok.export.parity.undecided import is_as_open, nudged_features, nudged_pictures
 
 
@@ -63,9 +64,12 @@ def test_a_graph_that_keeps_little_of_it_is_not_excused() -> None:
 
 @pytest.mark.parametrize(("border", "passes"), [(1.0, True), (0.99, False)])
 def test_the_chain_is_held_to_choices_that_are_not_open(border: float, passes: bool) -> None:
-    ledger, reference = parity.Ledger(parity.LIMITS["fp32"]), reference_of(border)
+    reference, ledgers = reference_of(border), Ledgers(*(Ledger(LIMITS["fp32"]) for _ in range(3)))
     kept = keep(reference, CASE)
     other = {names.KEPT: 1 - kept, names.VISUAL_TOKENS: np.zeros((1, 2), np.float32)}
     runner: Any = SimpleNamespace(run=lambda *_: other, answer=lambda *_, **__: (None, [1, 2]))
-    parity.prove_chain(ledger, reference, runner, CASE, {}, parity.Expected(kept, [1, 2]), 1)
-    assert all(check.passed for check in ledger.checks()) is passes
+    cache = SimpleNamespace(reference=lambda *_: reference, held=lambda *_: reference)
+    subject: Any = SimpleNamespace(parts=None, method=None, cache=cache)
+    check = FlavourCheck(subject, "ort", runner, ledgers)
+    check._check_chain(CASE, {}, Expected(kept, [1, 2]), 1)
+    assert all(found.passed for found in ledgers.chain.checks()) is passes

@@ -73,8 +73,7 @@ def test_every_block_is_that_of_the_plain_tower(name: str, vision: VisionParts, 
     possible = inside.budgets(encoder)[:-1]
     generator = torch.Generator().manual_seed(7)
     for budget in {possible[len(possible) // 4], possible[len(possible) * 3 // 4]}:
-        tower = reducing.ReducingTower(vision, inside, budget)
-        tower.attention = plain_attention
+        tower = reducing.ReducingTower(vision, inside, budget, plain_attention)
         pixels = torch.randn(1, 3, *vision.image_px, generator=generator)
         with torch.no_grad():
             rows, kept, sizes = tower(pixels)

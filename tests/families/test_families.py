@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,9 +22,7 @@ from edgetok.bundle.golden import load_golden
 from edgetok.bundle.reader import Bundle
 from edgetok.calibration.samples import Sample
 from edgetok.errors import InputError, UsageError
-from edgetok.export.builder import GraphBuilder
 from edgetok.export.cases import make_cases, split_prompt
-from edgetok.export.lowering import weight_file as external
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import ExportReport, export_model
 from edgetok.export.reference.model import Reference
@@ -186,22 +185,31 @@ def test_pixels_of_lfm2_vl_are_those_of_its_own_processor(tiny: ModuleType, tmp_
         torch.testing.assert_close(got, want["pixel_values"][:, :count], atol=1e-6, rtol=0)
 
 
-def make_runner(tiny: ModuleType, path: Path, name: str, stage: str) -> tuple[Any, GraphRunner]:
+Run = Callable[[str, str], tuple[Reference, GraphRunner]]
+
+
+@pytest.fixture
+def run(tiny: ModuleType, load_helper: Any, tmp_path: Path) -> Run:
     """The reference of a family, and one of its graphs with a rung of three tokens."""
+    return lambda name, stage: make_runner(
+        tiny, load_helper("export/building"), tmp_path, name, stage
+    )
+
+
+def make_runner(
+    tiny: ModuleType, building: ModuleType, path: Path, name: str, stage: str
+) -> tuple[Reference, GraphRunner]:
     family = tiny.FAMILIES[name]
     parts = open_model(tiny.write_tiny(path / "model", name), family.tiles, family.size_px)
     method = find_method(family.methods[-1]).for_tiles(parts.vision.tiles)
     method = method.for_tower(parts.vision.prefix_tokens, len(parts.vision.blocks))
-    builder = GraphBuilder(parts, method, build_ladder((3,), 48, 8), "fp32", None)
-    graph = builder.build_one(stage, 3 if stage == "prefill" else None)
-    (path / external.FILE).parent.mkdir()
-    (path / external.FILE).write_bytes(b"".join(builder.store.chunks()))
-    return Reference(parts, method), GraphRunner([graph], path)
+    builder = building.make_builder(parts, build_ladder((3,), 48, 8), method=method)
+    return Reference(parts, method), building.open_graphs(builder, path, stage)
 
 
 @pytest.mark.parametrize("name", ["smolvlm 2x1", "llava_next 1x2"])
-def test_a_tower_looks_at_all_tiles(tiny: ModuleType, tmp_path: Path, name: str) -> None:
-    reference, runner = make_runner(tiny, tmp_path, name, "tower")
+def test_a_tower_looks_at_all_tiles(run: Run, name: str) -> None:
+    reference, runner = run(name, "tower")
     pixels = torch.randn(reference.parts.vision.n_parts, 3, 32, 32)
     want = reference.encode(pixels)
     for output, value in runner.run("tower", None, {"pixels": pixels.numpy()}).items():
@@ -212,9 +220,9 @@ def test_a_tower_looks_at_all_tiles(tiny: ModuleType, tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "paligemma 2", "qwen2_5_vl"])
-def test_a_prompt_of_its_own_kind(tiny: ModuleType, tmp_path: Path, name: str) -> None:
+def test_a_prompt_of_its_own_kind(run: Run, name: str) -> None:
     """Rows that see ahead, and rows with the places of tokens 5, 2 and a mixture."""
-    reference, runner = make_runner(tiny, tmp_path, name, "prefill")
+    reference, runner = run(name, "prefill")
     embeds = torch.randn(1, 20, 64)
     made = {"kept": torch.tensor([5, 2, -1])}
     want = reference.answer(embeds, 1, range(4, 7), made=made).logits[0]

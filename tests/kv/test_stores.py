@@ -49,6 +49,14 @@ def test_bytes_hold_levels(bits: int) -> None:
             assert back[0, group, slot].tolist() == pytest.approx(want, abs=1e-5)
 
 
+def file_rows(held: torch.Tensor, packed: torch.Tensor, start: int) -> torch.Tensor:
+    """A buffer with rows, or what goes with them, from `start` on, in axis 2, as hosts write."""
+    buffer = held.numpy().copy()
+    assert start + packed.shape[2] <= buffer.shape[2]
+    buffer[:, :, start : start + packed.shape[2]] = packed.numpy()
+    return torch.from_numpy(buffer)
+
+
 @pytest.mark.parametrize("bits", [2, 4])
 def test_kivi_step_by_step(bits: int) -> None:
     waiting, slots = 4, 16
@@ -58,7 +66,9 @@ def test_kivi_step_by_step(bits: int) -> None:
     values: list[torch.Tensor] = []
     for count in range(slots + waiting):
         if count and count % waiting == 0:
-            region = kivi.flush(region, ring, at(count // waiting - 1), bits)
+            packed, group = kivi.pack(ring.keys, ring.values, waiting, bits), count // waiting - 1
+            pairs = zip(region.parts, packed.parts, strict=True)
+            region = kivi.Region(*(file_rows(a, b, group * b.shape[2]) for a, b in pairs))
             _flush_loop(keys, values, waiting, bits)
         key, value = draw(1, G, 1, H, seed=2 * count), draw(1, G, 1, H, seed=2 * count + 1)
         ring = kivi.stage(ring, key, value, at(count))
@@ -85,24 +95,40 @@ def _flush_loop(
             values[i][group] = torch.tensor(rounded(values[i][group].tolist(), bits))
 
 
-def test_zipcache_packs_and_packs_again() -> None:
-    prompt, tail, times = 20, 5, 4  # 12 and 8 rows, then 3 and 2 more each time
+@pytest.mark.parametrize(("prompt", "padding"), [(20, 0), (13, 7), (2, 18)])
+def test_zipcache_packs_and_packs_again(prompt: int, padding: int) -> None:
+    """Of 20 rows 12 and 8, then 3 and 2 more each time; what pads a prompt is in no tier."""
+    tail, times = 5, 4
+    shape = zipcache.ZipShape(1, G, H, prompt + tail * times + 1, prompt + padding, tail)
     keys, values, salience = (
         draw(1, G, prompt, H),
         draw(1, G, prompt, H, seed=1),
-        draw(1, G, prompt),
+        draw(1, G, prompt).abs(),
     )
-    tiers = zipcache.pack(keys, values, salience, (12 + 3 * times, 8 + 2 * times))
+    padded = [torch.cat([rows, torch.full((1, G, padding, H), 1e3)], 2) for rows in (keys, values)]
+    scores = torch.cat([salience, torch.full((1, G, padding), -1.0)], 2)
+    held = zipcache.pack_prompt(*padded, scores, at(prompt), shape.tiers)
     want = [_zip_loop(keys, values, salience, tier) for tier in (0, 1)]
-    _compare_tiers(tiers, want)
+    _compare_tiers(held, want)
     for time in range(times):
         new = draw(1, G, tail, H, seed=5 + time), draw(1, G, tail, H, seed=50 + time)
         score = draw(1, G, tail, seed=500 + time)
-        starts = at(12 + 3 * time), at(8 + 2 * time)
-        tiers = zipcache.repack(tiers, *new, score, starts)
+        ring = dict(zip(shape.written, (*new, score), strict=True))
+        _file_tiers(held, zipcache.pack_ring(shape, held | ring))
+        seen = torch.tensor([float(tail - row) for row in range(tail)])  # steps since it came
         for tier in (0, 1):
-            _zip_append(want[tier], *new, score, tier)
-        _compare_tiers(tiers, want)
+            _zip_append(want[tier], *new, score / seen, tier)
+        _compare_tiers(held, want)
+    assert held["filled"].tolist() == [len(heads[0]["rows"]) for heads in want]
+
+
+def _file_tiers(held: dict[str, torch.Tensor], packed: dict[str, torch.Tensor]) -> None:
+    """Rows after those that each tier holds, as the host writes them."""
+    starts = dict(zip(zipcache.BITS, held["filled"].tolist(), strict=True))
+    for name, rows in packed.items():
+        held[name] = file_rows(held[name], rows, starts[name.partition("_")[0]])
+    added = [packed[f"{tier}_key"].shape[2] for tier in zipcache.BITS]
+    held["filled"] = held["filled"] + torch.tensor(added)
 
 
 def _places(salience: torch.Tensor, group: int, tier: int) -> list[int]:
@@ -147,14 +173,16 @@ def _zip_append(
             head["rows"].append((key, value))
 
 
-def _compare_tiers(tiers: list[zipcache.Tier], want: list[list[dict]]) -> None:
-    for tier, (held, heads) in enumerate(zip(tiers, want, strict=True)):
-        keys, values = zipcache.read(held, (4, 2)[tier])
+def _compare_tiers(held: dict[str, torch.Tensor], want: list[list[dict]]) -> None:
+    for (tier, bits), heads in zip(zipcache.BITS.items(), want, strict=True):
+        kinds = ("key", "value", "key_least", "key_step", "divisor", "value_least", "value_step")
+        rows = zipcache.Tier(*(held[f"{tier}_{kind}"] for kind in kinds))
+        keys, values = zipcache.read(rows, bits)
         for group, head in enumerate(heads):
             count = len(head["rows"])
             for got, side in ((keys, 0), (values, 1)):
-                rows = torch.tensor([row[side] for row in head["rows"]])
-                torch.testing.assert_close(got[0, group, :count], rows, atol=1e-4, rtol=0)
+                wanted = torch.tensor([row[side] for row in head["rows"]]).reshape(count, H)
+                torch.testing.assert_close(got[0, group, :count], wanted, atol=1e-4, rtol=0)
 
 
 def test_think_keeps_the_channels_that_questions_use() -> None:

@@ -214,14 +214,14 @@ def test_graphs_make_what_torch_makes(model_dir: Path, name: str, opset: int) ->
     """The compress stage as export traces it, of a rung that all kinds of films go through."""
     parts = open_model(model_dir, pictures=FRAMES)
     method = find_method(name).for_pictures(FRAMES)
-    stage = Compress(parts, method, 23).eval()
-    shapes = {n: v.shape for n, v in filmed("random").probes.items()}
-    example = {names.FEATURES: torch.rand(FRAMES * N, WIDTH)}
-    example |= {need: torch.rand(shapes[need]) for need in stage.needs}
+    stage = Compress(parts, method, 23, prompt_tokens=32).eval()
+    shapes = {names.FEATURES: (FRAMES * N, WIDTH)}
+    shapes |= {n: v.shape for n, v in filmed("random").probes.items()}
+    assert all(shapes[name] == example.shape for name, example in stage.inputs.items())
     with quiet():
-        model = trace(stage, example, stage.outputs, "compress", opset)
+        model = trace(stage, stage.inputs, stage.outputs, "compress", opset)
     if opset == portable.OPSET:
-        model = portable.spell(model, "compress", {})
+        model = portable.lower(model, "compress", {})
         assert {node.domain for node in model.graph} == {""}
     assert not FORBIDDEN & {node.op_type for node in model.graph}
     proto = ir.to_proto(model).SerializeToString()

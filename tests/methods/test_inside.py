@@ -166,7 +166,7 @@ def freeze(step: Step, look: Look, opset: int) -> onnx.ModelProto:
     with quiet():
         model = trace(step.eval(), inputs_of(look), ["rows", "kept", "step_sizes"], "step", opset)
     if opset == portable.OPSET:
-        model = portable.spell(model, "tower", {})
+        model = portable.lower(model, "tower", {})
     return ir.to_proto(model)
 
 
