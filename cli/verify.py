@@ -51,12 +51,14 @@ def verify_command(
             from edgetok.runtimes.encoder.model import load_encoder
             from edgetok.runtimes.encoder.verify import verify_encoder
 
-            report = verify_encoder(opened, load_encoder(opened, device=device))
+            with load_encoder(opened, device=device) as encoder:
+                report = verify_encoder(opened, encoder)
         else:
             from edgetok.runtimes.load import load
             from edgetok.runtimes.verify import verify
 
-            report = verify(opened, load(opened, device=device))
+            with load(opened, device=device) as model:
+                report = verify(opened, model)
         report.require_passed()
     digest = f"sha256:{opened.digest}"
     checks = msgspec.to_builtins(report.checks)

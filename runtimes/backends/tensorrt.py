@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -215,6 +216,7 @@ class EngineBackend:
         self._runtime = self._toolkit.module.Runtime(self._logger)
         self._engines: dict[str, _Engine] = {}
         self._kernels = _Kernels(cache.kernels_path(self._toolkit, self._gpu.device))
+        self._save = weakref.finalize(self, self._kernels.save)  # also where nobody closes this
 
     def bind(self, stage: Stage) -> EngineGraph:
         """The graph of a stage, in its engine.
@@ -233,7 +235,7 @@ class EngineBackend:
 
     def close(self) -> None:
         """Give the GPU's memory back and keep the kernels that were compiled."""
-        self._kernels.save()
+        self._save()
         self._engines.clear()
         self._gpu.close()
 

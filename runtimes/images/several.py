@@ -55,7 +55,8 @@ def join_outputs(outputs: Sequence[TowerOutput]) -> TowerOutput:
     signals = {name: sum(o.signals[name] for o in outputs) for name in first.signals}
     if names.SIGNAL_EDGES in signals:
         signals[names.SIGNAL_EDGES] /= len(outputs)
-    return TowerOutput(tensors, signals)
+    pixels = None if first.pixels is None else np.concatenate([o.pixels for o in outputs])
+    return TowerOutput(tensors, signals, first.budget, pixels)
 
 
 def require_weights(manifest: Manifest, weights: Sequence[float] | None) -> FloatArray | None:

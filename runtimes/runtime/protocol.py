@@ -1,4 +1,4 @@
-"""What a runtime must do: seven calls, NumPy in and out. Everything else is written over these."""
+"""What a runtime must do: eight calls, NumPy in and out. Everything else is written over these."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TowerOutput:
         tensors: features [N, V] and the probes of the method, by graph name; owned copies.
         signals: how hard the image is, by graph name; empty when the tower has none.
         budget: the rung whose tower this came from; None where all rungs share one.
-        pixels: [1, 3, h, w], from which another rung's tower starts; None where all share one.
+        pixels: [P, 3, h, w], from which another rung's tower starts; None where all share one.
     """
 
     tensors: Mapping[str, FloatArray]
@@ -119,9 +119,8 @@ class Runtime(Protocol):
     ) -> VisualTokens:
         """Reduce an encoded image to the visual tokens of a rung.
 
-        An image that another rung's tower encoded is encoded again.
-
         Args:
+            image: what this rung's tower made of it, where each rung has its own.
             text: needed where the bundle's method looks at the prompt, and ignored elsewhere.
             weights: [pictures], by which a method may divide the budget; all 1 if None.
         """
@@ -193,4 +192,8 @@ class Runtime(Protocol):
         Returns:
             Logits [W] of the new row.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of graphs and memory; every later call that needs them raises UsageError."""
         ...

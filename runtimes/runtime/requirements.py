@@ -7,14 +7,17 @@ from typing import get_args
 
 import numpy as np
 
+from edgetok import names
 from edgetok.bundle.buffers import list_buffers
 from edgetok.bundle.manifest import Flavour, Manifest, shared_stages
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Ladder
+from edgetok.runtimes.backends.kernel_support import CPU, require_kv_bits
 from edgetok.runtimes.device import machine
 from edgetok.runtimes.runtime.protocol import FloatArray, VisualTokens
 
 WEIGHTS_PREFIX = "weights/"
+_CACHE_BITS = {"int8": 8, "uint8": 4}  # of a number, two of 4 bits in a byte
 _SCRATCH = 8  # live activations, in multiples of the widest graph input or output
 
 
@@ -69,6 +72,19 @@ def require_memory(manifest: Manifest, ladder: Ladder, flavour: Flavour) -> None
             f"this bundle needs at least {needed >> 20} MiB and {available >> 20} MiB are free; "
             f"end other programs, load fewer rungs, or export with int4 weights"
         )
+
+
+def require_cache(manifest: Manifest, flavour: Flavour, provider: str) -> None:
+    """GroupQueryAttention of a GPU may have been compiled without caches of few bits.
+
+    Raises:
+        IncompatibleError: with the provider's own words.
+    """
+    if flavour != "ort" or provider == CPU or manifest.kv.ring:
+        return  # a ring's rows are not that operator's
+    key = list_buffers(manifest, flavour).get(names.past_key(0))
+    if key is not None and key.dtype in _CACHE_BITS:
+        require_kv_bits(provider, _CACHE_BITS[key.dtype])
 
 
 def require_pixels(pixels: FloatArray, shape: tuple[int, ...]) -> None:

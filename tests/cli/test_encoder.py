@@ -82,6 +82,17 @@ def test_inspect_verify_and_bench_know_encoders(edgetok: Run, vit_bundle: Path) 
     assert all(row["encode_ms_p50"] > 0 for row in measured["rows"])
 
 
+def test_a_closed_encoder_sees_no_more(vit_bundle: Path, image: Path) -> None:
+    with library.load_encoder(vit_bundle) as encoder:
+        assert encoder.encode(image).budget == 16
+    for call in (lambda: encoder.encode(image), lambda: encoder.classify(image, budget=5)):
+        with pytest.raises(UsageError, match="this encoder is closed; load the bundle again"):
+            call()
+    encoder.close()  # once more changes nothing
+    with pytest.raises(UsageError, match="the rung of 7 patches is not loaded"):
+        encoder.encode(image, budget=7)
+
+
 def test_a_damaged_golden_output_fails_verification(
     edgetok: Run, vit_bundle: Path, tmp_path: Path
 ) -> None:

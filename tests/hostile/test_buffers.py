@@ -313,7 +313,32 @@ ATTACKS = {
         add("decode", "outputs", "flushed_key_0", [1, 3, 32, 4], "int8"),
         "flushed_key_0 is made by decode",
     ),
+    "a flush into the ring": (
+        "kivi",
+        add("flush", "outputs", "flushed_ring_key_0", [1, 3, 32, 16]),
+        "flushed_ring_key_0 is nothing that is filed as groups",
+    ),
+    "a flush into no tier": (
+        "zipcache",
+        add("flush", "outputs", "flushed_ring_score_0", [1, 3, 13]),
+        "flushed_ring_score_0 is nothing that is filed as tiers",
+    ),
+    "ranges of the prompt filed": (
+        "zipcache",
+        add("flush", "outputs", "flushed_high_key_least_0", [1, 3, 1, 16]),
+        "flushed_high_key_least_0 has 1 rows, not 19",
+    ),
+    "a flush that answers": (
+        "kivi",
+        add("flush", "outputs", "logits", [1, 7]),
+        "logits is nothing that flush makes",
+    ),
     # Compaction.
+    "compaction that answers": (
+        "policy",
+        add("compact", "outputs", "logits", [1, 7]),
+        "logits is nothing that compact makes",
+    ),
     "more rows stay than keep": ("policy", resize("kept_key", 2, 61, "compact"), "$.kv.keep is"),
     "another keep": ("policy", kv(keep=[60, 41]), "40 rows, and $.kv.keep is 41"),
     "keep of nothing": ("policy", kv(keep=[]), "kept_key has 60 rows, and $.kv.keep is 0"),
