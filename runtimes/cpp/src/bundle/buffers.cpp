@@ -154,6 +154,11 @@ void part_problems(const Kv& kv, const Stage& stage, const Tensor& part, const T
     if (rows != keep) out.push_back(part.name + " has " + str(rows) + " rows, and $.kv.keep is " + str(keep));
     return;
   }
+  const auto is_part = [&](const std::string& tier) { return begins(part.name, "flushed_" + tier); };
+  const auto tiers = tiers_of(kv);
+  if (kv.filing == "none" || std::none_of(tiers.begin(), tiers.end(), is_part) || is_part("ring_")) {
+    out.push_back(part.name + " is nothing that is filed as " + kv.filing);
+  }
   const bool groups = kv.filing == "groups" && kv.ring != 0;
   const std::int64_t times = groups ? (*std::max_element(kv.slots.begin(), kv.slots.end()) - 1) / kv.ring : 1;
   if (rows * times <= rows_of(&buffer)) return;
@@ -167,7 +172,11 @@ void written_problems(const Kv& kv, const Stage& stage, const Buffers& buffers, 
       {"present_", kWhole}, {"flushed_", {names::FLUSH}}, {"kept_", {names::COMPACT}}};
   for (const auto& tensor : stage.outputs) {
     const auto side = std::find_if(sides.begin(), sides.end(), [&](const auto& s) { return begins(tensor.name, s.first); });
-    if (side == sides.end()) continue;
+    if (side == sides.end()) {
+      const bool alone = stage.stage == names::FLUSH || stage.stage == names::COMPACT;
+      if (alone) out.push_back(tensor.name + " is nothing that " + stage.stage + " makes");
+      continue;
+    }
     if (side->second.count(stage.stage) == 0) out.push_back(tensor.name + " is made by " + stage.stage);
     const bool whole = side->first == "present_";
     const std::string past = "past_" + tensor.name.substr(side->first.size());
@@ -204,7 +213,7 @@ void flush_problems(const Kv& kv, std::int64_t layer, const Buffers& own, const 
     for (const auto& tier : kv.filing == "groups" ? Found{} : tiers_of(kv)) {
       const std::int64_t wanted = rows(tier + "key"), slots = rows_of(find(own, tier + "key"));
       const bool of_rows = kind == tier + "value" || (rows_of(&buffer) == slots && slots > 1);
-      if (!begins(kind, tier) || !of_rows || rows(kind) == wanted) continue;
+      if (!begins(kind, tier) || !(of_rows || rows(kind) != 0) || rows(kind) == wanted) continue;
       out.push_back(layered("flushed_" + kind, layer) + " has " + str(rows(kind)) + " rows, not " + str(wanted));
     }
   }
