@@ -16,8 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from PIL import Image
+
+from edgetok.bundle.manifest import File
+from edgetok.bundle.processor import IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE
+from edgetok.bundle.strict import encode_strict
 
 BUNDLES = Path(__file__).resolve().parents[1] / "tests" / "bundle"
 
@@ -35,6 +40,7 @@ def main() -> None:
 
 def _seeds() -> list[tuple[int, bytes]]:
     tiny, encoder = _load(BUNDLES / "tiny.py"), _load(BUNDLES / "tiny_encoder.py")
+    caches = [(0, manifest) for manifest in _caches(tiny)]
     graphs = [(2, model.SerializeToString()) for _, model in tiny.graphs()]
     contents = tiny.contents()
     plans = [(1, contents["processor/image.json"]), (4, contents["processor/prompt.json"])]
@@ -45,11 +51,32 @@ def _seeds() -> list[tuple[int, bytes]]:
     return [
         (0, tiny.good_manifest()),
         *manifests,
+        *caches,
         *plans,
         *graphs,
         *pictures,
         (5, json.dumps(TABLE).encode()),
     ]
+
+
+def _caches(tiny: Any) -> Iterator[bytes]:
+    """The manifest of each kind of KV cache, with all the graphs that it needs."""
+    schemes = _load(BUNDLES / "schemes.py")
+    rest = tiny.manifest().stages
+    for make in schemes.SCHEMES.values():
+        manifest = schemes.manifest_of(tiny, make())
+        stages = [msgspec.structs.replace(stage, flavour="ort") for stage in manifest.stages]
+        stages += [msgspec.structs.replace(s, bucket=4) for s in stages if s.stage == "segment"]
+        names = {stage.stage for stage in stages} | {"extend"}
+        stages += [stage for stage in rest if stage.stage not in names]
+        ladder = [
+            msgspec.structs.replace(rung, removed=[0] * manifest.kv.layers)
+            for rung in manifest.ladder
+        ]
+        paths = (IMAGE_FILE, PROMPT_FILE, TOKENIZER_FILE, *(stage.file for stage in stages))
+        files = {path: File(bytes=1, sha256="0" * 64) for path in paths}
+        changed = {"stages": stages, "ladder": ladder, "files": files}
+        yield encode_strict(msgspec.structs.replace(manifest, **changed))
 
 
 def _load(path: Path) -> Any:

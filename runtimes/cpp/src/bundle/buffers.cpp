@@ -71,7 +71,7 @@ void head_problems(const Kv& kv, const std::vector<const Tensor*>& parts, Found&
   }
   for (const auto* part : parts) {
     const auto& shape = part->shape;
-    if (shape.size() != 4 || shape[0] != 1 || shape[1] != kv.kv_heads) {
+    if (shape.size() != 4 || shape[0] != 1 || shape[1] != kv.kv_heads || shape[3] == 0) {
       out.push_back(part->name + " " + format_list(shape) + " is not [1, " + str(kv.kv_heads) + ", rows, width]");
     } else if (holds_bytes(*part) && kv.head_dim != shape[3] && kv.head_dim != 2 * shape[3] && kv.head_dim != 4 * shape[3]) {
       out.push_back(part->name + ": " + str(shape[3]) + " bytes hold no head of " + str(kv.head_dim) + " numbers");
@@ -103,9 +103,9 @@ void layer_problems(const Kv& kv, std::size_t layer, const Buffers& own, Found& 
   side_problems(kv, layer, "value", own, out);
   for (const auto& [kind, buffer] : own) {
     const bool waits = begins(kind, "ring_");
-    const std::int64_t wanted = waits ? kv.ring : kv.slots[layer];
-    if ((!waits && kv.ring != 0) || rows_of(&buffer) == wanted) continue;
-    out.push_back(buffer.name + " has " + str(rows_of(&buffer)) + " rows, not " + str(wanted));
+    const std::int64_t rows = rows_of(&buffer), wanted = waits ? kv.ring : kv.slots[layer];
+    if ((!waits && kv.ring != 0) || (rows == wanted && wanted != 0)) continue;
+    out.push_back(buffer.name + " has " + str(rows) + " rows, and $.kv." + (waits ? "ring is " : "slots is ") + str(wanted));
   }
   for (const char* kind : {"ring_key", "ring_value"}) {
     const bool needed = kv.ring != 0 && (kv.filing != "none" || kind == std::string("ring_key"));
@@ -154,6 +154,11 @@ void part_problems(const Kv& kv, const Stage& stage, const Tensor& part, const T
     if (rows != keep) out.push_back(part.name + " has " + str(rows) + " rows, and $.kv.keep is " + str(keep));
     return;
   }
+  const auto is_part = [&](const std::string& tier) { return begins(part.name, "flushed_" + tier); };
+  const auto tiers = tiers_of(kv);
+  if (kv.filing == "none" || std::none_of(tiers.begin(), tiers.end(), is_part) || is_part("ring_")) {
+    out.push_back(part.name + " is nothing that is filed as " + kv.filing);
+  }
   const bool groups = kv.filing == "groups" && kv.ring != 0;
   const std::int64_t times = groups ? (*std::max_element(kv.slots.begin(), kv.slots.end()) - 1) / kv.ring : 1;
   if (rows * times <= rows_of(&buffer)) return;
@@ -167,7 +172,11 @@ void written_problems(const Kv& kv, const Stage& stage, const Buffers& buffers, 
       {"present_", kWhole}, {"flushed_", {names::FLUSH}}, {"kept_", {names::COMPACT}}};
   for (const auto& tensor : stage.outputs) {
     const auto side = std::find_if(sides.begin(), sides.end(), [&](const auto& s) { return begins(tensor.name, s.first); });
-    if (side == sides.end()) continue;
+    if (side == sides.end()) {
+      const bool alone = stage.stage == names::FLUSH || stage.stage == names::COMPACT;
+      if (alone) out.push_back(tensor.name + " is nothing that " + stage.stage + " makes");
+      continue;
+    }
     if (side->second.count(stage.stage) == 0) out.push_back(tensor.name + " is made by " + stage.stage);
     const bool whole = side->first == "present_";
     const std::string past = "past_" + tensor.name.substr(side->first.size());
@@ -195,13 +204,16 @@ void flush_problems(const Kv& kv, std::int64_t layer, const Buffers& own, const 
     if (filed == kv.ring) continue;
     out.push_back("files " + str(filed) + " rows of " + side + " " + str(layer) + ", and $.kv.ring is " + str(kv.ring));
   }
+  const std::int64_t groups = rows_of(find(own, "key")) / std::max<std::int64_t>(1, kv.ring);
   for (const auto& [kind, buffer] : own) {
-    const bool unmade = kv.filing == "groups" && !begins(kind, "ring_") && rows(kind) == 0;
-    if (unmade) out.push_back("does not make " + layered("flushed_" + kind, layer));
+    if (kv.filing == "groups" && !begins(kind, "ring_") && rows(kind) * groups != rows_of(&buffer)) {
+      out.push_back(str(rows(kind)) + " rows of " + layered("flushed_" + kind, layer) + " are not one of " + str(groups) +
+                    " groups");
+    }
     for (const auto& tier : kv.filing == "groups" ? Found{} : tiers_of(kv)) {
       const std::int64_t wanted = rows(tier + "key"), slots = rows_of(find(own, tier + "key"));
       const bool of_rows = kind == tier + "value" || (rows_of(&buffer) == slots && slots > 1);
-      if (!begins(kind, tier) || !of_rows || rows(kind) == wanted) continue;
+      if (!begins(kind, tier) || !(of_rows || rows(kind) != 0) || rows(kind) == wanted) continue;
       out.push_back(layered("flushed_" + kind, layer) + " has " + str(rows(kind)) + " rows, not " + str(wanted));
     }
   }

@@ -14,6 +14,7 @@ namespace edgetok_impl {
 namespace {
 
 const char kManifest[] = "manifest.json";
+const char kTokenizer[] = "processor/tokenizer.json";
 const char kWayOut[] = "copy or export the bundle again";
 
 std::string read_manifest(const Descriptor& root, const std::string& name) {
@@ -69,16 +70,23 @@ const File& Bundle::file(const std::string& path) const {
                      "` is not listed in the manifest, so it is not part of the bundle");
 }
 
-std::string Bundle::read(const std::string& path, std::int64_t most) const {
+std::string Bundle::read(const std::string& path) const {
   const File& listed = file(path);
-  if (listed.bytes > most) {
-    throw bundle_error(path + ": " + std::to_string(listed.bytes) + " bytes; at most " + std::to_string(most) +
-                       " are read whole");
+  if (listed.bytes > limits::BUNDLE_READ_BYTES) {
+    throw bundle_error(path + ": " + std::to_string(listed.bytes) + " bytes; at most " +
+                       std::to_string(limits::BUNDLE_READ_BYTES) + " are read whole");
   }
   std::string data =
       read_up_to(opened(open_root(root_), path), static_cast<std::size_t>(listed.bytes), path);
   require_hash(path, listed, sha256_hex(data));
   return data;
+}
+
+std::string Bundle::tokenizer() const {
+  const std::int64_t bytes = file(kTokenizer).bytes;
+  if (bytes <= limits::TOKENIZER_BYTES) return read(kTokenizer);
+  throw bundle_error(std::string(kTokenizer) + ": " + std::to_string(bytes) + " bytes; a tokenizer has at most " +
+                     std::to_string(limits::TOKENIZER_BYTES));
 }
 
 Descriptor Bundle::open(const std::string& path) const {

@@ -22,6 +22,7 @@ const char* name_of(Schema::Kind kind) {
     case Schema::Kind::text: return "str";
     case Schema::Kind::list:
     case Schema::Kind::tuple: return "array";
+    case Schema::Kind::nullable:
     case Schema::Kind::map:
     case Schema::Kind::object: break;
   }
@@ -46,8 +47,10 @@ class Applier {
   explicit Applier(const std::string& what) : what_(what) {}
 
   void apply(const Schema& schema, Value& value, const std::string& path) const {
-    if (schema.nullable && value.is_null()) return;
     switch (schema.kind) {
+      case Schema::Kind::nullable:
+        if (!value.is_null()) apply(*schema.item, value, path);
+        return;
       case Schema::Kind::boolean: require<bool>(schema, value, path); return;
       case Schema::Kind::integer: return integer(schema, value, path);
       case Schema::Kind::real: return real(schema, value, path);
@@ -221,9 +224,12 @@ const Schema* tuple(std::vector<const Schema*> items) {
 }
 
 const Schema* map(const Schema* key, const Schema* item, std::size_t least, std::size_t most) {
-  Schema out = *list(item, least, most);
+  Schema out;
   out.kind = Schema::Kind::map;
   out.key = key;
+  out.item = item;
+  out.least_items = least;
+  out.most_items = most;
   return keep(out);
 }
 
@@ -234,8 +240,9 @@ const Schema* object(std::vector<Field> fields) {
 }
 
 const Schema* nullable(const Schema* schema) {
-  Schema out = *schema;
-  out.nullable = true;
+  Schema out;
+  out.kind = Schema::Kind::nullable;
+  out.item = schema;
   return keep(out);
 }
 

@@ -21,16 +21,15 @@ struct Field {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct Schema {
-  enum class Kind { boolean, integer, real, text, list, tuple, map, object };
+  enum class Kind { nullable, boolean, integer, real, text, list, tuple, map, object };
 
   Kind kind = Kind::object;
-  bool nullable = false;
   std::int64_t least = 0, most = 0;           // of an integer
   double low = 0, high = 0;                   // of a real
   bool low_open = false, high_open = false;   // whether low and high themselves are out
   std::string characters;                     // of a text: those that it may have, all if none are named
   std::vector<std::string> choices;           // of a text
-  const Schema* item = nullptr;               // of a list or map
+  const Schema* item = nullptr;               // of a list or map; of a nullable: what it is else
   const Schema* key = nullptr;                // of a map
   std::size_t least_items = 0;                // of a list or map; characters of a text
   std::size_t most_items = std::numeric_limits<std::size_t>::max();
