@@ -55,14 +55,14 @@ class Talk:
 
     def begin(self, image: Path, prompt: str) -> Any:
         """The first turn -> logits [W]."""
-        runtime, bucket = self.model.runtime, self.model.ladder.largest
+        runtime, rung = self.model.runtime, self.model.ladder.largest
         written = self.model.processor.encode(prompt)
         text = runtime.embed([*written.before, *written.after])
         split = len(written.before)
         encoded = self.model.encode(image)
         parts = [text[:split].copy(), None, text[split:].copy()]
-        parts[1] = self.model.compress(encoded, prompt, budget=bucket.budget).rows
-        return runtime.prefill(bucket, np.concatenate(parts), visual_start=split)
+        parts[1] = self.model.compress(encoded, prompt, budget=rung.budget).rows
+        return runtime.prefill(rung, np.concatenate(parts), visual_start=split)
 
     def go_on(self, prompt: str) -> Any:
         """A later turn -> logits [W]."""

@@ -133,15 +133,15 @@ def _measure_python(bundle: str, image: str, prompt: str, repeats: int, budgets:
 
     model = load(bundle, budgets=[int(b) for b in budgets] or None)
     data = Path(image).read_bytes()
-    for bucket in model.ladder:
+    for rung in model.ladder:
         ttft, decode = [], []
         for _ in range(repeats):
             model.forget()
-            answer = model.generate(data, prompt, budget=bucket.budget)
+            answer = model.generate(data, prompt, budget=rung.budget)
             ttft.append(answer.timings_ms["ttft"])
             decode.append(answer.timings_ms["decode_per_token"])
         row = {
-            "budget": bucket.budget,
+            "budget": rung.budget,
             "ttft_ms": round(float(np.median(ttft)), 3),
             "decode_ms": round(float(np.median(decode)), 3),
             "resident_bytes": machine.resident_bytes(),

@@ -66,7 +66,7 @@ def _caches(tiny: Any) -> Iterator[bytes]:
     for make in schemes.SCHEMES.values():
         manifest = schemes.manifest_of(tiny, make())
         stages = [msgspec.structs.replace(stage, flavour="ort") for stage in manifest.stages]
-        stages += [msgspec.structs.replace(s, bucket=4) for s in stages if s.stage == "segment"]
+        stages += [msgspec.structs.replace(s, budget=4) for s in stages if s.stage == "segment"]
         names = {stage.stage for stage in stages} | {"extend"}
         stages += [stage for stage in rest if stage.stage not in names]
         ladder = [

@@ -96,7 +96,7 @@ def _decoder(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any
         prefills = (f"prefill_{k}" for k in ladder.budgets)
         for title in (*first, "extend", "flush", "decode", *prefills):
             for graph in BUILDING.build(builder, title):  # none of a stage that it does not have
-                stage = {"stage": graph.stage.stage, "tokens": graph.stage.bucket}
+                stage = {"stage": graph.stage.stage, "tokens": graph.stage.budget}
                 row = stage | {"weights": weights, "kv": kv}
                 yield row | _build_over(builder, graph, options.target)
 

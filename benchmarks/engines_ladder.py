@@ -86,7 +86,7 @@ def _build_one(bundle: str, precision: str, budget: str, name: str, target: str)
     built = build_engine(job, Path(bundle), find_toolkit("rtx"), parse_target(target))
     return {
         "engine": name,
-        "rungs": " ".join(str(stage.bucket or "all") for stage in job.stages),
+        "rungs": " ".join(str(stage.budget or "all") for stage in job.stages),
         "weights MiB": job.weights_bytes / (1 << 20),
         "MiB": len(built.data) / (1 << 20),
         "seconds": time.monotonic() - started,

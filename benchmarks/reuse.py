@@ -41,21 +41,21 @@ def main() -> None:
 
 def _time_graphs(model: Any, budget: int, rounds: int) -> dict[str, float]:
     """The same last rows of a full prompt by each of three ways."""
-    runtime, bucket = model.runtime, model.ladder.bucket(budget)
+    runtime, rung = model.runtime, model.ladder.rung(budget)
     chunk = _chunk_rows(model)
-    count = bucket.prefill_tokens
+    count = rung.prefill_tokens
     keys = [7] * count
     width = runtime.manifest.text.hidden
     embeds = np.random.default_rng(0).standard_normal((count, width), np.float32)
 
     def prefill() -> None:
-        runtime.prefill(bucket, embeds, keys)
+        runtime.prefill(rung, embeds, keys)
 
     def extend() -> None:
         runtime.extend(embeds, count - chunk, keys)
 
     def steps() -> None:
-        runtime.prefill(bucket, embeds[: count - chunk], keys[: count - chunk])
+        runtime.prefill(rung, embeds[: count - chunk], keys[: count - chunk])
         started.append(time.perf_counter())
         for key in keys[-chunk:]:
             runtime.step(key)

@@ -28,12 +28,12 @@ import edgetok
 from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.export.lowering.fusion import infer_shapes
-from edgetok.ladder import Bucket
+from edgetok.ladder import Rung
 
 PRECISIONS = (("fp32", "fp32"), ("int8", "int8"), ("int4", "int8"))
 STEPS = 16
 
-Rung = tuple[Path, Bucket]
+Rung = tuple[Path, Rung]
 
 
 def main() -> None:
@@ -52,13 +52,13 @@ def main() -> None:
         weight_bytes = decode_bytes(bundle)
         reads = read_gb_s(weight_bytes, options.threads)
         times = measure(model, options.rounds)
-        for bucket in model.ladder:
-            held = cache_bytes(model.manifest) * bucket.prefill_tokens // model.manifest.kv.slots[0]
+        for rung in model.ladder:
+            held = cache_bytes(model.manifest) * rung.prefill_tokens // model.manifest.kv.slots[0]
             limits = {
-                "prefill bound, ms": work[bucket.budget] / rate / 1e6,
+                "prefill bound, ms": work[rung.budget] / rate / 1e6,
                 "decode bound, ms": (weight_bytes + held) / reads / 1e6,
             }
-            rows.append({"what": f"{name} at {bucket.budget}"} | row(times, bucket, limits))
+            rows.append({"what": f"{name} at {rung.budget}"} | row(times, rung, limits))
     title = (
         f"prompts that fill their rung, {options.threads} threads; "
         f"a large product does {rate:.0f} GFLOP/s"
@@ -70,12 +70,12 @@ def count_flops(path: Path) -> dict[int, float]:
     """Arithmetic of each rung's prefill."""
     bundle = Bundle.open(path)
     counts = {}
-    for bucket in bundle.ladder:
+    for rung in bundle.ladder:
         model = ir.from_proto(
-            onnx.load_from_string(bundle.graph(bundle.stage("prefill", bucket.budget)))
+            onnx.load_from_string(bundle.graph(bundle.stage("prefill", rung.budget)))
         )
         infer_shapes(model)
-        counts[bucket.budget] = flops(model)
+        counts[rung.budget] = flops(model)
     return counts
 
 
@@ -83,16 +83,16 @@ def measure(model: Any, rounds: int) -> dict[int, list[tuple[float, float]]]:
     """Milliseconds of a prefill and of a step behind it; the first round warms up."""
     times: dict[int, list[tuple[float, float]]] = {b.budget: [] for b in model.ladder}
     for _ in range(rounds + 1):
-        for bucket in model.ladder:
-            times[bucket.budget].append(run(model, bucket))
+        for rung in model.ladder:
+            times[rung.budget].append(run(model, rung))
     return {budget: values[1:] for budget, values in times.items()}
 
 
-def run(model: Any, bucket: Bucket) -> tuple[float, float]:
-    count = bucket.prefill_tokens
+def run(model: Any, rung: Rung) -> tuple[float, float]:
+    count = rung.prefill_tokens
     rows = np.random.default_rng(0).standard_normal((count, model.manifest.text.hidden), np.float32)
     started = time.perf_counter()
-    model.runtime.prefill(bucket, rows, [7] * count)
+    model.runtime.prefill(rung, rows, [7] * count)
     filled = time.perf_counter()
     for _ in range(STEPS):
         model.runtime.step(7)
@@ -101,13 +101,13 @@ def run(model: Any, bucket: Bucket) -> tuple[float, float]:
 
 
 def row(
-    times: dict[int, list[tuple[float, float]]], bucket: Bucket, limits: dict[str, float]
+    times: dict[int, list[tuple[float, float]]], rung: Rung, limits: dict[str, float]
 ) -> dict[str, Any]:
-    own, full = times[bucket.budget], times[max(times)]
+    own, full = times[rung.budget], times[max(times)]
     prefill_ms, step_ms = (statistics.median(values) for values in zip(*own, strict=True))
     ratios = [[f[i] / o[i] for o, f in zip(own, full, strict=True)] for i in (0, 1)]
     return {
-        "prefill rows": bucket.prefill_tokens,
+        "prefill rows": rung.prefill_tokens,
         "prefill, ms": prefill_ms,
         "prefill faster than full": statistics.median(ratios[0]),
         "prefill bound, ms": limits["prefill bound, ms"],

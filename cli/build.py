@@ -114,7 +114,7 @@ def _row(made: BuiltEngine) -> dict[str, Any]:
     job = made.job
     return {
         "engine": job.name,
-        "budgets": [stage.bucket for stage in job.stages if stage.bucket is not None],
+        "budgets": [stage.budget for stage in job.stages if stage.budget is not None],
         "bytes": made.bytes,
         "seconds": round(made.seconds, 1),
         "cached": not made.seconds,

@@ -182,12 +182,12 @@ def _show_stages(stages: Sequence[Stage], files: Mapping[str, File]) -> Table:
     shown = table("Stages", "stage", ">rung", "flavour", ">KiB", "inputs", "outputs")
     order_of = [*STAGES, SEGMENT, EXITED, FLUSH, COMPACT, ENCODE, DESCRIBE]
     places = {name: place for place, name in enumerate(order_of)}
-    order = sorted(stages, key=lambda s: (places[s.stage], s.bucket or 0, s.layer or 0))
+    order = sorted(stages, key=lambda s: (places[s.stage], s.budget or 0, s.layer or 0))
     for stage in order:
         size = f"{files[stage.file].bytes / 1024:.0f}"
-        rung = "all" if stage.bucket is None else str(stage.bucket)
+        rung = "all" if stage.budget is None else str(stage.budget)
         if stage.layer is not None:
-            rung = f"layer {stage.layer}" if stage.bucket is None else f"{rung}, {stage.layer}"
+            rung = f"layer {stage.layer}" if stage.budget is None else f"{rung}, {stage.layer}"
         ends = (_shorten(stage.inputs), _shorten(stage.outputs))
         shown.add_row(stage.stage, rung, stage.flavour, size, *ends)
     return shown

@@ -10,7 +10,7 @@ from edgetok.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Bucket:
+class Rung:
     """One rung: export-time constants of the graphs that serve it.
 
     Args:
@@ -38,40 +38,40 @@ class Bucket:
 class Ladder:
     """The ascending rungs of a bundle."""
 
-    buckets: tuple[Bucket, ...]
+    rungs: tuple[Rung, ...]
 
-    def __iter__(self) -> Iterator[Bucket]:
-        return iter(self.buckets)
+    def __iter__(self) -> Iterator[Rung]:
+        return iter(self.rungs)
 
     def __len__(self) -> int:
-        return len(self.buckets)
+        return len(self.rungs)
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        return tuple(bucket.budget for bucket in self.buckets)
+        return tuple(rung.budget for rung in self.rungs)
 
     @property
-    def smallest(self) -> Bucket:
-        return self.buckets[0]
+    def smallest(self) -> Rung:
+        return self.rungs[0]
 
     @property
-    def largest(self) -> Bucket:
-        return self.buckets[-1]
+    def largest(self) -> Rung:
+        return self.rungs[-1]
 
-    def bucket(self, budget: int) -> Bucket:
+    def rung(self, budget: int) -> Rung:
         """The rung of exactly this budget.
 
         Raises:
             UsageError: if no rung has it; names the rungs there are.
         """
-        for bucket in self.buckets:
-            if bucket.budget == budget:
-                return bucket
+        for rung in self.rungs:
+            if rung.budget == budget:
+                return rung
         raise UsageError(f"no rung of {budget} visual tokens; this bundle has {self.budgets}")
 
-    def at_least(self, budget: float) -> Bucket:
+    def at_least(self, budget: float) -> Rung:
         """The smallest rung with at least `budget` visual tokens, else the largest."""
-        return next((b for b in self.buckets if b.budget >= budget), self.largest)
+        return next((b for b in self.rungs if b.budget >= budget), self.largest)
 
 
 def parse_budgets(text: str | int | Iterable[int | str], full_tokens: int) -> tuple[int, ...]:
@@ -122,9 +122,9 @@ def build_ladder(budgets: tuple[int, ...], prompt_tokens: int, new_tokens: int) 
     """
     _require_within("prompt tokens", prompt_tokens, limits.PROMPT_TOKENS)
     _require_within("new tokens", new_tokens, limits.NEW_TOKENS)
-    buckets = tuple(Bucket(k, prompt_tokens, k + prompt_tokens + new_tokens) for k in budgets)
-    _require_within("cache slots", buckets[-1].cache_slots, limits.CACHE_SLOTS)
-    return Ladder(buckets)
+    rungs = tuple(Rung(k, prompt_tokens, k + prompt_tokens + new_tokens) for k in budgets)
+    _require_within("cache slots", rungs[-1].cache_slots, limits.CACHE_SLOTS)
+    return Ladder(rungs)
 
 
 def _require_within(what: str, value: int, limit: int) -> None:

@@ -151,6 +151,6 @@ def present_state(layer: int) -> str:
     return f"present_state_{layer}"
 
 
-def part(side: str, kind: str, layer: int) -> str:
+def buffer_name(side: str, kind: str, layer: int) -> str:
     """A buffer of a cache: `side` is past, present or flushed; `kind` is as its store names it."""
     return f"{side}_{kind}_{layer}"

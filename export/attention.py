@@ -105,7 +105,7 @@ class DecoderLowering:
     attention: Callable[..., Any]
     norms: Callable[[nn.Module], AbstractContextManager[None]]
     buffers: tuple[CacheBuffer, ...]
-    turn: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+    rotate: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
     prompt: Callable[..., tuple[Tensor, Tensor, Tensor]]
     scratch: Callable[[tuple[Tensor, ...], int], tuple[Tensor, ...]]
     folded: Callable[[Sequence[Any], Scales | None], AbstractContextManager[None]]
@@ -269,10 +269,10 @@ def lowered_norms(model: nn.Module, operator: str, version: int) -> Iterator[Non
         yield
 
 
-def turned_part(head_dim: int, cos: Tensor) -> dict[str, Any]:
+def rotary_part(head_dim: int, cos: Tensor) -> dict[str, Any]:
     """What a rotary operator is told where tables have angles for the first channels only."""
-    turned = 2 * cos.shape[1]
-    return {} if turned == head_dim else {"rotary_embedding_dim": turned}
+    rotated = 2 * cos.shape[1]
+    return {} if rotated == head_dim else {"rotary_embedding_dim": rotated}
 
 
 def merge_heads(rows: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def build_graph(spec: StageSpec, lowering: Lowering, store: WeightStore) -> Grap
         model = lowering.lower(spec.build().eval(), spec.name, spec.title)
     stage = Stage(
         stage=spec.name,  # type: ignore[arg-type]  # one of the literal's names
-        bucket=spec.budget,
+        budget=spec.budget,
         flavour=lowering.flavour,
         file=f"onnx/{lowering.flavour}/{spec.title}.onnx",
         inputs=[describe_tensor(value) for value in model.graph.inputs],

@@ -10,7 +10,7 @@ from edgetok.bundle.manifest import (
     Manifest,
     Precision,
     Prefill,
-    Rung,
+    RungSpec,
     Stage,
     Text,
     Vision,
@@ -42,7 +42,7 @@ def describe(
         method=method.name,
         seed=seed if method.reseed else 0,
         ladder=[
-            Rung(
+            RungSpec(
                 budget=b.budget,
                 prompt_tokens=b.prompt_tokens,
                 cache_slots=b.cache_slots,

@@ -18,7 +18,7 @@ from edgetok.bundle.reader import Bundle
 from edgetok.control import Certified
 from edgetok.control.certified import list_tried
 from edgetok.errors import VerificationError
-from edgetok.ladder import Bucket
+from edgetok.ladder import Rung
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.answers.request import EncodedImage
 from edgetok.runtimes.images.several import join_outputs
@@ -155,23 +155,23 @@ def _case_checks(
     golden = np.split(case.pixels.reshape(pixels.shape), len(shown))
     output = join_outputs([model.runtime.encode(each) for each in golden])
     image = EncodedImage(output, model.digest)
-    for bucket in model.ladder:
-        yield from _rung_checks(model, case, image, bucket, tolerances)
+    for rung in model.ladder:
+        yield from _rung_checks(model, case, image, rung, tolerances)
 
 
 def _rung_checks(
-    model: Model, case: GoldenCase, image: EncodedImage, bucket: Bucket, tolerances: Tolerances
+    model: Model, case: GoldenCase, image: EncodedImage, rung: Rung, tolerances: Tolerances
 ) -> Iterator[Check]:
-    golden: GoldenRung = case.rungs[bucket.budget]
-    kept = model.compress(image, case.prompt, budget=bucket.budget).kept.tolist()
+    golden: GoldenRung = case.rungs[rung.budget]
+    kept = model.compress(image, case.prompt, budget=rung.budget).kept.tolist()
     model.forget()  # the prefill graph is to be verified
-    logits = model.first_logits(image, case.prompt, budget=bucket.budget)
+    logits = model.first_logits(image, case.prompt, budget=rung.budget)
     spread = float(golden.logits.std())
     difference = relative(largest_difference(logits, golden.logits), spread)
-    regret = relative(largest_regret(model, case, logits, bucket), spread)
+    regret = relative(largest_regret(model, case, logits, rung), spread)
     angle = 1 - cosine(logits, golden.logits)
-    model.first_logits(image, case.prompt[:-1], budget=bucket.budget)
-    extended = model.first_logits(image, case.prompt, budget=bucket.budget)  # after what is held
+    model.first_logits(image, case.prompt[:-1], budget=rung.budget)
+    extended = model.first_logits(image, case.prompt, budget=rung.budget)  # after what is held
     distance = relative(largest_difference(extended, logits), spread)
     values = [
         ("kept", displaced(kept, golden.kept), tolerances.kept),
@@ -181,18 +181,18 @@ def _rung_checks(
         ("answer ids", regret, 2 * tolerances.logits),  # both tokens' logits may be off
     ]
     for what, value, tolerance in values:
-        yield Check(case.name, bucket.budget, what, value, tolerance)
+        yield Check(case.name, rung.budget, what, value, tolerance)
 
 
 def largest_regret(
-    model: Model, case: GoldenCase, logits: NDArray[np.float32], bucket: Bucket
+    model: Model, case: GoldenCase, logits: NDArray[np.float32], rung: Rung
 ) -> float:
     """By how much a golden token misses being the likeliest, following the golden answer.
 
     0 means that greedy decoding gives the golden answer; a small value that two tokens are as
     good as tied. The cache must hold the prompt from which `logits` came.
     """
-    golden_ids = case.rungs[bucket.budget].answer_ids.tolist()
+    golden_ids = case.rungs[rung.budget].answer_ids.tolist()
     regrets = [_regret(logits, golden_ids[0])] if golden_ids else []
     for token_id, following_id in pairwise(golden_ids):
         regrets.append(_regret(model.runtime.step(token_id), following_id))

@@ -12,7 +12,7 @@ from edgetok.bundle.manifest import (
     File,
     KvCache,
     Manifest,
-    Rung,
+    RungSpec,
     Stage,
     digest_content,
     shared_stages,
@@ -64,7 +64,7 @@ def _ladder_problems(manifest: Manifest) -> Iterator[str]:
             )
 
 
-def _removed_problems(kv: KvCache, rung: Rung, at: str) -> Iterator[str]:
+def _removed_problems(kv: KvCache, rung: RungSpec, at: str) -> Iterator[str]:
     if len(rung.removed) != kv.layers:
         yield f"{at}.removed has {len(rung.removed)} entries for {kv.layers} layers"
     if any(low > high for low, high in pairwise(rung.removed)):
@@ -122,13 +122,13 @@ def _exit_problems(manifest: Manifest) -> Iterator[str]:
         yield f"$.prefill.exits {exits} and constant .removed are two rules for the same rows"
     budgets = [rung.budget for rung in manifest.ladder]
     wanted = Counter(
-        (stage, layer, bucket)
+        (stage, layer, budget)
         for layer in exits
-        for stage, bucket in [*((names.SEGMENT, k) for k in budgets), (names.EXITED, None)]
+        for stage, budget in [*((names.SEGMENT, k) for k in budgets), (names.EXITED, None)]
     )
     graphs = [s for s in manifest.stages if s.stage in (names.SEGMENT, names.EXITED)]
     for flavour in sorted({s.flavour for s in manifest.stages}):
-        found = [(s.stage, s.layer, s.bucket) for s in graphs if s.flavour == flavour]
+        found = [(s.stage, s.layer, s.budget) for s in graphs if s.flavour == flavour]
         if Counter(found) != wanted:
             yield f"$.stages: {flavour} graphs of segment and exited do not fit exits {exits}"
 
@@ -202,19 +202,19 @@ def tensor_problems(stage: Stage) -> Iterator[str]:
     for tensors in (stage.inputs, stage.outputs):
         counts = Counter(tensor.name for tensor in tensors)
         for name in (name for name, count in counts.items() if count > 1):
-            yield f"{stage.stage} of bucket {stage.bucket}: tensor {name} is listed twice"
+            yield f"{stage.stage} of rung {stage.budget}: tensor {name} is listed twice"
 
 
 def serving_problems(
     stages: Sequence[Stage], budgets: Set[int], flavour: str, stage_name: str
 ) -> Iterator[str]:
     """Each rung must find exactly one graph: one of its own, or one that all rungs share."""
-    buckets = [
-        stage.bucket for stage in stages if stage.flavour == flavour and stage.stage == stage_name
+    served = [
+        stage.budget for stage in stages if stage.flavour == flavour and stage.stage == stage_name
     ]
     for budget in sorted(budgets):
-        graphs = buckets.count(budget) + buckets.count(None)
+        graphs = served.count(budget) + served.count(None)
         if graphs != 1:
             yield f"$.stages: rung {budget} has {graphs} {flavour} graphs of {stage_name}, not 1"
-    for bucket in sorted({b for b in buckets if b is not None} - budgets):
-        yield f"$.stages: {stage_name} serves bucket {bucket}, which is no rung of $.ladder"
+    for budget in sorted({b for b in served if b is not None} - budgets):
+        yield f"$.stages: {stage_name} serves rung {budget}, which is none of $.ladder"

@@ -61,7 +61,7 @@ def find_encoder_contradictions(manifest: EncoderManifest) -> Iterator[str]:
         yield from serving_problems(manifest.stages, budgets, flavour, names.ENCODE)
         wanted = 0 if manifest.text is None else 1
         found = [s for s in manifest.stages if (s.stage, s.flavour) == (names.DESCRIBE, flavour)]
-        if len(found) != wanted or any(stage.bucket is not None for stage in found):
+        if len(found) != wanted or any(stage.budget is not None for stage in found):
             yield f"$.stages: {len(found)} {flavour} graphs of describe, not {wanted} for all rungs"
 
 
@@ -106,7 +106,7 @@ def _graph_problems(manifest: EncoderManifest, stage: Stage) -> Iterator[str]:
         name=names.PIXELS, dtype="float32", shape=[1, 3, vision.height_px, vision.width_px]
     )
     if stage.stage == names.ENCODE:
-        rows = [] if stage.bucket is None else [stage.bucket]
+        rows = [] if stage.budget is None else [stage.budget]
         made = [
             manifest.output,
             Tensor(name=names.KEPT, dtype="int64", shape=rows),
@@ -120,4 +120,4 @@ def _graph_problems(manifest: EncoderManifest, stage: Stage) -> Iterator[str]:
     else:
         return
     if (stage.inputs, stage.outputs) != wanted:
-        yield f"{stage.stage} of bucket {stage.bucket} does not take and give what its task needs"
+        yield f"{stage.stage} of rung {stage.budget} does not take and give what its task needs"

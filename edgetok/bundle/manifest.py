@@ -48,7 +48,7 @@ class Tensor(Struct, frozen=True):
 
 
 class Stage(Struct, frozen=True):
-    """One graph. `bucket` is the budget it serves, or null when all rungs share it.
+    """One graph. `budget` is that of the rung it serves, or null when all rungs share it.
 
     `layer` is the decoder layer whose cache a `compact` graph empties, or with which a graph of a
     prefill in segments begins (`segment`, `exited`), and null elsewhere.
@@ -68,7 +68,7 @@ class Stage(Struct, frozen=True):
         "encode",
         "describe",
     ]
-    bucket: Positive | None
+    budget: Positive | None
     flavour: Flavour
     file: Path
     inputs: list[Tensor]
@@ -76,7 +76,7 @@ class Stage(Struct, frozen=True):
     layer: Count | None = None
 
 
-class Rung(Struct, frozen=True):
+class RungSpec(Struct, frozen=True):
     """A rung as the file spells it."""
 
     budget: Positive
@@ -87,7 +87,7 @@ class Rung(Struct, frozen=True):
 
 
 class Prefill(Struct, frozen=True):
-    """What prefill takes away between layers: a method's name, or `none`; see `Rung.removed`.
+    """What prefill takes away between layers: a method's name, or `none`; see `RungSpec.removed`.
 
     With `exits`, prefill is in segments: before each of these layers a signal may have all visual
     rows leave, and `removed` is of a prompt where none does.
@@ -178,7 +178,7 @@ class Manifest(Struct, frozen=True):
     family: Name
     method: Name
     seed: Count  # of the `random` method; 0 elsewhere
-    ladder: Annotated[list[Rung], msgspec.Meta(min_length=1, max_length=64)]
+    ladder: Annotated[list[RungSpec], msgspec.Meta(min_length=1, max_length=64)]
     precision: Precision
     prefill: Prefill
     kv: KvCache

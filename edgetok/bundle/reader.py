@@ -20,7 +20,7 @@ from edgetok.bundle.paths import open_beneath
 from edgetok.bundle.processor import TOKENIZER_FILE
 from edgetok.bundle.strict import require_plain_json, shorten
 from edgetok.errors import BundleError
-from edgetok.ladder import Bucket, Ladder
+from edgetok.ladder import Ladder, Rung
 
 _CHUNK_BYTES = 1 << 20
 _WAY_OUT = "copy or export the bundle again"
@@ -95,7 +95,7 @@ class Opened(Generic[AnyManifest]):
             BundleError: if the bundle has no graph of this stage, rung and flavour.
         """
         for candidate in self.manifest.stages:
-            served = candidate.bucket in (None, budget)
+            served = candidate.budget in (None, budget)
             if (candidate.stage, candidate.flavour) == (stage, flavour) and served:
                 return candidate
         raise BundleError(
@@ -163,7 +163,7 @@ class Bundle(Opened[Manifest]):
     @property
     def ladder(self) -> Ladder:
         """Its rungs, ascending."""
-        rungs = (Bucket(r.budget, r.prompt_tokens, r.cache_slots) for r in self.manifest.ladder)
+        rungs = (Rung(r.budget, r.prompt_tokens, r.cache_slots) for r in self.manifest.ladder)
         return Ladder(tuple(rungs))
 
 

@@ -39,9 +39,9 @@ class Certified:
             if rule.enter.score(signals, question) <= rule.enter_at_most:
                 review = partial(self._review, index, ladder, signals, question)
                 reason = f"{rule.budget} is the smallest rung {self._promise()}"
-                return Decision(ladder.bucket(rule.budget), reason, review)
+                return Decision(ladder.rung(rule.budget), reason, review)
         tried = ", after a smaller rung was not sure enough" if start else ""
-        full = ladder.bucket(self.controller.full)
+        full = ladder.rung(self.controller.full)
         return Decision(full, f"no smaller rung than {full.budget} {self._promise()}{tried}")
 
     def _review(
@@ -76,8 +76,8 @@ def list_tried(
         answers: by budget, how sure the answer of that rung is.
     """
     decision = policy.choose(ladder, signals, question)
-    tried = [decision.bucket.budget]
+    tried = [decision.rung.budget]
     while decision.review and (following := decision.review(answers[tried[-1]])):
         decision = following
-        tried.append(decision.bucket.budget)
+        tried.append(decision.rung.budget)
     return tried

@@ -57,17 +57,17 @@ class Limit:
     def choose(
         self, ladder: Ladder, signals: Mapping[str, float], question: Sequence[int] = ()
     ) -> Decision:
-        for bucket in reversed(ladder.buckets):
-            row = self.table.row(bucket.budget)
+        for rung in reversed(ladder.rungs):
+            row = self.table.row(rung.budget)
             if row is not None and not self._misses(row):
-                return Decision(bucket, f"{bucket.budget} is the largest rung {self._within(row)}")
-        bucket = ladder.smallest
-        row = self.table.row(bucket.budget)
+                return Decision(rung, f"{rung.budget} is the largest rung {self._within(row)}")
+        rung = ladder.smallest
+        row = self.table.row(rung.budget)
         missed = (
             " and ".join(self._misses(row)) if row else "it was not measured; run edgetok bench"
         )
         return Decision(
-            bucket, f"no rung is within the limits, so the smallest of {bucket.budget}: {missed}"
+            rung, f"no rung is within the limits, so the smallest of {rung.budget}: {missed}"
         )
 
     def allows(self, budget: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgetok import names
-from edgetok.ladder import Bucket, Ladder
+from edgetok.ladder import Ladder, Rung
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Decision:
             the rung to ask next; None where any answer is taken.
     """
 
-    bucket: Bucket
+    rung: Rung
     reason: str
     review: Callable[[Mapping[str, float]], Decision | None] | None = None
 
@@ -46,7 +46,7 @@ class Fixed:
         self, ladder: Ladder, signals: Mapping[str, float], question: Sequence[int] = ()
     ) -> Decision:
         """Raises UsageError if the ladder has no such rung."""
-        return Decision(ladder.bucket(self.budget), f"{self.budget} visual tokens were asked for")
+        return Decision(ladder.rung(self.budget), f"{self.budget} visual tokens were asked for")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Largest:
     def choose(
         self, ladder: Ladder, signals: Mapping[str, float], question: Sequence[int] = ()
     ) -> Decision:
-        bucket = ladder.largest
-        return Decision(bucket, f"no limit was given, so the largest rung of {bucket.budget}")
+        rung = ladder.largest
+        return Decision(rung, f"no limit was given, so the largest rung of {rung.budget}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +69,14 @@ class Elbow:
     ) -> Decision:
         wanted = signals.get(names.SIGNAL_ELBOW, math.nan)
         if not math.isfinite(wanted):  # a damaged signal must not cost quality
-            bucket = ladder.largest
+            rung = ladder.largest
             return Decision(
-                bucket, f"the image gave no elbow signal, so the largest rung of {bucket.budget}"
+                rung, f"the image gave no elbow signal, so the largest rung of {rung.budget}"
             )
-        bucket = ladder.at_least(wanted)
-        relation = (
-            "the smallest rung that holds" if bucket.budget >= wanted else "the largest, below"
-        )
+        rung = ladder.at_least(wanted)
+        relation = "the smallest rung that holds" if rung.budget >= wanted else "the largest, below"
         return Decision(
-            bucket,
+            rung,
             f"the CLS-similarity curve bends at {wanted:.0f} tokens; "
-            f"{bucket.budget} is {relation} them",
+            f"{rung.budget} is {relation} them",
         )

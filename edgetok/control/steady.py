@@ -43,17 +43,17 @@ class Steady:
         self, ladder: Ladder, signals: Mapping[str, float], question: Sequence[int] = ()
     ) -> Decision:
         wanted = self.limit.choose(ladder, signals, question)
-        held, larger = self.held, wanted.bucket.budget
+        held, larger = self.held, wanted.rung.budget
         if held not in ladder.budgets or larger <= held or not self.limit.allows(held):
             return self._take(wanted)
         self._allowed.append(larger)
         if len(self._allowed) >= self.dwell:
-            bucket = ladder.bucket(min(self._allowed))
-            reason = f"{bucket.budget} was within the limits {self.dwell} times in a row"
-            return self._take(Decision(bucket, reason))
+            rung = ladder.rung(min(self._allowed))
+            reason = f"{rung.budget} was within the limits {self.dwell} times in a row"
+            return self._take(Decision(rung, reason))
         times = f"{len(self._allowed)} of {self.dwell} times"
-        return Decision(ladder.bucket(held), f"{held} is kept: a larger rung was allowed {times}")
+        return Decision(ladder.rung(held), f"{held} is kept: a larger rung was allowed {times}")
 
     def _take(self, decision: Decision) -> Decision:
-        self.held, self._allowed = decision.bucket.budget, []
+        self.held, self._allowed = decision.rung.budget, []
         return decision

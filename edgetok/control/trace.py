@@ -129,7 +129,7 @@ def repeat(
 def _repeat(policy: Policy, ladder: Ladder, entry: Entry) -> Repeated:
     answers: dict[int, Mapping[str, float]] = {t.budget: t.signals for t in entry.tried}
     decision = policy.choose(ladder, entry.signals, entry.question)
-    tried = [decision.bucket.budget]
+    tried = [decision.rung.budget]
     unknown = False
     while decision.review is not None:
         if unknown := tried[-1] not in answers:
@@ -138,5 +138,5 @@ def _repeat(policy: Policy, ladder: Ladder, entry: Entry) -> Repeated:
         if following is None:
             break
         decision = following
-        tried.append(decision.bucket.budget)
+        tried.append(decision.rung.budget)
     return Repeated(tuple(t.budget for t in entry.tried), tuple(tried), unknown)

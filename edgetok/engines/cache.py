@@ -171,7 +171,7 @@ class EngineCache:
             recipe=recipe,
             bytes=len(data),
             sha256=_digest(data),
-            budgets=tuple(stage.bucket for stage in job.stages),
+            budgets=tuple(stage.budget for stage in job.stages),
             files=tuple(stage.file for stage in job.stages),
             constants=constants,
             constants_bytes=len(values),

@@ -111,7 +111,7 @@ def plan_engines(
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is unknown; use {', '.join(PRECISIONS)}")
     wanted = {None, *(bundle.ladder.budgets if budgets is None else budgets)}
-    stages = [s for s in bundle.manifest.stages if s.flavour == flavour and s.bucket in wanted]
+    stages = [s for s in bundle.manifest.stages if s.flavour == flavour and s.budget in wanted]
     if not stages:
         raise UsageError(
             f"this bundle has no {flavour} graphs, which engines are made of; export it again with "
@@ -127,8 +127,8 @@ def plan_engines(
 def _group(stages: Sequence[Stage]) -> list[list[Stage]]:
     """Stages that may have an engine in common."""
     groups: dict[tuple[object, ...], list[Stage]] = {}
-    for stage in sorted(stages, key=lambda stage: stage.bucket or 0):
-        own = None if stage.stage in _SHARING else stage.bucket
+    for stage in sorted(stages, key=lambda stage: stage.budget or 0):
+        own = None if stage.stage in _SHARING else stage.budget
         groups.setdefault((stage.stage, stage.layer, own), []).append(stage)
     return list(groups.values())
 
@@ -218,7 +218,7 @@ def list_cache(stage: Stage) -> list[str]:
 
 def _name_engine(stages: Sequence[Stage]) -> str:
     stage = stages[0]
-    parts = [stage.stage, stage.layer, stage.bucket if len(stages) == 1 else None]
+    parts = [stage.stage, stage.layer, stage.budget if len(stages) == 1 else None]
     return "_".join(str(part) for part in parts if part is not None)
 
 

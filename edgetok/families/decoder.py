@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgetok.errors import InputError
-from edgetok.families.parts import UNTURNED, Bidirectional, TextParts
+from edgetok.families.parts import UNROTATED, Bidirectional, TextParts
 
 _TURNED_UNIT = 16  # GroupQueryAttention takes no other tables
 
@@ -116,4 +116,4 @@ def _rotary_kinds(decoder: Any) -> tuple[str, ...]:
         return tuple(decoder.config.layer_types)
     attentions = [b.self_attn for b in decoder.layers if hasattr(b, "self_attn")]
     turned = [bool(getattr(attention, "use_rope", True)) for attention in attentions]
-    return () if all(turned) else tuple("" if turns else UNTURNED for turns in turned)
+    return () if all(turned) else tuple("" if turns else UNROTATED for turns in turned)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int]  # rows and columns
 Bidirectional = Literal["nothing", "image", "prompt"]  # which rows of a prompt see later ones
-UNTURNED = "unturned"  # the rotary kind of a layer whose rows have no positions
+UNROTATED = "unturned"  # the rotary kind of a layer whose rows have no positions
 
 
 @dataclass(frozen=True)

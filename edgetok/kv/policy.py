@@ -55,7 +55,7 @@ class Policy:
     paper: str
     summary: str
     exact: str
-    planes: tuple[str, ...] = ()
+    row_state: tuple[str, ...] = ()
     positions: Literal["kept", "renumbered"] = "kept"
     sinks: int = 4
     recent: int | None = 16

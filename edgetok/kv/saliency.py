@@ -90,7 +90,7 @@ def smoothed(scores: Tensor, count: Tensor, window: int, width: int) -> Tensor:
     return torch.where(place < count - window, pooled, own)
 
 
-def first_planes(
+def first_state(
     policy: Policy,
     scores: Tensor,
     seen: Tensor,
@@ -109,10 +109,10 @@ def first_planes(
     if policy.pool:
         scores = smoothed(scores, count, policy.recent or 0, policy.pool)
     rows = {SCORE: scores, SEEN: seen.expand_as(scores), TEXT: text.expand_as(scores)}
-    return torch.stack([rows[name] for name in policy.planes])
+    return torch.stack([rows[name] for name in policy.row_state])
 
 
-def next_planes(policy: Policy, planes: Tensor, attention: Tensor, length: Tensor) -> Tensor:
+def next_state(policy: Policy, row_state: Tensor, attention: Tensor, length: Tensor) -> Tensor:
     """The planes after a decode step.
 
     Args:
@@ -124,11 +124,11 @@ def next_planes(policy: Policy, planes: Tensor, attention: Tensor, length: Tenso
     Returns:
         float32 [P, G, C].
     """
-    place = torch.arange(planes.shape[-1])
+    place = torch.arange(row_state.shape[-1])
     held, new = place < length, place == length
     after = []
-    for number, name in enumerate(policy.planes):
-        old = torch.where(held, planes[number], 0.0)
+    for number, name in enumerate(policy.row_state):
+        old = torch.where(held, row_state[number], 0.0)
         if name == SCORE and policy.drawn:
             old = old + torch.where(new, attention, 0.0)
         elif name == SCORE and policy.decay is not None:

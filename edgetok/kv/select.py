@@ -16,12 +16,12 @@ from edgetok.tokens.selectors import BIG, topk
 TEXT_RANK = 1e6  # above any attention mass; float32 still counts rows exactly on top of it
 
 
-def rank(policy: Policy, planes: Tensor) -> Tensor:
+def rank(policy: Policy, row_state: Tensor) -> Tensor:
     """What rows compete by: planes [P, G, n] -> float32 [G, n], larger stays longer."""
-    _, groups, rows = planes.shape
-    if SCORE not in policy.planes:
+    _, groups, rows = row_state.shape
+    if SCORE not in policy.row_state:
         return torch.zeros(groups, rows)
-    plane = dict(zip(policy.planes, planes.unbind(0), strict=True))
+    plane = dict(zip(policy.row_state, row_state.unbind(0), strict=True))
     score = plane[SCORE]
     if SEEN in plane:
         score = score / plane[SEEN].clamp(min=1.0)
@@ -53,7 +53,7 @@ def take(rows: Tensor, chosen: Tensor) -> Tensor:
     return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[-1]))
 
 
-def turn_back(keys: Tensor, by: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_back(keys: Tensor, by: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Keys as they would be so many positions earlier: rotary embedding is a rotation.
 
     Args:
@@ -68,7 +68,7 @@ def turn_back(keys: Tensor, by: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cosine + second * sine, second * cosine - first * sine], -1)
 
 
-def turn(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding: rows [heads, n, H] at positions [n], with tables [positions, H / 2]."""
     cosine, sine = embedding(positions, cos), embedding(positions, sin)
     half = rows.shape[-1] // 2

@@ -83,7 +83,7 @@ class PromptAttention:
     def rotate(self, rows: Tensor, places: Tensor) -> Tensor:
         """Rotary embedding of rows [1, heads, n, H] of the layer at places int64 [n]."""
         tables = self.rotary[len(self.present)]
-        return self.lowering.turn(merge_heads(rows), places, *tables, rows.shape[1])
+        return self.lowering.rotate(merge_heads(rows), places, *tables, rows.shape[1])
 
 
 def zero_padding(key: Tensor, value: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ class RowAttention:
     def rotate(self, rows: Tensor, layer: int) -> Tensor:
         """Rotary embedding of the row [1, heads, 1, H] at its position."""
         at, tables = self._positions[layer][0], self.rotary[layer]
-        return self.lowering.turn(merge_heads(rows), at, *tables, rows.shape[1])
+        return self.lowering.rotate(merge_heads(rows), at, *tables, rows.shape[1])
 
 
 def attend_row(query: Tensor, keys: Tensor, values: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +221,7 @@ class RingFlush(StageModule):
 
 def part_names(side: str, shape: RingShape, kinds: Any) -> list[str]:
     """Names of these parts of each layer, layer by layer."""
-    return [names.part(side, kind, layer) for layer in range(shape.layers) for kind in kinds]
+    return [names.buffer_name(side, kind, layer) for layer in range(shape.layers) for kind in kinds]
 
 
 def past_parts(shape: RingShape, kinds: Any) -> dict[str, Tensor]:
@@ -230,5 +230,7 @@ def past_parts(shape: RingShape, kinds: Any) -> dict[str, Tensor]:
     for layer in range(shape.layers):
         for kind in kinds:
             dtype, sizes = shape.buffers[kind]
-            found[names.part("past", kind, layer)] = torch.zeros(sizes, dtype=getattr(torch, dtype))
+            found[names.buffer_name("past", kind, layer)] = torch.zeros(
+                sizes, dtype=getattr(torch, dtype)
+            )
     return found

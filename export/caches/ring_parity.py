@@ -54,7 +54,7 @@ def _take_over(ledger: Ledger, sessions: GraphRunner, rows: Rows, layer: int, bu
     """Compare what waits in a full ring; PyTorch goes on with what the graphs have there."""
     held = {}
     for kind, want in rows.waiting(layer).items():
-        part = names.part("past", f"ring_{kind}", layer)
+        part = names.buffer_name("past", f"ring_{kind}", layer)
         held[kind] = np.asarray(sessions.buffer(part)[0])
         ledger.compare(names.FLUSH, budget, part, held[kind], want)
     rows.take_over(layer, held)

@@ -16,7 +16,7 @@ from edgetok.export.reference.model import Reference
 from edgetok.export.stages.decoder import DecoderContext
 from edgetok.families.parts import Parts
 from edgetok.kv import NONE, EvictionPlan
-from edgetok.ladder import Bucket, Ladder
+from edgetok.ladder import Ladder, Rung
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
 
@@ -37,8 +37,8 @@ class Decoding:
     def prompt_tokens(self) -> int:
         return self.ladder.largest.prompt_tokens
 
-    def rung(self, budget: int) -> Bucket:
-        return self.ladder.bucket(budget)
+    def rung(self, budget: int) -> Rung:
+        return self.ladder.rung(budget)
 
     @property
     def positions(self) -> int:

@@ -18,7 +18,7 @@ from edgetok.export.attention import (
     attention_extras,
     lowered_norms,
     merge_heads,
-    turned_part,
+    rotary_part,
 )
 from edgetok.export.lowering.names import CONTRIB
 from edgetok.export.lowering.ort_eviction import attend_prompt
@@ -142,7 +142,7 @@ class CacheAttention:
     def append(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Put a row [1, G, 1, H] after those of the next layer; returns the rotated query."""
         layer, pair = len(self.present), []
-        query, key = (self._turn(part, layer) for part in (query, key))
+        query, key = (self._rotate(part, layer) for part in (query, key))
         place = self._lengths[layer].long().reshape(1, 1, 1, 1)
         for number, (past, row) in enumerate(zip(self.past[layer], (key, value), strict=True)):
             if self.scales:
@@ -160,10 +160,10 @@ class CacheAttention:
             rows = [unpack(r, self.bits) * s for r, s in zip(rows, scales, strict=True)]
         return rows[0], rows[1]
 
-    def _turn(self, rows: Tensor, layer: int) -> Tensor:
+    def _rotate(self, rows: Tensor, layer: int) -> Tensor:
         """Rotary embedding of added rows [1, heads, 1, H]."""
         places = self._positions[layer][0]
-        return turn_merged(merge_heads(rows), places, *self.rotary[layer], rows.shape[1])
+        return rotate_heads(merge_heads(rows), places, *self.rotary[layer], rows.shape[1])
 
     def put(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Let rotated rows [1, G, S, H] begin the next layer's cache, as the operator would.
@@ -194,17 +194,17 @@ def rotate(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int
     return torch.onnx.ops.symbolic(
         f"{CONTRIB}::RotaryEmbedding",
         [rows, positions.unsqueeze(0), cos, sin],
-        attrs={"num_heads": heads, **turned_part(rows.shape[2] // heads, cos)},
+        attrs={"num_heads": heads, **rotary_part(rows.shape[2] // heads, cos)},
         dtype=rows.dtype,
         shape=rows.shape,
         version=1,
     )
 
 
-def turn_merged(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+def rotate_heads(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """`rotate`, with the heads apart: -> [1, heads, S, H]."""
-    turned = rotate(rows, positions, cos, sin, heads)
-    return turned.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
+    rotated = rotate(rows, positions, cos, sin, heads)
+    return rotated.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
 
 
 fused_norms = partial(lowered_norms, operator="SimplifiedLayerNormalization", version=1)
@@ -216,7 +216,7 @@ def lower_decoder(kv: str) -> DecoderLowering:
     dtype = {"fp32": torch.float32, "int8": torch.int8, "int4": torch.uint8}[kv]
     kinds = (names.past_key, names.past_value)
     buffers = tuple(CacheBuffer(name, dtype, _half if kv == "int4" else int) for name in kinds)
-    parts = attention, fused_norms, buffers, turn_merged, attend_prompt, stretched
+    parts = attention, fused_norms, buffers, rotate_heads, attend_prompt, stretched
     return DecoderLowering(*parts, folded=lambda _layers, _scales: nullcontext())
 
 

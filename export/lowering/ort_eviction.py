@@ -11,8 +11,8 @@ from edgetok.export.attention import merge_heads
 from edgetok.export.lowering.names import CONTRIB
 from edgetok.kv import EvictionPlan
 from edgetok.kv.mixing import mix_rows
-from edgetok.kv.saliency import first_planes, received, visible
-from edgetok.kv.select import choose, rank, take, turn, turn_back
+from edgetok.kv.saliency import first_state, received, visible
+from edgetok.kv.select import choose, rank, rotate, rotate_back, take
 from edgetok.kv.stored import store
 
 Scales = list[tuple[Tensor, Tensor]]
@@ -58,8 +58,8 @@ class PackingAttention:
         query, key, value = self.equalise(layer, query, key, value)
         rows, keys, values = self.attend(layer, query, key, value, scaling)
         count = self._lengths[layer][0].long() + 1
-        planes = self._planes(layer, query[0], keys, count, scaling)
-        self.present.append(self._pack(layer, keys, values, planes, count))
+        row_state = self._row_state(layer, query[0], keys, count, scaling)
+        self.present.append(self._pack(layer, keys, values, row_state, count))
         return rows
 
     def equalise(
@@ -84,22 +84,22 @@ class PackingAttention:
         rows, keys, values = attend_prompt(query, key, value, scaling, last, self.cos, self.sin)
         return rows, keys[0], values[0]
 
-    def _planes(
+    def _row_state(
         self, layer: int, query: Tensor, keys: Tensor, count: Tensor, scaling: float
     ) -> Tensor | None:
         """What is remembered of each row, [P, G, S], or None for nothing."""
         policy, (groups, rows, _) = self.plan.policy, keys.shape
-        if not policy.planes:
+        if not policy.row_state:
             return None
         scores, seen = torch.zeros(groups, rows), torch.zeros(rows)
         if policy.asks is not None:
             asked, weights = policy.asks(rows, count)
-            asking = turn(query.index_select(1, asked), asked, self.cos, self.sin)
+            asking = rotate(query.index_select(1, asked), asked, self.cos, self.sin)
             scores = received(asking, asked, weights, keys, scaling)
             seen = visible(asked, weights, rows)
         if self.draws is not None:
             scores = self.draws[layer].index_select(1, torch.arange(rows) % self.draws.shape[-1])
-        return first_planes(policy, scores, seen, self._text(rows), count)
+        return first_state(policy, scores, seen, self._text(rows), count)
 
     def _text(self, rows: int) -> Tensor:
         """1 at rows of text, 0 at visual ones: [S]."""
@@ -109,17 +109,19 @@ class PackingAttention:
         return ((place < 0) | (place >= rows - self.text_rows)).float()
 
     def _pack(
-        self, layer: int, keys: Tensor, values: Tensor, planes: Tensor | None, count: Tensor
+        self, layer: int, keys: Tensor, values: Tensor, row_state: Tensor | None, count: Tensor
     ) -> tuple[Tensor, ...]:
         """Buffers of a layer: key and value [1, G, C, H], state [P, G, C]."""
         slots, missing = self.plan.slots[layer], self.plan.slots[layer] - keys.shape[1]
         state: list[Tensor] = []
         if missing >= 0:  # any prompt fits
             keys, values = (nn.functional.pad(part, (0, 0, 0, missing)) for part in (keys, values))
-            state = [] if planes is None else [nn.functional.pad(planes, (0, missing))]
+            state = [] if row_state is None else [nn.functional.pad(row_state, (0, missing))]
         else:
             ranks = (
-                torch.zeros(keys.shape[:2]) if planes is None else rank(self.plan.policy, planes)
+                torch.zeros(keys.shape[:2])
+                if row_state is None
+                else rank(self.plan.policy, row_state)
             )
             chosen = self._choose(layer, ranks, count, self.plan.keep[layer])
             packed = nn.functional.pad(chosen, (0, slots - chosen.shape[1]))
@@ -131,8 +133,12 @@ class PackingAttention:
                 keys, values = take(keys, places), take(values, places)
             if self.plan.policy.positions == "renumbered":
                 by = (places - torch.arange(slots)).clamp(min=0)
-                keys = turn_back(keys, by, *self.back)
-            state = [] if planes is None else [planes.gather(2, places.expand(len(planes), -1, -1))]
+                keys = rotate_back(keys, by, *self.back)
+            state = (
+                []
+                if row_state is None
+                else [row_state.gather(2, places.expand(len(row_state), -1, -1))]
+            )
         return *self.hold(layer, keys, values), *state
 
     def hold(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:

@@ -23,7 +23,7 @@ from edgetok.export.attention import (
     DecoderLowering,
     lowered_norms,
     merge_heads,
-    turned_part,
+    rotary_part,
 )
 from edgetok.kv.stores.slots import BITS, build_equaliser, dequantize_rows, quantize_rows, width_of
 from edgetok.kv.stores.tidaldecode import gather_rows
@@ -36,7 +36,7 @@ def lower_decoder(kv: str) -> DecoderLowering:
     lowering = partial(
         DecoderLowering,
         norms=standard_norms,
-        turn=turn_merged,
+        rotate=rotate_heads,
         prompt=attend_prompt,
         scratch=no_past,
         folded=folded_values,
@@ -198,14 +198,14 @@ def turn_heads(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Ten
     return torch.onnx.ops.symbolic(
         "RotaryEmbedding",
         (rows, cos, sin, positions[None]),
-        attrs=turned_part(rows.shape[3], cos),
+        attrs=rotary_part(rows.shape[3], cos),
         dtype=rows.dtype,
         shape=rows.shape,
         version=OPSET,
     )
 
 
-def turn_merged(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+def rotate_heads(rows: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """The same of rows [1, S, heads * H]: -> [1, heads, S, H]."""
     split = rows.reshape(1, rows.shape[1], heads, -1).transpose(1, 2)
     return turn_heads(split, positions, cos, sin)

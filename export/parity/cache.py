@@ -132,6 +132,6 @@ def _find_kept(
     """Marks [G, keep, …] of the rows of a layer which was emptied just now."""
     keep, policy = reference.plan.keep[layer], reference.policy
     if policy.mixers:
-        scores = sessions.buffer(names.past_state(layer))[policy.planes.index(SCORE)]
+        scores = sessions.buffer(names.past_state(layer))[policy.row_state.index(SCORE)]
         return np.asarray(scores[:, :keep, None])
     return np.asarray(stored.read_keys(sessions, layer)[:, :keep])

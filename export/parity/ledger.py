@@ -49,7 +49,7 @@ class Check(msgspec.Struct, frozen=True):
     """One comparison over all cases: the worst value, its limit, and whether it holds."""
 
     stage: str
-    bucket: int | None
+    budget: int | None
     output: str
     measure: str
     worst: float
@@ -71,26 +71,26 @@ class Ledger:
     limits: Limits
     _worst: dict[tuple[str, int | None, str, str], float] = field(default_factory=dict)
 
-    def compare(self, stage: str, bucket: int | None, output: str, got: Array, want: Array) -> None:
+    def compare(self, stage: str, budget: int | None, output: str, got: Array, want: Array) -> None:
         """Record distance and direction of `got` from `want`, arrays of one shape."""
         got, want = got.astype(np.float64), want.astype(np.float64)
         scale = max(1.0, float(np.abs(want).max(initial=0.0)) / 10)
         distance = float(np.abs(got - want).max(initial=0.0)) / scale
-        self.record(stage, bucket, output, "max_abs", distance, max)
+        self.record(stage, budget, output, "max_abs", distance, max)
         norms = float(np.linalg.norm(got) * np.linalg.norm(want))
         cosine = float((got * want).sum()) / norms if norms else float(not (got - want).any())
-        self.record(stage, bucket, output, "cosine", cosine, min)
+        self.record(stage, budget, output, "cosine", cosine, min)
 
     def record(
         self,
         stage: str,
-        bucket: int | None,
+        budget: int | None,
         output: str,
         measure: str,
         value: float,
         worse: Callable[[float, float], float],
     ) -> None:
-        key = (stage, bucket, output, measure)
+        key = (stage, budget, output, measure)
         value = value if np.isfinite(value) else (np.inf if worse is max else -np.inf)
         self._worst[key] = worse(self._worst.get(key, value), value)
 
@@ -98,10 +98,10 @@ class Ledger:
         return [self._check(key, value) for key, value in self._worst.items()]
 
     def _check(self, key: tuple[str, int | None, str, str], value: float) -> Check:
-        stage, bucket, output, measure = key
+        stage, budget, output, measure = key
         limit: float | None = getattr(self.limits, measure)
         fits = limit is None or (value <= limit if measure == "max_abs" else value >= limit)
-        return Check(stage, bucket, output, measure, float(value), limit, bool(fits))
+        return Check(stage, budget, output, measure, float(value), limit, bool(fits))
 
 
 class Checked(Protocol):
@@ -120,7 +120,7 @@ def require_parity(report: Checked) -> None:
     failed = [check for check in report.checks if not check.passed]
     if failed:
         shown = "; ".join(
-            f"{c.stage}{'' if c.bucket is None else f' at {c.bucket}'}: {c.measure} of {c.output} "
+            f"{c.stage}{'' if c.budget is None else f' at {c.budget}'}: {c.measure} of {c.output} "
             f"is {c.worst:.3g}, limit {c.limit:.3g}"
             for c in failed[:3]
         )

@@ -70,16 +70,16 @@ class GraphRunner:
             options.add_session_config_entry("session.disable_prepacking", unpacked)
             session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
             stage, layer = graph.stage.stage, graph.stage.layer
-            part = graph.stage.bucket if layer is None else layer
+            part = graph.stage.budget if layer is None else layer
             if stage in (names.SEGMENT, names.EXITED):
-                stage, part = f"{stage}_{layer}", graph.stage.bucket  # type: ignore[assignment]
+                stage, part = f"{stage}_{layer}", graph.stage.budget  # type: ignore[assignment]
             self._sessions[stage, part] = session
             for spec in graph.stage.inputs:
                 self._shapes[spec.name] = (spec.shape, spec.dtype)
 
-    def run(self, stage: str, bucket: int | None, feeds: dict[str, Array]) -> dict[str, Array]:
+    def run(self, stage: str, budget: int | None, feeds: dict[str, Array]) -> dict[str, Array]:
         """Run a rung's graph, or the shared one; inputs that it does not have are left out."""
-        own = (stage, bucket)
+        own = (stage, budget)
         session = self._sessions[own if own in self._sessions else (stage, None)]
         wanted = [value.name for value in session.get_inputs()]
         found = [value.name for value in session.get_outputs()]
@@ -226,7 +226,7 @@ class GraphRunner:
             self._lengths[layer] = self.plan.keep[layer]
 
     def _flush(self) -> None:
-        filled = self._past.get(names.part("past", "filled", 0))
+        filled = self._past.get(names.buffer_name("past", "filled", 0))
         if filled is not None:
             self._flush_tiers(filled.copy())
             return
@@ -247,7 +247,7 @@ class GraphRunner:
             held[:, :, start : start + size] = packed
             added[tier] = size
         for layer in range(self._layers):
-            self._past[names.part("past", "filled", layer)] = filled + added
+            self._past[names.buffer_name("past", "filled", layer)] = filled + added
 
     def has_buffer(self, name: str) -> bool:
         """Whether the cache has a buffer of this name."""
@@ -260,13 +260,13 @@ class GraphRunner:
     @property
     def ring(self) -> int:
         """Rows that wait in the ring of a KIVI cache; 0 where there is another one."""
-        name = names.part("past", "ring_key", 0)
+        name = names.buffer_name("past", "ring_key", 0)
         return self._shapes[name][0][2] if name in self._shapes else 0
 
     @property
     def head_dim(self) -> int:
         """Channels of a row that waits there."""
-        return self._shapes[names.part("past", "ring_key", 0)][0][3]
+        return self._shapes[names.buffer_name("past", "ring_key", 0)][0][3]
 
     @property
     def extends(self) -> bool:

@@ -90,9 +90,9 @@ class CacheReference:
 
     def _run(self, rows: Tensor, places: Sequence[range]) -> Tensor:
         for layer, block in enumerate(self.text.layers):
-            turns = self.text.rotary(rows, position_ids=torch.tensor([list(places[layer])]))
+            rotations = self.text.rotary(rows, position_ids=torch.tensor([list(places[layer])]))
             with _routed(self.text.model, self._attend(layer)):
-                rows = block(rows, attention_mask=None, position_embeddings=turns)
+                rows = block(rows, attention_mask=None, position_embeddings=rotations)
         logits: Tensor = self.text.head(self.text.norm(rows[0, -1]))
         return logits
 
@@ -178,14 +178,14 @@ class CacheReference:
     def _empty(self, layer: int, found: Found | None) -> None:
         for head, rows in enumerate(self.rows[layer]):
             chosen = self._choose(layer, rows)
-            if found is not None and SCORE in self.policy.planes:
+            if found is not None and SCORE in self.policy.row_state:
                 chosen = self._compared(layer, rows, chosen, found(layer)[head])
             kept = [rows[at] for at in chosen]
             if self.policy.mixers:
                 kept = mix(self.policy.mixers[layer], rows, self._ranks(layer, rows), chosen)
             if self.policy.positions == "renumbered":
                 kept = [
-                    replace(row, key=self._turned(row.key, place - at))
+                    replace(row, key=self._rotated(row.key, place - at))
                     for place, (at, row) in enumerate(zip(chosen, kept, strict=True))
                 ]
             self.rows[layer][head] = kept
@@ -201,12 +201,12 @@ class CacheReference:
         recent = keep - policy.sinks if policy.recent is None else policy.recent
         ranks = []
         for at, row in enumerate(rows):
-            score = row.score / max(row.seen, 1.0) if SEEN in policy.planes else row.score
-            if TEXT in policy.planes and row.text:
+            score = row.score / max(row.seen, 1.0) if SEEN in policy.row_state else row.score
+            if TEXT in policy.row_state and row.text:
                 score = 1e6 + at
             if at < policy.sinks or at >= len(rows) - recent:
                 score = float("inf")
-            ranks.append(score if SCORE in policy.planes else min(score, float("inf")))
+            ranks.append(score if SCORE in policy.row_state else min(score, float("inf")))
         return ranks
 
     def _compared(self, layer: int, rows: Sequence[Row], own: list[int], found: Array) -> list[int]:
@@ -230,12 +230,12 @@ class CacheReference:
         """What tells a row from others in a graph's cache: its key, or its score if keys mix."""
         return np.array([row.score]) if self.policy.mixers else row.key
 
-    def _turned(self, key: Array, by: int) -> Array:
+    def _rotated(self, key: Array, by: int) -> Array:
         """A key, seen as complex numbers, so many positions on."""
         frequencies: Any = self.text.rotary.inv_freq
         half, angle = len(key) // 2, frequencies.double().numpy()
-        turned = (key[:half] + 1j * key[half:]) * np.exp(1j * angle * by)
-        return np.concatenate([turned.real, turned.imag]).astype(np.float32)
+        rotated = (key[:half] + 1j * key[half:]) * np.exp(1j * angle * by)
+        return np.concatenate([rotated.real, rotated.imag]).astype(np.float32)
 
 
 def _voted(policy: Policy, rows: Sequence[Row], attention: Array) -> list[Row]:
@@ -255,7 +255,7 @@ def _query_weights(policy: Policy, count: int) -> Array:
     ages = np.arange(count)[::-1]
     if policy.pool:
         return (ages < (policy.recent or 0)).astype(float)
-    if SEEN in policy.planes:
+    if SEEN in policy.row_state:
         last = -(-count // 20)
         probes: Array = ((ages < last) | (np.arange(count) % 20 == 0)).astype(float)
         return probes

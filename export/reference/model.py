@@ -292,10 +292,10 @@ def pool_cells(rows: Tensor, vision: VisionParts) -> Tensor:
     """Rows or scores of patches, [n] or [n, W], averaged over the cell of each token."""
     if vision.cell == 1:
         return rows
-    planes = rows.reshape(len(rows), -1).T.reshape(
+    row_state = rows.reshape(len(rows), -1).T.reshape(
         -1, *(side * vision.cell for side in vision.grid)
     )
-    pooled = torch.nn.functional.avg_pool2d(planes, vision.cell).flatten(1).T
+    pooled = torch.nn.functional.avg_pool2d(row_state, vision.cell).flatten(1).T
     return pooled.reshape(-1, *rows.shape[1:])
 
 

@@ -42,8 +42,8 @@ def look_packed(vision: VisionParts, pixels: Tensor) -> dict[str, Tensor]:
             hook.remove()
     order = _order(vision)
     rows = last.qkv(seen["rows"]).reshape(len(seen["rows"]), 3, vision.heads, -1)
-    turn = sys.modules[type(last).__module__].apply_rotary_pos_emb_vision
-    query, key = turn(rows[:, 0], rows[:, 1], *seen["turns"])
+    rotate = sys.modules[type(last).__module__].apply_rotary_pos_emb_vision
+    query, key = rotate(rows[:, 0], rows[:, 1], *seen["turns"])
     scores = torch.einsum("qhd,khd->hqk", query, key) * last.scaling
     received = scores.softmax(-1).mean((0, 1))
     wide = [rows.reshape(len(order), -1)[order] for rows in deep]

@@ -25,7 +25,7 @@ from edgetok.export.attention import (
     rotary_inside,
 )
 from edgetok.export.stages.short_convolutions import Convolutions
-from edgetok.families.parts import UNTURNED, TextParts
+from edgetok.families.parts import UNROTATED, TextParts
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def rotary_tables(text: TextParts, count: int, kind: str = "") -> tuple[Tensor, 
 
     `kind` is one of `text.rotary_kinds`, where there are several.
     """
-    if kind == UNTURNED:  # the operator turns rows by nothing
+    if kind == UNROTATED:  # the operator turns rows by nothing
         shape = (count, text.rotary_dim // 2)
         return torch.ones(shape), torch.zeros(shape)
     positions = torch.arange(count)[None]

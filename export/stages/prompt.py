@@ -9,12 +9,12 @@ from edgetok.export.stages.prompt_mrope import MropePrefill
 from edgetok.export.stages.prompt_reduced import ReducingPrefill
 from edgetok.export.stages.prompt_segments import Segment, list_segments
 from edgetok.families.parts import Parts
-from edgetok.ladder import Bucket
+from edgetok.ladder import Rung
 from edgetok.prefill import Prefill as Reduction
 
 
 def build_prompt(
-    context: DecoderContext, parts: Parts, reduction: Reduction | None, rung: Bucket
+    context: DecoderContext, parts: Parts, reduction: Reduction | None, rung: Rung
 ) -> StageModule:
     """The prefill module of a rung, over a cache of plain rows."""
     rows, visual = rung.prefill_tokens, rung.budget

@@ -71,9 +71,9 @@ class BidirectionalAttention:
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        (cos, sin), turn = self.cache.rotary[len(self.cache.present)], self.lowering.turn
+        (cos, sin), rotate = self.cache.rotary[len(self.cache.present)], self.lowering.rotate
         place = torch.arange(query.shape[2])
-        query, key = (turn(merge_heads(p), place, cos, sin, p.shape[1]) for p in (query, key))
+        query, key = (rotate(merge_heads(p), place, cos, sin, p.shape[1]) for p in (query, key))
         query, key, value = self.cache.put(query, key, value)
         extras = attention_extras(module)
         seen = self._seen(place, extras.get("local_window_size"))

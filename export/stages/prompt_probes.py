@@ -43,8 +43,8 @@ class PromptAttention:
     ) -> Tensor:
         """Attention of text rows to all, in single operators: the fused one asks from every row."""
         (cos, sin), groups = self.cache.rotary[len(self.cache.present)], key.shape[1]
-        place, turn = torch.arange(span.rows), self.lowering.turn
-        query, key = (turn(merge_heads(p), place, cos, sin, p.shape[1]) for p in (query, key))
+        place, rotate = torch.arange(span.rows), self.lowering.rotate
+        query, key = (rotate(merge_heads(p), place, cos, sin, p.shape[1]) for p in (query, key))
         query, key, value = self.cache.put(query, key, value)
         text = text_rows(span)
         asking = query[0].index_select(1, text) * scaling

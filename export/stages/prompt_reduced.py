@@ -197,12 +197,12 @@ class ReducingPrefill(Decoder):
         def ask(asking: Tensor) -> Tensor:
             query, _, scaling = look(rows.x.index_select(1, asking))
             at = rows.at().index_select(0, asking)
-            return turn(merge_heads(query), at, *tables, query.shape[1])[0] * scaling
+            return rotate(merge_heads(query), at, *tables, query.shape[1])[0] * scaling
 
-        tables, turn = self._rotary()[number], self.lowering.turn
+        tables, rotate = self._rotary()[number], self.lowering.rotate
         key = look(rows.x)[1]
-        turned = turn(merge_heads(key), rows.at(), *tables, key.shape[1])
-        return Probe(ask, turned[0], rows.span)
+        rotated = rotate(merge_heads(key), rows.at(), *tables, key.shape[1])
+        return Probe(ask, rotated[0], rows.span)
 
     def _behind(self, number: int, rows: Rows, seen: tuple[Tensor, Tensor, float]) -> Probe:
         """Queries and keys [1, heads, S, H] of the layer that has run, not rotated yet."""
@@ -212,11 +212,11 @@ class ReducingPrefill(Decoder):
             # Of rows as they were projected: the attention operator reads the same.
             chosen = merge_heads(query).index_select(1, asking)
             at = rows.at().index_select(0, asking)
-            return turn(chosen, at, *tables, query.shape[1])[0] * scaling
+            return rotate(chosen, at, *tables, query.shape[1])[0] * scaling
 
-        tables, turn = self._rotary()[number], self.lowering.turn
-        turned = turn(merge_heads(key), rows.at(), *tables, key.shape[1])
-        return Probe(ask, turned[0], rows.span)
+        tables, rotate = self._rotary()[number], self.lowering.rotate
+        rotated = rotate(merge_heads(key), rows.at(), *tables, key.shape[1])
+        return Probe(ask, rotated[0], rows.span)
 
     def _pick_gates(self, rows: Rows, gates: Tensor) -> tuple[Tensor, Tensor]:
         found = gates[0]

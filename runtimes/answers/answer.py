@@ -10,7 +10,7 @@ from typing import Literal
 from edgetok import names
 from edgetok.control import Decision
 from edgetok.errors import UsageError
-from edgetok.ladder import Bucket
+from edgetok.ladder import Rung
 from edgetok.runtimes.text.sampling import Logits, log_probability, margin
 
 Clock = Callable[[], float]  # seconds, never running backwards
@@ -129,7 +129,7 @@ class Progress:
     rejected: list[Attempt] = field(default_factory=list)
 
     @property
-    def bucket(self) -> Bucket:
+    def rung(self) -> Rung:
         """The rung that was chosen.
 
         Raises:
@@ -137,7 +137,7 @@ class Progress:
         """
         if self.decision is None:
             raise UsageError("there is no answer: the stream was closed before it began")
-        return self.decision.bucket
+        return self.decision.rung
 
     @property
     def review(self) -> Callable[[Mapping[str, float]], Decision | None] | None:
@@ -150,7 +150,7 @@ class Progress:
 
     @property
     def _attempt(self) -> Attempt:
-        return Attempt(self.bucket.budget, self.answer_signals)
+        return Attempt(self.rung.budget, self.answer_signals)
 
     def add_token(self, token_id: int, logits: Logits) -> None:
         if not self.token_ids:
@@ -191,7 +191,7 @@ class Progress:
         return Answer(
             text="".join(self.pieces),
             token_ids=tuple(self.token_ids),
-            budget=self.decision.bucket.budget,
+            budget=self.decision.rung.budget,
             reason=self.decision.reason,
             stop_reason=self.stop_reason,
             timings_ms={

@@ -54,7 +54,7 @@ class Chooser:
         """Learn how long an answer took of which the whole time is known."""
         elapsed = progress.watch.elapsed_ms
         if self._pace is not None and is_comparable(elapsed, 1 + len(progress.rejected)):
-            self._pace.note(progress.bucket.budget, elapsed["ttft"])
+            self._pace.note(progress.rung.budget, elapsed["ttft"])
 
     def _measured(self) -> Pace:
         if self._pace is None:

@@ -10,7 +10,7 @@ from edgetok import limits
 from edgetok.bundle.manifest import Manifest
 from edgetok.control import Policy
 from edgetok.errors import InputError
-from edgetok.ladder import Bucket
+from edgetok.ladder import Rung
 from edgetok.runtimes.answers.answer import Answer, Progress
 from edgetok.runtimes.answers.request import EncodedImage, Request, TurnOptions
 from edgetok.runtimes.answers.session import Session
@@ -93,7 +93,7 @@ class Conversation:
         with self._session.exclusive() as steps:
             with progress.watch.measure("ttft"):
                 rows = self._rows(text, request, progress)
-                logits = steps.fill(rows, progress.bucket, progress)
+                logits = steps.fill(rows, progress.rung, progress)
                 token_id = steps.choose(logits, sampler, progress)
             try:
                 yield from steps.decode(token_id, sampler, progress)
@@ -111,7 +111,7 @@ class Conversation:
             first.signals,
             first.kept,
         )
-        progress.max_new_tokens = request.max_new_tokens or first.bucket.new_tokens
+        progress.max_new_tokens = request.max_new_tokens or first.rung.new_tokens
         with progress.watch.measure("tokenize"):
             ids = self._session.steps.processor.encode_turn(text)
         progress.prompt_tokens = len(ids)
@@ -128,20 +128,20 @@ class Conversation:
         first = progress if self._past is None else self._past.first
         self._past = _Past(turns, rows.followed_by(said), first)
 
-    def _capacity(self, bucket: Bucket) -> int:
+    def _capacity(self, rung: Rung) -> int:
         """Rows that a conversation can have: a layer has room for what prefill takes away, too."""
         manifest = self._session.steps.runtime.manifest
         if manifest.kv.keep:  # a policy makes room; only positions may come to an end
             return _endless(manifest)
-        rung = next(rung for rung in manifest.ladder if rung.budget == bucket.budget)
-        layers = zip(manifest.kv.slots, rung.removed, strict=True)
+        spec = next(spec for spec in manifest.ladder if spec.budget == rung.budget)
+        layers = zip(manifest.kv.slots, spec.removed, strict=True)
         return min(manifest.text.max_positions, *(slots + removed for slots, removed in layers))
 
     def _room(self, past: _Past) -> int:
-        return max(0, self._capacity(past.first.bucket) - len(past.rows))
+        return max(0, self._capacity(past.first.rung) - len(past.rows))
 
     def _require_room(self, past: _Past, needed: int) -> None:
-        left, capacity = self._room(past), self._capacity(past.first.bucket)
+        left, capacity = self._room(past), self._capacity(past.first.rung)
         if needed > left:
             raise InputError(
                 f"this turn needs {needed} tokens and {left} of {capacity} are left in the "

@@ -88,9 +88,9 @@ class Model:
             InputError: if the image cannot be read.
             UsageError: for an unknown rung, or while a stream of this model is open.
         """
-        bucket = None if budget is None else self.ladder.bucket(budget)
+        rung = None if budget is None else self.ladder.rung(budget)
         with self._session.exclusive() as steps:
-            return steps.encoded(image, self._session.watch(), bucket)
+            return steps.encoded(image, self._session.watch(), rung)
 
     def generate(
         self, image: Pictures | EncodedImage, prompt: str, **options: Unpack[AnswerOptions]
@@ -133,7 +133,7 @@ class Model:
         progress = self._session.progress()
         with self._session.exclusive() as steps:
             rows = steps.open(image, prompt, request, progress)
-            return steps.fill(rows, progress.bucket, progress).copy()
+            return steps.fill(rows, progress.rung, progress).copy()
 
     def describe(self, image: ImageInput) -> list[float]:
         """The cells of an image's thumbnail (`control.thumbnail`); raises InputError."""
@@ -151,13 +151,13 @@ class Model:
                 stream of this model is open.
             InputError: if the prompt is rejected.
         """
-        bucket = self.ladder.bucket(budget)
+        rung = self.ladder.rung(budget)
         tokens = self.processor.encode(prompt)
-        require_prompt_fits(tokens, bucket.prompt_tokens)
+        require_prompt_fits(tokens, rung.prompt_tokens)
         watch = self._session.watch()
         with self._session.exclusive() as steps:
-            encoded = steps.encoded(image, watch, bucket)
-            return steps.compress(encoded, bucket, tokens, watch)
+            encoded = steps.encoded(image, watch, rung)
+            return steps.compress(encoded, rung, tokens, watch)
 
     def converse(
         self, image: Pictures | EncodedImage, **options: Unpack[ChoiceOptions]
@@ -232,6 +232,6 @@ class Model:
         """The pieces of the answer of the rung that was chosen, its first token known."""
         sampler, steps = request.sampling.sampler(), self._session.steps
         rows = steps.rows(prompt, encoded, request, progress)
-        logits = steps.fill(rows, progress.bucket, progress)
+        logits = steps.fill(rows, progress.rung, progress)
         token_id = steps.choose(logits, sampler, progress)
         return steps.decode(token_id, sampler, progress)

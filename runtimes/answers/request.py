@@ -137,7 +137,7 @@ class Choice:
             UsageError: for an unknown rung, a limit that is not positive, or no measurements.
         """
         if self.budget is not None:
-            ladder.bucket(self.budget)  # an unknown rung is an error now, not after the tower
+            ladder.rung(self.budget)  # an unknown rung is an error now, not after the tower
             return Fixed(self.budget)
         if self.is_limited:
             if pace is None:

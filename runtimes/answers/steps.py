@@ -11,7 +11,7 @@ import numpy as np
 from edgetok import names
 from edgetok.control.thumbnail import describe
 from edgetok.errors import UsageError
-from edgetok.ladder import Bucket
+from edgetok.ladder import Rung
 from edgetok.runtimes.answers.answer import Progress, Stopwatch
 from edgetok.runtimes.answers.request import EncodedImage, Request
 from edgetok.runtimes.images.several import Pictures, join_outputs, list_pictures
@@ -64,12 +64,12 @@ class Pipeline:
             prompt = self.processor.encode(text)
         progress.prompt_tokens = prompt.tokens
         progress.question = prompt.question_ids
-        require_prompt_fits(prompt, max(bucket.prompt_tokens for bucket in runtime.ladder))
-        bucket = None
+        require_prompt_fits(prompt, max(rung.prompt_tokens for rung in runtime.ladder))
+        rung = None
         if has_tower_per_rung(runtime.manifest):  # its tower is known only when the rung is
             progress.decision = request.policy.choose(runtime.ladder, {}, prompt.question_ids)
-            bucket = progress.decision.bucket
-        encoded = self.encoded(image, watch, bucket)
+            rung = progress.decision.rung
+        encoded = self.encoded(image, watch, rung)
         progress.signals = encoded.output.signals
         if progress.decision is None:
             progress.decision = request.policy.choose(
@@ -81,23 +81,23 @@ class Pipeline:
         self, prompt: Prompt, encoded: EncodedImage, request: Request, progress: Progress
     ) -> PromptRows:
         """What the rung that was chosen makes of them."""
-        bucket = progress.bucket
-        progress.max_new_tokens = request.max_new_tokens or bucket.new_tokens
-        require_prompt_fits(prompt, bucket.prompt_tokens)
-        visual = self.compress(encoded, bucket, prompt, progress.watch, request.weights)
+        rung = progress.rung
+        progress.max_new_tokens = request.max_new_tokens or rung.new_tokens
+        require_prompt_fits(prompt, rung.prompt_tokens)
+        visual = self.compress(encoded, rung, prompt, progress.watch, request.weights)
         progress.kept = tuple(visual.kept.tolist())
         return PromptRows(prompt.before, visual, prompt.after, len(prompt.after))
 
-    def fill(self, rows: PromptRows, bucket: Bucket, progress: Progress) -> FloatArray:
+    def fill(self, rows: PromptRows, rung: Rung, progress: Progress) -> FloatArray:
         """Logits [W] of the last of these rows, which the cache holds then.
 
         Raises:
             InputError: if the cache has no room for them.
         """
         with progress.watch.measure("embed"):
-            embeds = embed_rows(self.runtime, rows, bucket.prompt_tokens)
+            embeds = embed_rows(self.runtime, rows, rung.prompt_tokens)
         with progress.watch.measure("prefill"):
-            logits, progress.reused_rows = fill(self.runtime, bucket, rows, embeds)
+            logits, progress.reused_rows = fill(self.runtime, rung, rows, embeds)
             progress.exit_layer = self.runtime.exit_layer
         return logits
 
@@ -132,9 +132,9 @@ class Pipeline:
         return token_id
 
     def encoded(
-        self, image: Pictures | EncodedImage, watch: Stopwatch, bucket: Bucket | None
+        self, image: Pictures | EncodedImage, watch: Stopwatch, rung: Rung | None
     ) -> EncodedImage:
-        """The image after the tower: that of `bucket` where each rung has its own.
+        """The image after the tower: that of `rung` where each rung has its own.
 
         Raises:
             InputError: if an image cannot be read.
@@ -147,7 +147,7 @@ class Pipeline:
                 with watch.measure("preprocess"):
                     pixels = self.processor.pixels(picture)
                 with watch.measure("tower"):
-                    output = self.runtime.encode(pixels, bucket)
+                    output = self.runtime.encode(pixels, rung)
                     outputs.append(self._with_complexity(output, pixels))
             return EncodedImage(join_outputs(outputs), self.digest)
         if image.digest != self.digest:
@@ -166,7 +166,7 @@ class Pipeline:
     def compress(
         self,
         image: EncodedImage,
-        bucket: Bucket,
+        rung: Rung,
         prompt: Prompt,
         watch: Stopwatch,
         weights: FloatArray | None = None,
@@ -176,24 +176,24 @@ class Pipeline:
         `weights` are those of its images, if there are several.
         """
         of_image = weights is None and not reads_prompt(self.runtime.manifest)
-        held = image.tokens.get(bucket.budget) if of_image else None
-        output = image.output if held else self._encode_for(image.output, bucket, watch)
+        held = image.tokens.get(rung.budget) if of_image else None
+        output = image.output if held else self._encode_for(image.output, rung, watch)
         with watch.measure("compress"):
             if held is not None:
                 return held
-            found = self.runtime.compress(output, bucket, self._text_rows(prompt), weights)
+            found = self.runtime.compress(output, rung, self._text_rows(prompt), weights)
         if of_image:
             found.rows.setflags(write=False)  # from now on it is everyone's
-            image.tokens[bucket.budget] = found
+            image.tokens[rung.budget] = found
         return found
 
-    def _encode_for(self, output: TowerOutput, bucket: Bucket, watch: Stopwatch) -> TowerOutput:
+    def _encode_for(self, output: TowerOutput, rung: Rung, watch: Stopwatch) -> TowerOutput:
         """What the rung's own tower makes of the image, where another rung's has seen it."""
-        if output.pixels is None or output.budget == bucket.budget:
+        if output.pixels is None or output.budget == rung.budget:
             return output
         shown = np.split(output.pixels, self.runtime.manifest.vision.pictures)
         with watch.measure("tower"):
-            return join_outputs([self.runtime.encode(pixels, bucket) for pixels in shown])
+            return join_outputs([self.runtime.encode(pixels, rung) for pixels in shown])
 
     def _text_rows(self, prompt: Prompt) -> TextRows | None:
         """The prompt as methods read it that look at it; None where none does."""

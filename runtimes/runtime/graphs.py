@@ -7,7 +7,7 @@ from edgetok.bundle.buffers import require_buffers
 from edgetok.bundle.manifest import Flavour, Stage, shared_stages
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import UsageError
-from edgetok.ladder import Bucket, Ladder
+from edgetok.ladder import Ladder, Rung
 from edgetok.runtimes.backends.backend import Backend, Graph
 from edgetok.runtimes.runtime.host_actions import Compaction, Groups, Room, Tiers
 from edgetok.runtimes.runtime.interface import Served, require_interface
@@ -40,52 +40,52 @@ class LoadedGraphs:
         self.room = self._load_room()
         self.segments: Segments = load_segments(bundle.manifest, flavour, ladder, self._bind)
 
-    def find(self, stage: str, bucket: Bucket) -> Graph:
+    def find(self, stage: str, rung: Rung) -> Graph:
         """The graph of a stage that serves a rung.
 
         Raises:
             UsageError: if the rung is not loaded.
         """
         try:
-            return self._graphs[stage, bucket.budget]
+            return self._graphs[stage, rung.budget]
         except KeyError:
             raise UsageError(
-                f"the rung of {bucket.budget} visual tokens is not loaded; loaded are "
+                f"the rung of {rung.budget} visual tokens is not loaded; loaded are "
                 f"{self._ladder.budgets}"
             ) from None
 
     def _load_room(self) -> Room:
-        kv, bucket, cache = self._bundle.manifest.kv, self._ladder.largest, self.decode.inputs
+        kv, rung, cache = self._bundle.manifest.kv, self._ladder.largest, self.decode.inputs
         if kv.filing != "none":
             filing = Groups if kv.filing == "groups" else Tiers
-            return filing(kv, self.find(names.FLUSH, bucket), cache)
+            return filing(kv, self.find(names.FLUSH, rung), cache)
         own = (s for s in self._bundle.manifest.stages if s.flavour == self._flavour)
         graphs = {s.layer or 0: s for s in own if s.stage == names.COMPACT}
         order = sorted(graphs, key=lambda layer: -kv.keep[layer])  # see `Backend`
-        return Compaction({layer: self._bind(graphs[layer], bucket) for layer in order}, cache)
+        return Compaction({layer: self._bind(graphs[layer], rung) for layer in order}, cache)
 
     def _load(self) -> dict[tuple[str, int], Graph]:
         bundle, by_file = self._bundle, dict[str, Graph]()
         graphs = {}
         for name in shared_stages(bundle.manifest):
-            for bucket in reversed(self._ladder.buckets):  # see `Backend`
-                stage = bundle.stage(name, bucket.budget, self._flavour)
+            for rung in reversed(self._ladder.rungs):  # see `Backend`
+                stage = bundle.stage(name, rung.budget, self._flavour)
                 if stage.file not in by_file:
-                    by_file[stage.file] = self._bind(stage, bucket)
+                    by_file[stage.file] = self._bind(stage, rung)
                 else:
-                    self._require(stage, bucket)
-                graphs[name, bucket.budget] = by_file[stage.file]
+                    self._require(stage, rung)
+                graphs[name, rung.budget] = by_file[stage.file]
         for path in bundle.manifest.files:  # sessions opened weights by name: still those hashed?
             if path.startswith(WEIGHTS_PREFIX):
                 bundle.path_of(path)
         return graphs
 
-    def _bind(self, stage: Stage, bucket: Bucket) -> Graph:
-        self._require(stage, bucket)
+    def _bind(self, stage: Stage, rung: Rung) -> Graph:
+        self._require(stage, rung)
         return self._backend.bind(stage)
 
-    def _require(self, stage: Stage, bucket: Bucket) -> None:
+    def _require(self, stage: Stage, rung: Rung) -> None:
         before = (
-            self._bundle.stage(name, bucket.budget, self._flavour) for name in ("tower", "compress")
+            self._bundle.stage(name, rung.budget, self._flavour) for name in ("tower", "compress")
         )
-        require_interface(Served(self._bundle.manifest, stage, bucket, *before))
+        require_interface(Served(self._bundle.manifest, stage, rung, *before))

@@ -12,7 +12,7 @@ from edgetok import names
 from edgetok.bundle.buffers import is_buffer, layers_of
 from edgetok.bundle.manifest import Manifest, Stage, Tensor
 from edgetok.errors import BundleError
-from edgetok.ladder import Bucket
+from edgetok.ladder import Rung
 
 SIGNAL_PREFIX = "signal_"
 
@@ -23,7 +23,7 @@ Interface = dict[str, _Place]  # by name
 
 def has_tower_per_rung(manifest: Manifest) -> bool:
     """Whether the method acts inside the tower, so that each rung encodes an image for itself."""
-    return any(s.stage == "tower" and s.bucket is not None for s in manifest.stages)
+    return any(s.stage == "tower" and s.budget is not None for s in manifest.stages)
 
 
 def reads_prompt(manifest: Manifest) -> bool:
@@ -38,7 +38,7 @@ class Served:
 
     manifest: Manifest
     stage: Stage
-    bucket: Bucket
+    rung: Rung
     tower: Stage
     compress: Stage
 
@@ -78,15 +78,15 @@ def _tower(at: Served) -> tuple[Interface, Interface]:
 
 def _compress(at: Served) -> tuple[Interface, Interface]:
     """It reads what the tower wrote of all images and the request, and nothing else."""
-    text, pictures, budget = at.manifest.text, at.manifest.vision.pictures, at.bucket.budget
+    text, pictures, budget = at.manifest.text, at.manifest.vision.pictures, at.rung.budget
     offered: Interface = {
         t.name: (t.dtype, [pictures * t.shape[0], *t.shape[1:]])
         for t in at.tower.outputs
         if t.shape
     }
     offered[names.PICTURE_WEIGHTS] = ("float32", [pictures])
-    offered[names.TEXT_EMBEDS] = ("float32", [at.bucket.prompt_tokens, text.hidden])
-    offered[names.TEXT_MASK] = ("float32", [at.bucket.prompt_tokens])
+    offered[names.TEXT_EMBEDS] = ("float32", [at.rung.prompt_tokens, text.hidden])
+    offered[names.TEXT_MASK] = ("float32", [at.rung.prompt_tokens])
     made: Interface = {
         names.VISUAL_TOKENS: ("float32", [budget, text.hidden]),
         names.KEPT: ("int64", [budget]),
@@ -97,7 +97,7 @@ def _compress(at: Served) -> tuple[Interface, Interface]:
 
 
 def _embed(at: Served) -> tuple[Interface, Interface]:
-    rows = at.bucket.prompt_tokens
+    rows = at.rung.prompt_tokens
     embeds: Interface = {names.TEXT_EMBEDS: ("float32", [rows, at.manifest.text.hidden])}
     return {names.TOKEN_IDS: ("int64", [rows])}, embeds
 
@@ -107,10 +107,10 @@ def _prefill(at: Served) -> tuple[Interface, Interface]:
         return _segment(at)
     optional: Interface = {
         names.VISUAL_START: ("int64", [1]),
-        names.VISUAL_KEPT: ("int64", [at.bucket.budget]),
+        names.VISUAL_KEPT: ("int64", [at.rung.budget]),
         **_deep(at.compress, at),
     }
-    rows = [1, at.bucket.prefill_tokens, at.manifest.text.hidden]
+    rows = [1, at.rung.prefill_tokens, at.manifest.text.hidden]
     return {
         names.INPUT_EMBEDS: ("float32", rows),
         names.LAST_ROW: ("int64", [1]),
@@ -121,7 +121,7 @@ def _prefill(at: Served) -> tuple[Interface, Interface]:
 
 def _deep(compress: Stage, at: Served) -> Interface:
     """What compress gives out to be added after the first layers: whole rows; nothing, mostly."""
-    hidden, budget = at.manifest.text.hidden, at.bucket.budget
+    hidden, budget = at.manifest.text.hidden, at.rung.budget
     shape = next((t.shape for t in compress.outputs if t.name == names.VISUAL_DEEP), None)
     if shape is None:
         return {}
@@ -131,17 +131,17 @@ def _deep(compress: Stage, at: Served) -> Interface:
 
 def _segment(at: Served) -> tuple[Interface, Interface]:
     """A graph of a prefill in segments: rows before its layers, and those after them."""
-    text, bucket = at.manifest.text, at.bucket
+    text, rung = at.manifest.text, at.rung
     layers = layers_of(at.manifest, at.stage)
     first, stop = layers.start, layers.stop
     is_last, exited = stop == at.manifest.kv.layers, at.stage.stage == names.EXITED
-    rows: _Place = ("float32", [1, bucket.prefill_tokens, text.hidden])
-    of_text: _Place = ("float32", [1, bucket.prompt_tokens, text.hidden])
+    rows: _Place = ("float32", [1, rung.prefill_tokens, text.hidden])
+    of_text: _Place = ("float32", [1, rung.prompt_tokens, text.hidden])
     last: Interface = {names.LAST_ROW: ("int64", [1])}
     inputs, outputs = _lengths(at), Interface({names.text_rows_before(stop): of_text})
     if exited:
         inputs[names.text_rows_before(first)] = of_text
-        inputs[names.TEXT_POSITIONS] = ("int64", [bucket.prompt_tokens])
+        inputs[names.TEXT_POSITIONS] = ("int64", [rung.prompt_tokens])
         inputs |= last if is_last else {}
     else:
         inputs |= {names.rows_before(first) if first else names.INPUT_EMBEDS: rows, **last}

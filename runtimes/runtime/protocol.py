@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetok.bundle.manifest import Flavour, Manifest
-from edgetok.ladder import Bucket, Ladder
+from edgetok.ladder import Ladder, Rung
 
 FloatArray = NDArray[np.float32]
 IdArray = NDArray[np.int64]
@@ -103,17 +103,17 @@ class Runtime(Protocol):
         """Threads that one operator may use."""
         ...
 
-    def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
+    def encode(self, pixels: FloatArray, rung: Rung | None = None) -> TowerOutput:
         """Run the tower on normalised pixels [1, 3, h, w].
 
-        `bucket` says whose tower where each rung has its own; the largest if None.
+        `rung` says whose tower where each rung has its own; the largest if None.
         """
         ...
 
     def compress(
         self,
         image: TowerOutput,
-        bucket: Bucket,
+        rung: Rung,
         text: TextRows | None = None,
         weights: FloatArray | None = None,
     ) -> VisualTokens:
@@ -132,14 +132,14 @@ class Runtime(Protocol):
 
     def prefill(
         self,
-        bucket: Bucket,
+        rung: Rung,
         embeds: FloatArray,
         keys: Sequence[Key] = (),
         *,
         visual_start: int | None = None,
         visual: VisualTokens | None = None,
     ) -> FloatArray:
-        """Fill the cache with a prompt [n, D], n at most `bucket.prefill_tokens`.
+        """Fill the cache with a prompt [n, D], n at most `rung.prefill_tokens`.
 
         Args:
             keys: what the rows are, so that they can be found again; nothing if that is not known.

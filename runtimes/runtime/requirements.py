@@ -25,7 +25,7 @@ def needed_bytes(manifest: Manifest, ladder: Ladder, flavour: Flavour = "ort") -
     """Memory that loading and running takes at least: weights, KV cache, activations."""
     weights = sum(f.bytes for path, f in manifest.files.items() if path.startswith(WEIGHTS_PREFIX))
     budgets, cache = {None, *ladder.budgets}, list_buffers(manifest, flavour)
-    stages = [s for s in manifest.stages if s.flavour == flavour and s.bucket in budgets]
+    stages = [s for s in manifest.stages if s.flavour == flavour and s.budget in budgets]
     tensors = (t for stage in stages for t in stage.inputs + stage.outputs if t.name not in cache)
     held = sum(tensor.bytes for tensor in cache.values())
     return weights + held + _SCRATCH * max(tensor.bytes for tensor in tensors)
@@ -35,10 +35,10 @@ def loaded_ladder(ladder: Ladder, budgets: Iterable[int] | None) -> Ladder:
     """The rungs of these budgets; all if None."""
     if budgets is None:
         return ladder
-    buckets = tuple(ladder.bucket(budget) for budget in sorted(set(budgets)))
-    if not buckets:
+    rungs = tuple(ladder.rung(budget) for budget in sorted(set(budgets)))
+    if not rungs:
         raise UsageError(f"no rungs to load; name some of {ladder.budgets}")
-    return Ladder(buckets)
+    return Ladder(rungs)
 
 
 def require_threads(threads: int | None) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgetok.ladder import Bucket
+from edgetok.ladder import Rung
 from edgetok.runtimes.runtime.protocol import FloatArray, Key, Runtime, VisualTokens
 
 # One row of a chunk takes as long as 1.3 to 3.7 of a prefill (benchmarks/reuse.py).
@@ -59,7 +59,7 @@ def embed_rows(runtime: Runtime, rows: PromptRows, most_ids: int) -> FloatArray:
 
 
 def fill(
-    runtime: Runtime, bucket: Bucket, rows: PromptRows, embeds: FloatArray
+    runtime: Runtime, rung: Rung, rows: PromptRows, embeds: FloatArray
 ) -> tuple[FloatArray, int]:
     """Have the cache hold these rows, in the way that takes the least time.
 
@@ -71,11 +71,11 @@ def fill(
     """
     keys, opening = rows.keys, rows.opening
     held = runtime.count_held(keys)
-    fresh = bucket.prefill_tokens + CHUNK_ROW_COST * (len(rows) - opening)
+    fresh = rung.prefill_tokens + CHUNK_ROW_COST * (len(rows) - opening)
     if held and CHUNK_ROW_COST * (len(rows) - held) <= fresh:
         return runtime.extend(embeds, held, keys), held
     logits = runtime.prefill(
-        bucket,
+        rung,
         embeds[:opening],
         keys[:opening],
         visual_start=len(rows.before),

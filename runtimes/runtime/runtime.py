@@ -10,7 +10,7 @@ from edgetok import names
 from edgetok.bundle.manifest import Flavour, Manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import UsageError
-from edgetok.ladder import Bucket
+from edgetok.ladder import Rung
 from edgetok.runtimes.backends.backend import Backend, Graph
 from edgetok.runtimes.backends.ort import OrtBackend
 from edgetok.runtimes.backends.providers import ENGINE_DEVICES, provider_of
@@ -93,14 +93,14 @@ class BundleRuntime:
             self._loaded = None
             self._backend.close()
 
-    def encode(self, pixels: FloatArray, bucket: Bucket | None = None) -> TowerOutput:
-        """Run the tower on pixels [1, 3, h, w]; that of `bucket` where each rung has its own.
+    def encode(self, pixels: FloatArray, rung: Rung | None = None) -> TowerOutput:
+        """Run the tower on pixels [1, 3, h, w]; that of `rung` where each rung has its own.
 
         Raises:
             InputError: for another shape, or values that are not finite.
         """
-        bucket = bucket or self.ladder.largest
-        graph = self._graph("tower", bucket)
+        rung = rung or self.ladder.largest
+        graph = self._graph("tower", rung)
         require_pixels(pixels, graph.inputs[names.PIXELS].host.shape)
         graph.inputs[names.PIXELS].write(pixels)
         graph.run()
@@ -109,27 +109,27 @@ class BundleRuntime:
         tensors = {n: v.copy() for n, v in outputs.items() if n not in signals}
         if not has_tower_per_rung(self.manifest):
             return TowerOutput(tensors, signals)
-        return TowerOutput(tensors, signals, bucket.budget, pixels.copy())
+        return TowerOutput(tensors, signals, rung.budget, pixels.copy())
 
     def compress(
         self,
         image: TowerOutput,
-        bucket: Bucket,
+        rung: Rung,
         text: TextRows | None = None,
         weights: FloatArray | None = None,
     ) -> VisualTokens:
-        """Reduce encoded images to `bucket.budget` visual tokens; `weights` are all 1 if None.
+        """Reduce encoded images to `rung.budget` visual tokens; `weights` are all 1 if None.
 
         Raises:
             UsageError: if the method looks at the prompt and there is none, or another rung's tower
                 encoded the image.
             InputError: if the prompt has more rows than the graph has room for.
         """
-        graph = self._graph("compress", bucket)
-        if image.budget not in (None, bucket.budget):
+        graph = self._graph("compress", rung)
+        if image.budget not in (None, rung.budget):
             raise UsageError(
                 f"the tower of {image.budget} visual tokens encoded this image; encode it for "
-                f"{bucket.budget}"
+                f"{rung.budget}"
             )
         for name, buffer in graph.inputs.items():
             if name in names.OF_PROMPT:
@@ -164,7 +164,7 @@ class BundleRuntime:
 
     def prefill(
         self,
-        bucket: Bucket,
+        rung: Rung,
         embeds: FloatArray,
         keys: Sequence[Key] = (),
         *,
@@ -183,26 +183,26 @@ class BundleRuntime:
                 not lie before the last row.
             UsageError: if the bundle takes rows away at prefill and `visual_start` is missing.
         """
-        graph, count = self._graph("prefill", bucket), len(embeds)
+        graph, count = self._graph("prefill", rung), len(embeds)
         feed_rows(graph.inputs[names.INPUT_EMBEDS], embeds)
-        start = feed_visual(graph, bucket.budget, count, visual_start, visual)
+        start = feed_visual(graph, rung.budget, count, visual_start, visual)
         self._held.forget()
-        self._begin(graph, bucket, count)
+        self._begin(graph, rung, count)
         graph.run()
         if (segments := self._graphs.segments).exits:
-            graph, self._left = segments.follow(graph, bucket, count, start)
-            self._rows.begin(count, segments.removed(self._left, bucket.budget))
+            graph, self._left = segments.follow(graph, rung, count, start)
+            self._rows.begin(count, segments.removed(self._left, rung.budget))
         self._held.begin(keys)
         logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
         return logits
 
-    def _begin(self, graph: Graph, bucket: Bucket, count: int) -> None:
+    def _begin(self, graph: Graph, rung: Rung, count: int) -> None:
         """Tell prefill how many rows each layer will hold of a prompt of `count`."""
-        rung = next(r for r in self.manifest.ladder if r.budget == bucket.budget)
-        lengths = count - np.array(rung.removed, np.int32)
+        spec = next(r for r in self.manifest.ladder if r.budget == rung.budget)
+        lengths = count - np.array(spec.removed, np.int32)
         graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
         graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
-        self._rows.begin(count, rung.removed, rung.shift)
+        self._rows.begin(count, spec.removed, spec.shift)
 
     @property
     def exit_layer(self) -> int | None:
@@ -304,5 +304,5 @@ class BundleRuntime:
         """Whether the cache may be cut after any row, and every layer has all rows until there."""
         return self.manifest.kv.reuse == "rewind" and self._rows.are_whole
 
-    def _graph(self, stage: str, bucket: Bucket) -> Graph:
-        return self._graphs.find(stage, bucket)
+    def _graph(self, stage: str, rung: Rung) -> Graph:
+        return self._graphs.find(stage, rung)

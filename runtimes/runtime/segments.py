@@ -9,7 +9,7 @@ import numpy as np
 
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, Manifest, Stage
-from edgetok.ladder import Bucket, Ladder
+from edgetok.ladder import Ladder, Rung
 from edgetok.runtimes.backends.backend import Graph
 
 
@@ -29,7 +29,7 @@ class Segments:
     with_vision: dict[tuple[int, int], Graph]
     exited: dict[int, Graph]
 
-    def follow(self, graph: Graph, bucket: Bucket, count: int, start: int) -> tuple[Graph, int]:
+    def follow(self, graph: Graph, rung: Rung, count: int, start: int) -> tuple[Graph, int]:
         """Run what follows a prompt's first graph, which has run.
 
         Args:
@@ -46,9 +46,9 @@ class Segments:
                 left = layer
             if left < self.layers:
                 graph = self.exited[layer]
-                self._place_text(graph, bucket.budget, count, start)
+                self._place_text(graph, rung.budget, count, start)
             else:
-                graph = self.with_vision[bucket.budget, layer]
+                graph = self.with_vision[rung.budget, layer]
             graph.run()
         return graph, left
 
@@ -69,16 +69,16 @@ def load_segments(
     manifest: Manifest,
     flavour: Flavour,
     ladder: Ladder,
-    bind: Callable[[Stage, Bucket], Graph],
+    bind: Callable[[Stage, Rung], Graph],
 ) -> Segments:
     """Bind the graphs of the loaded rungs, the largest rung first: see `Backend`."""
     with_vision: dict[tuple[int, int], Graph] = {}
     exited: dict[int, Graph] = {}
     stages = [stage for stage in manifest.stages if stage.flavour == flavour]
-    for bucket in reversed(ladder.buckets):
+    for rung in reversed(ladder.rungs):
         for stage in stages:
-            if stage.stage == names.SEGMENT and stage.bucket == bucket.budget:
-                with_vision[bucket.budget, stage.layer or 0] = bind(stage, bucket)
+            if stage.stage == names.SEGMENT and stage.budget == rung.budget:
+                with_vision[rung.budget, stage.layer or 0] = bind(stage, rung)
     for stage in stages:
         if stage.stage == names.EXITED:
             exited[stage.layer or 0] = bind(stage, ladder.largest)

@@ -58,8 +58,8 @@ def stage(
 ) -> Stage:
     end = "" if layer is None else f"_{layer}"
     file = f"onnx/{flavour}/{name}{end}.onnx"
-    bucket = 2 if name == "segment" else None
-    return Stage(name, bucket, flavour, file, inputs, outputs, layer)  # type: ignore[arg-type]
+    rung = 2 if name == "segment" else None
+    return Stage(name, rung, flavour, file, inputs, outputs, layer)  # type: ignore[arg-type]
 
 
 class Scheme:

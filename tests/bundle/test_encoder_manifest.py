@@ -24,7 +24,7 @@ _IMAGE, _TOKENIZER = "processor/image.json", "processor/tokenizer.json"
 def encode(budget: int, output: Tensor, flavour: str = "ort") -> Stage:
     return Stage(
         stage="encode",
-        bucket=budget,
+        budget=budget,
         flavour=flavour,  # type: ignore[arg-type]
         file=f"onnx/{flavour}/encode_{budget}.onnx",
         inputs=[Tensor(name="pixels", dtype="float32", shape=[1, 3, 32, 32])],
@@ -60,7 +60,7 @@ def comparer() -> EncoderManifest:
     output = Tensor(name="embedding", dtype="float32", shape=[1, 8])
     describe = Stage(
         stage="describe",
-        bucket=None,
+        budget=None,
         flavour="ort",
         file="onnx/ort/describe.onnx",
         inputs=[Tensor(name="token_ids", dtype="int64", shape=[1, 20])],
@@ -148,14 +148,14 @@ CONTRADICTIONS = [
     (classifier, "output/shape", [1, 0], "not of one picture"),
     (classifier, "output/name", "embedding", "does not go with the task"),
     (classifier, "text", {"tokens": 2}, "missing required field `similarity`"),
-    (classifier, "stages/0/bucket", 4.0, "bucket"),
-    (comparer, "stages/1/outputs/0/shape", [1, 9], "describe of bucket None does not take"),
+    (classifier, "stages/0/budget", 4.0, "budget"),
+    (comparer, "stages/1/outputs/0/shape", [1, 9], "describe of rung None does not take"),
     (comparer, "stages/1/flavour", "portable", "0 ort graphs of describe, not 1 for all rungs"),
     (comparer, "text", None, "$.text does not go with the task"),
     (comparer, "labels", ["cat"], "has no classes"),
     (comparer, "text/tokens", 21, "does not take and give"),
     (comparer, "text/similarity/kind", "cosine", "Invalid enum value"),
-    (comparer, "stages/1/bucket", 16, "1 ort graphs of describe"),
+    (comparer, "stages/1/budget", 16, "1 ort graphs of describe"),
     (comparer, f"files~{_TOKENIZER}", None, f"does not list {_TOKENIZER}"),
 ]
 

@@ -74,7 +74,7 @@ CONTRADICTIONS = {
     "stage missing": (lambda m: m["stages"].pop(0), "rung 2 has 0 ort graphs of tower"),
     "stage twice": (lambda m: m["stages"].append(m["stages"][0]), "has 2 ort graphs of tower"),
     "stage shared and own": (
-        lambda m: m["stages"].append(m["stages"][0] | {"bucket": 4}),
+        lambda m: m["stages"].append(m["stages"][0] | {"budget": 4}),
         "rung 4 has 2 ort graphs of tower",
     ),
     "rung without prefill": (
@@ -82,11 +82,11 @@ CONTRADICTIONS = {
         "rung 2 has 0 ort graphs of prefill",
     ),
     "stage of no rung": (
-        lambda m: m["stages"].append(m["stages"][-1] | {"bucket": 3}),
-        "serves bucket 3",
+        lambda m: m["stages"].append(m["stages"][-1] | {"budget": 3}),
+        "serves rung 3",
     ),
     "portable stage of one rung alone": (
-        lambda m: m["stages"].append(m["stages"][0] | {"flavour": "portable", "bucket": 4}),
+        lambda m: m["stages"].append(m["stages"][0] | {"flavour": "portable", "budget": 4}),
         "rung 2 has 0 portable graphs of tower",
     ),
     "portable stages alone": (
@@ -158,7 +158,7 @@ def test_all_contradictions_are_listed_at_once(tiny):
 def test_a_stage_may_have_a_graph_per_rung_or_one_for_all(tiny):
     tree = json.loads(tiny.good_manifest())
     tower = tree["stages"].pop(0)
-    tree["stages"] += [tower | {"bucket": budget} for budget in tiny.BUDGETS]
+    tree["stages"] += [tower | {"budget": budget} for budget in tiny.BUDGETS]
     assert len(parse_manifest(json.dumps(tree).encode()).stages) == 9
 
 
@@ -193,7 +193,7 @@ TOKENS = st.sampled_from(
         b"[",
         b"]",
         b"[" * 40,
-        b'"bucket":2,',
+        b'"budget":2,',
         b"9" * 30,
         b"",
         b"-1",

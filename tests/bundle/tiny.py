@@ -22,7 +22,7 @@ from edgetok.bundle.manifest import (
     Manifest,
     Precision,
     Prefill,
-    Rung,
+    RungSpec,
     Stage,
     Tensor,
     Text,
@@ -87,11 +87,11 @@ def _ids(name: str, *shape: int) -> Tensor:
     return Tensor(name=name, dtype="int64", shape=list(shape))
 
 
-def _stage(name: str, bucket: int | None, inputs: Tensor, outputs: Tensor) -> Stage:
-    suffix = "" if bucket is None else f"_{bucket}"
+def _stage(name: str, rung: int | None, inputs: Tensor, outputs: Tensor) -> Stage:
+    suffix = "" if rung is None else f"_{rung}"
     return Stage(
         stage=name,
-        bucket=bucket,
+        budget=rung,
         flavour="ort",
         file=f"onnx/ort/{name}{suffix}.onnx",
         inputs=[inputs],
@@ -135,7 +135,8 @@ def manifest(files: dict[str, File] | None = None) -> Manifest:
         method="random",
         seed=7,
         ladder=[
-            Rung(budget=k, prompt_tokens=PROMPT, cache_slots=k + 5, removed=[0]) for k in BUDGETS
+            RungSpec(budget=k, prompt_tokens=PROMPT, cache_slots=k + 5, removed=[0])
+            for k in BUDGETS
         ],
         precision=Precision(weights="fp32", kv="fp32"),
         prefill=Prefill(method="none", ratio=1.0),

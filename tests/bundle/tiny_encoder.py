@@ -131,7 +131,7 @@ def _encode(task: str, budget: int, flavour: str) -> tuple[Stage, onnx.ModelProt
     pixels = Tensor(name="pixels", dtype="float32", shape=[1, 3, SIDE, SIDE])
     stage = Stage(
         stage="encode",
-        bucket=budget,
+        budget=budget,
         flavour=flavour,  # type: ignore[arg-type]
         file=f"onnx/{flavour}/encode_{budget}.onnx",
         inputs=[pixels],
@@ -148,7 +148,7 @@ def _describe(flavour: str) -> tuple[Stage, onnx.ModelProto]:
     ]
     stage = Stage(
         stage="describe",
-        bucket=None,
+        budget=None,
         flavour=flavour,  # type: ignore[arg-type]
         file=f"onnx/{flavour}/describe.onnx",
         inputs=[Tensor(name="token_ids", dtype="int64", shape=[1, LENGTH])],

@@ -53,7 +53,7 @@ def prefill(opened: Bundle) -> EngineJob:
 
 
 def test_one_graph_computes_what_each_rungs_own_does(opened: Bundle, prefill: EngineJob) -> None:
-    assert [stage.bucket for stage in prefill.stages] == list(opened.ladder.budgets)
+    assert [stage.budget for stage in prefill.stages] == list(opened.ladder.budgets)
     for index, stage in enumerate(prefill.stages):
         feeds = make_feeds(stage, index)
         want = run(opened.graph(stage), opened.root, feeds)

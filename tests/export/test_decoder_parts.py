@@ -57,10 +57,10 @@ class PlainAttention:
         places = range(count) if self.positions is None else self.positions[layer].tolist()
         keys, values = (buffer.clone() for buffer in self.past[layer])
         for row, place in enumerate(places):
-            keys[0, :, first + row] = self.turn(key[0, :, row], place, layer)
+            keys[0, :, first + row] = self.rotate(key[0, :, row], place, layer)
             values[0, :, first + row] = value[0, :, row]
         self.present.append((keys, values))
-        asked = [self.turn(query[0, :, row], place, layer) for row, place in enumerate(places)]
+        asked = [self.rotate(query[0, :, row], place, layer) for row, place in enumerate(places)]
         told, group = attention_extras(module), query.shape[1] // key.shape[1]
         rows = []
         for row, asking in enumerate(asked):
@@ -75,7 +75,7 @@ class PlainAttention:
             rows.append(torch.cat(heads))
         return torch.stack(rows)[None]
 
-    def turn(self, vectors: Tensor, place: int, layer: int) -> Tensor:
+    def rotate(self, vectors: Tensor, place: int, layer: int) -> Tensor:
         """Pairs (i, i + n) of the first 2 n channels of [heads, H], as complex numbers."""
         cos, sin = (table[place] for table in self.rotary[layer])
         n = len(cos)

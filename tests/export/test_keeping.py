@@ -185,8 +185,8 @@ def test_padding_changes_nothing(name: str, kept: Kept) -> None:
     for rows in (20, 50):
         embeds = prompt_rows(reference, rows)[0].numpy()
         logits = []
-        for bucket in runtime.ladder:
-            found = [runtime.prefill(bucket, embeds, visual_start=BEFORE).copy()]
+        for rung in runtime.ladder:
+            found = [runtime.prefill(rung, embeds, visual_start=BEFORE).copy()]
             found += [runtime.step(token).copy() for token in range(10, 60)]
             logits.append(np.stack(found))
         np.testing.assert_allclose(logits[0], logits[1], atol=2e-5)
@@ -203,9 +203,9 @@ def test_rows_at_angles_of_no_position_stay_right(name: str, kept: Kept) -> None
         for head, rows in enumerate(heads):
             for at, row in enumerate(rows):
                 half = len(row.key) // 2
-                turned = row.key[:half] + 1j * row.key[half:]
-                turned = turned * np.exp(1j * random.uniform(0, 6, half))
-                key = np.concatenate([turned.real, turned.imag]).astype(np.float32)
+                rotated = row.key[:half] + 1j * row.key[half:]
+                rotated = rotated * np.exp(1j * random.uniform(0, 6, half))
+                key = np.concatenate([rotated.real, rotated.imag]).astype(np.float32)
                 heads[head][at] = replace(row, key=key)
                 held[head, at] = key
     follow(runtime, reference, 60)

@@ -75,7 +75,7 @@ def test_portable_graphs_are_proved_and_lie_beside(
     report = export_model(model_dir, out, weights=weights, flavour="portable", **SMALL)
     opened = Bundle.open(out)
     spelled = [s for s in opened.manifest.stages if s.flavour == "portable"]
-    assert [(s.stage, s.bucket) for s in spelled] == [
+    assert [(s.stage, s.budget) for s in spelled] == [
         ("tower", None),
         ("embed", None),
         ("extend", None),
@@ -86,7 +86,7 @@ def test_portable_graphs_are_proved_and_lie_beside(
         ("prefill", 16),
     ]
     for stage in spelled:
-        beside = opened.stage(stage.stage, stage.bucket or 4)
+        beside = opened.stage(stage.stage, stage.budget or 4)
         assert (stage.inputs, stage.outputs) == (beside.inputs, beside.outputs)
         assert b"com.microsoft" not in opened.graph(stage)
     proved = {c["stage"] for c in report.parity["checks"] if c["stage"].startswith("portable")}
@@ -162,7 +162,7 @@ def test_too_many_positions_are_refused(model_dir: Path, tmp_path: Path) -> None
         export_model(model_dir, tmp_path / "x.bundle", **{**SMALL, "new_tokens": 400})
 
 
-def test_sample_prompt_beyond_the_bucket_is_refused(
+def test_sample_prompt_beyond_the_rung_is_refused(
     model_dir: Path, samples: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="raise it to"):

@@ -189,10 +189,10 @@ def test_keys_that_move_get_new_scales(bits: int, model_dir: Path) -> None:
     module.cos, module.sin = rotation_tables(text, 8)
     levels, scales = quantize_rows(keys[None], bits)
     by = torch.full((text.kv_heads, 3), 5)
-    turned, _, new, _ = module._renumbered([levels[0], levels[0], scales[0], scales[0]], by)
+    rotated, _, new, _ = module._renumbered([levels[0], levels[0], scales[0], scales[0]], by)
     half = text.head_dim // 2
-    high = torch.floor(turned.float() / 16)
-    flat = turned.float()
+    high = torch.floor(rotated.float() / 16)
+    flat = rotated.float()
     if bits == 4:
         flat = torch.cat([flat - 16 * high - 8, high], -1)
     got = (flat * new).numpy()

@@ -240,7 +240,7 @@ def test_a_bundle_says_what_prefill_leaves(pyramid: Path) -> None:
     assert manifest.kv.slots == [full, full - 8, full - 12, full - 14]
     report = json.loads((pyramid / "reports/parity.json").read_text())
     kept = [c for c in report["checks"] if c["output"] == names.PREFILL_KEPT]
-    assert {c["bucket"] for c in kept} == {6, 16} and all(c["worst"] == 1.0 for c in kept)
+    assert {c["budget"] for c in kept} == {6, 16} and all(c["worst"] == 1.0 for c in kept)
 
 
 def test_answers_are_those_of_pytorch(pyramid: Path, deep: Parts) -> None:
@@ -271,13 +271,13 @@ def test_verify_passes_and_the_cache_ends_in_order(pyramid: Path) -> None:
 
 def test_a_runtime_wants_to_know_where_the_image_is(pyramid: Path) -> None:
     runtime = edgetok.load(pyramid).runtime
-    bucket, rows = runtime.ladder.largest, np.zeros((30, 64), np.float32)
+    rung, rows = runtime.ladder.largest, np.zeros((30, 64), np.float32)
     with pytest.raises(UsageError, match="visual_start"):
-        runtime.prefill(bucket, rows)
+        runtime.prefill(rung, rows)
     for start in (-1, 14, 30):  # 16 visual rows, and text behind them
         with pytest.raises(InputError, match="do not fit in front of the last of 30"):
-            runtime.prefill(bucket, rows, visual_start=start)
-    assert np.isfinite(runtime.prefill(bucket, rows, visual_start=13)).all()
+            runtime.prefill(rung, rows, visual_start=start)
+    assert np.isfinite(runtime.prefill(rung, rows, visual_start=13)).all()
 
 
 # Without yopo at int8 weights: on random ones its decode misses the gate by rounding (0.965 of

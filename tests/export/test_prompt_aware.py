@@ -44,7 +44,7 @@ def model(asking: Path) -> Any:
 
 
 def test_the_manifest_names_what_compress_reads(asking: Path) -> None:
-    stages = {(s.stage, s.bucket): s for s in Bundle.open(asking).manifest.stages}
+    stages = {(s.stage, s.budget): s for s in Bundle.open(asking).manifest.stages}
     inputs = {t.name: t.shape for t in stages["compress", 8].inputs}
     assert inputs == {names.FEATURES: [16, 64], names.TEXT_EMBEDS: [64, 64], names.TEXT_MASK: [64]}
     assert [t.name for t in stages["compress", 16].inputs] == [names.FEATURES]
@@ -108,9 +108,9 @@ def test_golden_cases_are_verified(asking: Path, model: Any) -> None:
 
 
 def test_compress_without_its_prompt_is_refused(model: Any) -> None:
-    image, bucket = model.runtime.encode(model.processor.pixels(PHOTO)), model.ladder.smallest
+    image, rung = model.runtime.encode(model.processor.pixels(PHOTO)), model.ladder.smallest
     with pytest.raises(UsageError, match="looks at the prompt"):
-        model.runtime.compress(image, bucket)
+        model.runtime.compress(image, rung)
     with pytest.raises(InputError, match="at most 64 fit"):
         model.compress(model.encode(PHOTO), "word " * 80, budget=4)
 

@@ -68,7 +68,7 @@ def follow(runtime: BundleRuntime, parts: Parts, rows: int, steps: int) -> None:
     got = runtime.prefill(runtime.ladder.largest, embeds[0].numpy())
     np.testing.assert_allclose(got, reference.begin(embeds, range(0)).numpy(), atol=1e-4)
     for layer, head in reference.channels:
-        held = runtime._graphs.decode.inputs[names.part("past", "channels", layer)].host
+        held = runtime._graphs.decode.inputs[names.buffer_name("past", "channels", layer)].host
         assert held[0, head].tolist() == reference.channels[layer, head]
     for step in range(steps):
         token = 7 * step % parts.text.vocabulary

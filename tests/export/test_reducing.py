@@ -318,7 +318,7 @@ def merged(model_dir: Path, samples: Path, tmp_path_factory: pytest.TempPathFact
 
 def test_a_bundle_has_a_tower_per_rung_over_one_weights_file(merged: Path) -> None:
     manifest = Bundle.open(merged).manifest
-    towers = {s.bucket: s for s in manifest.stages if s.stage == "tower"}
+    towers = {s.budget: s for s in manifest.stages if s.stage == "tower"}
     assert sorted(budget for budget in towers if budget) == [5, 16]
     assert {t.name: t.shape for t in towers[5].outputs} == {
         names.FEATURES: [5, 64],
@@ -329,7 +329,7 @@ def test_a_bundle_has_a_tower_per_rung_over_one_weights_file(merged: Path) -> No
     reducing_one, plain = (matrices_of(merged / towers[budget].file) for budget in (5, 16))
     assert len(reducing_one & plain) >= 12  # six matrices in each of two blocks, stored once
     report = json.loads((merged / "reports/parity.json").read_text())
-    assert {c["bucket"] for c in report["checks"] if c["stage"] == "tower"} == {5, 16}
+    assert {c["budget"] for c in report["checks"] if c["stage"] == "tower"} == {5, 16}
 
 
 def matrices_of(path: Path) -> set[str]:

@@ -107,7 +107,7 @@ def test_memory_is_what_the_manifest_says(kv: str, flavours, export, held_bytes)
         assert held == cache_bytes(runtime.manifest, flavour)
     if kv == "zipcache":
         return
-    slots, head = PROMPT + VISUAL + NEW, 16  # a region of 4 groups, and a ring
+    slots, head = PROMPT + VISUAL + NEW, 16  # 4 groups, and a ring
     region, bits = (slots - 1) // RING_ROWS * RING_ROWS, {"kivi": 2, "kivi4": 4}[kv]
     rows = 2 * (region + RING_ROWS) * head * bits // 8  # with the group on its way
     ranges = 4 * (2 * head * (region // RING_ROWS + 1) + 2 * (region + RING_ROWS))
@@ -137,7 +137,7 @@ def test_rounded_weights_go_with_it(kv: str, weights: str, model_dir: Path, tmp_
     options = {"kv": kv, "weights": weights, "flavour": "portable", "parity_images": 1}
     report = export_model(model_dir, out, budgets="4,full", **options, **sizes)
     assert report.parity["precision"] == {"weights": weights, "kv": kv}
-    proved = {(c["stage"], c["bucket"]) for c in report.parity["checks"]}
+    proved = {(c["stage"], c["budget"]) for c in report.parity["checks"]}
     wanted = itertools.product(("flush", "portable flush"), (4, VISUAL))
     assert set(wanted) <= proved
     for flavour in FLAVOURS:
@@ -234,9 +234,9 @@ def test_counts_that_cannot_be_are_refused_before_rows_are_written(counts, expor
     reference = KiviReference(open_model(model_dir), find_method("visionzip"), RING_ROWS, 2)
     runtime.prefill(runtime.ladder.largest, embed(reference, 20)[0].numpy())
     cache = runtime._graphs.decode.inputs
-    cache[names.part("past", "filled", 1)].write(np.array(counts, np.int32))
+    cache[names.buffer_name("past", "filled", 1)].write(np.array(counts, np.int32))
     if sum(counts) != 20:  # the first layer decides when a ring is full
-        cache[names.part("past", "filled", 0)].write(np.array(counts, np.int32))
+        cache[names.buffer_name("past", "filled", 0)].write(np.array(counts, np.int32))
     with pytest.raises(BundleError, match="export again"):
         for token in range(RING_ROWS + 1):
             runtime.step(5 + token)

@@ -116,7 +116,7 @@ def test_a_bundle_leaves_where_its_graphs_say(bundle: Path) -> None:
             rows = random.normal(size=(budget + 14, 64)).astype(np.float32)
             rows[5 : 5 + budget] *= random.uniform(0.1, 3)
             runtime = model.runtime
-            logits = [runtime.prefill(model.ladder.bucket(budget), rows, visual_start=5).copy()]
+            logits = [runtime.prefill(model.ladder.rung(budget), rows, visual_start=5).copy()]
             logits += [runtime.step(token).copy() for token in range(5, 10)]
             answers.append((runtime.exit_layer, np.stack(logits)))
             left = [14 if layer >= (runtime.exit_layer or 0) else budget + 14 for layer in range(4)]

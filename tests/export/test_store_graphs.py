@@ -35,7 +35,7 @@ def _pack(keys: Tensor, values: Tensor) -> Any:
 
 def _step(*x: Tensor) -> Any:
     """One step over a KIVI cache: the new row waits, and everything is read."""
-    region, ring, (key, value, count) = kivi.Region(*x[:6]), kivi.Ring(*x[6:8]), x[8:]
+    region, ring, (key, value, count) = kivi.Groups(*x[:6]), kivi.Ring(*x[6:8]), x[8:]
     ring = kivi.stage(ring, key, value, count)
     keys, values, true = kivi.read(region, ring, count + 1, 2)
     return ring.keys, ring.values, keys, values, true.float()

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2Model
 from edgetok.errors import IncompatibleError, InputError
 from edgetok.families import FAMILIES, Framing, open_model
 from edgetok.families.decoder import find_text
-from edgetok.families.parts import UNTURNED
+from edgetok.families.parts import UNROTATED
 
 
 def open_decoder(tiny_llava: ModuleType, path: Path, decoder: str, **shape: int) -> object:
@@ -21,7 +21,7 @@ def open_decoder(tiny_llava: ModuleType, path: Path, decoder: str, **shape: int)
 
 def test_a_layer_without_positions_is_known(tiny_llava: ModuleType, tmp_path: Path) -> None:
     text = open_decoder(tiny_llava, tmp_path, "smollm3")
-    assert text.rotary_kinds == ("", UNTURNED, "", "")
+    assert text.rotary_kinds == ("", UNROTATED, "", "")
 
 
 def test_channels_that_are_turned_are_counted(tiny_llava: ModuleType, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgetok.bundle.buffers import cache_bytes, list_buffers, require_buffers
 from edgetok.bundle.manifest import Manifest
 from edgetok.errors import BundleError, ResourceError
-from edgetok.ladder import Bucket, Ladder
+from edgetok.ladder import Ladder, Rung
 from edgetok.runtimes.device import machine
 from edgetok.runtimes.runtime.requirements import require_memory
 
@@ -473,6 +473,6 @@ def test_huge_buffers_are_refused_before_anything_is_allocated(
     assert list_buffers(manifest, "ort")["past_convolution_1"].bytes == 4 * 2**264
     assert cache_bytes(manifest) > 2**264
     monkeypatch.setattr(machine, "available_bytes", lambda: 2**50)
-    rungs = (Bucket(r.budget, r.prompt_tokens, r.cache_slots) for r in manifest.ladder)
+    rungs = (Rung(r.budget, r.prompt_tokens, r.cache_slots) for r in manifest.ladder)
     with pytest.raises(ResourceError, match="needs at least"):
         require_memory(manifest, Ladder(tuple(rungs)), "ort")

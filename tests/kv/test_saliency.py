@@ -56,9 +56,11 @@ def test_scores_do_not_depend_on_padding(name: str, rows: int) -> None:
         all_keys = torch.where(behind, 1e3, keys[:, :padded])  # what attends to padding shows
         received = saliency.received(queries[:, asked], asked, weights, all_keys, 0.3)
         seen = saliency.visible(asked, weights, padded)
-        planes = saliency.first_planes(policy, received, seen, torch.zeros(padded), count_of(rows))
-        scores.append(planes[:, :, :rows])
-        assert not planes[policy.planes.index(SCORE), :, rows:].any()
+        row_state = saliency.first_state(
+            policy, received, seen, torch.zeros(padded), count_of(rows)
+        )
+        scores.append(row_state[:, :, :rows])
+        assert not row_state[policy.row_state.index(SCORE), :, rows:].any()
     torch.testing.assert_close(*scores, atol=1e-6, rtol=1e-6)
 
 
@@ -95,14 +97,14 @@ def test_a_step_adds_to_true_rows_only() -> None:
     stale = torch.full((2, 1, 6), 9.0)  # left over from rows that went
     attention = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.0, 0.0]])
     policy = POLICIES["zipcache-salience"]
-    score, seen = saliency.next_planes(policy, stale, attention, torch.tensor(3))
+    score, seen = saliency.next_state(policy, stale, attention, torch.tensor(3))
     assert score[0].tolist() == pytest.approx([9.1, 9.2, 9.3, 0.4, 0.0, 0.0])
     assert seen[0].tolist() == [10, 10, 10, 1, 0, 0]
-    assert policy.planes == (SCORE, SEEN)
+    assert policy.row_state == (SCORE, SEEN)
 
 
 def test_a_new_row_is_text() -> None:
     policy = POLICIES["visual"]
-    planes = torch.tensor([[[1.0, 2, 5]], [[1.0, 0, 1]]])
-    after = saliency.next_planes(policy, planes, torch.zeros(1, 3), torch.tensor(2))
-    assert after[policy.planes.index(TEXT), 0].tolist() == [1, 0, 1]
+    row_state = torch.tensor([[[1.0, 2, 5]], [[1.0, 0, 1]]])
+    after = saliency.next_state(policy, row_state, torch.zeros(1, 3), torch.tensor(2))
+    assert after[policy.row_state.index(TEXT), 0].tolist() == [1, 0, 1]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetok.kv import POLICIES
-from edgetok.kv.select import choose, rank, take, turn, turn_back
+from edgetok.kv.select import choose, rank, rotate, rotate_back, take
 from edgetok.kv.stored import pack, round_levels, store, unpack
 
 
@@ -46,8 +46,8 @@ def test_visual_rows_go_first_and_then_the_oldest_text() -> None:
 
 
 def test_salience_is_divided_by_the_queries_that_saw_the_row() -> None:
-    planes = torch.tensor([[[4.0, 3, 1]], [[8.0, 4, 1]]])
-    assert rank(POLICIES["zipcache-salience"], planes)[0].tolist() == [0.5, 0.75, 1.0]
+    row_state = torch.tensor([[[4.0, 3, 1]], [[8.0, 4, 1]]])
+    assert rank(POLICIES["zipcache-salience"], row_state)[0].tolist() == [0.5, 0.75, 1.0]
 
 
 @pytest.mark.parametrize("scaled", [1.0, 1.3])
@@ -57,8 +57,8 @@ def test_turning_back_undoes_rotary_embedding(scaled: float) -> None:
     cos, sin = (torch.from_numpy(scaled * f(angles)).float() for f in (np.cos, np.sin))
     rows = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     places, by = torch.tensor([40, 41, 50, 55, 63]), torch.tensor([0, 1, 9, 30, 40])
-    moved = turn_back(turn(rows, places, cos, sin), by.expand(2, -1), cos, sin)
-    torch.testing.assert_close(moved, turn(rows, places - by, cos, sin), atol=1e-5, rtol=1e-5)
+    moved = rotate_back(rotate(rows, places, cos, sin), by.expand(2, -1), cos, sin)
+    torch.testing.assert_close(moved, rotate(rows, places - by, cos, sin), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -60,7 +60,7 @@ def file_rows(held: torch.Tensor, packed: torch.Tensor, start: int) -> torch.Ten
 @pytest.mark.parametrize("bits", [2, 4])
 def test_kivi_step_by_step(bits: int) -> None:
     waiting, slots = 4, 16
-    region = kivi.empty_region(G, slots, H, waiting, bits)
+    region = kivi.empty_groups(G, slots, H, waiting, bits)
     ring = kivi.Ring(torch.zeros(1, G, waiting, H), torch.zeros(1, G, waiting, H))
     keys: list[torch.Tensor] = []  # the loop's own memory: rows as they came, then as flushed
     values: list[torch.Tensor] = []
@@ -68,7 +68,7 @@ def test_kivi_step_by_step(bits: int) -> None:
         if count and count % waiting == 0:
             packed, group = kivi.pack(ring.keys, ring.values, waiting, bits), count // waiting - 1
             pairs = zip(region.parts, packed.parts, strict=True)
-            region = kivi.Region(*(file_rows(a, b, group * b.shape[2]) for a, b in pairs))
+            region = kivi.Groups(*(file_rows(a, b, group * b.shape[2]) for a, b in pairs))
             _flush_loop(keys, values, waiting, bits)
         key, value = draw(1, G, 1, H, seed=2 * count), draw(1, G, 1, H, seed=2 * count + 1)
         ring = kivi.stage(ring, key, value, at(count))

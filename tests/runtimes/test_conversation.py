@@ -35,11 +35,11 @@ def answer_at_once(model: Model, photo: np.ndarray, budget: int, said: list[obje
     after = list(prompt.after)
     for each in said[1:]:
         after += processor.encode_turn(each) if isinstance(each, str) else each  # type: ignore[arg-type,operator]
-    bucket = model.ladder.bucket(budget)
-    visual = runtime.compress(runtime.encode(processor.pixels(photo)), bucket)
+    rung = model.ladder.rung(budget)
+    visual = runtime.compress(runtime.encode(processor.pixels(photo)), rung)
     text = runtime.embed([*prompt.before, *after]).copy()
     split = len(prompt.before)
-    logits = runtime.prefill(bucket, np.concatenate([text[:split], visual.rows, text[split:]]))
+    logits = runtime.prefill(rung, np.concatenate([text[:split], visual.rows, text[split:]]))
     ids = [int(np.argmax(logits))]
     while len(ids) < 6:
         ids.append(int(np.argmax(runtime.step(ids[-1]))))

@@ -52,12 +52,12 @@ def test_the_answer_says_how_it_came_about(model: Model, photo: np.ndarray) -> N
 
 def test_the_answer_is_that_of_the_calls_below(model: Model, photo: np.ndarray) -> None:
     """generate() against the six calls of the protocol, put together by hand."""
-    runtime, bucket = model.runtime, model.ladder.largest
+    runtime, rung = model.runtime, model.ladder.largest
     prompt = model.processor.encode("why?")
-    visual = runtime.compress(runtime.encode(model.processor.pixels(photo)), bucket)
+    visual = runtime.compress(runtime.encode(model.processor.pixels(photo)), rung)
     before, after = runtime.embed(list(prompt.before)).copy(), runtime.embed(list(prompt.after))
     embeds = np.concatenate([before, visual.rows, after])
-    logits, ids = runtime.prefill(bucket, embeds), []
+    logits, ids = runtime.prefill(rung, embeds), []
     while True:
         ids.append(int(np.argmax(logits)))
         if len(ids) == 8:
@@ -143,7 +143,7 @@ def prompt_of(model: Model, tokens: int) -> str:
     return "x" * (tokens - model.processor.encode("").tokens)
 
 
-def test_a_prompt_may_fill_its_bucket_and_no_more(
+def test_a_prompt_may_fill_its_rung_and_no_more(
     model: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for tokens in (39, 40):

@@ -47,30 +47,30 @@ def test_is_a_runtime(runtime: BundleRuntime) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 17, 43])
 def test_a_step_equals_a_longer_prefill(runtime: BundleRuntime, rows: int) -> None:
-    bucket = runtime.ladder.smallest
+    rung = runtime.ladder.smallest
     prompt = embeds(runtime, rows)
     token = runtime.embed([77]).copy()
-    whole = runtime.prefill(bucket, np.concatenate([prompt, token])).copy()
-    runtime.prefill(bucket, prompt)
+    whole = runtime.prefill(rung, np.concatenate([prompt, token])).copy()
+    runtime.prefill(rung, prompt)
     stepped = runtime.step(77)
     np.testing.assert_allclose(stepped, whole, atol=2e-5)
 
 
 def test_steps_read_what_earlier_steps_wrote(runtime: BundleRuntime) -> None:
-    bucket = runtime.ladder.smallest
+    rung = runtime.ladder.smallest
     prompt, ids = embeds(runtime, 5), [9, 200, 31, 4]
-    runtime.prefill(bucket, prompt)
+    runtime.prefill(rung, prompt)
     stepped = [runtime.step(token).copy() for i, token in enumerate(ids)]
-    whole = runtime.prefill(bucket, np.concatenate([prompt, runtime.embed(ids)]))
+    whole = runtime.prefill(rung, np.concatenate([prompt, runtime.embed(ids)]))
     np.testing.assert_allclose(stepped[-1], whole, atol=2e-5)
 
 
 def test_padding_does_not_change_the_answer(runtime: BundleRuntime) -> None:
     prompt = embeds(runtime, 20)
-    logits = [runtime.prefill(bucket, prompt).copy() for bucket in runtime.ladder]
+    logits = [runtime.prefill(rung, prompt).copy() for rung in runtime.ladder]
     steps = []
-    for bucket in runtime.ladder:
-        runtime.prefill(bucket, prompt)
+    for rung in runtime.ladder:
+        runtime.prefill(rung, prompt)
         steps.append(runtime.step(50).copy())
     for other in logits[1:]:
         np.testing.assert_allclose(other, logits[0], atol=2e-5)
@@ -79,11 +79,11 @@ def test_padding_does_not_change_the_answer(runtime: BundleRuntime) -> None:
 
 
 def test_nothing_of_a_longer_prompt_remains(runtime: BundleRuntime) -> None:
-    bucket = runtime.ladder.largest
-    runtime.prefill(bucket, embeds(runtime, 6))
+    rung = runtime.ladder.largest
+    runtime.prefill(rung, embeds(runtime, 6))
     fresh = runtime.step(50).copy()
-    runtime.prefill(bucket, 100 * embeds(runtime, bucket.prefill_tokens, seed=2))
-    runtime.prefill(bucket, embeds(runtime, 6))
+    runtime.prefill(rung, 100 * embeds(runtime, rung.prefill_tokens, seed=2))
+    runtime.prefill(rung, embeds(runtime, 6))
     np.testing.assert_array_equal(runtime.step(50), fresh)
 
 
@@ -98,8 +98,8 @@ def test_past_and_present_are_the_same_memory(runtime: BundleRuntime) -> None:
 
 def test_all_rungs_share_one_cache(runtime: BundleRuntime) -> None:
     addresses = {
-        runtime._graph("prefill", bucket).inputs[names.past_value(0)].value.data_ptr()
-        for bucket in runtime.ladder
+        runtime._graph("prefill", rung).inputs[names.past_value(0)].value.data_ptr()
+        for rung in runtime.ladder
     }
     addresses.add(runtime._graphs.decode.inputs[names.past_value(0)].value.data_ptr())
     assert len(addresses) == 1
@@ -293,7 +293,7 @@ def test_the_estimate_counts_weights_and_cache(opened: Bundle) -> None:
     manifest = opened.manifest
     weights = manifest.files["weights/model.bin"].bytes
     cache = 2 * sum(manifest.kv.slots) * manifest.kv.head_dim * 4
-    one = requirements.needed_bytes(manifest, Ladder(opened.ladder.buckets[:1]))
+    one = requirements.needed_bytes(manifest, Ladder(opened.ladder.rungs[:1]))
     assert weights + cache < one <= requirements.needed_bytes(manifest, opened.ladder)
     assert one < weights + cache + 1_000_000
 

@@ -37,12 +37,12 @@ def picture(number: int) -> np.ndarray:
 
 def answer_by_steps(model: Model, image: np.ndarray, asked: tuple[str, ...]) -> list[int]:
     """The last answer when the first question is prefilled and all the rest is stepped."""
-    runtime, processor, bucket = model.runtime, model.processor, model.ladder.largest
+    runtime, processor, rung = model.runtime, model.processor, model.ladder.largest
     prompt = processor.encode(asked[0])
-    visual = runtime.compress(runtime.encode(processor.pixels(image)), bucket)
+    visual = runtime.compress(runtime.encode(processor.pixels(image)), rung)
     text, split = runtime.embed([*prompt.before, *prompt.after]).copy(), len(prompt.before)
     embeds = np.concatenate([text[:split], visual.rows, text[split:]])
-    logits = runtime.prefill(bucket, embeds, visual_start=split)
+    logits = runtime.prefill(rung, embeds, visual_start=split)
     for number in range(len(asked)):
         for token in processor.encode_turn(asked[number]) if number else ():
             logits = runtime.step(token)

@@ -110,7 +110,7 @@ def test_a_failed_prefill_leaves_nothing_to_reuse(
     runtime, image = pair[0].runtime, pair[0].encode(picture(1))
     assert isinstance(runtime, BundleRuntime)
     pair[0].generate(image, "what?", budget=16)
-    graph = runtime._graph("prefill", runtime.ladder.bucket(8))
+    graph = runtime._graph("prefill", runtime.ladder.rung(8))
     run = graph.run
 
     def fail() -> None:
@@ -169,15 +169,15 @@ def test_tokens_of_an_image_are_made_once_per_rung(
     made = []
     compress = pair[0].runtime.compress
 
-    def count(image: object, bucket: object, *rest: object) -> object:
-        made.append(bucket)
-        return compress(image, bucket, *rest)  # type: ignore[arg-type]
+    def count(image: object, rung: object, *rest: object) -> object:
+        made.append(rung)
+        return compress(image, rung, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pair[0].runtime, "compress", count)
     image = pair[0].encode(picture(1))
     for budget in (4, 8, 4, 8, 4):
         pair[0].generate(image, f"{budget}?", budget=budget)
-    assert [bucket.budget for bucket in made] == [4, 8]  # type: ignore[attr-defined]
+    assert [rung.budget for rung in made] == [4, 8]  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="read-only"):
         image.tokens[4].rows[0] = 0
 
@@ -201,11 +201,11 @@ def test_extending_equals_a_longer_prefill(
     pair: tuple[Model, Model], rows: int, start: int
 ) -> None:
     runtime = pair[0].runtime
-    bucket, keys = runtime.ladder.largest, list(range(100, 100 + rows))
+    rung, keys = runtime.ladder.largest, list(range(100, 100 + rows))
     embeds = runtime.embed(keys).copy()
-    whole = runtime.prefill(bucket, embeds).copy()
+    whole = runtime.prefill(rung, embeds).copy()
     following = runtime.step(50).copy()
-    runtime.prefill(bucket, embeds[:start], keys[:start])
+    runtime.prefill(rung, embeds[:start], keys[:start])
     np.testing.assert_allclose(runtime.extend(embeds, start, keys), whole, atol=2e-5)
     np.testing.assert_allclose(runtime.step(50), following, atol=2e-5)
 

@@ -69,15 +69,15 @@ def test_engines_answer_as_sessions_do(fake: Fake, portable_bundle: Path) -> Non
 
 def test_steps_are_recorded_once_and_allocate_nothing(fake: Fake, portable_bundle: Path) -> None:
     runtime = open_engines(portable_bundle)
-    bucket, rows = runtime.ladder.smallest, np.zeros((5, runtime.manifest.text.hidden), np.float32)
-    runtime.prefill(bucket, rows)
+    rung, rows = runtime.ladder.smallest, np.zeros((5, runtime.manifest.text.hidden), np.float32)
+    runtime.prefill(rung, rows)
     allocated, contexts = fake.counts.allocated, fake.counts.contexts
     logits = [runtime.step(7).copy() for _ in range(6)]
     assert (fake.counts.recorded, fake.counts.launched) == (1, 5)
     assert (fake.counts.allocated, fake.counts.contexts) == (allocated, contexts)
-    runtime.prefill(bucket, rows)
+    runtime.prefill(rung, rows)
     plain = BundleRuntime(Bundle.open(portable_bundle), flavour="portable", threads=1)
-    plain.prefill(bucket, rows)
+    plain.prefill(rung, rows)
     want = [plain.step(7).copy() for _ in range(6)]
     np.testing.assert_allclose(logits, want, atol=1e-5)
     runtime.close()

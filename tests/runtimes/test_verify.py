@@ -114,7 +114,7 @@ def test_a_deviation_is_named(tiny_vlm, tmp_path, photo, case: GoldenCase, what:
 
 @pytest.mark.parametrize("index", range(8))
 def test_every_token_of_an_answer_counts(model: Model, photo, case, index: int) -> None:
-    bucket = model.ladder.bucket(8)
+    rung = model.ladder.rung(8)
     for ids, regretted in (
         (case.rungs[8].answer_ids, False),
         (another(case.rungs[8].answer_ids, index), True),
@@ -122,7 +122,7 @@ def test_every_token_of_an_answer_counts(model: Model, photo, case, index: int) 
         (np.array([], np.int64), False),
     ):
         logits = model.first_logits(photo, PROMPT, budget=8)
-        regret = largest_regret(model, changed(case, 8, answer_ids=ids), logits, bucket)
+        regret = largest_regret(model, changed(case, 8, answer_ids=ids), logits, rung)
         assert (regret > 0) == regretted
 
 
@@ -130,14 +130,14 @@ def test_an_answer_that_turns_to_nan_fails(model: Model, photo, case, monkeypatc
     logits = model.first_logits(photo, PROMPT, budget=8)
     bad = np.full_like(logits, np.nan)
     monkeypatch.setattr(BundleRuntime, "step", lambda *_: bad)
-    assert np.isnan(largest_regret(model, case, logits, model.ladder.bucket(8)))
+    assert np.isnan(largest_regret(model, case, logits, model.ladder.rung(8)))
 
 
 def test_tied_tokens_may_change_places(model: Model, case: GoldenCase) -> None:
     logits = np.zeros(260, np.float32)
     logits[5], logits[6] = 3.0, 2.999
     golden = changed(case, 8, answer_ids=np.array([6]))
-    assert largest_regret(model, golden, logits, model.ladder.bucket(8)) < 0.0011
+    assert largest_regret(model, golden, logits, model.ladder.rung(8)) < 0.0011
 
 
 def with_cache(manifest: Manifest, dtype: str, width: int) -> Manifest:
@@ -171,7 +171,7 @@ def test_tolerances_follow_the_buffers(opened: Bundle) -> None:
 
 def test_a_tower_that_reduces_may_keep_others(opened: Bundle) -> None:
     stages = [
-        msgspec.structs.replace(s, bucket=8) if s.stage == "tower" else s
+        msgspec.structs.replace(s, budget=8) if s.stage == "tower" else s
         for s in opened.manifest.stages
     ]
     manifest = msgspec.structs.replace(opened.manifest, stages=stages)

@@ -24,7 +24,7 @@ from edgetok.bundle.manifest import (
     Manifest,
     Precision,
     Prefill,
-    Rung,
+    RungSpec,
     Stage,
     Tensor,
     Text,
@@ -520,7 +520,7 @@ def _head(graph: _Graph, hidden: str) -> None:
 
 def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
     rungs = [
-        Rung(
+        RungSpec(
             budget=k,
             prompt_tokens=recipe.prompt_tokens,
             cache_slots=min(recipe.slots, k + recipe.prompt_tokens + NEW_TOKENS),
@@ -568,11 +568,11 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
     )
 
 
-def _stage(name: str, bucket: int | None, inputs: list[Tensor], outputs: list[Tensor]) -> Stage:
-    suffix = "" if bucket is None else f"_{bucket}"
+def _stage(name: str, rung: int | None, inputs: list[Tensor], outputs: list[Tensor]) -> Stage:
+    suffix = "" if rung is None else f"_{rung}"
     return Stage(
         stage=name,
-        bucket=bucket,
+        budget=rung,
         flavour="ort",
         file=f"onnx/ort/{name}{suffix}.onnx",
         inputs=inputs,

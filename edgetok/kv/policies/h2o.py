@@ -21,7 +21,7 @@ POLICY = Policy(
     paper="arXiv 2306.14048",
     summary="what received most attention in all, and the last rows",
     exact="drops a stretch at a time, not a row; attention is averaged over a group's heads",
-    planes=(SCORE,),
+    row_state=(SCORE,),
     asks=ask,
     decay=1.0,
 )

@@ -12,6 +12,6 @@ POLICY = Policy(
     paper="edgetok",
     summary="random rows beside the first and the last ones: the baseline",
     exact="ours",
-    planes=(SCORE,),
+    row_state=(SCORE,),
     drawn=True,
 )

@@ -29,7 +29,7 @@ def with_window(window: int) -> Policy:
         paper="arXiv 2404.14469",
         summary="what the prompt's last rows attend to, averaged over neighbours",
         exact="generated rows beyond the window go; the paper keeps them all",
-        planes=(SCORE,),
+        row_state=(SCORE,),
         sinks=0,
         recent=window,
         asks=partial(ask, window=window),

@@ -15,7 +15,7 @@ POLICY = Policy(
     paper="edgetok",
     summary="visual rows compete by recent attention, text rows stay",
     exact="ours",
-    planes=(SCORE, TEXT),
+    row_state=(SCORE, TEXT),
     asks=a2sf.ask,
     decay=a2sf.ALPHA,
 )

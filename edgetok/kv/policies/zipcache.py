@@ -28,7 +28,7 @@ POLICY = Policy(
     paper="arXiv 2405.14256",
     summary="mean attention from probe rows that could see the row",
     exact="evicts what the paper stores in fewer bits; probes at constant steps, not random ones",
-    planes=(SCORE, SEEN),
+    row_state=(SCORE, SEEN),
     asks=ask,
     decay=1.0,
 )

@@ -1,7 +1,7 @@
 """KIVI (arXiv 2402.02750): keys in few bits per channel of a group of tokens, values per token.
 
-New rows wait in float32 until a whole group is there (`stage`), then the group moves into the main
-region (`pack`). Everything has constant shapes; the host files a group every R steps.
+New rows wait in float32 until a whole group is there (`stage`), then it is packed (`pack`).
+Everything has constant shapes; the host files a group every R steps.
 
 Frozen: the waiting rows are a ring of exactly R, where the paper lets them grow to R and moves them
 at once, which is the same. Exact otherwise.
@@ -18,7 +18,7 @@ from edgetok.kv.stores.levels import find_range, from_levels, to_levels
 if TYPE_CHECKING:
     from torch import Tensor
 
-BITS = {"kivi": 2, "kivi4": 4}  # of a number in the region, by name of the scheme
+BITS = {"kivi": 2, "kivi4": 4}  # of a packed number, by name of the scheme
 RING_ROWS = 32  # the paper's group
 
 
@@ -27,9 +27,9 @@ class KiviShape:
     """Constants of a KIVI cache.
 
     Args:
-        slots: rows that a layer can hold, region and ring together.
-        ring: rows that wait, as many as a group of the region has.
-        bits: of a number in the region.
+        slots: rows that a layer can hold, groups and ring together.
+        ring: rows that wait, as many as a group has.
+        bits: of a packed number.
     """
 
     layers: int
@@ -44,8 +44,8 @@ class KiviShape:
     waiting = written  # what the flush graph reads
 
     @property
-    def region(self) -> int:
-        """Rows of the region: all groups that are full before the last row waits."""
+    def group_rows(self) -> int:
+        """Rows of all groups that are full before the last row waits."""
         return max(1, (self.slots - 1) // self.ring) * self.ring
 
     @property
@@ -56,11 +56,11 @@ class KiviShape:
             "ring_key": ("float32", waiting),
             "ring_value": ("float32", waiting),
         }
-        return self._groups(self.region) | rings
+        return self._groups(self.group_rows) | rings
 
     @property
     def group(self) -> dict[str, Place]:
-        """What one full ring becomes in the region."""
+        """What one full ring becomes."""
         return self._groups(self.ring)
 
     def _groups(self, rows: int) -> dict[str, Place]:
@@ -78,7 +78,7 @@ class KiviShape:
 
 
 @dataclass(frozen=True)
-class Region:
+class Groups:
     """Groups in few bits: C slots, R in a group.
 
     Args:
@@ -108,14 +108,14 @@ class Ring:
     values: Tensor
 
 
-def empty_region(groups: int, slots: int, head_dim: int, waiting: int, bits: int) -> Region:
-    """A region of nothing. `slots` must be a multiple of `waiting`, R."""
+def empty_groups(groups: int, slots: int, head_dim: int, waiting: int, bits: int) -> Groups:
+    """Groups of nothing. `slots` must be a multiple of `waiting`, R."""
     import torch
 
     bytes_ = torch.zeros(1, groups, slots, head_dim * bits // 8, dtype=torch.int8)
     of_group = torch.zeros(1, groups, slots // waiting, head_dim)
     of_slot = torch.zeros(1, groups, slots, 1)
-    return Region(bytes_, bytes_, of_group, of_group, of_slot, of_slot)
+    return Groups(bytes_, bytes_, of_group, of_group, of_slot, of_slot)
 
 
 def stage(ring: Ring, key: Tensor, value: Tensor, count: Tensor) -> Ring:
@@ -127,13 +127,13 @@ def stage(ring: Ring, key: Tensor, value: Tensor, count: Tensor) -> Ring:
     return Ring(torch.where(here, key, ring.keys), torch.where(here, value, ring.values))
 
 
-def pack(keys: Tensor, values: Tensor, waiting: int, bits: int) -> Region:
-    """Rows [1, G, n, H] as n / R full groups of R = `waiting` rows; a region without free slots."""
+def pack(keys: Tensor, values: Tensor, waiting: int, bits: int) -> Groups:
+    """Rows [1, G, n, H] as n / R full groups of R = `waiting` rows; without free slots."""
     (one, heads, count, head_dim) = keys.shape
     groups = keys.reshape(one, heads, count // waiting, waiting, head_dim)
     least, step = find_range(groups, 3, bits)  # of each channel over a group
     value_least, value_step = find_range(values, 3, bits)  # of each token
-    return Region(
+    return Groups(
         to_levels(groups, least, step, bits).flatten(2, 3),
         to_levels(values, value_least, value_step, bits),
         least.squeeze(3),
@@ -143,7 +143,7 @@ def pack(keys: Tensor, values: Tensor, waiting: int, bits: int) -> Region:
     )
 
 
-def read(region: Region, ring: Ring, count: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
+def read(region: Groups, ring: Ring, count: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     """What `count` rows, int64 [1], left: keys and values [1, G, C + R, H], and which are true.
 
     A ring that is full counts as not flushed yet: the host flushes before the next row.

@@ -52,7 +52,7 @@ class ThinkShape:
     waiting = ()  # nothing waits to be packed: each step prunes the key that leaves the ring
 
     @property
-    def region(self) -> int:
+    def pruned_rows(self) -> int:
         """Rows of pruned keys."""
         return max(1, self.slots - self.ring)
 
@@ -60,7 +60,7 @@ class ThinkShape:
     def buffers(self) -> dict[str, Place]:
         """Every buffer of one layer: dtype and shape by the part of it that it holds."""
         return {
-            "key": ("float32", [1, self.kv_heads, self.region, self.channels]),
+            "key": ("float32", [1, self.kv_heads, self.pruned_rows, self.channels]),
             "value": ("float32", [1, self.kv_heads, self.slots, self.head_dim]),
             "ring_key": ("float32", [1, self.kv_heads, self.ring, self.head_dim]),
             "channels": ("int32", [1, self.kv_heads, self.channels]),
@@ -118,7 +118,7 @@ def score(query: Tensor, pruned: Tensor, channels: Tensor, recent: Tensor) -> tu
 def put_row(
     region: Tensor, ring: Tensor, channels: Tensor, key: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Let a key [1, G, 1, H] into the ring and the one that leaves it into the region.
+    """Let a key [1, G, 1, H] into the ring and the one that leaves it into the pruned rows.
 
     Args:
         region: [1, G, S, keep], pruned.

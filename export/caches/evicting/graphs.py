@@ -14,8 +14,8 @@ from edgetok.families.parts import TextParts
 from edgetok.kv import EvictionPlan
 from edgetok.kv.mixing import mix_rows
 from edgetok.kv.policy import TEXT
-from edgetok.kv.saliency import next_planes
-from edgetok.kv.select import choose, rank, take, turn_back
+from edgetok.kv.saliency import next_state
+from edgetok.kv.select import choose, rank, rotate_back, take
 from edgetok.kv.stored import pack, round_levels, store, unpack
 from edgetok.kv.stores.slots import build_equaliser, dequantize_rows, quantize_rows
 
@@ -37,15 +37,17 @@ class EvictingDecoder(Decoder):
     def state(self) -> dict[str, Tensor]:
         """What is remembered of the rows of each layer, by name."""
         heads, layers = self.text.kv_heads, enumerate(self.plan.slots)
-        if not self.planes:
+        if not self.remembered:
             return {}
-        shapes = {names.past_state(layer): (self.planes, heads, slots) for layer, slots in layers}
+        shapes = {
+            names.past_state(layer): (self.remembered, heads, slots) for layer, slots in layers
+        }
         return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
     @property
-    def planes(self) -> int:
+    def remembered(self) -> int:
         """Numbers that are remembered of each row."""
-        return len(self.plan.policy.planes)
+        return len(self.plan.policy.row_state)
 
     @property
     def outputs(self) -> list[str]:
@@ -86,7 +88,7 @@ class EvictingPrefill(EvictingDecoder):
     @property
     def reads_places(self) -> bool:
         """Whether the policy must know which rows are visual."""
-        return TEXT in self.plan.policy.planes
+        return TEXT in self.plan.policy.row_state
 
     def forward(self, embeds: Tensor, last: Tensor, lengths: Tensor, *start: Tensor) -> Any:
         attention = self.packing(
@@ -114,7 +116,7 @@ class EvictingDecode(EvictingDecoder):
 
     def forward(self, token: Tensor, lengths: Tensor, positions: Tensor, *past: Tensor) -> Any:
         held_by_cache = len(self.lowering.buffers)
-        size = held_by_cache + bool(self.planes)
+        size = held_by_cache + bool(self.remembered)
         layers = [past[first : first + size] for first in range(0, len(past), size)]
         attention = self.lowering.attention(
             [buffers[:held_by_cache] for buffers in layers],
@@ -125,9 +127,9 @@ class EvictingDecode(EvictingDecoder):
         held: list[Tensor] = []
         for layer, buffers in enumerate(layers):
             held += attention.present[layer]
-            if self.planes:
+            if self.remembered:
                 given = self._given(layer, attention, positions[layer])
-                held.append(next_planes(self.plan.policy, buffers[-1], given, lengths[layer]))
+                held.append(next_state(self.plan.policy, buffers[-1], given, lengths[layer]))
         return self.read_logits(rows[0]), *held
 
     @property
@@ -169,7 +171,7 @@ class Compact(StageModule):
 
     @property
     def outputs(self) -> list[str]:
-        state = [names.KEPT_STATE] if self.plan.policy.planes else []
+        state = [names.KEPT_STATE] if self.plan.policy.row_state else []
         return [*self.rows_kept, *state]
 
     def forward(self, *held: Tensor) -> tuple[Tensor, ...]:
@@ -221,9 +223,9 @@ class Compact(StageModule):
         """
         keys, *others = rows
         if self.bits is None:
-            return [turn_back(keys, by, self.cos, self.sin), *others]
-        turned = turn_back(unpack(keys, self.bits), by, self.cos, self.sin)
-        return [pack(round_levels(turned, self.bits), self.bits), *others]
+            return [rotate_back(keys, by, self.cos, self.sin), *others]
+        rotated = rotate_back(unpack(keys, self.bits), by, self.cos, self.sin)
+        return [pack(round_levels(rotated, self.bits), self.bits), *others]
 
 
 class SlotCompact(Compact):
@@ -260,8 +262,8 @@ class SlotCompact(Compact):
 
     def _renumbered(self, rows: list[Tensor], by: Tensor) -> list[Tensor]:
         (keys, values, key_scales, value_scales), bits = rows, self.bits or 8
-        turned = turn_back(dequantize_rows(keys, key_scales, bits), by, self.cos, self.sin)
-        keys, key_scales = quantize_rows(turned, bits)
+        rotated = rotate_back(dequantize_rows(keys, key_scales, bits), by, self.cos, self.sin)
+        keys, key_scales = quantize_rows(rotated, bits)
         return [keys, values, key_scales, value_scales]
 
 

@@ -35,12 +35,12 @@ class KiviPromptAttention(PromptAttention):
         return *self._pack_groups(key, value), *self._wait(key, value, last.long())
 
     def _pack_groups(self, key: Tensor, value: Tensor) -> list[Tensor]:
-        """The region with all groups that the prompt can fill."""
+        """All groups that the prompt can fill."""
         ring, bits = self.shape.ring, self.shape.bits
         count = key.shape[2] // ring * ring
         if not count:
-            sizes = key.shape[1], self.shape.region, key.shape[3]
-            return [*kivi.empty_region(*sizes, ring, bits).parts]
+            sizes = key.shape[1], self.shape.group_rows, key.shape[3]
+            return [*kivi.empty_groups(*sizes, ring, bits).parts]
         packed = kivi.pack(key[:, :, :count], value[:, :, :count], ring, bits).parts
         slots = [place[1][2] for place in self.shape.buffers.values()]
         return [
@@ -58,7 +58,7 @@ class KiviPromptAttention(PromptAttention):
 
 @dataclass
 class KiviAttention(RowAttention):
-    """Over a region of groups and the ring after it.
+    """Over packed groups and the ring after it.
 
     Args:
         past: per layer its buffers, in the order of `KiviShape.buffers`.
@@ -75,7 +75,7 @@ class KiviAttention(RowAttention):
         past, count, bits = self.past[layer], self.counts[layer], self.shape.bits
         ring = kivi.stage(kivi.Ring(*past[6:]), key, value, count)
         self.present.append((ring.keys, ring.values))
-        keys, values, true = kivi.read(kivi.Region(*past[:6]), ring, count + 1, bits)
+        keys, values, true = kivi.read(kivi.Groups(*past[:6]), ring, count + 1, bits)
         return attend_row(query * scaling, keys[0], values[0], true)[0]
 
 
@@ -92,7 +92,7 @@ class KiviDecode(RingDecode):
 
 
 class KiviFlush(RingFlush):
-    """The full rings of all layers -> what they are as a group of the region."""
+    """The full rings of all layers -> what they are as a group."""
 
     def forward(self, *rings: Tensor) -> tuple[Tensor, ...]:
         return self.pack_all(rings)

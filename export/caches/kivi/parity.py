@@ -23,16 +23,16 @@ def compare_rows(
     for kind, want in (("key", held.keys), ("value", held.values)):
         part, wanted = f"past_{kind}_{layer}", want[0].numpy()
         packed = _unpacked(sessions, kind, layer)[:, :count]
-        waiting = sessions.buffer(names.part("past", f"ring_{kind}", layer))[0]
+        waiting = sessions.buffer(names.buffer_name("past", f"ring_{kind}", layer))[0]
         rows = np.concatenate([packed, waiting[:, : wanted.shape[1] - count]], 1)
         ledger.compare(names.FLUSH, budget, part, rows, wanted)
 
 
 def _unpacked(sessions: GraphRunner, kind: str, layer: int) -> Array:
-    """Rows [G, C, H] of the region; a byte's digits are channels i, i + H / n, …."""
-    packed = sessions.buffer(names.part("past", kind, layer))[0].astype(np.int64) + 128
-    least = sessions.buffer(names.part("past", f"{kind}_least", layer))[0]
-    step = sessions.buffer(names.part("past", f"{kind}_step", layer))[0]
+    """Rows [G, C, H] of all groups; a byte's digits are channels i, i + H / n, …."""
+    packed = sessions.buffer(names.buffer_name("past", kind, layer))[0].astype(np.int64) + 128
+    least = sessions.buffer(names.buffer_name("past", f"{kind}_least", layer))[0]
+    step = sessions.buffer(names.buffer_name("past", f"{kind}_step", layer))[0]
     digits = sessions.head_dim // packed.shape[-1]
     top = 2 ** (8 // digits)
     levels = np.concatenate([packed // top**place % top for place in range(digits)], -1)

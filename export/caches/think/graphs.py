@@ -33,7 +33,7 @@ class ThinkPromptAttention(PromptAttention):
         key, value = zero_padding(key, value, true)
         asking = self._ask(query, last.long() + 1)
         channels = think.choose_channels(asking, key, self.shape.channels)
-        region = _fit(think.prune(key, channels), self.shape.region)
+        region = _fit(think.prune(key, channels), self.shape.pruned_rows)
         ring = self._wait(key, last.long())
         return region, _fit(value, self.shape.slots), ring, channels.to(torch.int32)
 

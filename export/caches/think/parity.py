@@ -20,7 +20,7 @@ def check_pruned(
     want = reference.begin(
         prompt.embeds,
         range(0),
-        lambda layer: sessions.buffer(names.part("past", "channels", layer))[0],
+        lambda layer: sessions.buffer(names.buffer_name("past", "channels", layer))[0],
     )
     ledger.compare("prefill", budget, names.LOGITS, got, want.numpy())
     vocabulary = reference.text.vocabulary

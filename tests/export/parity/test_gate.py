@@ -61,9 +61,9 @@ def test_a_rung_that_wavers_silences_no_other(
     )
     report = check_parity(subject, synthetic_cases(parts, 1), synthetic=True)
     require_parity(report)
-    whole = {check.bucket for check in report.checks if check.stage == "end to end"}
+    whole = {check.budget for check in report.checks if check.stage == "end to end"}
     is_open = {
-        check.bucket
+        check.budget
         for check in report.checks
         if (check.output, check.measure, check.worst) == (names.PREFILL_KEPT, "decided", 0.0)
     }

@@ -18,7 +18,7 @@ from edgetok.bundle.manifest import digest_content
 from edgetok.bundle.reader import Bundle
 from edgetok.control import BenchTable, Certified, Limit, Row
 from edgetok.control.certified import list_tried
-from edgetok.ladder import Bucket, Ladder
+from edgetok.ladder import Ladder, Rung
 from edgetok.rules import Case, Certificate, Controller, Rule, Scorer
 
 PROMPTS = ["What is this?", "", "Wie viele? Zähle!", "one two three"]
@@ -233,7 +233,7 @@ def test_limits_choose_the_same_rung(one, most_ms, budget):
         table=msgspec.json.encode(table),
     )
     assert (found.tried, found.reason) == ([budget], want.reason)
-    assert want.bucket.budget == budget
+    assert want.budget.budget == budget
 
 
 def _controller(manifest, random, margin: float) -> Controller:
@@ -266,7 +266,7 @@ def _controller(manifest, random, margin: float) -> Controller:
         )
 
     bare = Controller(rules=[rule(4), rule(8)], full=16, certificate=certificate, cases=[])
-    ladder = Ladder(tuple(Bucket(b, 40, b + 48) for b in (4, 8, 16)))
+    ladder = Ladder(tuple(Rung(b, 40, b + 48) for b in (4, 8, 16)))
     return msgspec.structs.replace(bare, cases=[_case(bare, ladder, random) for _ in range(30)])
 
 

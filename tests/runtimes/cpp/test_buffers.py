@@ -50,7 +50,7 @@ def tree_of(hostile, load_helper, tiny):
             edit(tree)
         for stage in tree["stages"]:
             stage["flavour"] = "ort"
-        more = [stage | {"bucket": 4} for stage in tree["stages"] if stage["stage"] == "segment"]
+        more = [stage | {"budget": 4} for stage in tree["stages"] if stage["stage"] == "segment"]
         names = {stage["stage"] for stage in tree["stages"]} | {"extend"}
         rest = json.loads(tiny.good_manifest())["stages"]
         tree["stages"] += [*more, *(stage for stage in rest if stage["stage"] not in names)]

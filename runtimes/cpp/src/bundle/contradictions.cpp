@@ -146,7 +146,7 @@ void exit_problems(const Manifest& m, Found& out) {
   if (!m.exits.empty() && std::any_of(m.ladder.begin(), m.ladder.end(), removes)) {
     out.push_back(exits + " and constant .removed are two rules for the same rows");
   }
-  using Place = std::tuple<std::string, std::int64_t, std::int64_t>;  // stage, layer, bucket or -1
+  using Place = std::tuple<std::string, std::int64_t, std::int64_t>;  // stage, layer, budget or -1
   std::multiset<Place> wanted;
   for (const auto layer : m.exits) {
     for (const auto& rung : m.ladder) wanted.insert({"segment", layer, rung.budget});
@@ -156,7 +156,7 @@ void exit_problems(const Manifest& m, Found& out) {
   for (const auto& stage : m.stages) {
     auto& places = found[stage.flavour];
     if (stage.stage != "segment" && stage.stage != "exited") continue;
-    places.insert({stage.stage, stage.layer.value_or(-1), stage.bucket.value_or(-1)});
+    places.insert({stage.stage, stage.layer.value_or(-1), stage.budget.value_or(-1)});
   }
   for (const auto& [flavour, places] : found) {
     if (places != wanted) {
@@ -261,13 +261,13 @@ void file_problems(const Manifest& m, const std::vector<std::string>& needed, Fo
 }
 
 void tensor_problems(const Stage& stage, Found& out) {
-  const std::string bucket = stage.bucket ? str(*stage.bucket) : "None";
+  const std::string budget = stage.budget ? str(*stage.budget) : "None";
   for (const auto* tensors : {&stage.inputs, &stage.outputs}) {
     std::map<std::string, int> counts;
     for (const auto& tensor : *tensors) ++counts[tensor.name];
     for (const auto& [name, count] : counts) {
       if (count < 2) continue;
-      out.push_back(stage.stage + " of bucket " + bucket + ": tensor " + name + " is listed twice");
+      out.push_back(stage.stage + " of rung " + budget + ": tensor " + name + " is listed twice");
     }
   }
 }
@@ -277,8 +277,8 @@ void serving_problems(const Manifest& m, const std::string& flavour, const std::
   int shared = 0;
   for (const auto& stage : m.stages) {
     if (stage.flavour != flavour || stage.stage != name) continue;
-    if (stage.bucket) ++own[*stage.bucket];
-    if (!stage.bucket) ++shared;
+    if (stage.budget) ++own[*stage.budget];
+    if (!stage.budget) ++shared;
   }
   const auto listed = budgets_of(m);
   const std::set<std::int64_t> budgets(listed.begin(), listed.end());
@@ -288,9 +288,9 @@ void serving_problems(const Manifest& m, const std::string& flavour, const std::
     out.push_back("$.stages: rung " + str(budget) + " has " + std::to_string(graphs) + " " + flavour +
                   " graphs of " + name + ", not 1");
   }
-  for (const auto& [bucket, count] : own) {
-    if (budgets.count(bucket) != 0) continue;
-    out.push_back("$.stages: " + name + " serves bucket " + str(bucket) + ", which is no rung of $.ladder");
+  for (const auto& [budget, count] : own) {
+    if (budgets.count(budget) != 0) continue;
+    out.push_back("$.stages: " + name + " serves rung " + str(budget) + ", which is none of $.ladder");
   }
 }
 

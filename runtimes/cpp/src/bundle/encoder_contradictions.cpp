@@ -79,7 +79,7 @@ void graph_problems(const Manifest& m, const Stage& stage, Found& out) {
   std::vector<Tensor> inputs, outputs;
   const auto& v = m.vision;
   if (stage.stage == names::ENCODE) {
-    const Shape rows = stage.bucket ? Shape{*stage.bucket} : Shape{};
+    const Shape rows = stage.budget ? Shape{*stage.budget} : Shape{};
     inputs = {{names::PIXELS, "float32", {1, 3, v.height_px, v.width_px}}};
     outputs = {m.encoder->output, {names::KEPT, "int64", rows}, {names::SIZES, "float32", rows}};
   } else if (stage.stage == names::DESCRIBE && m.encoder->text) {
@@ -89,7 +89,7 @@ void graph_problems(const Manifest& m, const Stage& stage, Found& out) {
     return;
   }
   if (stage.inputs == inputs && stage.outputs == outputs) return;
-  out.push_back(stage.stage + " of bucket " + (stage.bucket ? str(*stage.bucket) : "None") +
+  out.push_back(stage.stage + " of rung " + (stage.budget ? str(*stage.budget) : "None") +
                 " does not take and give what its task needs");
 }
 
@@ -109,7 +109,7 @@ void flavour_problems(const Manifest& m, const std::string& flavour, Found& out)
   for (const auto& stage : m.stages) {
     if (stage.stage != names::DESCRIBE || stage.flavour != flavour) continue;
     ++found;
-    of_a_rung += stage.bucket ? 1 : 0;
+    of_a_rung += stage.budget ? 1 : 0;
   }
   const std::size_t wanted = m.encoder->text ? 1 : 0;
   if (found == wanted && of_a_rung == 0) return;

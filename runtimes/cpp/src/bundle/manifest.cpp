@@ -33,7 +33,7 @@ std::vector<Tensor> tensors(const Value& value) {
 }
 
 Stage to_stage(const Value& v) {
-  return {v.at("stage").text(),      maybe_integer(v.at("bucket")), v.at("flavour").text(),
+  return {v.at("stage").text(),      maybe_integer(v.at("budget")), v.at("flavour").text(),
           v.at("file").text(),       tensors(v.at("inputs")),       tensors(v.at("outputs")),
           maybe_integer(v.at("layer"))};
 }

@@ -25,7 +25,7 @@ struct Tensor {
 
 struct Stage {
   std::string stage;
-  std::optional<std::int64_t> bucket;
+  std::optional<std::int64_t> budget;
   std::string flavour;
   std::string file;
   std::vector<Tensor> inputs;

@@ -181,7 +181,7 @@ void find_misfits(const char* side, const std::vector<Tensor>& tensors, const Si
 
 bool has_tower_per_rung(const Manifest& m) {
   return std::any_of(m.stages.begin(), m.stages.end(),
-                     [](const Stage& s) { return s.stage == "tower" && s.bucket; });
+                     [](const Stage& s) { return s.stage == "tower" && s.budget; });
 }
 
 void require_interface(const Served& at) {

@@ -47,8 +47,8 @@ double needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, const st
   const auto size_of = [](const Tensor& tensor) { return static_cast<double>(bytes_of(tensor)); };
   double widest = 0, total = static_cast<double>(weights_bytes(m));
   for (const auto& stage : m.stages) {
-    const bool loaded = !stage.bucket || std::any_of(ladder.begin(), ladder.end(), [&](const Rung& rung) {
-      return rung.budget == *stage.bucket;
+    const bool loaded = !stage.budget || std::any_of(ladder.begin(), ladder.end(), [&](const Rung& rung) {
+      return rung.budget == *stage.budget;
     });
     if (stage.flavour != flavour || !loaded) continue;
     for (const auto* side : {&stage.inputs, &stage.outputs}) {

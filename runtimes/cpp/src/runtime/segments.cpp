@@ -10,7 +10,7 @@ void Segments::load(const Manifest& manifest, const std::vector<Rung>& ladder, c
   layers_ = left_ = manifest.kv.layers;
   for (auto rung = ladder.rbegin(); rung != ladder.rend(); ++rung) {
     for (const auto& stage : manifest.stages) {
-      if (stage.flavour != flavour || stage.stage != "segment" || stage.bucket != rung->budget) continue;
+      if (stage.flavour != flavour || stage.stage != "segment" || stage.budget != rung->budget) continue;
       with_vision_[{rung->budget, stage.layer.value_or(0)}] = make(stage, *rung);
     }
   }
