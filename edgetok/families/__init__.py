@@ -94,7 +94,7 @@ def open_model(
         tiles: rows and columns into which images are cut; None for images in one part.
         size_px: height and width of all images, for families that take any size.
         scratch: where weights lie that the checkpoint does not hold in float32.
-        images: how many a prompt has.
+        pictures: how many a prompt has.
 
     Raises:
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.

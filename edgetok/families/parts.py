@@ -111,7 +111,7 @@ class VisionParts:
         group: rows of those blocks [1, n, V] -> [N, what a deep projector reads].
         tell: pixels [1, 3, h, w] -> what `forward` of the whole tower takes, by name.
         stems: modules beside the blocks that hold matrices of the tower's graph.
-        images: how many a prompt has; the tower looks at one after another.
+        pictures: how many a prompt has; the tower looks at one after another.
     """
 
     model: nn.Module

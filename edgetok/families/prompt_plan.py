@@ -52,7 +52,7 @@ def read_prompt_plan(
             the visual tokens go.
         template: in place of the checkpoint's own, for families that have none.
         prefixed: whether the tokenizer's own first tokens stand before the template's.
-        images: how many the prompt has.
+        pictures: how many the prompt has.
 
     Raises:
         InputError: if there is no template, it fails, or it does not place one image and one text.
