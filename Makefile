@@ -30,8 +30,8 @@ demo: $(STAMP)  ## Export the demo model as a ladder and ask it about pictures.
 demo-eval: $(STAMP)  ## Ask the demo model 2,000 questions with Hugging Face's generate (minutes).
 	$(BIN)/python examples/demo_vlm/evaluate.py --count 2000
 
-docs: $(STAMP)  ## Write docs/methods.md, families.md, encoders.md and the C++ header from code and reports.
-	$(BIN)/python benchmarks/cpp_header.py
+docs: $(STAMP)  ## Write docs/methods.md, families.md, encoders.md and what the C++ library takes from code and reports.
+	$(BIN)/python runtimes/cpp/make_generated.py
 	$(BIN)/python benchmarks/methods_page.py
 	$(BIN)/python benchmarks/families_page.py
 	$(BIN)/python benchmarks/encoders_page.py

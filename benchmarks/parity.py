@@ -20,6 +20,7 @@ import numpy as np
 
 from edgetok import names
 from edgetok.export.cases import Case, make_cases
+from edgetok.export.options import ExportOptions
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
@@ -33,7 +34,7 @@ BUILDING = common.load_building()
 def main() -> None:
     options = common.arguments(__doc__, images=500, prompts=200, methods=tuple(METHODS))
     parts = open_model(options.model)
-    ladder = build_ladder(common.BUDGETS, 96, NEW_TOKENS)
+    ladder = build_ladder(common.BUDGETS, ExportOptions().prompt_tokens, NEW_TOKENS)
     samples = common.demo_samples("evaluate", 4 * options.images)
     first_of_each = {sample.image: sample for sample in samples}
     cases = make_cases(parts, list(first_of_each.values())[: options.images])

@@ -35,6 +35,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "int4": ("llava", {"weights": "int4", "kv": "int4", "flavour": "portable", **SAMPLED}),
     "int8-portable": ("llava", {"weights": "int8", "kv": "int8", "flavour": "portable", **SAMPLED}),
     "portable-20": ("llava", {"flavour": "portable-20"}),
+    "fp16": ("llava", {"kv": "fp16", "flavour": "portable"}),
     "kivi": ("llava", {"kv": "kivi", "flavour": "portable"}),
     "kivi4": ("llava", {"kv": "kivi4"}),
     "zipcache": ("llava", {"kv": "zipcache", "flavour": "portable"}),

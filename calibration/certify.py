@@ -27,6 +27,7 @@ from edgetok.control.certificate import (
 from edgetok.control.certified import list_tried
 from edgetok.errors import InputError, UsageError
 from edgetok.ladder import Ladder, build_ladder
+from edgetok.options import option
 from edgetok.rules import Case, Certificate, Controller, Loss
 
 Cost = Literal["tokens", "ms"]
@@ -37,26 +38,24 @@ _CASES = 8
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What is to be certified.
+    """What is to be certified; `loss` as of `rules.Certificate`, the seed also splits the images.
 
-    Args:
-        risk: the most that the expected loss may be.
-        confidence: how sure.
-        cost: what the policy is to save.
-        loss: see `rules.Certificate`.
-        seed: of the split.
+    Raises:
+        UsageError: for a risk or a confidence outside of 0..1.
     """
 
-    risk: float = 0.02
-    confidence: float = 0.95
-    cost: Cost = "tokens"
-    loss: Loss = "wrong"
-    seed: int = 0
+    risk: float = option(0.02, "The share of questions that may be lost by asking smaller rungs.")
+    confidence: float = option(0.95, "How sure that must be, over the draw of the samples.")
+    loss: Loss = option(
+        "wrong", "wrong: where the full rung is right; differs: from its answer.", noun="loss"
+    )
+    cost: Cost = option("tokens", "What to save.", noun="cost")
+    seed: int = option(0, "Makes what is drawn repeatable.")
 
     def __post_init__(self) -> None:
-        for option, value in (("--risk", self.risk), ("--confidence", self.confidence)):
+        for flag, value in (("--risk", self.risk), ("--confidence", self.confidence)):
             if not 0 < value < 1:
-                raise UsageError(f"{option} {value} is outside 0..1, both ends excluded")
+                raise UsageError(f"{flag} {value} is outside 0..1, both ends excluded")
 
 
 def require_samples(samples: Sequence[Sample], aim: Aim) -> None:

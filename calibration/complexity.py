@@ -1,4 +1,4 @@
-"""Learning how many visual tokens a picture needs from its thumbnail, as plain numbers."""
+"""Learning how many visual tokens an image needs from its thumbnail, as plain numbers."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def _require_finite(largest: list[tuple[Tensor, Tensor]]) -> None:
 def pair_radius(keys: Tensor, turned: int | None = None) -> Tensor:
     """Radius of each rotary pair, at both of its channels: [1, G, rows, H] -> the same shape.
 
-    Channels behind the first `turned`, all if None, are not in pairs and have their magnitude.
+    Channels after the first `turned`, all if None, are not in pairs and have their magnitude.
     """
     import torch
 

@@ -6,6 +6,8 @@ a sigmoid over the layers and looks for the steepness that serves the metric bes
 
 The paper's grid, stop rule and Bayesian search are not published in a form that could be checked;
 the grid here is given by the caller, and the steepness comes from a list.
+
+Experimental: no verb uses it (docs/stability.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accuracy against visual tokens, as a picture; needs the extra `plot`."""
+"""Accuracy against visual tokens, as an image; needs the extra `plot`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Pareto front of accuracy, time and memory, as a picture; needs the extra `plot`."""
+"""A Pareto front of accuracy, time and memory, as an image; needs the extra `plot`."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def _digest_sample(sample: Sample, images: dict[Path, str]) -> str:
 
 
 def end_line(file: BinaryIO) -> None:
-    """Begin a line of its own behind one that a crash cut short."""
+    """Begin a line of its own after one that a crash cut short."""
     if file.seek(0, os.SEEK_END):
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":

@@ -177,7 +177,7 @@ def _beats(a: Point, b: Point) -> bool:
 
 
 class Journal:
-    """What was measured so far, a JSON line each: an interrupted search goes on behind it.
+    """What was measured so far, a JSON line each: an interrupted search goes on after it.
 
     Args:
         path: of the file; lines of other searches in it are left alone.

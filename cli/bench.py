@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _read_golden(bundle: Bundle) -> list[bytes]:
-    """The pictures of the first golden case."""
+    """The images of the first golden case."""
     from edgetok.bundle.golden import load_golden
 
     return [bundle.read(image) for image in load_golden(bundle)[0].images]
@@ -43,7 +43,7 @@ def bench_command(
     """Measure time to first token, decode speed and memory of every rung on this device.
 
     `edgetok run --max-ttft-ms` and `--max-memory-mib` choose rungs from the table. Of a bundle
-    without a language model, the time is that of encoding a picture.
+    without a language model, the time is that of encoding an image.
     """
     if task_of(bundle) != ANSWER:
         _bench_encoder(bundle, image, prompt, repeats, device, threads, as_json)

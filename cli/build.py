@@ -14,7 +14,7 @@ from edgetok.cli.output import Report, emit, table, working
 from edgetok.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgetok.engines.foundry import Cast, Foundry
+    from edgetok.engines.builder import BuiltEngine, EngineBuilder
     from edgetok.engines.plan import EngineJob
 
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -49,9 +49,9 @@ def build_command(
     Example: edgetok build out.bundle --target rtx:sm75,sm86
     """
     from edgetok.bundle.reader import Bundle
+    from edgetok.engines.builder import EngineBuilder
     from edgetok.engines.cache import EngineCache
     from edgetok.engines.device import find_device, import_cuda
-    from edgetok.engines.foundry import Foundry
     from edgetok.engines.plan import plan_engines
     from edgetok.engines.toolkit import find_toolkit, parse_target
 
@@ -62,8 +62,8 @@ def build_command(
     device = None if wanted.capabilities else find_device(import_cuda())
     with working(as_json) as report:
         progress = _Overall(report, len(jobs))
-        foundry = Foundry(opened, toolkit, wanted, EngineCache(), device, progress)
-        made = [_build(foundry, job, again, progress) for job in jobs]
+        builder = EngineBuilder(opened, toolkit, wanted, EngineCache(), device, progress)
+        made = [_build(builder, job, again, progress) for job in jobs]
     fields = {
         "target": str(wanted),
         "toolkit": toolkit.title,
@@ -103,14 +103,14 @@ class _Overall:
         self._report(f"engine of {doing}", (self.done + share) / self._count)
 
 
-def _build(foundry: Foundry, job: EngineJob, again: bool, progress: _Overall) -> Cast:
+def _build(builder: EngineBuilder, job: EngineJob, again: bool, progress: _Overall) -> BuiltEngine:
     progress(f"{job.name}, about {job.peak_bytes >> 20} MiB of memory", 0.0)
-    made = foundry.build(job, again=again)
+    made = builder.build(job, again=again)
     progress.done += 1
     return made
 
 
-def _row(made: Cast) -> dict[str, Any]:
+def _row(made: BuiltEngine) -> dict[str, Any]:
     job = made.job
     return {
         "engine": job.name,

@@ -10,29 +10,19 @@ import msgspec
 import typer
 from rich.table import Table
 
-from edgetok.cli.options import BundleDir, Json, Seed, Threads
+from edgetok.calibration.certify import Aim
+from edgetok.cli.options import BundleDir, Data, Json, Threads, with_options
 from edgetok.cli.output import emit, say, table, working
 
 if TYPE_CHECKING:
-    from edgetok.calibration.certify import Aim, Found
+    from edgetok.calibration.certify import Found
 
 
+@with_options
 def calibrate_command(
     bundle: BundleDir,
-    data: Annotated[
-        Path, typer.Option(help="JSONL file; each line has image, prompt, answer, maybe kind.")
-    ],
-    risk: Annotated[
-        float, typer.Option(help="The share of questions that may be lost by asking smaller rungs.")
-    ] = 0.02,
-    confidence: Annotated[
-        float, typer.Option(help="How sure that must be, over the draw of the samples.")
-    ] = 0.95,
-    loss: Annotated[
-        Literal["wrong", "differs"],
-        typer.Option(help="wrong: where the full rung is right; differs: from its answer."),
-    ] = "wrong",
-    cost: Annotated[Literal["tokens", "ms"], typer.Option(help="What to save.")] = "tokens",
+    data: Data,
+    aim: Aim,
     count: Annotated[
         int | None, typer.Option(help="Ask this many samples, drawn evenly over the kinds.")
     ] = None,
@@ -50,7 +40,6 @@ def calibrate_command(
         typer.Option(help="Which graphs answer, if the bundle was exported with both."),
     ] = "ort",
     threads: Threads = None,
-    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Certify how much a controller of smaller rungs may lose, and write it into the bundle.
@@ -65,12 +54,10 @@ def calibrate_command(
     from edgetok.calibration import samples as sampling
 
     samples = sampling.load_samples(data)
-    chosen = samples if count is None else sampling.draw(samples, count, seed)
+    chosen = samples if count is None else sampling.draw(samples, count, aim.seed)
     with working(as_json) as progress:
-        from edgetok.calibration.certify import Aim
         from edgetok.runtimes.calibrate import calibrate
 
-        aim = Aim(risk, confidence, cost, loss, seed)
         found = calibrate(
             bundle,
             chosen,

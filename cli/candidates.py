@@ -24,7 +24,7 @@ _BENCH_SECONDS = 3600  # per bundle; the slowest board answers ten times on ever
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class CandidateRunner:
     """Where candidates are made and measured.
 
     Args:

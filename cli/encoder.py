@@ -31,7 +31,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class EncoderRequest:
     """What `edgetok run` was asked for, of a bundle without a language model."""
 
     texts: Sequence[str]
@@ -44,59 +44,59 @@ class Wishes:
     as_json: bool
 
 
-def run_encoder(bundle: Path, task: str, source: bytes | Path, wishes: Wishes) -> None:
-    """Encode a picture and show what came of it; the wishes fit the task."""
-    with working(wishes.as_json) as progress:
+def run_encoder(bundle: Path, task: str, source: bytes | Path, request: EncoderRequest) -> None:
+    """Encode an image and show what came of it; the request fit the task."""
+    with working(request.as_json) as progress:
         from edgetok.runtimes.encoder.model import load_encoder
 
         progress("loading", 0.0)
-        budgets = None if wishes.budget is None else (wishes.budget,)
+        budgets = None if request.budget is None else (request.budget,)
         encoder = load_encoder(
             bundle,
-            device=wishes.device,
+            device=request.device,
             budgets=budgets,
-            threads=wishes.threads,
-            flavour=wishes.flavour,
+            threads=request.threads,
+            flavour=request.flavour,
         )
     made = encoder.encode(source)
-    fields, shown = _describe(encoder, made, source, wishes)
+    fields, shown = _describe(encoder, made, source, request)
     about = {"task": task, "budget": made.budget, "timings_ms": made.milliseconds}
-    emit(about | fields, wishes.as_json, *shown)
-    if not wishes.as_json:
+    emit(about | fields, request.as_json, *shown)
+    if not request.as_json:
         times = made.milliseconds
         say(f"{made.budget} patches; encoded in {times['encode']:.0f} ms")
 
 
-def require_wishes(task: str, wishes: Wishes) -> None:
+def require_encoder_request(task: str, request: EncoderRequest) -> None:
     """Refuse what does not go with the task, before anything is loaded.
 
     Raises:
         UsageError: naming the option.
     """
-    if wishes.texts and task != "similarity":
+    if request.texts and task != "similarity":
         raise UsageError(
             f"this bundle's task is {task}, which takes no --text; bundles of CLIP and SigLIP do"
         )
-    if wishes.output is None:
+    if request.output is None:
         return
-    endings = () if wishes.texts else ENDINGS.get(task, ())
-    if wishes.output.suffix.lower() not in endings:
+    endings = () if request.texts else ENDINGS.get(task, ())
+    if request.output.suffix.lower() not in endings:
         possible = f"a name that ends in {' or '.join(endings)}" if endings else "no --output"
-        asked = "comparing texts" if wishes.texts else f"a bundle whose task is {task}"
-        raise UsageError(f"--output {wishes.output}: {asked} takes {possible}")
+        asked = "comparing texts" if request.texts else f"a bundle whose task is {task}"
+        raise UsageError(f"--output {request.output}: {asked} takes {possible}")
 
 
 def _describe(
-    encoder: Encoder, made: Encoding, source: bytes | Path, wishes: Wishes
+    encoder: Encoder, made: Encoding, source: bytes | Path, request: EncoderRequest
 ) -> tuple[dict[str, Any], list[str]]:
     """The fields of the JSON object, and lines for people."""
     if encoder.task == "classify":
-        return _list_scores(encoder.rank(made)[: wishes.top])
-    if wishes.texts:
-        return _list_scores(encoder.rank_texts(made, wishes.texts))
+        return _list_scores(encoder.rank(made)[: request.top])
+    if request.texts:
+        return _list_scores(encoder.rank_texts(made, request.texts))
     if encoder.task in ("embed", "similarity"):
-        return _show_embedding(made, wishes.output)
-    return show_map(made.output, encoder.manifest.labels, source, wishes.output)
+        return _show_embedding(made, request.output)
+    return show_map(made.output, encoder.manifest.labels, source, request.output)
 
 
 def _list_scores(scores: list[Score]) -> tuple[dict[str, Any], list[str]]:
@@ -145,7 +145,7 @@ def show_map(
 
 
 def _png(values: NDArray[Any], source: bytes | Path) -> bytes:
-    """A picture as large as the one that was given: 16 bits of depth, or numbers of classes."""
+    """An image as large as the one that was given: 16 bits of depth, or numbers of classes."""
     from PIL import Image
 
     from edgetok.runtimes.images.preprocess import open_image

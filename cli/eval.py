@@ -11,16 +11,14 @@ from rich.table import Table
 
 from edgetok.bundle.manifest import Manifest
 from edgetok.calibration.evaluate import Evaluation, Score
-from edgetok.cli.options import Budgets, BundleDir, Device, Json, Seed, Threads
+from edgetok.cli.options import Budgets, BundleDir, Data, Device, Json, Seed, Threads
 from edgetok.cli.output import emit, say, table, working
 from edgetok.ladder import parse_budgets
 
 
 def eval_command(
     bundle: BundleDir,
-    data: Annotated[
-        Path, typer.Option(help="JSONL file; each line has image, prompt, answer, maybe kind.")
-    ],
+    data: Data,
     budgets: Budgets = None,
     count: Annotated[
         int | None,

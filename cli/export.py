@@ -1,4 +1,4 @@
-"""`edgetok export`: from a Hugging Face model directory to a proven bundle."""
+"""`edgetok export`: from a Hugging Face model directory to a published bundle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def export_command(
     asked: ExportOptions,
     as_json: Json = False,
 ) -> None:
-    """Freeze a model into a ladder of static graphs, prove them and publish the bundle.
+    """Freeze a model into a ladder of static graphs, check them and publish the bundle.
 
     Vision-language models, and encoders alone: classifiers, embeddings, CLIP and SigLIP, depth.
     Nothing is published unless every graph agrees with torch (exit code 7 otherwise).

@@ -16,6 +16,7 @@ from edgetok.errors import InputError
 if TYPE_CHECKING:
     from edgetok.control import Pace, Policy
     from edgetok.control.trace import Entry, Repeated
+    from edgetok.rules import Controller
 
 
 def replay_command(
@@ -46,7 +47,6 @@ def replay_command(
     from edgetok.bundle.manifest import digest_content
     from edgetok.bundle.reader import Bundle
     from edgetok.control import Pace, load_table
-    from edgetok.control.audits import describe, watch
     from edgetok.control.trace import load_trace, repeat
     from edgetok.runtimes.answers.request import Choice
 
@@ -66,18 +66,26 @@ def replay_command(
         return choice.policy(opened.ladder, pace, opened.manifest.controller), pace
 
     repeated = repeat(begin, opened.ladder, entries)
-    fields, shown = _describe(entries, repeated), _summarise(repeated)
-    controller, audits = opened.manifest.controller, _count_audits(entries)
-    if controller is not None and audits:
-        drift = watch(entries, controller.certificate)
-        shown = f"{shown}\n{describe(drift, audits[True])}"
-        fields["drift"] = {
-            "audits": drift.audits,
-            "differ": audits[True],
-            "at_most": drift.risk,
-            "broken": drift.broken_once,
-        }
-    emit(fields, as_json, _show(entries, repeated), shown)
+    drift, warning = _watch(entries, opened.manifest.controller)
+    fields = _describe(entries, repeated) | drift
+    emit(fields, as_json, _show(entries, repeated), _summarise(repeated) + warning)
+
+
+def _watch(entries: list[Entry], controller: Controller | None) -> tuple[dict[str, Any], str]:
+    """What the audits of a trace say of the controller: a field, and a line; nothing if none do."""
+    from edgetok.control.audits import describe, watch
+
+    audits = _count_audits(entries)
+    if controller is None or not audits:
+        return {}, ""
+    drift = watch(entries, controller.certificate)
+    fields = {
+        "audits": drift.audits,
+        "differ": audits[True],
+        "at_most": drift.risk,
+        "broken": drift.broken_once,
+    }
+    return {"drift": fields}, f"\n{describe(drift, audits[True])}"
 
 
 def _count_audits(entries: list[Entry]) -> Counter[bool]:

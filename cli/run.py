@@ -11,7 +11,7 @@ import msgspec
 from edgetok import limits
 from edgetok.bundle.parse import ANSWER
 from edgetok.bundle.reader import task_of
-from edgetok.cli.encoder import Wishes, require_wishes, run_encoder
+from edgetok.cli.encoder import EncoderRequest, require_encoder_request, run_encoder
 from edgetok.cli.options import BundleDir, Json, with_options
 from edgetok.cli.output import echo, emit, say, working
 from edgetok.cli.run_options import RunOptions
@@ -46,12 +46,12 @@ def run_command(bundle: BundleDir, asked: RunOptions, as_json: Json = False) -> 
     sources = [_read_stdin() if file == "-" else Path(file) for file in asked.image or ()]
     if (task := task_of(bundle)) != ANSWER:
         asked.require_of_encoder(task)
-        wishes = Wishes(
+        request = EncoderRequest(
             *(asked.text or [], asked.output, asked.top, asked.budget, asked.flavour or "ort"),
             *(asked.device, asked.threads, as_json),
         )
-        require_wishes(task, wishes)
-        run_encoder(bundle, task, sources[0], wishes)
+        require_encoder_request(task, request)
+        run_encoder(bundle, task, sources[0], request)
         return
     prompt = asked.require_of_answers()
     model = _load(bundle, asked, as_json)
@@ -99,7 +99,7 @@ def _note(trace: Path, model: Model, answer: Answer, differs: bool | None) -> No
 
 
 def _open_frames(model: Model, path: Path, count: int | None) -> Collection[ImageInput]:
-    """As many frames as prompts of the bundle have pictures."""
+    """As many frames as prompts of the bundle have images."""
     from edgetok.runtimes.images.frames import open_frames
 
     wanted = model.manifest.vision.pictures

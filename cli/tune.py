@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,47 +10,63 @@ import msgspec
 import typer
 from rich.table import Table
 
-from edgetok.cli.options import Json, Seed, Threads, parse_mib
+from edgetok.cli.options import SEED, THREADS, Data, Json, ModelDir, parse_mib, with_options
 from edgetok.cli.output import emit, say, table, working
 from edgetok.errors import InputError, ResourceError, UsageError
+from edgetok.export.options import ExportOptions
+from edgetok.options import flag_of, option
 
 if TYPE_CHECKING:
     from edgetok.calibration.samples import Sample
-    from edgetok.calibration.tuning import Goal, Measured, Point
+    from edgetok.calibration.tuning import Candidate, Goal, Journal, Measured, Point
+    from edgetok.cli.candidates import CandidateRunner
 
 _MIB = 1 << 20
 
 
+@dataclass(frozen=True)
+class TuneOptions:
+    """What a search is to try, on how many questions, and which limits a rung must keep."""
+
+    max_memory: str | None = option(None, "Of the process at its peak, such as 512MiB or 2GiB.")
+    max_ttft_ms: float | None = option(None, "Of the 95th percentile of the time to first token.")
+    methods: str = option("visionzip,vtc-cls", "Compressors to try.")
+    weights: str = option("fp32,int8,int4", "Precisions of the weights.")
+    kv: str = option("fp32,int8", "Precisions of the KV cache.")
+    kv_policies: str = option("none", "What a full KV cache keeps.")
+    budgets: str = option("32,64,128,full", "The ladder that each is tried on.")
+    count: int = option(
+        200, "Questions of the last round, drawn evenly over the kinds.", typer={"min": 1}
+    )
+    repeats: int = option(10, "Timed answers per rung.", typer={"min": 1})
+    plot: Path | None = option(None, "Draw the front: .png, .svg or .pdf.")
+    threads: int | None = option(None, THREADS)
+    seed: int = option(0, SEED)
+
+    def goal(self) -> Goal:
+        """The limits; raises UsageError for one that is no limit."""
+        from edgetok.calibration.tuning import Goal
+
+        if self.max_ttft_ms is not None and not 0 < self.max_ttft_ms < float("inf"):
+            raise UsageError(f"--max-ttft-ms {self.max_ttft_ms} is no positive number")
+        return Goal(self.max_ttft_ms, parse_mib(self.max_memory, "--max-memory"))
+
+    def candidates(self) -> list[Candidate]:
+        """Every combination; raises UsageError if there are none or too many."""
+        from edgetok.calibration.tuning import list_candidates
+
+        lists = self.methods, self.weights, self.kv, self.kv_policies
+        return list_candidates(*map(_split, lists))
+
+
+@with_options
 def tune_command(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Hugging Face model directory (safetensors).")
-    ],
-    data: Annotated[
-        Path, typer.Option(help="JSONL file; each line has image, prompt, answer, maybe kind.")
-    ],
+    model: ModelDir,
+    data: Data,
     folder: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Keeps bundles and journal.")
     ],
-    max_memory: Annotated[
-        str | None, typer.Option(help="Of the process at its peak, such as 512MiB or 2GiB.")
-    ] = None,
-    max_ttft_ms: Annotated[
-        float | None, typer.Option(help="Of the 95th percentile of the time to first token.")
-    ] = None,
-    methods: Annotated[str, typer.Option(help="Compressors to try.")] = "visionzip,vtc-cls",
-    weights: Annotated[str, typer.Option(help="Precisions of the weights.")] = "fp32,int8,int4",
-    kv: Annotated[str, typer.Option(help="Precisions of the KV cache.")] = "fp32,int8",
-    kv_policies: Annotated[str, typer.Option(help="What a full KV cache keeps.")] = "none",
-    budgets: Annotated[str, typer.Option(help="The ladder that each is tried on.")] = (
-        "32,64,128,full"
-    ),
-    count: Annotated[
-        int, typer.Option(min=1, help="Questions of the last round, drawn evenly over the kinds.")
-    ] = 200,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed answers per rung.")] = 10,
-    plot: Annotated[Path | None, typer.Option(help="Draw the front: .png, .svg or .pdf.")] = None,
-    threads: Threads = None,
-    seed: Seed = 0,
+    asked: TuneOptions,
     as_json: Json = False,
 ) -> None:
     """Try every combination of method, weights and KV cache, and show which ones nothing beats.
@@ -64,22 +81,13 @@ def tune_command(
     from edgetok.calibration import plot as plotting
     from edgetok.calibration import tuning
 
-    if plot is not None:
-        plotting.require_plotting(plot)
-    goal = _read_goal(max_ttft_ms, max_memory)
-    lists = [_split(text) for text in (methods, weights, kv, kv_policies)]
-    candidates = tuning.list_candidates(*lists)
-    samples = _draw(data, count, seed)
+    if asked.plot is not None:
+        plotting.require_plotting(asked.plot)
+    goal, candidates = asked.goal(), asked.candidates()
+    samples = _draw(data, asked.count, asked.seed)
     if not model.is_dir():
         raise InputError(f"{model} is no directory; give that of a Hugging Face model")
-    from edgetok.cli.candidates import Workshop
-
-    shop = Workshop(model, data, folder, samples, budgets, repeats, threads, seed)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"{folder} cannot be made: {error.strerror}") from error
-    journal = tuning.Journal(folder / "journal.jsonl", shop.digest)
+    shop, journal = _open_shop(model, data, folder, samples, asked)
     with working(as_json) as progress:
         found = tuning.search(
             candidates, len(samples), lambda c, n: shop.measure(journal, c, n), goal, progress
@@ -87,12 +95,12 @@ def tune_command(
     pairs = [(measured, point) for measured in found for point in measured.points]
     front = sorted(tuning.find_front(pairs), key=lambda pair: pair[1].ttft_ms)
     best = tuning.choose(front, goal)
-    if plot is not None:
+    if asked.plot is not None:
         from edgetok.calibration.plot_front import plot_front
 
-        plot_front(pairs, front, goal, plot, f"{model.name}, {len(samples)} questions")
+        plot_front(pairs, front, goal, asked.plot, f"{model.name}, {len(samples)} questions")
     failures = [m for m in journal.list_failed() if m.candidate in candidates]
-    fields = {
+    told = {
         "questions": len(samples),
         "tried": len(candidates),
         "front": [_describe(*pair, goal) for pair in front],
@@ -101,22 +109,33 @@ def tune_command(
         "best": None if best is None else _describe(*best, goal),
         "journal": folder / "journal.jsonl",
     }
-    emit(fields, as_json, _show(front, goal, len(candidates)), _advise(best, model, budgets, data))
+    advice = _advise(best, model, asked.budgets, data)
+    emit(told, as_json, _show(front, goal, len(candidates)), advice)
     if not as_json:
         for measured in failures:
             say(f"{measured.candidate.name} cannot be used: {measured.failed}")
 
 
+def _open_shop(
+    model: Path, data: Path, folder: Path, samples: list[Sample], asked: TuneOptions
+) -> tuple[CandidateRunner, Journal]:
+    """Where candidates are made and measured, and what was measured so far."""
+    from edgetok.calibration.tuning import Journal
+    from edgetok.cli.candidates import CandidateRunner
+
+    shop = CandidateRunner(
+        *(model, data, folder, samples, asked.budgets),
+        *(asked.repeats, asked.threads, asked.seed),
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder} cannot be made: {error.strerror}") from error
+    return shop, Journal(folder / "journal.jsonl", shop.digest)
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _read_goal(max_ttft_ms: float | None, max_memory: str | None) -> Goal:
-    from edgetok.calibration.tuning import Goal
-
-    if max_ttft_ms is not None and not 0 < max_ttft_ms < float("inf"):
-        raise UsageError(f"--max-ttft-ms {max_ttft_ms} is no positive number")
-    return Goal(max_ttft_ms, parse_mib(max_memory, "--max-memory"))
 
 
 def _draw(data: Path, count: int, seed: int) -> list[Sample]:
@@ -161,8 +180,10 @@ def _advise(best: tuple[Measured, Point] | None, model: Path, budgets: str, data
         return "no rung is within the limits; loosen them, or try more with --weights and --budgets"
     measured, point = best
     one = measured.candidate
-    command = (
-        f"edgetok export {model} -o out.bundle --budgets {budgets} --method {one.method} "
-        f"--weights {one.weights} --kv {one.kv} --kv-policy {one.kv_policy} --samples {data}"
+    chosen = " ".join(
+        f"{flag_of(each)} {getattr(one, each.name)}"
+        for each in fields(ExportOptions)
+        if each.name in one.__struct_fields__
     )
+    command = f"edgetok export {model} -o out.bundle --budgets {budgets} {chosen} --samples {data}"
     return f"most accurate within the limits: {one.name}, {point.budget} visual tokens\n{command}"

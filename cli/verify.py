@@ -1,4 +1,4 @@
-"""`edgetok verify`: prove on this device that a bundle answers as it did when exported."""
+"""`edgetok verify`: check on this device that a bundle answers as it did when exported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def verify_command(
 ) -> None:
     """Check every file's hash, then run the golden samples on this device.
 
-    Hashes find damage. Only --expect-digest proves where a bundle comes from.
+    Hashes find damage. Only --expect-digest checks where a bundle comes from.
     """
     expected = None if expect_digest is None else _parse_digest(expect_digest)
     with working(as_json) as progress:
@@ -51,12 +51,14 @@ def verify_command(
             from edgetok.runtimes.encoder.model import load_encoder
             from edgetok.runtimes.encoder.verify import verify_encoder
 
-            report = verify_encoder(opened, load_encoder(opened, device=device))
+            with load_encoder(opened, device=device) as encoder:
+                report = verify_encoder(opened, encoder)
         else:
             from edgetok.runtimes.load import load
             from edgetok.runtimes.verify import verify
 
-            report = verify(opened, load(opened, device=device))
+            with load(opened, device=device) as model:
+                report = verify(opened, model)
         report.require_passed()
     digest = f"sha256:{opened.digest}"
     checks = msgspec.to_builtins(report.checks)

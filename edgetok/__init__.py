@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from edgetok.version import VERSION as __version__
 
 if TYPE_CHECKING:
     import os
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from edgetok.runtimes.answers.model import Model
     from edgetok.runtimes.encoder.model import Encoder
 
-try:
-    __version__ = version("edgetok")
-except PackageNotFoundError:  # run from a checkout that is not installed
-    __version__ = "0.0.0"
 
 _HOMES = {
     "Answer": "edgetok.runtimes.answers.answer",
@@ -101,7 +98,10 @@ def load_encoder(
 
 
 def export(model: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any) -> Any:
-    """Export a Hugging Face model directory; see `edgetok.export.pipeline.export_model`."""
+    """Export a Hugging Face model directory; see `edgetok.export.pipeline.export_model`.
+
+    The options are the fields of `edgetok.export.options.ExportOptions`: those of `edgetok export`.
+    """
     from pathlib import Path
 
     from edgetok.export.pipeline import export_model

@@ -36,7 +36,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The ascending buckets of a bundle."""
+    """The ascending rungs of a bundle."""
 
     buckets: tuple[Bucket, ...]
 
@@ -59,7 +59,7 @@ class Ladder:
         return self.buckets[-1]
 
     def bucket(self, budget: int) -> Bucket:
-        """The bucket of exactly this budget.
+        """The rung of exactly this budget.
 
         Raises:
             UsageError: if no rung has it; names the rungs there are.
@@ -70,7 +70,7 @@ class Ladder:
         raise UsageError(f"no rung of {budget} visual tokens; this bundle has {self.budgets}")
 
     def at_least(self, budget: float) -> Bucket:
-        """The smallest bucket with at least `budget` visual tokens, else the largest."""
+        """The smallest rung with at least `budget` visual tokens, else the largest."""
         return next((b for b in self.buckets if b.budget >= budget), self.largest)
 
 
@@ -115,7 +115,7 @@ def _parse_budget(part: int | str, full_tokens: int) -> int:
 
 
 def build_ladder(budgets: tuple[int, ...], prompt_tokens: int, new_tokens: int) -> Ladder:
-    """One bucket per budget, each with room for the same prompt and answer.
+    """One rung per budget, each with room for the same prompt and answer.
 
     Raises:
         UsageError: if prompt or answer length is outside the limits.

@@ -5,7 +5,7 @@ from __future__ import annotations
 # --- bundles -----------------------------------------------------------------------------------
 MANIFEST_BYTES = 1 << 20  # four rungs need about 30 KiB; more is an attack or a mistake
 MANIFEST_DEPTH = 16  # the format nests 6 deep; json's parser recurses on depth
-BUNDLE_FILES = 4096  # 64 buckets x 6 stages x 2 flavours is 768
+BUNDLE_FILES = 4096  # 64 rungs x 6 stages x 2 flavours is 768
 GRAPH_BYTES = 64 << 20  # graphs carry no weights; a 30-layer decoder is about 200 KiB
 GRAPH_NODES = 200_000  # an unrolled greedy selection of 1024 tokens has about 10,000
 GRAPH_INLINE_TENSOR_BYTES = 1 << 20  # larger constants belong into the weights file
@@ -24,8 +24,8 @@ WEIGHTS_ALIGNMENT_BYTES = 4096  # a page, so that the file can be mapped tensor 
 
 # --- ladders -----------------------------------------------------------------------------------
 BUCKETS = 64  # more rungs than anyone can calibrate
-PROMPT_TOKENS = 32_768  # text tokens of one prompt bucket
-CACHE_SLOTS = 131_072  # KV slots of one bucket
+PROMPT_TOKENS = 32_768  # text tokens of one prompt rung
+CACHE_SLOTS = 131_072  # KV slots of one rung
 NEW_TOKENS = 32_768  # generated tokens per answer
 
 # --- inputs ------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ IMAGE_SIDE_PIXELS = 32_768  # beyond this, strides of thin images overflow resam
 IMAGE_FILE_BYTES = 256 << 20  # nothing larger decodes below IMAGE_PIXELS
 VIDEO_FRAMES = 1_000_000  # nine hours at 30 a second; their times take 8 MB
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")  # decoders with a fuzzing history; no PDF, EPS, FITS
-PROMPT_BYTES = 1 << 20  # far above any prompt bucket; bounds the tokenizer's work
+PROMPT_BYTES = 1 << 20  # far above any prompt rung; bounds the tokenizer's work
 SAMPLES_FILE_BYTES = 256 << 20  # about a million JSON lines
 SAMPLES = 1_000_000
 SAMPLE_LINE_BYTES = 1 << 20

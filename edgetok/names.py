@@ -35,7 +35,7 @@ TOWER_SIZES = "tower_sizes"  # float32 [K], as SIZES
 SIGNAL_ELBOW = "signal_elbow_tokens"  # float32 [1], elbow of the sorted CLS-similarity curve
 SIGNAL_ATTENTION = "signal_attention_tokens"  # float32 [1], effective count of CLS attention
 SIGNAL_RANK = "signal_rank"  # float32 [1], participation rank of the features, 1..N
-SIGNAL_EDGES = "signal_edges"  # float32 [1], mean step between neighbours of a small grey picture
+SIGNAL_EDGES = "signal_edges"  # float32 [1], mean step between neighbours of a small grey image
 SIGNAL_COMPLEXITY = "signal_complexity"  # of a thumbnail, by `rules.Thumbnail`; no graph emits it
 ANSWER_MARGIN = "answer_margin"  # probability of the likeliest first token less that of the second
 ANSWER_LOG_PROBABILITY = "answer_log_probability"  # natural logarithm, mean over generated tokens
@@ -53,13 +53,13 @@ VISUAL_TOKENS = "visual_tokens"  # float32 [K, D], projected
 KEPT = "kept"  # int64 [K], source index of each token; -1 for the CLS token or a mixture of all
 SIZES = "sizes"  # float32 [K], how many source tokens each stands for
 
-VISUAL_DEEP = "visual_deep"  # float32 [K, layers * D], added behind the first decoder layers
+VISUAL_DEEP = "visual_deep"  # float32 [K, layers * D], added after the first decoder layers
 
 TOKEN_IDS = "token_ids"  # int64 [T]
-TEXT_EMBEDS = "text_embeds"  # float32 [T, D], padded behind the prompt
+TEXT_EMBEDS = "text_embeds"  # float32 [T, D], padded after the prompt
 TEXT_MASK = "text_mask"  # float32 [T], 1 at rows of the user's own text, 0 at all others
 OF_PROMPT = (TEXT_EMBEDS, TEXT_MASK)  # what text-aware methods read; no tower emits it
-PICTURE_WEIGHTS = "picture_weights"  # float32 [P], of each picture of a prompt, as the user says
+PICTURE_WEIGHTS = "picture_weights"  # float32 [P], of each image of a prompt, as the user says
 OF_REQUEST = (*OF_PROMPT, PICTURE_WEIGHTS)  # what methods may read that no tower emits
 
 INPUT_EMBEDS = "input_embeds"  # float32 [1, S, D], text and visual rows, padded on the right
@@ -67,7 +67,7 @@ LAST_ROW = "last_row"  # int64 [1], index of the last true row of INPUT_EMBEDS
 VISUAL_START = "visual_start"  # int64 [1], the first visual row of INPUT_EMBEDS
 VISUAL_KEPT = "visual_kept"  # int64 [K], KEPT of the visual rows, where positions have three axes
 PAST_LENGTHS = "past_lengths"  # int32 [L], of each layer: true rows after this call, minus one
-CHUNK_EMBEDS = "chunk_embeds"  # float32 [1, R, D], rows to put behind those of the cache
+CHUNK_EMBEDS = "chunk_embeds"  # float32 [1, R, D], rows to put after those of the cache
 CHUNK_POSITIONS = "chunk_positions"  # int64 [L, R], of each layer: rotary positions of the chunk
 POSITIONS = "positions"  # int64 [L, 1], of each layer: rotary position of the token to decode
 TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
@@ -127,7 +127,7 @@ def text_rows_before(layer: int) -> str:
 
 
 def present_of(past: str) -> str:
-    """What the buffer of a `past_` name is called behind the graph."""
+    """What the buffer of a `past_` name is called after the graph."""
     return past.replace("past_", "present_", 1)
 
 
@@ -142,7 +142,7 @@ def present_value(layer: int) -> str:
 
 
 def past_state(layer: int) -> str:
-    """float32 [P, G, C], what a policy remembers of each row; see `KvCache.planes`."""
+    """float32 [P, G, C], P numbers that a policy remembers of each row."""
     return f"past_state_{layer}"
 
 
@@ -152,5 +152,5 @@ def present_state(layer: int) -> str:
 
 
 def part(side: str, kind: str, layer: int) -> str:
-    """A buffer of a KIVI cache: `side` is past, present or flushed; see `bundle.kivi`."""
+    """A buffer of a cache: `side` is past, present or flushed; `kind` is as its store names it."""
     return f"{side}_{kind}_{layer}"

@@ -12,8 +12,8 @@ Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
-Signal = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]{1,60}$")]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Signal = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]{1,60}\Z")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Loss = Literal["wrong", "differs"]
 
 
@@ -69,12 +69,12 @@ class Rule(_Part, frozen=True):
 
 
 class Thumbnail(_Part, frozen=True):
-    """How many visual tokens a picture is expected to need, from cells of its thumbnail.
+    """How many visual tokens an image is expected to need, from cells of its thumbnail.
 
     In the manner of KARL (the fewest tokens that do), distilled into a sum: learned are the rungs
     that this bundle's own answers needed, not the tokens that a reconstruction needs. The signal
     `names.SIGNAL_COMPLEXITY` is the sum, a base-2 logarithm of tokens. Costs as many products as
-    there are weights, behind a pass over the pixels (`control.thumbnail`).
+    there are weights, after a pass over the pixels (`control.thumbnail`).
 
     Args:
         cells: of the thumbnail, a side.

@@ -1,4 +1,4 @@
-"""From a Hugging Face model directory to a proven bundle; the only place that needs torch."""
+"""From a Hugging Face model directory to a checked bundle; the only place that needs torch."""
 
 import os
 

@@ -8,6 +8,7 @@ untouched. Stages know the protocols here and no lowering; lowerings know no sta
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -62,7 +63,7 @@ class TowerEmitter:
         raise NotImplementedError
 
     def parts(self, count: int) -> list[TowerEmitter]:
-        """What was kept of each of the P pictures that went through the tower together."""
+        """What was kept of each of the P images that went through the tower together."""
         if count == 1:
             return [self]
         return [self._part(slice(part, part + 1)) for part in range(count)]
@@ -87,7 +88,7 @@ class DecoderLowering:
 
     Args:
         attention: builds the emitter of one trace from the past buffers of each layer, lengths,
-            positions, rotary tables and scales; it gathers the buffers behind in `present`.
+            positions, rotary tables and scales; it gathers the buffers after in `present`.
         norms: lowers the norms of a model to one operator each, for the time of a trace.
         buffers: what a layer's cache consists of.
         turn: rotary embedding of rows [1, S, heads * H] at positions int64 [S], with tables of cos
@@ -312,3 +313,9 @@ def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
             f"this decoder has {' and '.join(has)}, and {what} knows plain attention only; "
             f"{way_out}"
         )
+
+
+def name_cache_argument(layer: nn.Module) -> str:
+    """What a layer or model calls its cache: `past_key_values` up to transformers 5.23."""
+    known = inspect.signature(layer.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"

@@ -1,4 +1,4 @@
-"""What graphs are proved on: images and prompts, prepared by Hugging Face's own processors."""
+"""What graphs are checked on: images and prompts, prepared by Hugging Face's own processors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Case:
     """Images and prompt: a file's bytes, all pixels [P, 3, h, w], the ids around the images.
 
     `question` are the places of the user's own text in `before` and `after` put together; `more`
-    the bytes and suffixes of the images behind the first one.
+    the bytes and suffixes of the images after the first one.
     """
 
     image: bytes
@@ -41,7 +41,7 @@ class Case:
 def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
     """Prepare samples as Hugging Face would.
 
-    Where a prompt has several pictures, those of a sample are its own and the ones that follow it
+    Where a prompt has several images, those of a sample are its own and the ones that follow it
     in the list, from whose end on it begins again.
 
     Raises:
@@ -102,7 +102,7 @@ def _render_halves(
 
 
 def synthetic_pictures(count: int, side_px: int = 256) -> list[Image.Image]:
-    """Gradients, blocks and noise from a fixed seed, for a proof without samples."""
+    """Gradients, blocks and noise from a fixed seed, for a check without samples."""
     generator = np.random.Generator(np.random.PCG64(0))
     ramp = np.linspace(0, 255, side_px)
     pictures = []
@@ -119,7 +119,7 @@ def synthetic_pictures(count: int, side_px: int = 256) -> list[Image.Image]:
 
 
 def synthetic_cases(parts: Parts, count: int) -> list[Case]:
-    """Cases for an export that was given no samples; they prove graphs, not quality."""
+    """Cases for an export that was given no samples; they check graphs, not quality."""
     processor = parts.open_processor(parts.path)
     tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
     before, after = split_prompt(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
@@ -150,7 +150,7 @@ def _read(sample: Sample) -> tuple[bytes, Image.Image]:
 
 
 def _show(picture: Image.Image) -> Image.Image:
-    """Upright RGB, as Hugging Face loads a picture, transparency put on white as it converts one.
+    """Upright RGB, as Hugging Face loads an image, transparency put on white as it converts one.
 
     Raises:
         ValueError: for more than 8 bits, which it clips.

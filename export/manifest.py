@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Literal
 
 from edgetok.bundle.manifest import (
@@ -16,12 +15,12 @@ from edgetok.bundle.manifest import (
     Text,
     Vision,
 )
-from edgetok.export.caches.plain.scheme import removed_rows
-from edgetok.export.caches.scheme import CacheScheme
+from edgetok.export.caches.scheme import CacheScheme, removed_rows
 from edgetok.families.parts import Parts, TextParts
 from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill as Reduction
+from edgetok.version import VERSION
 
 
 def describe(
@@ -38,7 +37,7 @@ def describe(
     removed = removed_rows(ladder, cache.reduction, layers)
     return Manifest(
         format_version=FORMAT_VERSION,
-        producer=f"edgetok {version('edgetok')}",
+        producer=f"edgetok {VERSION}",
         family=parts.family,
         method=method.name,
         seed=seed if method.reseed else 0,

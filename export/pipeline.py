@@ -78,7 +78,7 @@ def export_model(
     progress: Callable[[str, float], None] | None = None,
     **options: Any,
 ) -> ExportReport:
-    """Freeze a Hugging Face model with a compressor into a bundle, proved against PyTorch.
+    """Freeze a Hugging Face model with a compressor into a bundle, checked against PyTorch.
 
     Args:
         model_dir: local model directory.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from edgetok.bundle.processor import (
     IMAGE_FILE,
     PROMPT_FILE,
-    TOKENIZER_FILE,
     ImagePlan,
     PromptPlan,
     parse_image_plan,
@@ -55,5 +54,5 @@ def read_processor(bundle: Bundle) -> Processor:
     return Processor(
         parse_image_plan(bundle.read(IMAGE_FILE)),
         parse_prompt_plan(bundle.read(PROMPT_FILE)),
-        load_tokenizer(bundle.read(TOKENIZER_FILE)),
+        load_tokenizer(bundle.tokenizer()),
     )

@@ -55,7 +55,7 @@ QUANTIZED_WEIGHTS = Tolerances(logits=0.3, logits_cosine=0.99, kept=0.1)
 
 
 # Rows that are all but equally alike may merge otherwise where additions come in another order,
-# and every block behind them then sees other rows.
+# and every block after them then sees other rows.
 REDUCING_TOWER = Tolerances(logits=0.05, logits_cosine=0.999, kept=0.05)
 
 
@@ -171,7 +171,7 @@ def _rung_checks(
     regret = relative(largest_regret(model, case, logits, bucket), spread)
     angle = 1 - cosine(logits, golden.logits)
     model.first_logits(image, case.prompt[:-1], budget=bucket.budget)
-    extended = model.first_logits(image, case.prompt, budget=bucket.budget)  # behind what is held
+    extended = model.first_logits(image, case.prompt, budget=bucket.budget)  # after what is held
     distance = relative(largest_difference(extended, logits), spread)
     values = [
         ("kept", displaced(kept, golden.kept), tolerances.kept),

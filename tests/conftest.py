@@ -57,7 +57,7 @@ def held_bytes() -> Callable[[Any], int]:
     cache, others = ("past_", "flushed_", "kept_"), {"past_lengths"}
 
     def measure(runtime: Any) -> int:
-        held = runtime._memory._storage.items()
+        held = runtime._backend.memory._storage.items()
         return sum(s.nbytes for (n, _), s in held if n.startswith(cache) and n not in others)
 
     return measure

@@ -6,13 +6,14 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"errors", "limits", "ladder", "names", "options", "rules", "scratch", "tokens"}
+GROUND = {"errors", "limits", "ladder", "names", "options", "rules", "scratch", "tokens", "version"}
 TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control", "engines"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
@@ -23,6 +24,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "names": set(),
     "options": {"errors"},
     "rules": set(),
+    "version": set(),
     "scratch": {"errors"},
     "tokens": {"errors", "limits", "names"},
     "methods": GROUND,
@@ -122,6 +124,99 @@ def test_public_face_imports_workshops_only_when_called() -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgetok")
     }
     assert imported <= {f"edgetok.{room}" for room in GROUND - {"tokens"}}
+
+
+def list_modules() -> dict[str, Path]:
+    """Every product module by its importable name."""
+    files = [path for room in MAY_KNOW for path in list_files(room)]
+    files += [ROOT / "edgetok" / "__init__.py"]
+    return {name_module(path).removesuffix(".__init__"): path for path in files if path.exists()}
+
+
+def find_circle(edges: dict[str, set[str]]) -> list[str]:
+    """A way from a node back to itself; nothing if there is none."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def list_edges(modules: dict[str, Path]) -> dict[str, set[str]]:
+    """Which modules each module imports."""
+    edges: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        names = list_imports(path)
+        dotted = {found if found in modules else found.rpartition(".")[0] for found in names}
+        edges[name] = {found for found in dotted if found in modules and found != name}
+    return edges
+
+
+def name_part(module: str) -> str:
+    """The part of the product that a module belongs to: of export/ and runtimes/ the folder."""
+    parts = module.split(".")
+    return ".".join(parts[: 3 if parts[1:2] in (["export"], ["runtimes"]) else 2])
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert find_circle(list_edges(list_modules())) == []
+
+
+def test_no_part_imports_itself_through_others() -> None:
+    """Folders too: what stands together is understood together."""
+    parts: dict[str, set[str]] = {}
+    for module, found in list_edges(list_modules()).items():
+        parts.setdefault(name_part(module), set()).update(map(name_part, found))
+    assert find_circle({a: found - {a} for a, found in parts.items()}) == []
+
+
+def test_circles_are_found() -> None:
+    found = find_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})
+    assert set(found) == {"a", "b", "c"}
+
+
+STORES = "edgetok.kv.stores"
+SCHEMES = [
+    f"edgetok.export.caches.{path.parent.name}" for path in ROOT.glob("export/caches/*/scheme.py")
+]
+KNOW_NOTHING_OF = {
+    # Torch modules and operators meet in `export.attention` alone.
+    "export/stages/*.py": ["edgetok.export.lowering", "edgetok.export.caches"],
+    "export/lowering/*.py": ["edgetok.export.stages", "edgetok.export.caches"],
+    "export/caches/*/graphs.py": ["edgetok.export.lowering"],
+    # A reference that shares code with what it is compared with proves nothing.
+    "export/reference/*.py": [
+        "edgetok.export.stages", "edgetok.export.lowering", "edgetok.export.caches", STORES
+    ],
+    "export/caches/*/reference.py": [
+        "edgetok.export.stages", "edgetok.export.lowering", STORES,
+        *(f"{scheme}.graphs" for scheme in SCHEMES),
+    ],
+    # A scheme is added in its own folder and in `caches.choose`.
+    "export/builder.py": SCHEMES,
+    "export/pipeline.py": SCHEMES,
+    "export/manifest.py": SCHEMES,
+    "export/fit.py": SCHEMES,
+    "export/parity/*.py": SCHEMES,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", KNOW_NOTHING_OF)
+def test_parts_of_the_exporter_know_nothing_of_each_other(pattern: str) -> None:
+    files = sorted(ROOT.glob(pattern))
+    assert files, pattern
+    forbidden = tuple(KNOW_NOTHING_OF[pattern])
+    offenders = {
+        str(path.relative_to(ROOT)): [n for n in list_imports(path) if n.startswith(forbidden)]
+        for path in files
+    }
+    assert not {path: found for path, found in offenders.items() if found}
+
+
+def test_export_has_few_parts() -> None:
+    inside = list((ROOT / "export").iterdir())
+    found = [p for p in inside if p.suffix == ".py" or (p / "__init__.py").exists()]
+    assert len(found) <= 16
 
 
 @pytest.mark.parametrize("room", LIGHT_ROOMS)

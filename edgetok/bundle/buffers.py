@@ -18,6 +18,11 @@ _IN_PREFILL = ("prefill", names.SEGMENT, names.EXITED)
 _WHOLE = (*_IN_PREFILL, names.EXTEND, "decode")  # graphs that write rows in place
 _OVER_CACHE = (*_WHOLE, names.FLUSH, names.COMPACT)
 _SIDES = {"present_": _WHOLE, "flushed_": (names.FLUSH,), "kept_": (names.COMPACT,)}
+_FLUSHED: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "groups": ("flushed_",),
+    "tiers": ("flushed_high_", "flushed_low_"),
+}
 _MEMORY = "past_convolution_"  # has no rows, and a number of its own in place of a layer's
 _TIERS = ("high", "low")  # in the order in which `past_filled` counts them
 _PACKED = ("int8", "uint8")
@@ -118,13 +123,13 @@ def _layer_problems(kv: KvCache, layer: int, own: Buffers) -> Iterator[str]:
         if rows < slots or (kv.filing == "none" and rows != slots):
             yield f"{side} buffers of layer {layer} have {rows} rows, and $.kv.slots is {slots}"
     for kind, buffer in own.items():
-        wanted = kv.ring if kind.startswith("ring_") else slots
-        if (kind.startswith("ring_") or not kv.ring) and _rows(buffer) != wanted:
-            yield f"{buffer.name} has {_rows(buffer)} rows, not {wanted}"
-    needed = (
-        [] if not kv.ring else ["ring_key"] if kv.filing == "none" else ["ring_key", "ring_value"]
-    )
-    yield from (f"past_{kind}_{layer} is missing" for kind in needed if kind not in own)
+        in_ring = kind.startswith("ring_")
+        name, wanted = ("ring", kv.ring) if in_ring else ("slots", slots)
+        if (in_ring or not kv.ring) and (_rows(buffer) != wanted or not wanted):
+            yield f"{buffer.name} has {_rows(buffer)} rows, and $.kv.{name} is {wanted}"
+    needed = () if not kv.ring else ("key",) if kv.filing == "none" else ("key", "value")
+    missing = (f"ring_{side}" for side in needed if f"ring_{side}" not in own)
+    yield from (f"past_{kind}_{layer} is missing" for kind in missing)
     filled = own.get("filled")
     counts = filled is not None and (filled.dtype, filled.shape) == ("int32", [len(_TIERS)])
     if kv.filing == "tiers" and not counts:
@@ -137,7 +142,7 @@ def _head_problems(kv: KvCache, parts: list[Tensor]) -> Iterator[str]:
     if widths and max(widths) != kv.head_dim:
         yield f"{parts[0].name} has {max(widths)} numbers, and $.kv.head_dim is {kv.head_dim}"
     for part in parts:
-        if len(part.shape) != 4 or part.shape[:2] != [1, kv.kv_heads]:
+        if len(part.shape) != 4 or part.shape[:2] != [1, kv.kv_heads] or not part.shape[3]:
             yield f"{part.name} {part.shape} is not [1, {kv.kv_heads}, rows, width]"
         elif part.dtype in _PACKED and kv.head_dim not in (part.shape[3] * n for n in (1, 2, 4)):
             yield f"{part.name}: {part.shape[3]} bytes hold no head of {kv.head_dim} numbers"
@@ -159,6 +164,8 @@ def _written_problems(manifest: Manifest, stage: Stage, buffers: Buffers) -> Ite
     for tensor in stage.outputs:
         side = next((side for side in _SIDES if tensor.name.startswith(side)), None)
         if side is None:
+            if stage.stage in (names.FLUSH, names.COMPACT):
+                yield f"{tensor.name} is nothing that {stage.stage} makes"
             continue
         if stage.stage not in _SIDES[side]:
             yield f"{tensor.name} is made by {stage.stage}"
@@ -192,6 +199,8 @@ def _part_problems(kv: KvCache, stage: Stage, part: Tensor, buffer: Tensor) -> I
         if _rows(part) != keep:
             yield f"{part.name} has {_rows(part)} rows, and $.kv.keep is {keep}"
         return
+    if not part.name.startswith(_FLUSHED[kv.filing]) or part.name.startswith("flushed_ring_"):
+        yield f"{part.name} is nothing that is filed as {kv.filing}"
     times = (max(kv.slots) - 1) // kv.ring if kv.filing == "groups" and kv.ring else 1
     if _rows(part) * times > _rows(buffer):
         yield f"{part.name}: {times} x {_rows(part)} rows exceed {_rows(buffer)} of {buffer.name}"
@@ -208,8 +217,9 @@ def _missing_outputs(manifest: Manifest, stage: Stage, buffers: Buffers) -> Iter
             own = _of_layer(buffers, layer)
             yield from _flush_problems(manifest.kv, layer, own, made)
     elif stage.stage in _WHOLE:
-        layers, whole = layers_of(manifest, stage), len(layers_of(manifest, stage))
-        mine = (n for n in buffers if whole == manifest.kv.layers or _number_of(n) in layers)
+        layers = layers_of(manifest, stage)
+        is_whole = len(layers) == manifest.kv.layers
+        mine = (n for n in buffers if is_whole or _number_of(n) in layers)
         step = stage.stage == "decode"
         wanted = [names.present_of(n) for n in mine if not step or _is_of_steps(manifest.kv, n)]
     if missing := [name for name in wanted if name not in made]:
@@ -232,14 +242,16 @@ def _flush_problems(kv: KvCache, layer: int, own: Buffers, made: Buffers) -> Ite
         if filed != kv.ring:
             yield f"files {filed} rows of {side} {layer}, and $.kv.ring is {kv.ring}"
     if kv.filing == "groups":
-        unmade = (kind for kind in own if not kind.startswith("ring_") and not rows[kind])
-        yield from (f"does not make flushed_{kind}_{layer}" for kind in unmade)
+        groups = _rows(own.get("key")) // max(1, kv.ring)
+        for kind in (kind for kind in own if not kind.startswith("ring_")):
+            if rows[kind] * groups != _rows(own[kind]):
+                yield f"{rows[kind]} rows of flushed_{kind}_{layer} are not one of {groups} groups"
         return
     for tier in tiers:
         wanted, slots = rows.get(f"{tier}key", 0), _rows(own.get(f"{tier}key"))
         for kind in (kind for kind in own if kind.startswith(tier)):
             of_rows = kind == f"{tier}value" or _rows(own[kind]) == slots > 1
-            if of_rows and rows[kind] != wanted:
+            if (of_rows or rows[kind]) and rows[kind] != wanted:
                 yield f"flushed_{kind}_{layer} has {rows[kind]} rows, not {wanted}"
 
 

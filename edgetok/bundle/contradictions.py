@@ -112,7 +112,7 @@ def _compaction_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _exit_problems(manifest: Manifest) -> Iterator[str]:
-    """Behind each exit a graph of each rung goes on with visual rows, and one without them."""
+    """After each exit a graph of each rung goes on with visual rows, and one without them."""
     exits, kv = manifest.prefill.exits, manifest.kv
     if any(low >= high for low, high in pairwise([*exits, kv.layers])):
         yield f"$.prefill.exits {exits} are not ascending layers below {kv.layers}"

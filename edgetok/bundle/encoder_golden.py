@@ -1,4 +1,4 @@
-"""Golden cases of encoders: pictures and a text, with what the exporter's graphs made of them.
+"""Golden cases of encoders: images and a text, with what the exporter's graphs made of them.
 
 Files are those of `golden`: `golden/cases.json` lists the cases, `golden/tensors.npz` their arrays.
 """
@@ -43,7 +43,7 @@ class _Cases(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncoderCase:
-    """A picture, its pixels [3, h, w], and the output of each rung without its first dimension."""
+    """An image, its pixels [3, h, w], and the output of each rung without its first dimension."""
 
     name: str
     image: str

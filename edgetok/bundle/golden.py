@@ -38,7 +38,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 class Case(Struct, frozen=True):
     """One line of `golden/cases.json`; `tensors` is the prefix of its arrays.
 
-    `more` are the pictures of a prompt behind the first one.
+    `more` are the images of a prompt after the first one.
     """
 
     image: Path
@@ -71,10 +71,10 @@ class GoldenCase:
     Attributes:
         name: prefix of the arrays in the archive.
         image: path of the image inside the bundle.
-        pixels: [3 P, height, width], normalised, one picture of the tower after another.
+        pixels: [3 P, height, width], normalised, one image of the tower after another.
         text_ids: prompt tokens, with `IMAGE_PLACEHOLDER` for the image.
         rungs: by budget.
-        more: paths of the pictures behind the first one.
+        more: paths of the images after the first one.
     """
 
     name: str
@@ -87,7 +87,7 @@ class GoldenCase:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Paths of all pictures of the prompt."""
+        """Paths of all images of the prompt."""
         return (self.image, *self.more)
 
 

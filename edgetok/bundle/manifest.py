@@ -25,8 +25,8 @@ FORMAT_VERSION: Final = 1
 MANIFEST_FILE = "manifest.json"
 
 Path = Annotated[str, msgspec.Meta(max_length=240)]  # checked further by paths.require_safe_path
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}$")]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.+-]{1,120}\Z")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Weights = Literal["fp32", "int8", "int4"]
 Flavour = Literal["ort", "portable"]
@@ -48,7 +48,7 @@ class Tensor(Struct, frozen=True):
 
 
 class Stage(Struct, frozen=True):
-    """One graph. `bucket` is the budget it serves, or null when all buckets share it.
+    """One graph. `bucket` is the budget it serves, or null when all rungs share it.
 
     `layer` is the decoder layer whose cache a `compact` graph empties, or with which a graph of a
     prefill in segments begins (`segment`, `exited`), and null elsewhere.
@@ -77,13 +77,13 @@ class Stage(Struct, frozen=True):
 
 
 class Rung(Struct, frozen=True):
-    """A bucket as the file spells it."""
+    """A rung as the file spells it."""
 
     budget: Positive
     prompt_tokens: Positive
     cache_slots: Positive
     removed: list[Count]  # per layer: rows of a prompt that its cache does not hold
-    shift: int = 0  # from a row's number behind the picture to its rotary position
+    shift: int = 0  # from a row's number after the image to its rotary position
 
 
 class Prefill(Struct, frozen=True):
@@ -116,11 +116,11 @@ class KvCache(Struct, frozen=True):
         keep: rows that a `compact` graph leaves of a layer that is full; empty where there is none.
         ring: last rows of `slots` that are held apart, in the `past_ring_*` buffers; 0 for none.
         filing: what the host does with a ring that is full. It runs `flush`, and writes what that
-            makes as the next group of rows (`groups`), or behind the rows that `past_filled` counts
+            makes as the next group of rows (`groups`), or after the rows that `past_filled` counts
             in each tier (`tiers`). With `none`, graphs do all themselves.
         reuse: what of the cache another prompt may begin with: any number of its first rows
             (`rewind`), all of them or none (`append`), or `nothing`.
-        extends: whether an `extend` graph puts several rows behind those that are held.
+        extends: whether an `extend` graph puts several rows after those that are held.
     """
 
     layers: Positive
@@ -151,7 +151,7 @@ class Text(Struct, frozen=True):
 class Vision(Struct, frozen=True):
     """What preprocessing and compression need to know of the tower.
 
-    `parts` are the pictures that the tower looks at, each of `grid` tokens: one, or a thumbnail
+    `parts` are the images that the tower looks at, each of `grid` tokens: one, or a thumbnail
     and its tiles. `separators` are the rows that stand between tokens at the full budget. A prompt
     has `pictures` of them, which the tower looks at one after another.
     """

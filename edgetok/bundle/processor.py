@@ -22,8 +22,8 @@ Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 class Tiles(Struct, frozen=True):
     """A canvas of `grid` [rows, columns] tiles, each of `resize_px`, and a thumbnail before them.
 
-    `pad`: the picture keeps its aspect ratio and is centred on black, and the thumbnail is made of
-    the picture; `stretch`: the picture fills the canvas, of which the thumbnail is made.
+    `pad`: the image keeps its aspect ratio and is centred on black, and the thumbnail is made of
+    the image; `stretch`: the image fills the canvas, of which the thumbnail is made.
     """
 
     grid: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)]
@@ -68,7 +68,7 @@ class PromptPlan(Struct, frozen=True):
 
     `turn` is what follows an answer (of which the stop token is no part) up to the next one: the
     end of the answer, and a turn of the user. None where the template writes earlier turns anew
-    when later ones come, so that nothing can simply be put behind them.
+    when later ones come, so that nothing can simply be put after them.
     """
 
     segments: list[Segment]

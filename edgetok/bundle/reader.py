@@ -17,6 +17,7 @@ from edgetok.bundle.encoders import EncoderManifest
 from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, Stage
 from edgetok.bundle.parse import ANSWER, parse_manifest, read_task
 from edgetok.bundle.paths import open_beneath
+from edgetok.bundle.processor import TOKENIZER_FILE
 from edgetok.bundle.strict import require_plain_json, shorten
 from edgetok.errors import BundleError
 from edgetok.ladder import Bucket, Ladder
@@ -114,6 +115,20 @@ class Opened(Generic[AnyManifest]):
         admit_graph(data, stage, self.manifest.files)
         return data
 
+    def tokenizer(self) -> bytes:
+        """The bytes of `tokenizer.json`.
+
+        Raises:
+            BundleError: if it is too large, or was changed.
+        """
+        size_bytes = self._file(TOKENIZER_FILE).bytes
+        if size_bytes > limits.TOKENIZER_BYTES:
+            raise BundleError(
+                f"{TOKENIZER_FILE}: {size_bytes} bytes; a tokenizer has at most "
+                f"{limits.TOKENIZER_BYTES}"
+            )
+        return self.read(TOKENIZER_FILE)
+
     def _file(self, path: str) -> File:
         try:
             return self.manifest.files[path]
@@ -128,7 +143,7 @@ class Bundle(Opened[Manifest]):
     """A bundle that answers questions; made by `Bundle.open`.
 
     Attributes:
-        ladder: its buckets, ascending.
+        ladder: its rungs, ascending.
     """
 
     @classmethod
@@ -147,7 +162,7 @@ class Bundle(Opened[Manifest]):
 
     @property
     def ladder(self) -> Ladder:
-        """Its buckets, ascending."""
+        """Its rungs, ascending."""
         rungs = (Bucket(r.budget, r.prompt_tokens, r.cache_slots) for r in self.manifest.ladder)
         return Ladder(tuple(rungs))
 

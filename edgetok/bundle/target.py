@@ -1,4 +1,4 @@
-"""Where a bundle may be written: checks before any work, the lock, and what crashes left behind."""
+"""Where a bundle may be written: checks before any work, the lock, and what crashes left after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A bandit among certified policies: the quickest one at present, whatever heat and load do."""
+"""A bandit among certified policies: the quickest one at present, whatever heat and load do.
+
+Experimental: no verb uses it (docs/stability.md).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies: from a ladder and the signals of one input to a bucket, with the reason in words."""
+"""Policies: from a ladder and the signals of one input to a rung, with the reason in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgetok.ladder import Bucket, Ladder
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A bucket, and one sentence for people that says why.
+    """A rung, and one sentence for people that says why.
 
     Args:
         review: asked how sure the answer is (`names.ANSWER_SIGNALS`), gives None to take it, or
@@ -26,7 +26,7 @@ class Decision:
 
 
 class Policy(Protocol):
-    """A rule that always finds a bucket of the ladder.
+    """A rule that always finds a rung of the ladder.
 
     `question` are the token ids of the user's own text.
     """

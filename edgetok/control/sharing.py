@@ -1,4 +1,7 @@
-"""Sharing one budget of visual tokens among several images, or over a stream of requests."""
+"""Sharing one budget of visual tokens among several images, or over a stream of requests.
+
+Experimental: no verb uses it (docs/stability.md).
+"""
 
 from __future__ import annotations
 

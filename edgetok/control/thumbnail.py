@@ -16,11 +16,11 @@ _DIGITS = 4  # a hundredth of one of 256 levels, and short in a file
 def describe(pixels: npt.NDArray[Any], cells: int = CELLS) -> list[float]:
     """Mean and standard deviation of the grey levels of each cell, row by row, means first.
 
-    Costs one pass over the pixels of one picture, which is less than resizing them took.
+    Costs one pass over the pixels of one image, which is less than resizing them took.
 
     Args:
         pixels: float [P, 3, h, w] as the tower reads them; of several parts the first one, which
-            is the whole picture.
+            is the whole image.
         cells: how many a side; pixels beyond a multiple of it are left out.
 
     Returns:

@@ -21,16 +21,17 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from edgetok import __version__, limits
+from edgetok import limits
 from edgetok.control.table import CACHE_VARIABLE, cache_directory
 from edgetok.engines.device import Device
 from edgetok.engines.plan import EngineJob
 from edgetok.engines.toolkit import MODULES, Target, Toolkit
 from edgetok.errors import ResourceError
+from edgetok.version import VERSION
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 Size = Annotated[int, msgspec.Meta(ge=0)]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -116,7 +117,7 @@ def describe(job: EngineJob, toolkit: Toolkit, target: Target, device: Device | 
         precision=job.precision,
         module=MODULES[toolkit.kind],
         module_version=toolkit.version,
-        edgetok=__version__,
+        edgetok=VERSION,
         runs_on=runs_on,
     )
 
@@ -248,7 +249,7 @@ def _constants_path(engine: Path) -> Path:
 
 
 def _lay_out(job: EngineJob) -> tuple[tuple[tuple[Constant, ...], ...], bytes]:
-    """The constants of each rung one behind another, and where they are."""
+    """The constants of each rung one after another, and where they are."""
     values, rungs = bytearray(), []
     for arrays in job.graph.constants:
         rung = []

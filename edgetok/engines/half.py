@@ -1,7 +1,7 @@
 """A graph whose matrix products are computed in half precision; all else stays float32.
 
 Engines are strongly typed: the precision of an operation is that of its operands. So operands of
-products are cast in front of them and results behind them, and TensorRT folds the casts of weights
+products are cast before them and results after them, and TensorRT folds the casts of weights
 into the weights and most others into the operations beside them. Norms, softmax, scores of
 compressors and what they sort by stay float32, so tokens are chosen from numbers that were not
 rounded here. Rows of a float32 cache are held in half precision, in and out of the graph.
@@ -100,7 +100,7 @@ def _keeps(node: NodeProto, held: set[str]) -> bool:
 def _halve_scales(nodes: list[NodeProto], half: int) -> tuple[list[NodeProto], set[str]]:
     """Let weights that only products read come out of DequantizeLinear in half precision.
 
-    A cast behind it would stand between the weight and the kernel that reads its few bits. Returns
+    A cast after it would stand between the weight and the kernel that reads its few bits. Returns
     the nodes, and the names of such weights.
     """
     others = {name for node in nodes if node.op_type not in _PRODUCTS for name in node.input}

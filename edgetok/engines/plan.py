@@ -188,7 +188,7 @@ class _Planner:
 def widen_softmax(model: ModelProto) -> ModelProto:
     """The same graph, with any Softmax of one dimension as one of [1, n]: TensorRT takes no other.
 
-    A Reshape to [1, -1] in front of it and one to [-1] behind it change no number.
+    A Reshape to [1, -1] before it and one to [-1] after it change no number.
     """
     graph = model.graph
     values = [*graph.input, *graph.output, *graph.value_info]

@@ -91,14 +91,14 @@ def open_model(
     """Open a Hugging Face model directory as its parts, weights in float32 on the CPU.
 
     Args:
-        tiles: rows and columns into which pictures are cut; None for pictures in one part.
-        size_px: height and width of all pictures, for families that take any size.
+        tiles: rows and columns into which images are cut; None for images in one part.
+        size_px: height and width of all images, for families that take any size.
         scratch: where weights lie that the checkpoint does not hold in float32.
-        pictures: how many a prompt has.
+        images: how many a prompt has.
 
     Raises:
         InputError: if it is no model directory, needs remote code or pickle, or is not supported.
-        UsageError: if the family does not cut pictures, takes them in one size, or one per prompt.
+        UsageError: if the family does not cut images, takes them in one size, or one per prompt.
     """
     framing = Framing(tiles, size_px, pictures)
     _require_within(framing)

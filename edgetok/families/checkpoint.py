@@ -66,12 +66,17 @@ def read_checkpoint(model_dir: Path, *, tokenizer: bool = True) -> Checkpoint:
 
 
 def require_tokenizer(path: Path) -> None:
-    """Refuse a model directory without `tokenizer.json`.
+    """Refuse a model directory without `tokenizer.json`, or with one that is too large.
 
     Raises:
         InputError: saying how to make one.
     """
-    if not (path / "tokenizer.json").is_file():
+    file = path / "tokenizer.json"
+    if file.is_file() and (size_bytes := file.stat().st_size) > limits.TOKENIZER_BYTES:
+        raise InputError(
+            f"{file} has {size_bytes} bytes; a tokenizer has at most {limits.TOKENIZER_BYTES}"
+        )
+    if not file.is_file():
         raise InputError(
             f"{path} has no tokenizer.json; save the model's fast tokenizer into it with "
             "`AutoTokenizer.from_pretrained(...).save_pretrained(DIR)`"

@@ -1,8 +1,8 @@
-"""CLIP and SigLIP alone: their vision towers, and whole models that compare pictures with texts.
+"""CLIP and SigLIP alone: their vision towers, and whole models that compare images with texts.
 
 Hugging Face: `CLIPModel`, `CLIPVisionModel` (`…WithProjection`), `CLIPForImageClassification`,
 `SiglipModel`, `SiglipVisionModel`, `SiglipForImageClassification`. SigLIP 2 checkpoints of a fixed
-resolution are SigLIP's; NaFlex ones, whose pictures have many shapes, are not supported.
+resolution are SigLIP's; NaFlex ones, whose images have many shapes, are not supported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def open_clip(checkpoint: Checkpoint) -> EncoderParts:
     tower = _find_tower(base, image.size_px, prefix=1)
     projection = getattr(model, "visual_projection", nn.Identity())
     head: nn.Module = RowHead(base.post_layernorm, 0, projection)
-    if hasattr(model, "classifier"):  # reads rows in front of the last norm
+    if hasattr(model, "classifier"):  # reads rows before the last norm
         head = MeanHead(nn.Identity(), 1, model.classifier)
     return _finish(checkpoint, model, tower, head, image)
 

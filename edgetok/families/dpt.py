@@ -1,7 +1,7 @@
 """DPT depth (arXiv 2103.13413) on a plain vision transformer: DPT's own, or a DINOv2 backbone.
 
-Hugging Face: `DPTForDepthEstimation`. Its neck reads rows behind four blocks, one per patch; those
-behind a clustering are given back first (Expedit).
+Hugging Face: `DPTForDepthEstimation`. Its neck reads rows after four blocks, one per patch; those
+after a clustering are given back first (Expedit).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def open_dpt(checkpoint: Checkpoint) -> EncoderParts:
 
 
 class DepthHead(nn.Module):
-    """Rows behind each tap -> depth [1, height, width], by Hugging Face's neck and head."""
+    """Rows after each tap -> depth [1, height, width], by Hugging Face's neck and head."""
 
     def __init__(self, model: Any, norm: nn.Module, prefix: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def _require_plain(checkpoint: Checkpoint) -> bool:
 
 
 def _fixed_size(checkpoint: Checkpoint, patch: int) -> dict[str, Any]:
-    """One size for all pictures: the processor's, in whole patches, whatever their proportions."""
+    """One size for all images: the processor's, in whole patches, whatever their proportions."""
     size = read_processor_config(checkpoint).get("size", 384)
     sides = (size, size) if isinstance(size, int) else (size["height"], size["width"])
     height, width = (max(side // patch, 1) * patch for side in sides)

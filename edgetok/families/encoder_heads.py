@@ -42,7 +42,7 @@ class PairHead(nn.Module):
 
 
 class MeanHead(nn.Module):
-    """`then` of the mean over the rows from `start` on, behind the CLS row if `beside_cls`."""
+    """`then` of the mean over the rows from `start` on, after the CLS row if `beside_cls`."""
 
     def __init__(
         self, norm: nn.Module, start: int, then: nn.Module, *, beside_cls: bool = False

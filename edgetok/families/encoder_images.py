@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageSide:
-    """How pictures become pixels.
+    """How images become pixels.
 
     Args:
-        plan: what the bundle does with a picture.
-        size_px: height and width behind it.
-        process: Hugging Face's processor: a Pillow picture -> pixels [1, 3, h, w].
+        plan: what the bundle does with an image.
+        size_px: height and width after it.
+        process: Hugging Face's processor: a Pillow image -> pixels [1, 3, h, w].
     """
 
     plan: ImagePlan
@@ -38,7 +38,7 @@ def find_image(checkpoint: Checkpoint, **changes: Any) -> ImageSide:
     The settings are those that Hugging Face reads: what a file leaves out differs by class.
 
     Raises:
-        InputError: if there is no image processor, or pictures come in many sizes.
+        InputError: if there is no image processor, or images come in many sizes.
     """
     read_processor_config(checkpoint)
     processor = _load(checkpoint, changes)

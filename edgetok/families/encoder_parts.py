@@ -1,6 +1,6 @@
 """What a family of encoders tells the exporter: a tower, a head, and what the head is for.
 
-An encoder has no language model: its head makes logits, an embedding or a picture of what the tower
+An encoder has no language model: its head makes logits, an embedding or an image of what the tower
 leaves. Blocks are seen under the names that `VisionParts` asks for, so that methods inside a tower
 know one spelling.
 """
@@ -26,7 +26,7 @@ class Encoded:
     """What a head may read of a tower.
 
     Args:
-        taps: rows [prefix + n, V] behind the blocks that the head asked for, prefix rows first.
+        taps: rows [prefix + n, V] after the blocks that the head asked for, prefix rows first.
         sizes: [prefix + n] of the last tap: how many patches each row stands for.
         bias: [prefix + n], the logarithm of the sizes where attention knows them, else None.
         restore: rows [prefix + n, V] -> [prefix + N, V], one per patch; rows that are not reduced
@@ -40,7 +40,7 @@ class Encoded:
 
     @property
     def rows(self) -> Tensor:
-        """[prefix + n, V] behind the last block."""
+        """[prefix + n, V] after the last block."""
         return self.taps[-1]
 
 
@@ -65,7 +65,7 @@ class TextEncoder:
 
 @dataclass(frozen=True, slots=True)
 class EncoderParts:
-    """An encoder taken apart. `model` stays whole: graphs are proved against it.
+    """An encoder taken apart. `model` stays whole: graphs are compared with it.
 
     Args:
         vision: the tower; of its `finish` and `cell` nothing is used.
@@ -73,9 +73,9 @@ class EncoderParts:
         taps: numbers of the blocks whose rows the head reads, ascending; the last block at least.
         needs_patches: whether the head wants a row per patch, so that only methods that give rows
             back can serve it.
-        movable: whether blocks take rows without asking where in the picture they were.
+        movable: whether blocks take rows without asking where in the image they were.
         whole: pixels [1, 3, h, w] -> the output, by Hugging Face's own forward pass.
-        process: Hugging Face's image processor for one Pillow picture -> pixels [1, 3, h, w].
+        process: Hugging Face's image processor for one Pillow image -> pixels [1, 3, h, w].
         labels: of the classes, in order; empty where there are none.
     """
 
@@ -108,7 +108,7 @@ class BlockView(nn.Module):
 
 
 class AttentionView(nn.Module):
-    """An attention under CLIP's names, with whatever scales its output behind `out_proj`.
+    """An attention under CLIP's names, with whatever scales its output after `out_proj`.
 
     Args:
         attention: rows [1, n, V] and `attention_mask` -> rows and maps.
@@ -132,7 +132,7 @@ class AttentionView(nn.Module):
 
 
 def view_dino_block(block: Any, **given: Any) -> BlockView:
-    """A block of DINOv2, DINOv3 or EoMT: pre-norms, and a scale behind attention and MLP."""
+    """A block of DINOv2, DINOv3 or EoMT: pre-norms, and a scale after attention and MLP."""
     attention = AttentionView(block.attention, block.layer_scale1, given)
     mlp = nn.Sequential(block.mlp, block.layer_scale2)
     return BlockView(block.norm1, attention, block.norm2, mlp)
@@ -143,7 +143,7 @@ def embed_patches(
 ) -> Callable[[Tensor], Tensor]:
     """Pixels -> rows, with everything but the patches' convolution computed here and now.
 
-    Rows are linear in the pixels: those of a black picture hold positions, biases and prefix rows,
+    Rows are linear in the pixels: those of a black image hold positions, biases and prefix rows,
     interpolated to this size by Hugging Face's own code.
 
     Args:
@@ -151,7 +151,7 @@ def embed_patches(
         patches: the convolution inside it.
 
     Raises:
-        InputError: if the model does not take pictures of this size.
+        InputError: if the model does not take images of this size.
     """
     try:
         with torch.no_grad():

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from edgetok import limits
 from edgetok.errors import InputError
-from edgetok.families.checkpoint import require_tokenizer
+from edgetok.families.checkpoint import read_json_object, require_tokenizer
 from edgetok.families.encoder_heads import unit
 from edgetok.families.encoder_parts import TextEncoder
 
@@ -98,4 +99,5 @@ def _load(checkpoint: Checkpoint) -> Any:
 
 
 def _read(checkpoint: Checkpoint) -> str:
-    return json.dumps(checkpoint.read_json("tokenizer.json"))
+    path = checkpoint.path / "tokenizer.json"
+    return json.dumps(read_json_object(path, limits.TOKENIZER_BYTES))

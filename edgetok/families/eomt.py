@@ -1,6 +1,6 @@
 """EoMT segmentation (arXiv 2503.19108): a plain vision transformer that is its own mask decoder.
 
-Hugging Face: `EomtForUniversalSegmentation`. Queries join the rows in front of the last blocks;
+Hugging Face: `EomtForUniversalSegmentation`. Queries join the rows before the last blocks;
 here those blocks belong to the head. Methods act in the blocks before them, the queries look at
 what these leave, and masks are made of the rows given back (Expedit). What comes out is a score of
 each class at each place: a query's class probabilities times its mask, summed over queries.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def open_eomt(checkpoint: Checkpoint) -> EncoderParts:
-    """Load a segmentation model and point at its parts. Pictures are stretched to its square.
+    """Load a segmentation model and point at its parts. Images are stretched to its square.
 
     Raises:
         InputError: for a checkpoint in the middle of its training, whose attention is masked.

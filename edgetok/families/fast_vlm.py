@@ -1,4 +1,4 @@
-"""FastVLM (arXiv 2412.13303): a convolutional FastViTHD tower, few tokens from large pictures.
+"""FastVLM (arXiv 2412.13303): a convolutional FastViTHD tower, few tokens from large images.
 
 Hugging Face: `FastVlmForConditionalGeneration`. The tower comes from timm, and there is no CLS
 token.
@@ -47,7 +47,7 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
 
 
 def _find_vision(model: Any, image: ImagePlan) -> VisionParts:
-    """The tower at the size of the pictures that the processor makes."""
+    """The tower at the size of the images that the processor makes."""
     tower, width = model.model.vision_tower, model.config.vision_config.hidden_size
     unit = tower.timm_model.feature_info[-1]["reduction"]
     (side_px, _) = image.crop_px or image.resize_px or (0, 0)

@@ -2,7 +2,7 @@
 
 Hugging Face: `Gemma3ForConditionalGeneration`, `PaliGemmaForConditionalGeneration`. A SigLIP tower
 up to its last norm. Gemma 3 averages cells of patches to `mm_tokens_per_image` tokens, and the
-tokens of a picture see each other; in PaliGemma every row of the prompt sees every other.
+tokens of an image see each other; in PaliGemma every row of the prompt sees every other.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _average(norm: Any, side: int, cell: int, patches: Tensor) -> Tensor:
 
 
 def _norm_and_project(projector: Any) -> nn.Module:
-    """What of Gemma 3's projector comes behind its pooling."""
+    """What of Gemma 3's projector comes after its pooling."""
     from torch import nn
 
     weight = projector.mm_input_projection_weight

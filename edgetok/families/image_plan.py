@@ -52,10 +52,10 @@ def plan_of(config: dict[str, Any]) -> ImagePlan:
 
 
 def size_of(plan: ImagePlan) -> tuple[int, int]:
-    """Height and width of every picture behind a plan.
+    """Height and width of every image after a plan.
 
     Raises:
-        InputError: if they depend on the picture.
+        InputError: if they depend on the image.
     """
     size = plan.crop_px or plan.resize_px
     if size is None:

@@ -1,6 +1,6 @@
 """InternVL 2.5 and 3 as Hugging Face has them: 2 x 2 patches make one visual token.
 
-Hugging Face: `InternVLForConditionalGeneration` (arXiv 2412.05271, 2504.10479). Pictures are looked
+Hugging Face: `InternVLForConditionalGeneration` (arXiv 2412.05271, 2504.10479). Images are looked
 at in one part, as the family's processor does by default (`crop_to_patches` false).
 """
 
@@ -27,7 +27,7 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load the checkpoint and point at its parts.
 
     Raises:
-        InputError: if pictures are not square or the CLS token would go to the language model.
+        InputError: if images are not square or the CLS token would go to the language model.
     """
     from transformers import InternVLForConditionalGeneration
 
@@ -70,7 +70,7 @@ def _find_vision(model: Any) -> VisionParts:
     side = height // config.vision_config.patch_size[0] // cell
 
     def finish(patches: Tensor) -> Tensor:
-        # The last layer is read behind the tower's own norm, the others as they are.
+        # The last layer is read after the tower's own norm, the others as they are.
         rows = tower.layernorm(patches) if layer == -1 else patches
         return merge_cells(rows, (side, side), cell)
 

@@ -1,7 +1,7 @@
 """LFM2-VL (arXiv 2511.23404): a SigLIP 2 tower at one size, and a decoder with short convolutions.
 
-Hugging Face: `Lfm2VlForConditionalGeneration`. Pictures are stretched to a size that is chosen at
-export, where Hugging Face's processor takes one near the picture's own, or cuts it into tiles. A
+Hugging Face: `Lfm2VlForConditionalGeneration`. Images are stretched to a size that is chosen at
+export, where Hugging Face's processor takes one near the image's own, or cuts it into tiles. A
 visual token is a cell of `downsample_factor` x `downsample_factor` patches.
 """
 
@@ -35,7 +35,7 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
 
     Raises:
         InputError: if there is no image processor.
-        UsageError: if pictures of this size have no whole cells, or more or fewer than the family
+        UsageError: if images of this size have no whole cells, or more or fewer than the family
             reads.
     """
     from transformers import Lfm2VlForConditionalGeneration
@@ -130,7 +130,7 @@ def _cut(pixels: Tensor, patch: int) -> Tensor:
 
 
 def _find_projector(projector: Any) -> nn.Module:
-    """What of the projector comes behind its pixel unshuffle."""
+    """What of the projector comes after its pixel unshuffle."""
     from torch import nn
 
     norm = projector.layer_norm if projector.use_layer_norm else nn.Identity()
@@ -141,7 +141,7 @@ def _find_projector(projector: Any) -> nn.Module:
 def _open_processor(config: dict[str, Any], patch: int, _: Path) -> Any:
     """SigLIP 2's processor with this family's numbers.
 
-    The family's own makes the same of a picture that has its size already, but needs torchvision.
+    The family's own makes the same of an image that has its size already, but needs torchvision.
     """
     from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 

@@ -1,7 +1,7 @@
 """LLaVA-1.5: a CLIP or SigLIP tower, a two-layer projector, any decoder (arXiv 2310.03744).
 
 Hugging Face: `LlavaForConditionalGeneration`. The projector reads `hidden_states[feature_layer]`,
-so the blocks behind that layer are never run.
+so the blocks after that layer are never run.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""LLaVA-NeXT (arXiv 2401.13601) and LLaVA-OneVision (arXiv 2408.03326): pictures cut into tiles.
+"""LLaVA-NeXT (arXiv 2401.13601) and LLaVA-OneVision (arXiv 2408.03326): images cut into tiles.
 
 Hugging Face: `LlavaNextForConditionalGeneration`, `LlavaOnevisionForConditionalGeneration`. The
-grid of tiles is chosen at export. LLaVA-OneVision looks at a picture in one part, as at each of
+grid of tiles is chosen at export. LLaVA-OneVision looks at an image in one part, as at each of
 several in a prompt, if none is chosen; LLaVA-NeXT knows no such form, and gets 2 x 2 tiles. At the
-full budget the language model reads the thumbnail, then all tiles as one picture with an
-`image_newline` behind each line. What the picture does not fill of the grid stays there as black
-patches: Hugging Face cuts it off, so that the number of tokens varies with the picture.
+full budget the language model reads the thumbnail, then all tiles as one image with an
+`image_newline` after each line. What the image does not fill of the grid stays there as black
+patches: Hugging Face cuts it off, so that the number of tokens varies with the image.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, pictures: int =
 def order_lines(grid: Grid, tiles: Grid | None) -> tuple[int, ...]:
     """Which token each row is; N, the newline, ends each line of all tiles together.
 
-    A picture in one part has a newline at its end alone.
+    An image in one part has a newline at its end alone.
     """
     rows, columns = grid
     part = rows * columns
@@ -120,7 +120,7 @@ def _processing(side_px: int, tiles: Grid | None) -> Callable[[Any, Any], Tensor
         return pixels[0].float()
 
     def process_whole(processor: Any, picture: Any) -> Tensor:
-        # Of two pictures, neither is cut.
+        # Of two images, neither is cut.
         pixels: Tensor = processor(images=[[picture] * 2], return_tensors="pt")["pixel_values"]
         return pixels[0].float()
 

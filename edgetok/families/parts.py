@@ -64,7 +64,7 @@ def attention_of(block: Any) -> Any:
 
 
 def process(processor: Any, picture: Any) -> Tensor:
-    """Pixels [1, 3, h, w] of a picture, as most image processors have them."""
+    """Pixels [1, 3, h, w] of an image, as most image processors have them."""
     pixels: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"]
     return pixels.float()
 
@@ -94,12 +94,12 @@ class VisionParts:
             tower take them apart: `layer_norm1`, `self_attn`, `layer_norm2` and `mlp`, in this
             order, as Hugging Face's CLIP and SigLIP name them. None where `embed` runs the whole
             tower, whose attention nobody sees.
-        next_block: the block behind the feature layer, of which some probes read queries and
+        next_block: the block after the feature layer, of which some probes read queries and
             keys; None if there is none, and they read those of the feature layer.
         prefix_tokens: rows before the patches (1 with a CLS token, 0 without).
         grid: rows and columns of visual tokens: all N, or those of each part.
-        tiles: rows and columns of the tiles into which pictures are cut, a thumbnail in front of
-            them; None where a picture is looked at in one part.
+        tiles: rows and columns of the tiles into which images are cut, a thumbnail before
+            them; None where an image is looked at in one part.
         cell: patches along a side of a visual token.
         feature_width: of what the projector reads, if it is not V.
         run: a block over rows.
@@ -111,7 +111,7 @@ class VisionParts:
         group: rows of those blocks [1, n, V] -> [N, what a deep projector reads].
         tell: pixels [1, 3, h, w] -> what `forward` of the whole tower takes, by name.
         stems: modules beside the blocks that hold matrices of the tower's graph.
-        pictures: how many a prompt has; the tower looks at one after another.
+        images: how many a prompt has; the tower looks at one after another.
     """
 
     model: nn.Module
@@ -137,12 +137,12 @@ class VisionParts:
 
     @property
     def n_parts(self) -> int:
-        """Parts of a picture that the tower looks at: 1, or the thumbnail and the tiles."""
+        """Parts of an image that the tower looks at: 1, or the thumbnail and the tiles."""
         return 1 if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
 
     @property
     def picture_tokens(self) -> int:
-        """Visual tokens of one picture."""
+        """Visual tokens of one image."""
         return self.grid[0] * self.grid[1] * self.n_parts
 
     @property
@@ -152,7 +152,7 @@ class VisionParts:
 
     @property
     def is_plain(self) -> bool:
-        """Whether a token is a patch of one picture, and blocks are what the projector reads."""
+        """Whether a token is a patch of one image, and blocks are what the projector reads."""
         is_one = self.tiles is None and self.pictures == 1
         plain = self.cell == 1 and is_one and self.finish is keep_rows
         return plain and bool(self.blocks)
@@ -177,10 +177,10 @@ class TextParts:
         rotary_kinds: for each layer which of several rotary embeddings it has (Gemma 3), or
             `UNTURNED` (SmolLM3); empty where all layers share one.
         rotary_dim: channels of a head that are turned, from the first on.
-        bidirectional: which rows of a prompt see later ones of their kind: those of the picture
+        bidirectional: which rows of a prompt see later ones of their kind: those of the image
             (Gemma 3), or all (PaliGemma).
         mrope_axes: of each pair of rotary channels the axis that turns it, time, line or column of
-            a token in the picture (M-RoPE, Qwen-VL); empty where positions are numbers in a row.
+            a token in the image (M-RoPE, Qwen-VL); empty where positions are numbers in a row.
         convolutions: numbers of the layers that have a short convolution in place of attention
             (LFM2), each with the J - 1 rows before a row as its memory.
         kernel: J, the rows that such a convolution reads.
@@ -228,16 +228,16 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A model taken apart. `model` stays whole: graphs are proved against it.
+    """A model taken apart. `model` stays whole: graphs are compared with it.
 
     Args:
         layout: what the full budget reads; None where it is just the N tokens. Smaller budgets
             have no separators.
-        process: the family's own image processor and a Pillow picture -> pixels [P, 3, h, w], the
+        process: the family's own image processor and a Pillow image -> pixels [P, 3, h, w], the
             thumbnail first: what the image plan is held against.
         open_processor: the model directory -> the image processor that `process` is given.
         deepstack_projectors: for each of `vision.deepstack`, from its groups to what is added to
-            the rows of the picture after one of the decoder's first layers (DeepStack).
+            the rows of the image after one of the decoder's first layers (DeepStack).
         scratch: where weights lie that were converted or rounded.
     """
 
@@ -256,7 +256,7 @@ class Parts:
     scratch: Scratch = field(default_factory=Scratch)
 
     def shift(self, budget: int) -> int:
-        """How far the rotary position of a row behind the picture is from its number."""
+        """How far the rotary position of a row after the image is from its number."""
         return max(self.vision.grid) - budget if self.text.mrope_axes else 0
 
     @property

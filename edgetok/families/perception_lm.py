@@ -1,8 +1,8 @@
 """PerceptionLM (arXiv 2504.13180): a Perception Encoder from timm, whose patches are averaged.
 
-Hugging Face: `PerceptionLMForConditionalGeneration`. Pictures are looked at in one part, as with
+Hugging Face: `PerceptionLMForConditionalGeneration`. Images are looked at in one part, as with
 `vision_input_type` "vanilla". The projector averages cells of what it made of patches; since its
-last matrix may as well be multiplied afterwards, tokens are chosen in front of that.
+last matrix may as well be multiplied afterwards, tokens are chosen before that.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Several pictures in a prompt: one family's parts for one picture, repeated.
+"""Several images in a prompt: one family's parts for one image, repeated.
 
-The tower looks at one picture after another. At the full budget the language model reads each as
+The tower looks at one image after another. At the full budget the language model reads each as
 the family lays it out, with the words between them that its chat template and processor write;
 smaller budgets have the tokens alone, as they have no other separators either.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def repeat_pictures(parts: Parts, gaps: Sequence[Sequence[int]]) -> Parts:
-    """Parts for one picture more than there are gaps, of which each holds ids of text."""
+    """Parts for one image more than there are gaps, of which each holds ids of text."""
     import torch
 
     if not gaps:

@@ -39,9 +39,9 @@ def read_prompt_plan(
     prefixed: bool = True,
     pictures: int = 1,
 ) -> PromptPlan:
-    """Render the template with its pictures and one user turn, and cut it into segments.
+    """Render the template with its images and one user turn, and cut it into segments.
 
-    Several pictures have one place, from the first to the last one; `read_gaps` says what stands
+    Several images have one place, from the first to the last one; `read_gaps` says what stands
     between them.
 
     A later turn is what the template adds when there is one more; there is none if it changes
@@ -51,8 +51,8 @@ def read_prompt_plan(
         spell: what the family's processor makes of the rendered text, with one image token where
             the visual tokens go.
         template: in place of the checkpoint's own, for families that have none.
-        prefixed: whether the tokenizer's own first tokens stand in front of the template's.
-        pictures: how many the prompt has.
+        prefixed: whether the tokenizer's own first tokens stand before the template's.
+        images: how many the prompt has.
 
     Raises:
         InputError: if there is no template, it fails, or it does not place one image and one text.
@@ -89,7 +89,7 @@ def surround_image(placeholder: str, before: str, after: str) -> Callable[[str],
 def read_gaps(
     checkpoint: Checkpoint, image_token_id: int, spell: Callable[[str], str], pictures: int
 ) -> list[list[int]]:
-    """Ids between each picture of a prompt and the next, as Hugging Face tokenizes it whole.
+    """Ids between each image of a prompt and the next, as Hugging Face tokenizes it whole.
 
     Raises:
         InputError: as `read_prompt_plan`.
@@ -104,7 +104,7 @@ def read_gaps(
 
 
 def _join_pictures(segments: list[Segment]) -> list[Segment]:
-    """The segments with one place for all pictures; as they are if those do not stand in a row."""
+    """The segments with one place for all images; as they are if those do not stand in a row."""
     places = [place for place, segment in enumerate(segments) if segment.slot == "image"]
     if len(places) < 2:
         return segments
@@ -115,7 +115,7 @@ def _join_pictures(segments: list[Segment]) -> list[Segment]:
 
 
 def _find_turn(first: str, longer: list[str | None]) -> str | None:
-    """What stands behind an answer in conversations of two and three turns, if always the same."""
+    """What stands after an answer in conversations of two and three turns, if always the same."""
     second, third = longer
     if second is None or third is None or not second.startswith(first):
         return None

@@ -1,11 +1,11 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL (arXiv 2409.12191, 2502.13923, 2511.21631) at one size.
 
 Hugging Face: `Qwen2VLForConditionalGeneration`, `Qwen2_5_VLForConditionalGeneration`,
-`Qwen3VLForConditionalGeneration`. Pictures are stretched to a size that is chosen at export, where
-Hugging Face's processor takes one near the picture's own. A visual token is a group of 2 x 2
+`Qwen3VLForConditionalGeneration`. Images are stretched to a size that is chosen at export, where
+Hugging Face's processor takes one near the image's own. A visual token is a group of 2 x 2
 patches, whose rows lie side by side in the tower; in Qwen2.5-VL groups lie window by window, and
 most blocks attend within a window. In the decoder rotary positions have three axes: time, line and
-column of a group. Qwen3-VL also adds rows of earlier blocks to the picture's rows behind the
+column of a group. Qwen3-VL also adds rows of earlier blocks to the image's rows after the
 decoder's first layers.
 """
 
@@ -35,7 +35,7 @@ def open_qwen2(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a Qwen2-VL and point at its parts.
 
     Raises:
-        UsageError: if pictures of this size have no whole groups.
+        UsageError: if images of this size have no whole groups.
     """
     from transformers import Qwen2VLForConditionalGeneration
 
@@ -46,7 +46,7 @@ def open_qwen2_5(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a Qwen2.5-VL and point at its parts.
 
     Raises:
-        UsageError: if pictures of this size have no whole windows.
+        UsageError: if images of this size have no whole windows.
     """
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -57,7 +57,7 @@ def open_qwen3(checkpoint: Checkpoint, framing: Framing) -> Parts:
     """Load a Qwen3-VL and point at its parts.
 
     Raises:
-        UsageError: if pictures of this size have no whole groups.
+        UsageError: if images of this size have no whole groups.
     """
     from transformers import Qwen3VLForConditionalGeneration
 
@@ -153,7 +153,7 @@ class Packed:
 
 
 def _find_projector(merger: Any) -> nn.Module:
-    """What of a merger comes behind its norm."""
+    """What of a merger comes after its norm."""
     from torch import nn
 
     if hasattr(merger, "mlp"):

@@ -1,9 +1,9 @@
 """SmolVLM, SmolVLM2 (arXiv 2504.05299) and Idefics3 (arXiv 2408.12637): pixel shuffle and tiles.
 
 Hugging Face: `SmolVLMForConditionalGeneration`, `Idefics3ForConditionalGeneration`. A visual token
-is a cell of `scale_factor` x `scale_factor` patches. A picture is looked at in one part, as with
+is a cell of `scale_factor` x `scale_factor` patches. An image is looked at in one part, as with
 `do_image_splitting` false, or stretched over a grid of tiles that is chosen at export: Hugging
-Face's processor takes the grid from the picture's size. At the full budget each tile stands behind
+Face's processor takes the grid from the image's size. At the full budget each tile stands after
 the words that say where it is, the thumbnail comes last; smaller budgets have the tokens alone.
 """
 
@@ -110,7 +110,7 @@ def _find_vision(model: Any, tiles: Grid | None) -> VisionParts:
 
 
 def _find_positions(tower: Any, side_px: int) -> Tensor:
-    """The position of each patch of a whole picture, int64 [n].
+    """The position of each patch of a whole image, int64 [n].
 
     Hugging Face finds them by fractions of the side, whose rounding is part of the model.
     """
@@ -133,7 +133,7 @@ def _find_positions(tower: Any, side_px: int) -> Tensor:
 def _lay_out(
     checkpoint: Checkpoint, vision: VisionParts, text: TextParts, image_token_id: int
 ) -> Layout:
-    """Tiles behind the words that the processor writes before each, then the thumbnail."""
+    """Tiles after the words that the processor writes before each, then the thumbnail."""
     import torch
     from tokenizers import Tokenizer
 
@@ -154,7 +154,7 @@ def _lay_out(
 
 
 def spell_tiles(tiles: Grid, image: str) -> str:
-    """What the family's processor writes for a picture of so many tiles.
+    """What the family's processor writes for an image of so many tiles.
 
     >>> spell_tiles((1, 2), "I").replace("<fake_token_around_image>", "|")
     '|<row_1_col_1>I|<row_1_col_2>I\\n\\n|<global-img>I|'

@@ -2,7 +2,7 @@
 
 Hugging Face: `ViTForImageClassification`, `DeiTForImageClassification` (`…WithTeacher`),
 `Dinov2ForImageClassification`, `Dinov2WithRegistersForImageClassification`; the models without a
-head (`ViTModel`, `Dinov2Model`, …) give the CLS row behind the last norm as an embedding.
+head (`ViTModel`, `Dinov2Model`, …) give the CLS row after the last norm as an embedding.
 """
 
 from __future__ import annotations

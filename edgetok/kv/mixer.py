@@ -34,7 +34,7 @@ class Mixer:
 
         Args:
             rows: float32 [G, n, 2 H].
-            true: bool [G, n], false behind the last true row.
+            true: bool [G, n], false after the last true row.
 
         Returns:
             float32 [G, m, n], 0 at rows that are none.

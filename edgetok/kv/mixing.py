@@ -133,6 +133,6 @@ def mix_rows(
 
 
 def _order(stays: Tensor, heavy: int) -> Tensor:
-    """Where each chosen row is found behind one another: the heavy ones, then the slots."""
+    """Where each chosen row is found after one another: the heavy ones, then the slots."""
     flags = stays.float()
     return torch.where(stays, flags.cumsum(-1) - 1, heavy + (1 - flags).cumsum(-1) - 1).long()

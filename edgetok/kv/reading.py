@@ -1,7 +1,7 @@
 """What a decode step reads of a cache that gives up no row.
 
 A reading is asked for like a policy (`--kv-policy`), but takes nothing from the cache: a few layers
-look at all rows and choose, and those behind them read what was chosen.
+look at all rows and choose, and those after them read what was chosen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SHARE = 4  # a quarter of the slots is read unless a number is given
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Which layers look at all rows, and choose for those behind them.
+    """Which layers look at all rows, and choose for those after them.
 
     Args:
         name, paper, summary: as lists show them.
@@ -39,7 +39,7 @@ class Reads:
 
     Args:
         count: rows that a layer reads beside the newest one, if it does not read all.
-        selects: layers that read all rows and choose; so do those in front of the first.
+        selects: layers that read all rows and choose; so do those before the first.
     """
 
     reading: Reading

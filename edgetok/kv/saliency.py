@@ -1,7 +1,7 @@
 """The one saliency of all policies: attention that a row received, weighted by who gave it.
 
 `query_weights[q]` is 1 for H2O, alpha^(n-1-q) for A2SF, 1 in the last rows for SnapKV, and 1 at
-probes for ZipCache. Only the asked rows of attention are made, a chunk at a time. Rows behind the
+probes for ZipCache. Only the asked rows of attention are made, a chunk at a time. Rows after the
 prompt's n true rows weigh nothing and receive nothing: causal attention never reaches them.
 """
 
@@ -116,7 +116,7 @@ def next_planes(policy: Policy, planes: Tensor, attention: Tensor, length: Tenso
     """The planes after a decode step.
 
     Args:
-        planes: [P, G, C] before it; what lies behind `length` rows is left over and not read.
+        planes: [P, G, C] before it; what lies after `length` rows is left over and not read.
         attention: [G, C] of the step's row, mean over the heads of a group; or, where scores are
             drawn, the new row's number at its own place.
         length: scalar, rows held before the step: the new row's place.

@@ -36,7 +36,7 @@ def choose(ranks: Tensor, count: Tensor, keep: int, sinks: int, recent: int) -> 
 
     Args:
         ranks: [G, n].
-        count: scalar, true rows; none behind them is taken if they are `keep` or more.
+        count: scalar, true rows; none after them is taken if they are `keep` or more.
         keep: at least `sinks + recent`.
 
     Returns:

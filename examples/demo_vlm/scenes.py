@@ -105,9 +105,9 @@ def list_wishes(rng: Generator, evaluation: bool) -> list[Wish]:
     texts = pick_one_or_both(["big word", "big number"], rng)
     texts += pick_one_or_both(["small word", "small number"], rng)
     shapes, digits = int(rng.integers(1, 6)), int(rng.integers(0, 4))
-    wishes = [wish_text(role, rng) for role in texts]
-    wishes += wish_shapes(shapes, rng)
-    return wishes + wish_digits(digits, rng, evaluation)
+    request = [wish_text(role, rng) for role in texts]
+    request += wish_shapes(shapes, rng)
+    return request + wish_digits(digits, rng, evaluation)
 
 
 def pick_one_or_both(roles: list[str], rng: Generator) -> list[str]:
@@ -135,19 +135,19 @@ def wish_shapes(count: int, rng: Generator) -> list[Wish]:
     """Shapes from a palette of a few names and colours, so that some come more than once."""
     names = rng.permutation(SHAPES)[: int(rng.integers(2, 5))]
     colours = rng.permutation(COLOUR_NAMES)[: int(rng.integers(2, 6))]
-    wishes = []
+    request = []
     for _ in range(count):
         name = str(names[int(rng.integers(len(names)))])
         colour = str(colours[int(rng.integers(len(colours)))])
         side_px = int(rng.integers(SHAPE_PX[0], SHAPE_PX[1] + 1))
-        wishes.append(Wish("shape", name, colour, draw_shape(name, side_px), 0))
-    return wishes
+        request.append(Wish("shape", name, colour, draw_shape(name, side_px), 0))
+    return request
 
 
 def wish_digits(count: int, rng: Generator, evaluation: bool) -> list[Wish]:
     """Handwritten digits on slips of paper; up to five of them differ in ink."""
     inks = rng.permutation(DARK_COLOURS)
-    wishes = []
+    request = []
     for place in range(count):
         digit = int(rng.integers(10))
         known = list_handwriting(digit, evaluation)
@@ -155,8 +155,8 @@ def wish_digits(count: int, rng: Generator, evaluation: bool) -> list[Wish]:
         height_px = int(rng.integers(HANDWRITING_PX[0], HANDWRITING_PX[1] + 1))
         ink = str(inks[place % len(inks)])
         glyphs = draw_handwriting(index, height_px)
-        wishes.append(Wish("handwritten digit", str(digit), ink, glyphs, 2))
-    return wishes
+        request.append(Wish("handwritten digit", str(digit), ink, glyphs, 2))
+    return request
 
 
 def place_wish(wish: Wish, items: list[Item], rng: Generator) -> Item | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from edgetok.errors import InputError, UsageError
 from edgetok.export.attention import Scales, require_plain_attention
 from edgetok.export.caches.evicting.scheme import EvictingCache
+from edgetok.export.caches.fp16.scheme import fit_fp16
 from edgetok.export.caches.kivi.scheme import fit_kivi
 from edgetok.export.caches.plain.scheme import BITS, PlainCache
 from edgetok.export.caches.ring_scheme import RingCache
@@ -36,6 +37,7 @@ from edgetok.prefill import Prefill, find_prefill
 
 # Caches with stores of their own, by name: from it, the ladder, the decoder and `kv_channels`.
 STORES: dict[str, Callable[..., RingCache]] = {
+    "fp16": fit_fp16,
     **dict.fromkeys(kivi.BITS, fit_kivi),
     zipcache.NAME: fit_zipcache,
     think.NAME: fit_think,

@@ -226,10 +226,9 @@ def part_names(side: str, shape: RingShape, kinds: Any) -> list[str]:
 
 def past_parts(shape: RingShape, kinds: Any) -> dict[str, Tensor]:
     """Zeros for these parts of each layer, by name."""
-    dtypes = {"int8": torch.int8, "int32": torch.int32, "float32": torch.float32}
     found = {}
     for layer in range(shape.layers):
         for kind in kinds:
             dtype, sizes = shape.buffers[kind]
-            found[names.part("past", kind, layer)] = torch.zeros(sizes, dtype=dtypes[dtype])
+            found[names.part("past", kind, layer)] = torch.zeros(sizes, dtype=getattr(torch, dtype))
     return found

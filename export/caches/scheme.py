@@ -84,9 +84,13 @@ class CacheScheme(ABC):
     def rewinds(self) -> bool:
         return False
 
-    @abstractmethod
     def slots(self, ladder: Ladder, layers: int) -> list[int]:
-        """Rows that each layer's cache holds."""
+        """Rows that each layer's cache holds: what the rung that needs most leaves there."""
+        removed = removed_rows(ladder, self.reduction, layers)
+        return [
+            max(rung.cache_slots - removed[rung.budget][layer] for rung in ladder)
+            for layer in range(layers)
+        ]
 
     @abstractmethod
     def prefill(self, decoding: Decoding, budget: int) -> StageModule:
@@ -127,3 +131,11 @@ class CacheScheme(ABC):
         rows = self.kv if self.scales is not None else "fp32"
         lowering = decoding.lowering.decoder(rows)
         return DecoderContext(text, decoding.positions, slots, lowering, self.scales)
+
+
+def removed_rows(ladder: Ladder, prefill: Prefill | None, layers: int) -> dict[int, list[int]]:
+    """For each rung, by its budget, the prompt rows that are gone before each layer."""
+    nothing = [0] * layers
+    return {
+        b.budget: nothing if prefill is None else prefill.removed(layers, b.budget) for b in ladder
+    }

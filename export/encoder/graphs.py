@@ -123,7 +123,7 @@ class Moment:
         return replace(self.inside, reduce=reduce)
 
     def restore(self, rows: Tensor) -> Tensor:
-        """Rows [prefix + K, V] behind the reduction -> [prefix + N, V]; others as they are."""
+        """Rows [prefix + K, V] after the reduction -> [prefix + N, V]; others as they are."""
         if self.patches is None or self.made is None:
             return rows
         if rows.shape[0] == self.prefix + self.patches.shape[0] or self.inside.restore is None:

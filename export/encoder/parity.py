@@ -1,4 +1,4 @@
-"""The gate of encoders: graphs against PyTorch, and the full budget against the whole model."""
+"""The parity check of encoders: graphs, and the full budget against the whole model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EncoderParity(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
-def prove_encoder(
+def check_encoder(
     reference: EncoderReference,
     runners: dict[Flavour, GraphRunner],
     budgets: Sequence[int],
@@ -47,15 +47,15 @@ def prove_encoder(
     texts: Sequence[Tensor],
     weights: Weights,
 ) -> list[Check]:
-    """Compare all graphs on every picture and text."""
+    """Compare all graphs on every image and text."""
     full = reference.parts.vision.full_tokens
-    checks = _prove_whole(reference, pixels, full)
+    checks = _check_whole(reference, pixels, full)
     for flavour, runner in runners.items():
         ledger = Ledger(LIMITS["fp32" if weights == "fp32" else "quantized"])
         with hold_rounded(reference, weights, flavour):
             for each in pixels:
                 for budget in budgets:
-                    _prove_rung(ledger, reference, runner, each, budget)
+                    _check_rung(ledger, reference, runner, each, budget)
             for ids in texts:
                 got = runner.run(names.DESCRIBE, None, {names.TOKEN_IDS: ids.numpy()})
                 want = reference.describe(ids).numpy()
@@ -63,12 +63,12 @@ def prove_encoder(
                     names.DESCRIBE, None, names.TEXT_EMBEDDING, got[names.TEXT_EMBEDDING], want
                 )
         if full in budgets:
-            checks += _prove_end(reference, runner, pixels, full, weights, flavour)
+            checks += _check_end(reference, runner, pixels, full, weights, flavour)
         checks += [_of_flavour(check, flavour) for check in ledger.checks()]
     return checks
 
 
-def _prove_whole(reference: EncoderReference, pixels: Sequence[Tensor], full: int) -> list[Check]:
+def _check_whole(reference: EncoderReference, pixels: Sequence[Tensor], full: int) -> list[Check]:
     """The parts put together, against the whole model: both in PyTorch, in float32."""
     ledger, output = Ledger(WHOLE), reference.parts.output
     for each in pixels:
@@ -77,7 +77,7 @@ def _prove_whole(reference: EncoderReference, pixels: Sequence[Tensor], full: in
     return ledger.checks()
 
 
-def _prove_end(
+def _check_end(
     reference: EncoderReference,
     runner: GraphRunner,
     pixels: Sequence[Tensor],
@@ -99,7 +99,7 @@ def _of_flavour(check: Check, flavour: Flavour) -> Check:
     return msgspec.structs.replace(check, stage=f"{check.stage} ({flavour})")
 
 
-def _prove_rung(
+def _check_rung(
     ledger: Ledger, reference: EncoderReference, runner: GraphRunner, pixels: Tensor, budget: int
 ) -> None:
     """A rung's graph; where PyTorch itself merges otherwise when nudged, its choice is left open.
@@ -140,7 +140,7 @@ def _is_open(
 
 
 def _distance(got: dict[str, Array], want: dict[str, Array], output: str) -> float:
-    """How far outputs are apart, as the gate's `max_abs` counts; infinite for other groups."""
+    """How far outputs are apart, as `max_abs` counts; infinite for other groups."""
     if not _made_the_same(got, want):
         return float("inf")
     scale = max(1.0, float(np.abs(want[output]).max()) / 10)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from edgetok.errors import InputError, UsageError
 from edgetok.export.cases import synthetic_pictures
 from edgetok.export.encoder.builder import EncoderBuilder
 from edgetok.export.encoder.graphs import require_fit, require_movable
-from edgetok.export.encoder.parity import EncoderParity, prove_encoder
+from edgetok.export.encoder.parity import EncoderParity, check_encoder
 from edgetok.export.encoder.reference import EncoderReference
 from edgetok.export.lowering import weight_file
 from edgetok.export.options import ExportOptions
@@ -38,6 +37,7 @@ from edgetok.ladder import parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.options import changed, flag_of, shown_of
 from edgetok.scratch import Scratch
+from edgetok.version import VERSION
 
 GOLDEN_CASES = 2
 TEXTS = ("a photo of a cat", "a diagram", "two red circles on a white table")
@@ -46,7 +46,7 @@ Say = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a file and as Hugging Face's processor sees it, pixels [1, 3, h, w]."""
+    """An image as a file and as Hugging Face's processor sees it, pixels [1, 3, h, w]."""
 
     data: bytes
     suffix: str
@@ -82,7 +82,7 @@ def refuse_options(checkpoint: Checkpoint, asked: ExportOptions) -> None:
 def export_encoder(
     checkpoint: Checkpoint, out: str | Path, asked: ExportOptions, flavour: Flavour, say: Say
 ) -> Exported:
-    """Freeze an encoder with a method inside its tower into a bundle, proved against PyTorch.
+    """Freeze an encoder with a method inside its tower into a bundle, checked against PyTorch.
 
     Budgets that are not asked for are a quarter, a half and all of the patches; the method is
     `tome`, or `expedit` for heads that draw.
@@ -109,15 +109,15 @@ def export_encoder(
         writer.write(weight_file.FILE, builder.store.chunks())
         for graph in graphs:
             writer.write(graph.stage.file, graph.data)
-        say("prove against PyTorch", 0.6)
-        spelled: list[Flavour] = ["ort"] if flavour == "ort" else ["ort", "portable"]
+        say("check against PyTorch", 0.6)
+        flavours: list[Flavour] = ["ort"] if flavour == "ort" else ["ort", "portable"]
         runners = {
             each: GraphRunner([g for g in graphs if g.stage.flavour == each], writer.path_of(""))
-            for each in spelled
+            for each in flavours
         }
         reference, texts = EncoderReference(parts, inside), _encode_texts(parts, TEXTS)
         pixels = [picture.pixels for picture in pictures]
-        checks = prove_encoder(reference, runners, ladder, pixels, texts, weights)
+        checks = check_encoder(reference, runners, ladder, pixels, texts, weights)
         report = EncoderParity(weights, len(pictures), samples is None, checks)
         require_parity(report)
         say("write", 0.95)
@@ -191,7 +191,7 @@ def _write_golden(
     pictures: Sequence[Picture],
     texts: Sequence[Tensor],
 ) -> None:
-    """What the graphs themselves make of some pictures and a text."""
+    """What the graphs themselves make of some images and a text."""
     found = []
     for number, picture in enumerate(pictures):
         image, pixels = f"golden/{number}{picture.suffix}", picture.pixels.numpy()
@@ -224,7 +224,7 @@ def _describe(
     return EncoderManifest(
         format_version=FORMAT_VERSION,
         task=parts.task,
-        producer=f"edgetok {version('edgetok')}",
+        producer=f"edgetok {VERSION}",
         family=parts.family,
         method=method.name,
         ladder=[EncoderRung(budget=budget) for budget in budgets],

@@ -1,4 +1,4 @@
-"""An encoder as Hugging Face runs it: what its graphs are proved against.
+"""An encoder as Hugging Face runs it: what its graphs are compared with.
 
 At the full budget that is the whole model's own forward pass. Smaller rungs run Hugging Face's
 blocks eagerly, as `reference_inside` has it; rows are given back by a loop over patches.

@@ -148,7 +148,7 @@ def pack_attention(graph: ir.Graph) -> None:
 
 
 def pack_rotated(graph: ir.Graph) -> None:
-    """The same where attention is spelled out: so that all stages have one packed weight.
+    """The same where attention is single operators: so that all stages have one packed weight.
 
     What is rotated is a query or a key; the third that reads the same rows makes the value.
     """

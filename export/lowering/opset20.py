@@ -1,7 +1,7 @@
 """The `portable` flavour's graphs in operators of opset 20, for TensorRT 10.3 on JetPack 6.
 
 Its parser is older than Attention, RMSNormalization, RotaryEmbedding and TensorScatter. Each is
-spelled out here in operators that it knows, with constants for all that a static shape settles;
+written here in operators that it knows, with constants for all that a static shape settles;
 the other operators have gained nothing but types since. Weights of 4 bits need the blocks of opset
 21, which it reads.
 """
@@ -26,12 +26,12 @@ def lower(model: ir.Model) -> ir.Model:
     """The same graph without the operators that came after opset 20.
 
     Raises:
-        IncompatibleError: if one has a form that this does not spell.
+        IncompatibleError: if one has a form that is not lowered here.
     """
     scribe = _Scribe(model.graph)
     for node in list(model.graph):
-        if spell := _SPELLINGS.get(node.op_type):
-            scribe.replace(node, spell)
+        if lower_node := _LOWERINGS.get(node.op_type):
+            scribe.replace(node, lower_node)
     has_blocks = any("block_size" in node.attributes for node in model.graph)
     opset, model.ir_version = OF_BLOCKS if has_blocks else (OPSET, IR_VERSION)
     model.graph.opset_imports[""] = opset
@@ -41,16 +41,16 @@ def lower(model: ir.Model) -> ir.Model:
 
 
 class _Scribe:
-    """Writes nodes in front of the one that they replace."""
+    """Writes nodes before the one that they replace."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph, self._place = graph, next(iter(graph), None)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._made = 0
 
-    def replace(self, node: ir.Node, spell: Callable[[_Scribe, ir.Node], ir.Value]) -> None:
+    def replace(self, node: ir.Node, lower_node: Callable[[_Scribe, ir.Node], ir.Value]) -> None:
         self._place = node
-        made, old = spell(self, node), node.outputs[0]
+        made, old = lower_node(self, node), node.outputs[0]
         made.shape, made.type = old.shape, old.type
         ir.convenience.replace_all_uses_with(old, made, replace_graph_outputs=True)
         name, old.name = old.name, None
@@ -102,12 +102,12 @@ class _Scribe:
         return made
 
 
-def _spell_norm(scribe: _Scribe, node: ir.Node) -> ir.Value:
+def _lower_norm(scribe: _Scribe, node: ir.Node) -> ir.Value:
     """RMSNormalization over the last axis."""
     x, scale = _inputs(node, 2)
     rank = len(_sizes(x))
     if node.attributes.get_int("axis", -1) not in (-1, rank - 1):
-        raise _unspelled(node, "axis")
+        raise _refuse(node, "axis")
     square = scribe.write("Mul", x, x)
     mean = scribe.write("ReduceMean", square, scribe.constant([-1], np.int64), keepdims=1)
     epsilon = scribe.constant(node.attributes.get_float("epsilon", 1e-5))
@@ -115,10 +115,10 @@ def _spell_norm(scribe: _Scribe, node: ir.Node) -> ir.Value:
     return scribe.write("Mul", scribe.write("Div", x, length), scale)
 
 
-def _spell_rotary(scribe: _Scribe, node: ir.Node) -> ir.Value:
+def _lower_rotary(scribe: _Scribe, node: ir.Node) -> ir.Value:
     """RotaryEmbedding of rows [n, heads, S, H] by tables [P, H / 2] or of each row."""
     if node.attributes.get_int("interleaved", 0) or len(_sizes(node.inputs[0])) != 4:
-        raise _unspelled(node, "interleaved")
+        raise _refuse(node, "interleaved")
     x, cos, sin = _inputs(node, 3)
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         cos, sin = (scribe.write("Gather", table, node.inputs[3], axis=0) for table in (cos, sin))
@@ -134,13 +134,13 @@ def _spell_rotary(scribe: _Scribe, node: ir.Node) -> ir.Value:
     return scribe.write("Concat", a, b, *rest, axis=-1)
 
 
-def _spell_attention(scribe: _Scribe, node: ir.Node) -> ir.Value:
+def _lower_attention(scribe: _Scribe, node: ir.Node) -> ir.Value:
     """Attention of queries [n, heads, S, H] to keys and values [n, G, C, H], with a mask or not."""
     query, key, value = _inputs(node, 3)
     (batch, heads, rows, width), groups = _sizes(query), _sizes(key)[1]
     grouped = heads != groups
     if set(node.attributes) - {"scale"} or len(node.outputs) > 1 or (grouped and batch > 1):
-        raise _unspelled(node, ", ".join(node.attributes))
+        raise _refuse(node, ", ".join(node.attributes))
     query = scribe.write(
         "Mul", query, scribe.constant(node.attributes.get_float("scale", width**-0.5))
     )
@@ -164,14 +164,14 @@ def _masked(scribe: _Scribe, scores: ir.Value, mask: ir.Value) -> ir.Value:
     return node
 
 
-def _spell_scatter(scribe: _Scribe, node: ir.Node) -> ir.Value:
+def _lower_scatter(scribe: _Scribe, node: ir.Node) -> ir.Value:
     """TensorScatter of rows [1, G, S, H] into a buffer [1, G, C, H] from a place [1] on."""
     buffer, rows, start = _inputs(node, 3)
     batch, groups, count, _ = _sizes(rows)
     if batch != 1 or node.attributes.get_int("axis", -2) not in (2, -2):
-        raise _unspelled(node, "axis")
+        raise _refuse(node, "axis")
     if node.attributes.get_string("mode", "linear") != "linear":
-        raise _unspelled(node, "mode")
+        raise _refuse(node, "mode")
     places = np.zeros((groups, count, 3), np.int64)
     places[..., 1], places[..., 2] = np.arange(groups)[:, None], np.arange(count)
     moved = scribe.write("Mul", start, scribe.constant([0, 0, 1], np.int64))
@@ -180,11 +180,11 @@ def _spell_scatter(scribe: _Scribe, node: ir.Node) -> ir.Value:
     return scribe.write("ScatterND", buffer, places_moved, updates)
 
 
-_SPELLINGS: dict[str, Callable[[_Scribe, ir.Node], ir.Value]] = {
-    "Attention": _spell_attention,
-    "RMSNormalization": _spell_norm,
-    "RotaryEmbedding": _spell_rotary,
-    "TensorScatter": _spell_scatter,
+_LOWERINGS: dict[str, Callable[[_Scribe, ir.Node], ir.Value]] = {
+    "Attention": _lower_attention,
+    "RMSNormalization": _lower_norm,
+    "RotaryEmbedding": _lower_rotary,
+    "TensorScatter": _lower_scatter,
 }
 
 
@@ -199,8 +199,7 @@ def _sizes(value: ir.Value | None) -> list[int]:
     return [int(dim) for dim in value.shape]
 
 
-def _unspelled(node: ir.Node, what: str) -> IncompatibleError:
+def _refuse(node: ir.Node, what: str) -> IncompatibleError:
     return IncompatibleError(
-        f"{node.op_type} with {what} has no spelling in opset {OPSET}; export with "
-        "--flavour portable"
+        f"{node.op_type} with {what} has no form in opset {OPSET}; export with --flavour portable"
     )

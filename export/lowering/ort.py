@@ -140,7 +140,7 @@ class CacheAttention:
         return rows
 
     def append(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Put a row [1, G, 1, H] behind those of the next layer; returns the rotated query."""
+        """Put a row [1, G, 1, H] after those of the next layer; returns the rotated query."""
         layer, pair = len(self.present), []
         query, key = (self._turn(part, layer) for part in (query, key))
         place = self._lengths[layer].long().reshape(1, 1, 1, 1)

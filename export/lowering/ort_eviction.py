@@ -20,7 +20,7 @@ Scales = list[tuple[Tensor, Tensor]]
 
 @dataclass
 class PackingAttention:
-    """Causal attention of a prompt as one GroupQueryAttention, whose rows are packed behind it.
+    """Causal attention of a prompt as one GroupQueryAttention, whose rows are packed after it.
 
     The prompt's rows exist only between two operators. A prompt that fits is written as it is; of
     a longer one the rows that the policy keeps are gathered, turned and rounded.
@@ -123,7 +123,7 @@ class PackingAttention:
             )
             chosen = self._choose(layer, ranks, count, self.plan.keep[layer])
             packed = nn.functional.pad(chosen, (0, slots - chosen.shape[1]))
-            # Which row each slot takes; behind the rows that stay it does not matter.
+            # Which row each slot takes; after the rows that stay it does not matter.
             places = torch.where(count > slots, packed, torch.arange(slots))
             if self.plan.policy.mixers:
                 keys, values = self._mixed(layer, (keys, values), ranks, count, chosen)

@@ -1,7 +1,7 @@
 """The `portable` flavour: standard operators of opset 24 only, for TensorRT and other runtimes.
 
-Attention is one standard `Attention`, activations stay spelled out, and quantized weights are
-constants behind a `DequantizeLinear`. The decoder's cache is `portable_cache`'s.
+Attention is one standard `Attention`, activations stay single operators, and quantized weights are
+constants after a `DequantizeLinear`. The decoder's cache is `portable_cache`'s.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def quantize(model: ir.Model, bits: int, head_bits: int | None = None) -> ir.Mod
 def _dequantized(
     graph: ir.Graph, node: ir.Node, weight: npt.NDArray[np.float32], bits: int
 ) -> ir.Value:
-    """A DequantizeLinear that makes the weight of `node`, in front of it."""
+    """A DequantizeLinear that makes the weight of `node`, before it."""
     levels, scales = round_levels(weight, bits)
     turned = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
     if turned:  # as the node reads it: [N, K]

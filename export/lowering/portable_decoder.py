@@ -32,7 +32,7 @@ OPSET = 24
 
 
 def lower_decoder(kv: str) -> DecoderLowering:
-    """How this flavour spells a decoder whose cache is `fp32`, `int8` or `int4`."""
+    """How this flavour lowers a decoder whose cache is `fp32`, `int8` or `int4`."""
     lowering = partial(
         DecoderLowering,
         norms=standard_norms,
@@ -64,11 +64,11 @@ def no_past(past: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:
 class CacheAttention:
     """Causal attention over float32 buffers.
 
-    Rows that begin a cache attend to each other as they are; rows behind it attend to what the
+    Rows that begin a cache attend to each other as they are; rows after it attend to what the
     buffers then hold.
 
     Args:
-        past: per layer the buffers of the spelling; nothing where a prompt's rows shall be left in
+        past: per layer the buffers of the lowering; nothing where a prompt's rows shall be left in
             `present` as they are stored, to be chosen from.
         lengths: int32 [L], true rows of each layer after this call minus one.
         positions: int64 [L, R], rotary positions of R rows that are added to each layer; None
@@ -112,13 +112,13 @@ class CacheAttention:
         seen = torch.arange(key.shape[2])[None] <= places[:, None]  # [S, C]
         if count == 1 and self.weighed is None:
             return _attend(query, key, value, scaling, seen)
-        rows, weights = attend_spelled(query, key, value, scaling, seen)
+        rows, weights = attend_in_steps(query, key, value, scaling, seen)
         if self.weighed is not None:  # a second output of `Attention` is more than engines take
             self.weighed.append(weights)
         return merge_heads(rows)
 
     def append(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Put a row [1, G, 1, H] behind those of the next layer; returns the rotated query."""
+        """Put a row [1, G, 1, H] after those of the next layer; returns the rotated query."""
         layer = len(self.present)
         query, key = self._rotate(query, layer), self._rotate(key, layer)
         query, key, value = self.equalise(layer, query, key, value)
@@ -239,10 +239,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Ten
     return merge_heads(rows)
 
 
-def attend_spelled(
+def attend_in_steps(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same, spelled out: rows [1, heads, S, H] and attention [1, heads, S, C].
+    """The same in single operators: rows [1, heads, S, H] and attention [1, heads, S, C].
 
     TensorRT for RTX 1.7 builds no float32 engine of a decoder's `Attention` with many rows.
     """
@@ -264,13 +264,13 @@ def attend_prompt(
     cos: Tensor,
     sin: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention of a prompt without a cache, as `packing.attend_prompt`, spelled out.
+    """Causal attention of a prompt without a cache, as `ort_eviction.attend_prompt`.
 
     `last` is not read: what a padded row sees reaches no true one.
     """
     place = torch.arange(query.shape[2])
     query, key = (turn_heads(part, place, cos, sin) for part in (query, key))
-    rows, _ = attend_spelled(query, key, value, scaling, place[None] <= place[:, None])
+    rows, _ = attend_in_steps(query, key, value, scaling, place[None] <= place[:, None])
     return merge_heads(rows), key, value
 
 

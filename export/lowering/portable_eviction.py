@@ -1,6 +1,6 @@
 """Attention over a prompt that leaves packed rows, in standard operators.
 
-The `portable` form of `edgetok.export.lowering.ort_eviction`: attention is spelled out, as
+The `portable` form of `edgetok.export.lowering.ort_eviction`: attention is single operators, as
 everywhere in this flavour where many rows ask, and rows become bytes with a scale per slot once
 they are packed.
 """

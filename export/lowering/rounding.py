@@ -1,7 +1,7 @@
 """Gives a PyTorch model the weights that its quantized graphs hold.
 
-A quantized graph is proved against PyTorch with the same dequantized weights, not against float32:
-what is left is the arithmetic of the graph, so the gate can be narrow however coarse the weights
+A quantized graph is compared with PyTorch with the same dequantized weights, not against float32:
+what is left is the arithmetic of the graph, so limits can be narrow however coarse the weights
 are. How much the coarser weights cost is reported beside it, end to end.
 """
 

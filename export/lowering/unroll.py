@@ -119,7 +119,7 @@ def _adopt(graph: ir.Graph, body: ir.Graph, prefix: str) -> Values:
 def _copy(
     graph: ir.Graph, before: ir.Node, body: ir.Graph, values: Values, prefix: str
 ) -> list[ir.Value | None]:
-    """One round in front of a node; returns what it makes. Shapes are left to be inferred."""
+    """One round before a node; returns what it makes. Shapes are left to be inferred."""
     for node in body:
         inputs = [None if value is None else values[value] for value in node.inputs]
         own = ir.node(

@@ -17,7 +17,7 @@ from edgetok.export.reference.slots import SlotRounding
 from edgetok.kv.policy import SCORE
 
 STEPS = 12  # after a prompt as it is; the long one goes on until every layer was emptied
-BEYOND = 3  # steps behind that
+BEYOND = 3  # steps after that
 MOST_STEPS = 400  # of the long prompt: some seconds of the list of rows
 
 

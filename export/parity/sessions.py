@@ -26,7 +26,7 @@ Made = Mapping[str, Array]  # the outputs of a compress graph, by name
 def _is_float(graph: Graph) -> bool:
     """Whether packed and unpacked kernels give the same: packing would copy every weight.
 
-    Where a graph rounds they do not, and what is proved must be what the runtime ships.
+    Where a graph rounds they do not, and what is checked must be what the runtime ships.
     """
     few_bits = any(tensor.dtype in ("int8", "uint8") for tensor in graph.stage.inputs)
     return not few_bits and b"MatMulNBits" not in graph.data
@@ -39,7 +39,7 @@ class GraphRunner:
         root: directory that holds `weights/model.bin`.
         prefill: what the prefill graphs take away.
         plan: which rows an evicting cache keeps.
-        shift: of a rung, from the number of a row behind the picture to its rotary position.
+        shift: of a rung, from the number of a row after the image to its rotary position.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class GraphRunner:
         self._shift = shift
         self._past: dict[str, Array] = {}
         self.signals: dict[int, float] = {}
-        self.left = 0  # the layer before which visual rows left, behind a prefill in segments
+        self.left = 0  # the layer before which visual rows left, after a prefill in segments
         self._sessions: dict[tuple[str, int | None], Any] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
         for graph in graphs:
@@ -87,7 +87,7 @@ class GraphRunner:
         return dict(zip(found, values, strict=True))
 
     def look(self, budget: int | None, pixels: Array) -> dict[str, Array]:
-        """All pictures of a prompt through the tower of a rung, one after another, by name."""
+        """All images of a prompt through the tower of a rung, one after another, by name."""
         (parts, *_), _ = self._shapes[names.PIXELS]
         seen = [
             self.run("tower", budget, {names.PIXELS: pixels[first : first + parts]})
@@ -106,7 +106,7 @@ class GraphRunner:
     def pad_prompt(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Feeds with the rows of the prompt brought to the length that a graph has for them.
 
-        Ones stand behind the prompt, which no embedding table holds: what reads them is wrong.
+        Ones stand after the prompt, which no embedding table holds: what reads them is wrong.
         """
         if names.TEXT_EMBEDS not in self._shapes:
             return feeds
@@ -176,7 +176,7 @@ class GraphRunner:
         return logits
 
     def put(self, chunk: Array) -> Array:
-        """The R rows [R, D] of the extend graph behind those of the cache -> logits [W]."""
+        """The R rows [R, D] of the extend graph after those of the cache -> logits [W]."""
         width = len(chunk)
         first = self._lengths if self._renumbered else np.full(self._layers, self._position)
         feeds = self._past | {
@@ -197,7 +197,7 @@ class GraphRunner:
         return shape[1]
 
     def room_for(self, budget: int) -> int:
-        """Rows that fit into the cache behind one another, those counted that prefill removes."""
+        """Rows that fit into the cache after one another, those counted that prefill removes."""
         slots = [self._shapes[names.past_key(layer)][0][2] for layer in range(self._layers)]
         return int((np.array(slots) + self._removed(budget)).min())
 

@@ -66,7 +66,7 @@ def is_undecided(
 
 
 def _distance(got: dict[str, Array], want: dict[str, Array]) -> float:
-    """How far rows are apart, as the gate's `max_abs` counts; infinite for other groups."""
+    """How far rows are apart, as the parity check's `max_abs` counts; infinite for other groups."""
     if not _made_the_same(got, want).all():
         return float("inf")
     rows, expected = got[names.FEATURES], want[names.FEATURES]

@@ -40,7 +40,7 @@ def is_as_open(
 ) -> bool:
     """Whether `got` [K] is as near to what PyTorch kept as PyTorch is itself, when nudged.
 
-    `seens` are what it sees of pictures that hardly differ; never, if it keeps the same of all.
+    `seens` are what it sees of images that hardly differ; never, if it keeps the same of all.
     """
     others = (reference.compress(seen, budget)[names.KEPT].numpy() for seen in seens)
     least = min(shared(other, kept) for other in others)

@@ -1,6 +1,6 @@
 """FlowCut's score as Hugging Face's own projections and attention maps have it, head by head.
 
-Shares no code with the probe in the tower's graph, which it proves.
+Shares no code with the probe in the tower's graph, which is compared with it.
 """
 
 from __future__ import annotations

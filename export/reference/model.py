@@ -1,4 +1,4 @@
-"""The model as Hugging Face runs it, in eager PyTorch: what every graph is proved against.
+"""The model as Hugging Face runs it, in eager PyTorch: what every graph is compared with.
 
 Nothing here shares code with the stages that are traced: features and probes come from the
 model's own `output_hidden_states` and `output_attentions`, text from its own cache.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edgetok import names
+from edgetok.export.attention import name_cache_argument
 from edgetok.export.cases import Case
 from edgetok.export.reference.cache import CacheReference
 from edgetok.export.reference.flow import Values
@@ -49,7 +50,7 @@ class Reference:
     def encode(self, pixels: Tensor, budget: int | None = None) -> dict[str, Tensor]:
         """pixels [P, 3, h, w] -> every output of the tower graph, by name.
 
-        Of several pictures, their parts come one after another, and so does all that is found.
+        Of several images, their parts come one after another, and so does all that is found.
         `budget` matters to methods inside the tower alone; all tokens if None.
         """
         vision = self.parts.vision
@@ -159,7 +160,7 @@ class Reference:
 
         Args:
             made: the outputs of compress, for decoders that read more of tokens than their rows.
-            visual: rows of the picture, for policies and decoders that ask.
+            visual: rows of the image, for policies and decoders that ask.
             prompt_rows: how many rows the prompt has, if more follow it here.
         """
         text = self.parts.text
@@ -167,10 +168,10 @@ class Reference:
             return self._answer_from(self.cache, embeds, new_tokens, visual)
         ids: list[int] = []
         logits: list[Tensor] = []
-        cache = self.begin_cache()
+        cache, cache_name = self.begin_cache(), name_cache_argument(text.model)
         given = self.inputs(embeds, visual, prompt_rows, made)
         while len(ids) < new_tokens:
-            out = text.model(**given, past_key_values=cache, use_cache=True)
+            out = text.model(**given, **{cache_name: cache}, use_cache=True)
             cache = out.past_key_values
             logits.append(text.head(out.last_hidden_state[0, -1]))
             ids.append(int(logits[-1].argmax()))
@@ -197,7 +198,7 @@ class Reference:
         return {"inputs_embeds": embeds} | {n: v for n, v in told.items() if v is not None}
 
     def _deepen(self, count: int, visual: range, made: dict[str, Tensor] | None) -> dict[str, Any]:
-        """What Hugging Face's decoder adds to visual rows behind its first layers."""
+        """What Hugging Face's decoder adds to visual rows after its first layers."""
         layers = len(self.parts.deepstack_projectors)
         if not layers or made is None:
             return {}
@@ -247,7 +248,7 @@ class Reference:
 
 
 def weigh(pictures: int) -> Tensor:
-    """Weights [P] that graphs are proved with: 1, 2, ... and the first picture once more."""
+    """Weights [P] that graphs are checked with: 1, 2, ... and the first image once more."""
     return torch.arange(pictures).float() % 3 + 1
 
 

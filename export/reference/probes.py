@@ -1,6 +1,6 @@
 """Probes of other blocks as Hugging Face computes them, from whole attention maps.
 
-Shares no code with the probes in the tower's graph, which it proves.
+Shares no code with the probes in the tower's graph, which are compared with it.
 """
 
 from __future__ import annotations

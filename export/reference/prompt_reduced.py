@@ -1,4 +1,4 @@
-"""Reduction at prefill as Hugging Face runs it, eagerly: what prefill graphs are proved on.
+"""Reduction at prefill as Hugging Face runs it, eagerly: what prefill graphs are compared with.
 
 Shares the methods' own cuts with the graphs, and nothing else: rows are kept by list comprehension,
 attention maps are those that Hugging Face's eager attention returns, keys those of its own cache,
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from edgetok.export.attention import name_cache_argument
 from edgetok.export.reference.model import Answer, Reference
 from edgetok.export.reference.slots import SlotReference
 from edgetok.families.parts import Parts, TextParts
@@ -97,7 +98,7 @@ class PrefillReference:
     """Runs the layers of a decoder one by one and takes rows away between them.
 
     Args:
-        store: what becomes of the cache behind the prompt, where its rows do not stay as they are.
+        store: what becomes of the cache after the prompt, where its rows do not stay as they are.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ class PrefillReference:
             layer.input_layernorm(state.x[None]),
             position_embeddings=angles,
             attention_mask=mask,
-            past_key_values=cache,
+            **{name_cache_argument(layer.self_attn): cache},
         )
         middle = state.x + attended[0]
         with hooked(layer.mlp.down_proj) as gates:
@@ -200,12 +201,13 @@ class PrefillReference:
         return (maps[0], cache.layers[number].keys[0]), gates[0][0]
 
     def _look_ahead(self, state: State, number: int) -> tuple[Tensor, Tensor]:
-        layer, scratch = self.text.layers[number], DynamicCache()
-        _, maps = layer.self_attn(  # type: ignore[operator]
-            layer.input_layernorm(state.x[None]),  # type: ignore[operator]
+        layer: Any = self.text.layers[number]
+        scratch = DynamicCache()
+        _, maps = layer.self_attn(
+            layer.input_layernorm(state.x[None]),
             position_embeddings=self._angles(state.positions),
             attention_mask=causal(len(state.x)),
-            past_key_values=scratch,
+            **{name_cache_argument(layer.self_attn): scratch},
         )
         return maps[0], scratch.layers[number].keys[0]
 
@@ -295,7 +297,7 @@ class PrefillReference:
                 x,
                 position_embeddings=self._angles([own]),
                 attention_mask=None,
-                past_key_values=cache,
+                **{name_cache_argument(layer): cache},
             )
             x = out[0] if isinstance(out, tuple) else out
         row: Tensor = x[0, -1]

@@ -1,4 +1,4 @@
-"""A tower that reduces its rows, as Hugging Face runs it: what its graphs are proved against.
+"""A tower that reduces its rows, as Hugging Face runs it: what its graphs are compared with.
 
 Shares the methods' own steps with the graphs, and nothing else: attention is Hugging Face's eager
 one, sizes reach it as an attention mask, and queries, keys, values and maps are recorded from its
@@ -56,7 +56,7 @@ class ReducingReference:
         budget: int,
         watch: Callable[[int, State], None] = lambda _number, _state: None,
     ) -> State:
-        """The rows behind the last block, prefix rows first; `watch` is told of each block."""
+        """The rows after the last block, prefix rows first; `watch` is told of each block."""
         config: Any = self.vision.model.config
         prefix, before = self.encoder.prefix, config._attn_implementation
         x = self.vision.embed(pixels)[0]

@@ -21,9 +21,10 @@ from edgetok.export.attention import (
     Scales,
     StageModule,
     emitting,
+    name_cache_argument,
     rotary_inside,
 )
-from edgetok.export.stages.short_convolutions import Convolutions, name_cache_argument
+from edgetok.export.stages.short_convolutions import Convolutions
 from edgetok.families.parts import UNTURNED, TextParts
 
 
@@ -116,7 +117,7 @@ class Decoder(StageModule):
     ) -> Any:
         """rows [1, S, D] -> hidden rows [1, S, D] and the buffers after the call.
 
-        Behind the buffers of rows stand those of short convolutions; rows that begin a cache find
+        After the buffers of rows stand those of short convolutions; rows that begin a cache find
         none.
 
         Args:

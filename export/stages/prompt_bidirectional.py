@@ -1,7 +1,7 @@
-"""Prompts in which rows see later ones: pictures in Gemma 3, all of it in PaliGemma.
+"""Prompts in which rows see later ones: images in Gemma 3, all of it in PaliGemma.
 
-No fused operator of a decoder looks ahead, so attention of the prompt is spelled out; the rows that
-follow are attended to as everywhere.
+No fused operator of a decoder looks ahead, so the prompt's attention is single operators; the rows
+that follow are attended to as everywhere.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Prompts whose rows have rotary positions on three axes: time, line and column (Qwen-VL).
 
-A row of text has its number on all axes. Those of the picture share the number of the first one as
-their time, and have their token's line and column on top of it; text goes on behind the longer side
-of the picture. So every token keeps the place that it has in the picture, whatever was taken away,
-and rows behind the picture are `shift` away from their number.
+A row of text has its number on all axes. Those of the image share the number of the first one as
+their time, and have their token's line and column on top of it; text goes on after the longer side
+of the image. So every token keeps the place that it has in the image, whatever was taken away,
+and rows after the image are `shift` away from their number.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class MropePrefill(Decoder):
         return [torch.where(inside, start + offset, text) for offset in offsets]
 
     def _spread(self, deep: Tensor, count: int, start: Tensor) -> list[Tensor]:
-        """[K, layers * D] -> for each layer [1, S, D], zero where there is no picture."""
+        """[K, layers * D] -> for each layer [1, S, D], zero where there is no image."""
         place = torch.arange(count) - start
         inside = ((place >= 0) & (place < self.visual)).unsqueeze(1)
         rows = deep.index_select(0, place.clamp(0, self.visual - 1))

@@ -41,7 +41,7 @@ class PromptAttention:
     def _ask_from_text(
         self, span: Span, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        """Attention of text rows to all, spelled out, since the operator asks from every row."""
+        """Attention of text rows to all, in single operators: the fused one asks from every row."""
         (cos, sin), groups = self.cache.rotary[len(self.cache.present)], key.shape[1]
         place, turn = torch.arange(span.rows), self.lowering.turn
         query, key = (turn(merge_heads(p), place, cos, sin, p.shape[1]) for p in (query, key))

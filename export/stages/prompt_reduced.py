@@ -122,7 +122,7 @@ class ReducingPrefill(Decoder):
     def _settle(
         self, number: int, past: tuple[Tensor, ...], cache: Any, seen: Rows, last: Rows
     ) -> tuple[Tensor, ...]:
-        """The buffers of a layer behind the graph, with the rows alone that are left at the end."""
+        """The buffers of a layer after the graph, with the rows alone that are left at the end."""
         found: tuple[Tensor, ...] = cache.present[number]
         if self.held[number] == self.counts[number]:
             return found
@@ -181,7 +181,7 @@ class ReducingPrefill(Decoder):
         return rows.keep(self.method.cut(look, keep))
 
     def _ahead(self, number: int, rows: Rows) -> Probe:
-        """Queries and keys of the layer behind the cut, if nothing were cut.
+        """Queries and keys of the layer after the cut, if nothing were cut.
 
         Queries are projected for the rows that ask, keys for all.
         """

@@ -1,6 +1,6 @@
 """Rows of a prompt between decoder layers: gathered, dropped, and woven together again.
 
-They lie as `text, K visual rows, text, padding` at every layer; the rows in front of the image stay
+They lie as `text, K visual rows, text, padding` at every layer; the rows before the image stay
 where they are, so its first row has one number at all layers. All counts are constants.
 """
 
@@ -38,7 +38,7 @@ class Rows:
         return self.x[0].index_select(0, self.span.visual_rows())
 
     def text(self) -> Tensor:
-        """[T, D], the room behind the image."""
+        """[T, D], the room after the image."""
         return self.x[0].index_select(0, self.span.text_rows())
 
     def keep(self, plan: Plan) -> Rows:
@@ -86,7 +86,7 @@ def _order(old: Span, new: Span, visual: Tensor | None) -> Tensor:
 
 
 def surviving_rows(seen: Rows, last: Rows) -> Tensor:
-    """Of rows that a layer saw, those that are left behind a later cut: int64 [S'].
+    """Of rows that a layer saw, those that are left after a later cut: int64 [S'].
 
     Cuts between them must have gathered: a mixture is no row that there was.
     """
@@ -97,7 +97,7 @@ def surviving_rows(seen: Rows, last: Rows) -> Tensor:
 
 
 def text_rows(span: Span) -> Tensor:
-    """All rows but the visual ones, int64 [S - K]: in front of the image, behind it, padding."""
+    """All rows but the visual ones, int64 [S - K]: before the image, after it, padding."""
     return _order(span, _shorten(span, 0), None)
 
 

@@ -1,10 +1,10 @@
 """Prefill in segments: static graphs between the layers before which visual tokens may leave.
 
 From each candidate layer on there are two graphs: one goes on with all rows, one with text alone.
-The first of a prompt's graphs is stage `prefill`; those behind it are `segment` (of a rung) and
+The first of a prompt's graphs is stage `prefill`; those after it are `segment` (of a rung) and
 `exited` (of all rungs, since text rows are as many in each). A graph with visual rows ends with its
 hidden rows, the same without the visual ones, and the signal; the host reads the signal and runs
-one of the two that follow. The last layer's graphs give logits. Rows behind an exit keep their
+one of the two that follow. The last layer's graphs give logits. Rows after an exit keep their
 rotary positions, so cache, `extend` and `decode` know nothing of it but the lengths of layers.
 """
 
@@ -115,7 +115,7 @@ class Segment(ReducingPrefill):
         return attention, rows
 
     def _ask(self, rows: Rows, attention: PromptAttention) -> Tensor:
-        """The signal before the layer behind the graph, [1]."""
+        """The signal before the layer after the graph, [1]."""
         signal, reads = self.method.signal, self.method.reads
         assert signal is not None  # noqa: S101  # or there would be no segments
         behind = self._behind(self.part.stop - 1, rows, attention.seen) if reads else None

@@ -6,11 +6,10 @@ so all that a later row needs are the J - 1 rows before it, whatever the length 
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgetok.families.parts import TextParts
 
@@ -52,9 +51,3 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:
         """Rows of attention as they are: its operator puts them into the KV cache."""
         return key, value
-
-
-def name_cache_argument(layer: nn.Module) -> str:
-    """What a layer calls its cache: `cache` from transformers 5.24 on, `past_key_values` before."""
-    known = inspect.signature(layer.forward).parameters
-    return "cache" if "cache" in known else "past_key_values"

@@ -148,7 +148,7 @@ class Tower(StageModule):
         if name == names.EARLY_CLS_ATTENTION:
             return probe_cls(*blocks[0])
         if name == names.FLOW_SCORE:
-            depth = len(self.vision.blocks)  # the block behind them may have run as well
+            depth = len(self.vision.blocks)  # the block after them may have run as well
             return probe_flow(blocks[:depth], attention.values[:depth], prefix)
         raise KeyError(name)
 
@@ -172,7 +172,8 @@ class Compress(StageModule):
 
     def __init__(self, parts: Parts, method: Method, budget: int, prompt_tokens: int) -> None:
         super().__init__()
-        self.deepstack_projectors = nn.ModuleList(parts.deepstack_projectors)
+        # Graphs name weights by attributes: another name would be other bytes.
+        self.deep_projectors = nn.ModuleList(parts.deepstack_projectors)
         self.projector = parts.projector
         self.method = method
         self.grid = parts.vision.grid
@@ -191,7 +192,7 @@ class Compress(StageModule):
 
     @property
     def outputs(self) -> list[str]:
-        deep = [names.VISUAL_DEEP] if self.deepstack_projectors else []
+        deep = [names.VISUAL_DEEP] if self.deep_projectors else []
         return [names.VISUAL_TOKENS, names.KEPT, names.SIZES, *deep]
 
     def forward(self, features: Tensor, *probes: Tensor) -> tuple[Tensor, ...]:
@@ -218,8 +219,8 @@ class Compress(StageModule):
         """What the plan makes of earlier blocks' rows, projected: [K, layers * D]."""
         if deep is None:
             return []
-        parts = plan.apply(deep).chunk(len(self.deepstack_projectors), dim=1)
-        made = [each(part) for each, part in zip(self.deepstack_projectors, parts, strict=True)]
+        parts = plan.apply(deep).chunk(len(self.deep_projectors), dim=1)
+        made = [each(part) for each, part in zip(self.deep_projectors, parts, strict=True)]
         return [torch.cat(made, dim=1)]
 
 

@@ -81,7 +81,7 @@ class TracedBlock:
 
 
 class Project(StageModule):
-    """The compress stage behind a reducing tower: features [K, V] -> visual tokens [K, D].
+    """The compress stage after a reducing tower: features [K, V] -> visual tokens [K, D].
 
     What is kept and how large it is pass through.
     """

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Unpack
 
 from edgetok import limits
 from edgetok.bundle.manifest import Manifest
 from edgetok.control import Policy
 from edgetok.errors import InputError
 from edgetok.ladder import Bucket
-from edgetok.runtimes.answers.answer import Answer, Clock, Progress, Stopwatch
-from edgetok.runtimes.answers.request import EncodedImage, Request
-from edgetok.runtimes.answers.steps import Pipeline
+from edgetok.runtimes.answers.answer import Answer, Progress
+from edgetok.runtimes.answers.request import EncodedImage, Request, TurnOptions
+from edgetok.runtimes.answers.session import Session
 from edgetok.runtimes.answers.stream import Stream
 from edgetok.runtimes.images.several import Pictures
 from edgetok.runtimes.runtime.reuse import PromptRows
-from edgetok.runtimes.text.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +44,15 @@ class Conversation:
     no trace.
 
     Args:
-        pipeline: the steps of an answer.
+        session: answers; those of a model for itself and all of its conversations.
         image: what is talked about.
         policy: chooses the rung, at the first turn.
-        exclusive: keeps all others from the model for the time of an answer.
-        clock: seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        image: Pictures | EncodedImage,
-        policy: Policy,
-        exclusive: Callable[[], AbstractContextManager[None]],
-        clock: Clock,
-    ) -> None:
-        self._pipeline = pipeline
+    def __init__(self, session: Session, image: Pictures | EncodedImage, policy: Policy) -> None:
+        self._session = session
         self._image = image
         self._policy = policy
-        self._exclusive = exclusive
-        self._clock = clock
         self._past: _Past | None = None
 
     @property
@@ -79,36 +67,15 @@ class Conversation:
         Before the first turn its visual tokens are not yet counted.
         """
         if self._past is None:
-            return self._capacity(self._pipeline.runtime.ladder.largest)
+            return self._capacity(self._session.steps.runtime.ladder.largest)
         return self._room(self._past)
 
-    def ask(
-        self,
-        text: str,
-        *,
-        max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Answer:
+    def ask(self, text: str, **options: Unpack[TurnOptions]) -> Answer:
         """Answer the next question; arguments and errors as in `stream`."""
-        stream = self.stream(
-            text, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
-        )
-        for _ in stream:
-            pass
-        return stream.answer
+        return self.stream(text, **options).finish()
 
-    def stream(
-        self,
-        text: str,
-        *,
-        max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Stream:
-        """Answer the next question piece by piece; arguments as in `Model.stream`.
+    def stream(self, text: str, **options: Unpack[TurnOptions]) -> Stream:
+        """Answer the next question piece by piece; options as in `Model.stream`.
 
         Closing the stream ends the turn: what was answered until then has been said.
 
@@ -118,19 +85,18 @@ class Conversation:
             InputError: at the first piece, if image or question is rejected, or the KV cache has
                 no room for the question.
         """
-        request = Request(self._policy, Sampling(temperature, top_p, seed), max_new_tokens)
-        progress = Progress(Stopwatch(self._clock))
+        request, progress = Request.of(self._policy, options), self._session.progress()
         return Stream(self._run(text, request, progress), progress)
 
     def _run(self, text: str, request: Request, progress: Progress) -> Generator[str, None, None]:
         sampler = request.sampling.sampler()
-        with self._exclusive():
+        with self._session.exclusive() as steps:
             with progress.watch.measure("ttft"):
                 rows = self._rows(text, request, progress)
-                logits = self._pipeline.fill(rows, progress.bucket, progress)
-                token_id = self._pipeline.choose(logits, sampler, progress)
+                logits = steps.fill(rows, progress.bucket, progress)
+                token_id = steps.choose(logits, sampler, progress)
             try:
-                yield from self._pipeline.decode(token_id, sampler, progress)
+                yield from steps.decode(token_id, sampler, progress)
             finally:  # closing the stream ends the turn as well
                 self._note(text, rows, progress)
 
@@ -138,7 +104,7 @@ class Conversation:
         """All rows up to the answer to `text`."""
         past = self._past
         if past is None:
-            return self._pipeline.open(self._image, text, request, progress)
+            return self._session.steps.open(self._image, text, request, progress)
         first = past.first
         progress.decision, progress.signals, progress.kept = (
             first.decision,
@@ -147,7 +113,7 @@ class Conversation:
         )
         progress.max_new_tokens = request.max_new_tokens or first.bucket.new_tokens
         with progress.watch.measure("tokenize"):
-            ids = self._pipeline.processor.encode_turn(text)
+            ids = self._session.steps.processor.encode_turn(text)
         progress.prompt_tokens = len(ids)
         self._require_room(past, len(ids))
         return past.rows.followed_by(ids)
@@ -156,7 +122,7 @@ class Conversation:
         if not progress.token_ids:
             return
         said = list(progress.token_ids)
-        if said[-1] in self._pipeline.runtime.manifest.text.stop_ids:
+        if said[-1] in self._session.steps.runtime.manifest.text.stop_ids:
             del said[-1]  # the next turn begins as the template ends an answer
         turns = (*self.turns, Turn(text, "".join(progress.pieces)))
         first = progress if self._past is None else self._past.first
@@ -164,7 +130,7 @@ class Conversation:
 
     def _capacity(self, bucket: Bucket) -> int:
         """Rows that a conversation can have: a layer has room for what prefill takes away, too."""
-        manifest = self._pipeline.runtime.manifest
+        manifest = self._session.steps.runtime.manifest
         if manifest.kv.keep:  # a policy makes room; only positions may come to an end
             return _endless(manifest)
         rung = next(rung for rung in manifest.ladder if rung.budget == bucket.budget)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from types import TracebackType
+from typing import Unpack
 
 from edgetok.bundle.manifest import Manifest
 from edgetok.control import Fixed, load_table
 from edgetok.control.thumbnail import describe
-from edgetok.errors import UsageError
 from edgetok.ladder import Ladder
-from edgetok.runtimes.answers.answer import Answer, Clock, Progress, Stopwatch
+from edgetok.runtimes.answers.answer import Answer, Clock, Progress
 from edgetok.runtimes.answers.choosing import Chooser, Tables
 from edgetok.runtimes.answers.conversation import Conversation
-from edgetok.runtimes.answers.request import Choice, EncodedImage, Request, Signal
+from edgetok.runtimes.answers.request import (
+    AnswerOptions,
+    Choice,
+    ChoiceOptions,
+    EncodedImage,
+    Request,
+)
+from edgetok.runtimes.answers.session import Session
 from edgetok.runtimes.answers.steps import Pipeline
 from edgetok.runtimes.answers.stream import Stream
 from edgetok.runtimes.images.preprocess import ImageInput
@@ -49,10 +55,8 @@ class Model:
         self.runtime = runtime
         self.processor = processor
         self.digest = digest
-        self._clock = clock
         self._chooser = Chooser(runtime, digest, tables)
-        self._pipeline = Pipeline(runtime, processor, digest)
-        self._in_use = threading.Lock()
+        self._session = Session(Pipeline(runtime, processor, digest), clock)
 
     @property
     def manifest(self) -> Manifest:
@@ -73,10 +77,10 @@ class Model:
         return self._chooser.session
 
     def encode(self, image: Pictures, *, budget: int | None = None) -> EncodedImage:
-        """Run the tower once for each picture; give the result to `generate` in their place.
+        """Run the tower once for each image; give the result to `generate` in their place.
 
         Args:
-            image: one picture, or a list of them where prompts of the bundle have several.
+            image: one image, or a list of them where prompts of the bundle have several.
             budget: the rung to encode for, where the method acts inside the tower and each rung
                 has its own; the largest when None. Another rung then encodes the image again.
 
@@ -85,59 +89,17 @@ class Model:
             UsageError: for an unknown rung, or while a stream of this model is open.
         """
         bucket = None if budget is None else self.ladder.bucket(budget)
-        with self._exclusive():
-            return self._pipeline.encoded(image, Stopwatch(self._clock), bucket)
+        with self._session.exclusive() as steps:
+            return steps.encoded(image, self._session.watch(), bucket)
 
     def generate(
-        self,
-        image: Pictures | EncodedImage,
-        prompt: str,
-        *,
-        budget: int | None = None,
-        max_ttft_ms: float | None = None,
-        max_memory_mib: float | None = None,
-        max_energy_j: float | None = None,
-        signal: Signal | None = None,
-        weights: Sequence[float] | None = None,
-        max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        self, image: Pictures | EncodedImage, prompt: str, **options: Unpack[AnswerOptions]
     ) -> Answer:
         """Answer a question about an image; arguments and errors as in `stream`."""
-        stream = self.stream(
-            image,
-            prompt,
-            budget=budget,
-            max_ttft_ms=max_ttft_ms,
-            max_memory_mib=max_memory_mib,
-            max_energy_j=max_energy_j,
-            signal=signal,
-            weights=weights,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
-        for _ in stream:
-            pass
-        return stream.answer
+        return self.stream(image, prompt, **options).finish()
 
     def stream(
-        self,
-        image: Pictures | EncodedImage,
-        prompt: str,
-        *,
-        budget: int | None = None,
-        max_ttft_ms: float | None = None,
-        max_memory_mib: float | None = None,
-        max_energy_j: float | None = None,
-        signal: Signal | None = None,
-        weights: Sequence[float] | None = None,
-        max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        self, image: Pictures | EncodedImage, prompt: str, **options: Unpack[AnswerOptions]
     ) -> Stream:
         """Answer piece by piece. Nothing runs before the first piece is asked for.
 
@@ -145,28 +107,17 @@ class Model:
             image: a path, the bytes of a file, a Pillow image, an array uint8 [H, W, 3], a list of
                 these where prompts of the bundle have several, or what `encode` returned.
             prompt: the user's text; control tokens in it are plain text.
-            budget: the rung to use. Or give limits, which need `edgetok bench` to have run here,
-                or a signal; without any of them the bundle's certified controller chooses, if
-                it has one, all its rungs are loaded and the temperature is 0; else the largest
-                rung answers.
-            max_ttft_ms: limit for the time to the first token.
-            max_memory_mib: limit for the memory of the process.
-            max_energy_j: limit for the energy of an answer, on devices that tell it.
-            signal: "elbow" lets the image choose.
-            weights: of each picture, by which some methods divide the budget; all alike when None.
-            max_new_tokens: as many as the rung was exported for when None.
-            temperature, top_p, seed: see `sampling.Sampling`.
+            options: which rung, of how many tokens, how sampled: see `request.AnswerOptions`.
 
         Raises:
             UsageError: for options that are out of range or contradict each other, or, at the
                 first piece, while another stream of this model is open.
             InputError: at the first piece, if image or prompt is rejected.
         """
-        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal, max_energy_j)
-        policy = self._chooser.policy(choice, temperature)
-        shares = require_weights(self.manifest, weights)
-        request = Request(policy, Sampling(temperature, top_p, seed), max_new_tokens, shares)
-        progress = Progress(Stopwatch(self._clock))
+        choice, rest = Choice.split(options)
+        policy = self._chooser.policy(choice, rest.get("temperature", 0.0))
+        weights = require_weights(self.manifest, rest.pop("weights", None))
+        request, progress = Request.of(policy, rest, weights), self._session.progress()
         return Stream(self._run(image, prompt, request, progress), progress)
 
     def first_logits(
@@ -179,10 +130,10 @@ class Model:
             InputError: if image or prompt is rejected.
         """
         request = Request(Fixed(budget), Sampling(), None)
-        progress = Progress(Stopwatch(self._clock))
-        with self._exclusive():
-            rows = self._pipeline.open(image, prompt, request, progress)
-            return self._pipeline.fill(rows, progress.bucket, progress).copy()
+        progress = self._session.progress()
+        with self._session.exclusive() as steps:
+            rows = steps.open(image, prompt, request, progress)
+            return steps.fill(rows, progress.bucket, progress).copy()
 
     def describe(self, image: ImageInput) -> list[float]:
         """The cells of an image's thumbnail (`control.thumbnail`); raises InputError."""
@@ -203,19 +154,13 @@ class Model:
         bucket = self.ladder.bucket(budget)
         tokens = self.processor.encode(prompt)
         require_prompt_fits(tokens, bucket.prompt_tokens)
-        with self._exclusive():
-            encoded = self._pipeline.encoded(image, Stopwatch(self._clock), bucket)
-            return self._pipeline.compress(encoded, bucket, tokens)
+        watch = self._session.watch()
+        with self._session.exclusive() as steps:
+            encoded = steps.encoded(image, watch, bucket)
+            return steps.compress(encoded, bucket, tokens, watch)
 
     def converse(
-        self,
-        image: Pictures | EncodedImage,
-        *,
-        budget: int | None = None,
-        max_ttft_ms: float | None = None,
-        max_memory_mib: float | None = None,
-        max_energy_j: float | None = None,
-        signal: Signal | None = None,
+        self, image: Pictures | EncodedImage, **options: Unpack[ChoiceOptions]
     ) -> Conversation:
         """Talk about an image in several turns; nothing runs before the first question.
 
@@ -226,10 +171,9 @@ class Model:
             UsageError: for options that are out of range or contradict each other, or if the
                 model's chat template has no later turns.
         """
-        choice = Choice(budget, max_ttft_ms, max_memory_mib, signal, max_energy_j)
-        policy = self._chooser.policy(choice, certified=False)
+        policy = self._chooser.policy(Choice(**options), certified=False)
         self.processor.encode_turn("")  # says whether there can be a second turn
-        return Conversation(self._pipeline, image, policy, self._exclusive, self._clock)
+        return Conversation(self._session, image, policy)
 
     def forget(self) -> None:
         """Have the next answer computed from its first row on, for the measure of it.
@@ -239,15 +183,38 @@ class Model:
         Raises:
             UsageError: while a stream of this model is open.
         """
-        with self._exclusive():
+        with self._session.exclusive():
             self.runtime.forget()
+
+    def close(self) -> None:
+        """Let go of graphs and memory, and keep what makes the next start quick.
+
+        What was given out remains; calls that would run a graph raise UsageError from now on.
+        Closing twice is closing once.
+
+        Raises:
+            UsageError: while a stream of this model is open.
+        """
+        with self._session.exclusive():
+            self.runtime.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def _run(
         self, image: Pictures | EncodedImage, text: str, request: Request, progress: Progress
     ) -> Generator[str, None, None]:
-        with self._exclusive():
+        with self._session.exclusive() as steps:
             with progress.watch.measure("ttft"):
-                prompt, encoded = self._pipeline.look(image, text, request, progress)
+                prompt, encoded = steps.look(image, text, request, progress)
                 pieces = self._begin(prompt, encoded, request, progress)
                 while progress.review is not None:  # nothing is shown before it is taken
                     said = list(pieces)
@@ -263,21 +230,8 @@ class Model:
         self, prompt: Prompt, encoded: EncodedImage, request: Request, progress: Progress
     ) -> Iterator[str]:
         """The pieces of the answer of the rung that was chosen, its first token known."""
-        sampler = request.sampling.sampler()
-        rows = self._pipeline.rows(prompt, encoded, request, progress)
-        logits = self._pipeline.fill(rows, progress.bucket, progress)
-        token_id = self._pipeline.choose(logits, sampler, progress)
-        return self._pipeline.decode(token_id, sampler, progress)
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        # Waiting would deadlock a thread that forgot to close its own stream.
-        if not self._in_use.acquire(blocking=False):
-            raise UsageError(
-                "this model is answering already and has one KV cache; read that stream to its "
-                "end, close it, or load the bundle again"
-            )
-        try:
-            yield
-        finally:
-            self._in_use.release()
+        sampler, steps = request.sampling.sampler(), self._session.steps
+        rows = steps.rows(prompt, encoded, request, progress)
+        logits = steps.fill(rows, progress.bucket, progress)
+        token_id = steps.choose(logits, sampler, progress)
+        return steps.decode(token_id, sampler, progress)

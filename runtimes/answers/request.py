@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict
 
 from edgetok import limits
 from edgetok.control import (
@@ -23,6 +24,51 @@ from edgetok.runtimes.runtime.protocol import FloatArray, TowerOutput, VisualTok
 from edgetok.runtimes.text.sampling import Sampling
 
 Signal = Literal["elbow"]
+
+
+class ChoiceOptions(TypedDict, total=False):
+    """How the rung is chosen; at most one way.
+
+    Keys:
+        budget: the rung to use. Or give limits, which need `edgetok bench` to have run here,
+            or a signal; without any of them the bundle's certified controller chooses, if
+            it has one, all its rungs are loaded and the temperature is 0; else the largest
+            rung answers.
+        max_ttft_ms: limit for the time to the first token.
+        max_memory_mib: limit for the memory of the process.
+        max_energy_j: limit for the energy of an answer, on devices that tell it.
+        signal: "elbow" lets the image choose.
+    """
+
+    budget: int | None
+    max_ttft_ms: float | None
+    max_memory_mib: float | None
+    max_energy_j: float | None
+    signal: Signal | None
+
+
+class TurnOptions(TypedDict, total=False):
+    """How an answer goes on.
+
+    Keys:
+        max_new_tokens: as many as the rung was exported for when None or not given.
+        temperature, top_p, seed: see `sampling.Sampling`.
+    """
+
+    max_new_tokens: int | None
+    temperature: float
+    top_p: float
+    seed: int
+
+
+class AnswerOptions(ChoiceOptions, TurnOptions, total=False):
+    """Everything that may be asked of one answer.
+
+    Keys:
+        weights: of each image, by which some methods divide the budget; all alike when None.
+    """
+
+    weights: Sequence[float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +103,13 @@ class Choice:
     max_memory_mib: float | None = None
     signal: Signal | None = None
     max_energy_j: float | None = None
+
+    @classmethod
+    def split(cls, options: Mapping[str, Any]) -> tuple[Choice, dict[str, Any]]:
+        """The choice in `AnswerOptions`, and what else is in them."""
+        own = {each.name for each in fields(cls)}
+        rest = {name: value for name, value in options.items() if name not in own}
+        return cls(**{name: options[name] for name in options.keys() & own}), rest
 
     def __post_init__(self) -> None:
         ways = (self.budget is not None, self.is_limited, self.signal is not None)
@@ -107,7 +160,21 @@ class Request:
     policy: Policy
     sampling: Sampling
     max_new_tokens: int | None = None  # None: as many as the rung was exported for
-    weights: FloatArray | None = None  # of the pictures; None: all alike
+    weights: FloatArray | None = None  # of the images; None: all alike
+
+    @classmethod
+    def of(
+        cls, policy: Policy, options: Mapping[str, Any], weights: FloatArray | None = None
+    ) -> Request:
+        """The same from `TurnOptions`.
+
+        Raises:
+            TypeError: for an option that there is not.
+            UsageError: for values that are out of range.
+        """
+        sampling = dict(options)
+        count = sampling.pop("max_new_tokens", None)
+        return cls(policy, Sampling(**sampling), count, weights)
 
     def __post_init__(self) -> None:
         count = self.max_new_tokens

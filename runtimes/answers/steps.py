@@ -84,8 +84,7 @@ class Pipeline:
         bucket = progress.bucket
         progress.max_new_tokens = request.max_new_tokens or bucket.new_tokens
         require_prompt_fits(prompt, bucket.prompt_tokens)
-        with progress.watch.measure("compress"):
-            visual = self.compress(encoded, bucket, prompt, request.weights)
+        visual = self.compress(encoded, bucket, prompt, progress.watch, request.weights)
         progress.kept = tuple(visual.kept.tolist())
         return PromptRows(prompt.before, visual, prompt.after, len(prompt.after))
 
@@ -169,25 +168,39 @@ class Pipeline:
         image: EncodedImage,
         bucket: Bucket,
         prompt: Prompt,
+        watch: Stopwatch,
         weights: FloatArray | None = None,
     ) -> VisualTokens:
         """The visual tokens of a rung; computed once per image unless they depend on the request.
 
-        `weights` are those of its pictures, if there are several.
+        `weights` are those of its images, if there are several.
         """
+        of_image = weights is None and not reads_prompt(self.runtime.manifest)
+        held = image.tokens.get(bucket.budget) if of_image else None
+        output = image.output if held else self._encode_for(image.output, bucket, watch)
+        with watch.measure("compress"):
+            if held is not None:
+                return held
+            found = self.runtime.compress(output, bucket, self._text_rows(prompt), weights)
+        if of_image:
+            found.rows.setflags(write=False)  # from now on it is everyone's
+            image.tokens[bucket.budget] = found
+        return found
+
+    def _encode_for(self, output: TowerOutput, bucket: Bucket, watch: Stopwatch) -> TowerOutput:
+        """What the rung's own tower makes of the image, where another rung's has seen it."""
+        if output.pixels is None or output.budget == bucket.budget:
+            return output
+        shown = np.split(output.pixels, self.runtime.manifest.vision.pictures)
+        with watch.measure("tower"):
+            return join_outputs([self.runtime.encode(pixels, bucket) for pixels in shown])
+
+    def _text_rows(self, prompt: Prompt) -> TextRows | None:
+        """The prompt as methods read it that look at it; None where none does."""
         if not reads_prompt(self.runtime.manifest):
-            if weights is not None:
-                return self.runtime.compress(image.output, bucket, weights=weights)
-            if bucket.budget not in image.tokens:
-                found = self.runtime.compress(image.output, bucket)
-                found.rows.setflags(write=False)  # from now on it is everyone's
-                image.tokens[bucket.budget] = found
-            return image.tokens[bucket.budget]
+            return None
         ids = [*prompt.before, *prompt.after]
-        text = TextRows(self.runtime.embed(ids), prompt.question)
-        if weights is None:
-            return self.runtime.compress(image.output, bucket, text)
-        return self.runtime.compress(image.output, bucket, text, weights)
+        return TextRows(self.runtime.embed(ids), prompt.question)
 
     def _exhausted(self, progress: Progress) -> Literal["length", "cache"] | None:
         """Why no further token may be generated, if so."""

@@ -38,6 +38,12 @@ class Stream:
         if self._progress.stop_reason is None:
             self._progress.stop_reason = "cancelled"
 
+    def finish(self) -> Answer:
+        """Read to the end without looking at the pieces; the answer."""
+        for _ in self._pieces:
+            pass
+        return self.answer
+
     @property
     def answer(self) -> Answer:
         """The answer, once the stream has ended or was closed.

@@ -46,7 +46,7 @@ class Gpu:
         self._copy(address, array.ctypes.data, array.nbytes, kind)
 
     def download(self, address: int, array: NDArray[Any]) -> None:
-        """Copy from there into an array, behind all work that was begun before.
+        """Copy from there into an array, after all work that was begun before.
 
         Raises:
             IncompatibleError: if that work failed.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,9 +24,9 @@ from edgetok import limits
 from edgetok.bundle.manifest import Flavour, Stage, Tensor
 from edgetok.bundle.reader import Bundle
 from edgetok.engines.build import make_logger
+from edgetok.engines.builder import EngineBuilder
 from edgetok.engines.cache import EngineCache, publish, read_own
 from edgetok.engines.device import Device, import_cuda
-from edgetok.engines.foundry import Foundry
 from edgetok.engines.plan import EngineJob, plan_engines
 from edgetok.engines.toolkit import CAPABILITIES, Target, Toolkit, find_toolkit
 from edgetok.errors import IncompatibleError, ResourceError
@@ -45,7 +46,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class DeviceBuffer:
-    """A tensor in the GPU's memory, and its copy on the host; see `session.Buffer`.
+    """A tensor in the GPU's memory, and its copy on the host; see `ort.Buffer`.
 
     Attributes:
         address: where its values lie, for whoever works on the GPU too.
@@ -86,7 +87,7 @@ class DeviceBuffer:
 
 @dataclass
 class DeviceMemory:
-    """All buffers of a runtime; those of one name lie in the same memory, as in `session.Memory`.
+    """All buffers of a runtime; those of one name lie in the same memory, as in `ort.Memory`.
 
     The largest tensor of a name must come first.
     """
@@ -210,11 +211,12 @@ class EngineBackend:
         cache = EngineCache()
         jobs = plan_engines(bundle, flavour=flavour, precision=precision)
         self._jobs = {stage.file: job for job in jobs for stage in job.stages}
-        self._foundry = Foundry(bundle, self._toolkit, self._target, cache, self._gpu.device)
+        self._foundry = EngineBuilder(bundle, self._toolkit, self._target, cache, self._gpu.device)
         self._logger = make_logger(self._toolkit.module)
         self._runtime = self._toolkit.module.Runtime(self._logger)
         self._engines: dict[str, _Engine] = {}
         self._kernels = _Kernels(cache.kernels_path(self._toolkit, self._gpu.device))
+        self._save = weakref.finalize(self, self._kernels.save)  # also where nobody closes this
 
     def bind(self, stage: Stage) -> EngineGraph:
         """The graph of a stage, in its engine.
@@ -233,7 +235,7 @@ class EngineBackend:
 
     def close(self) -> None:
         """Give the GPU's memory back and keep the kernels that were compiled."""
-        self._kernels.save()
+        self._save()
         self._engines.clear()
         self._gpu.close()
 

@@ -9,7 +9,7 @@ from typing import Self
 
 
 class Sampled(ABC):
-    """Calls `note` at intervals while the block runs, from a thread, and once behind it."""
+    """Calls `note` at intervals while the block runs, from a thread, and once after it."""
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s

@@ -1,39 +1,45 @@
-"""A loaded bundle of an encoder: pictures in, classes, embeddings, scores or maps out."""
+"""A loaded bundle of an encoder: images in, classes, embeddings, scores or maps out."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from edgetok import limits, names
 from edgetok.bundle.encoders import EncoderManifest, Similarity
 from edgetok.bundle.manifest import Flavour
-from edgetok.bundle.processor import IMAGE_FILE, TOKENIZER_FILE, ImagePlan, parse_image_plan
+from edgetok.bundle.processor import IMAGE_FILE, ImagePlan, parse_image_plan
 from edgetok.bundle.reader import EncoderBundle
-from edgetok.errors import BundleError, InputError, ResourceError, UsageError
+from edgetok.errors import InputError, UsageError
+from edgetok.runtimes.backends.backend import Backend
 from edgetok.runtimes.backends.ort import OrtBackend
 from edgetok.runtimes.backends.providers import provider_of
-from edgetok.runtimes.device import machine
+from edgetok.runtimes.encoder.requirements import (
+    read_tokenizer,
+    require_budgets,
+    require_flavour,
+    require_memory,
+)
 from edgetok.runtimes.images.preprocess import ImageInput, preprocess
 from edgetok.runtimes.runtime.protocol import FloatArray, IdArray
 from edgetok.runtimes.runtime.requirements import WEIGHTS_PREFIX, require_pixels, require_threads
 
-_SCRATCH_BYTES = 64 << 20  # sessions and activations of the smallest encoder
-
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What an encoder made of a picture.
+    """What an encoder made of an image.
 
     Attributes:
-        output: [...], without the dimension of pictures; see the task of the bundle.
+        output: [...], without the dimension of images; see the task of the bundle.
         kept: int64 [K], the patch that each row left is centred on, or -1.
         sizes: float32 [K], how many patches each stands for.
         budget: K.
@@ -78,13 +84,14 @@ class Encoder:
     ) -> None:
         self.manifest: EncoderManifest = bundle.manifest
         self.digest, self.device = bundle.digest, device
-        self.budgets = _require_budgets(bundle, budgets)
+        self.budgets = require_budgets(bundle, budgets)
         self.threads = require_threads(threads)
-        _require_flavour(self.manifest, flavour)
-        _require_memory(self.manifest)
+        require_flavour(self.manifest, flavour)
+        require_memory(self.manifest)
         self._plan: ImagePlan = parse_image_plan(bundle.read(IMAGE_FILE))
-        self._tokenizer = _read_tokenizer(bundle)
-        bind = OrtBackend(bundle, provider_of(device), self.threads).bind
+        self._tokenizer = read_tokenizer(bundle)
+        self._backend: Backend = OrtBackend(bundle, provider_of(device), self.threads)
+        bind = self._backend.bind
         self._graphs = {k: bind(bundle.stage(names.ENCODE, k, flavour)) for k in self.budgets[::-1]}
         text = self.manifest.text is not None
         self._describe = bind(bundle.stage(names.DESCRIBE, 0, flavour)) if text else None
@@ -92,6 +99,25 @@ class Encoder:
             if path.startswith(WEIGHTS_PREFIX):
                 bundle.path_of(path)
         self._in_use = threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let go of graphs and memory; calls that need a graph raise UsageError from now on."""
+        with self._in_use:
+            if not self._is_closed:
+                self._is_closed, self._graphs, self._describe = True, {}, None
+                self._backend.close()
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     @property
     def task(self) -> str:
@@ -99,11 +125,11 @@ class Encoder:
         return self.manifest.task
 
     def pixels(self, image: ImageInput) -> FloatArray:
-        """Pixels [1, 3, h, w] of a picture; see `preprocess.preprocess`."""
+        """Pixels [1, 3, h, w] of an image; see `preprocess.preprocess`."""
         return preprocess(image, self._plan)
 
     def encode(self, image: ImageInput, *, budget: int | None = None) -> Encoding:
-        """Run a rung on a picture; the largest when `budget` is None.
+        """Run a rung on an image; the largest when `budget` is None.
 
         Raises:
             InputError: if the image cannot be read.
@@ -124,12 +150,12 @@ class Encoder:
             InputError: for another shape, or values that are not finite.
         """
         budget = self.budgets[-1] if budget is None else budget
-        if budget not in self._graphs:
+        if budget not in self.budgets:
             raise UsageError(
                 f"the rung of {budget} patches is not loaded; loaded are {self.budgets}"
             )
-        graph = self._graphs[budget]
-        with self._in_use:
+        with self._opened():
+            graph = self._graphs[budget]
             require_pixels(pixels, graph.inputs[names.PIXELS].host.shape)
             graph.inputs[names.PIXELS].write(pixels)
             graph.run()
@@ -144,9 +170,10 @@ class Encoder:
             UsageError: if the bundle knows no texts.
             InputError: if the text is too long or no valid Unicode.
         """
-        ids, graph = self.read_text(text), self._describe
-        assert graph is not None  # noqa: S101  # as reading has seen
-        with self._in_use:
+        ids = self.read_text(text)
+        with self._opened():
+            graph = self._describe
+            assert graph is not None  # noqa: S101  # as reading has seen
             graph.inputs[names.TOKEN_IDS].write(ids[None])
             graph.run()
             made: FloatArray = graph.outputs[names.TEXT_EMBEDDING].pull()[0].copy()
@@ -187,7 +214,7 @@ class Encoder:
     def compare(
         self, image: ImageInput, texts: Sequence[str], *, budget: int | None = None
     ) -> list[Score]:
-        """How well each text goes with the picture, the best first.
+        """How well each text goes with the image, the best first.
 
         Raises:
             UsageError: if the bundle does not compare, or there are no texts.
@@ -202,6 +229,14 @@ class Encoder:
         cosines = np.array([self.describe(text) @ made.output for text in texts], np.float64)
         logits, shares = score(cosines, self.manifest.text.similarity)
         return _ranked(texts, shares, logits)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """The graphs, for one call at a time."""
+        with self._in_use:
+            if self._is_closed:
+                raise UsageError("this encoder is closed; load the bundle again")
+            yield
 
     def _require(self, task: str) -> None:
         if self.task != task:
@@ -240,51 +275,3 @@ def load_encoder(
 def _ranked(labels: Sequence[str], shares: Any, logits: Any) -> list[Score]:
     order = np.argsort(-shares, kind="stable")
     return [Score(labels[i], float(shares[i]), float(logits[i])) for i in order]
-
-
-def _require_budgets(bundle: EncoderBundle, budgets: Iterable[int] | None) -> tuple[int, ...]:
-    wanted = bundle.budgets if budgets is None else tuple(sorted(set(budgets)))
-    if unknown := [budget for budget in wanted if budget not in bundle.budgets]:
-        raise UsageError(f"no rung of {unknown[0]} patches; this bundle has {bundle.budgets}")
-    if not wanted:
-        raise UsageError(f"no rungs to load; name some of {bundle.budgets}")
-    return wanted
-
-
-def _require_flavour(manifest: EncoderManifest, flavour: str) -> None:
-    known = get_args(Flavour)
-    if flavour not in known:
-        raise UsageError(f"flavour {flavour!r} is unknown; choose {', '.join(known)}")
-    if flavour not in {stage.flavour for stage in manifest.stages}:
-        raise UsageError(
-            f"this bundle has no {flavour} graphs; export it again with --flavour {flavour}, "
-            "or run its ort graphs"
-        )
-
-
-def _require_memory(manifest: EncoderManifest) -> None:
-    weights = sum(f.bytes for path, f in manifest.files.items() if path.startswith(WEIGHTS_PREFIX))
-    needed, available = weights + _SCRATCH_BYTES, machine.available_bytes()
-    if available is not None and needed > available:
-        raise ResourceError(
-            f"this bundle needs at least {needed >> 20} MiB and {available >> 20} MiB are free; "
-            "end other programs, or export with int4 weights"
-        )
-
-
-def _read_tokenizer(bundle: EncoderBundle) -> Any:
-    """A tokenizer that pads by itself; None where there is no text."""
-    if bundle.manifest.text is None:
-        return None
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(bundle.read(TOKENIZER_FILE).decode())
-    except BundleError:
-        raise
-    except Exception as error:  # the binding raises bare Exception
-        raise BundleError(
-            f"the tokenizer cannot be read ({error}); upgrade `tokenizers` or export again"
-        ) from error
-    tokenizer.no_truncation()
-    return tokenizer

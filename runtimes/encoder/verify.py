@@ -63,6 +63,6 @@ def _compare(
 ) -> Iterator[Check]:
     off = relative(largest_difference(made, golden), float(golden.std()))
     yield Check(name, budget, "output", off, tolerances.logits)
-    # Depth behind a ReLU may be 0 everywhere, which has no direction.
+    # Depth after a ReLU may be 0 everywhere, which has no direction.
     angle = 0.0 if off == 0 else 1 - cosine(made.ravel(), golden.ravel())
     yield Check(name, budget, "output cosine", angle, 1 - tolerances.logits_cosine)

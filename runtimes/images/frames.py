@@ -164,7 +164,7 @@ def _time_of(frame: Any) -> int:
 
 
 def _to_picture(frame: Any) -> Image.Image:
-    """An upright Pillow picture: phones turn the frame, not the sensor."""
+    """An upright Pillow image: phones turn the frame, not the sensor."""
     picture: Image.Image = frame.to_image()
     turned = round(getattr(frame, "rotation", 0) or 0)
     return picture.rotate(turned, expand=True) if turned % 360 else picture

@@ -38,7 +38,7 @@ _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct
 
 
 def preprocess(image: ImageInput, plan: ImagePlan) -> NDArray[np.float32]:
-    """Pixels [P, 3, h, w], ready for the tower: one picture, or a thumbnail and its tiles.
+    """Pixels [P, 3, h, w], ready for the tower: one image, or a thumbnail and its tiles.
 
     Args:
         image: a path, the bytes of a file, a Pillow image or an array uint8 [H, W, 3].
@@ -106,7 +106,7 @@ def longest_size(picture: Image.Image, longest_px: int) -> tuple[int, int]:
 
 
 def padded_size(picture: Image.Image, canvas: tuple[int, int]) -> tuple[int, int]:
-    """The largest height and width of the picture's aspect ratio in a canvas; rounded up."""
+    """The largest height and width of the image's aspect ratio in a canvas; rounded up."""
     (height, width), (down, across) = (picture.height, picture.width), canvas
     if across / width < down / height:
         return min(math.ceil(height * (across / width)), down), across
@@ -138,7 +138,7 @@ def _cut(picture: Image.Image, plan: ImagePlan, tiles: Tiles) -> Iterator[NDArra
 def _pad(
     picture: Image.Image, canvas: tuple[int, int], fill: Sequence[int] = (0, 0, 0)
 ) -> Image.Image:
-    """The picture in the middle of a canvas, rounded towards the upper left."""
+    """The image in the middle of a canvas, rounded towards the upper left."""
     whole = Image.new("RGB", canvas[::-1], tuple(fill))
     whole.paste(picture, ((canvas[1] - picture.width) // 2, (canvas[0] - picture.height) // 2))
     return whole
@@ -263,7 +263,7 @@ def _require_file_size(size_bytes: int, name: str) -> None:
 
 
 def require_size(height: int, width: int, name: str) -> None:
-    """Refuse pictures of no pixels or too many, before they are decoded; raises InputError."""
+    """Refuse images of no pixels or too many, before they are decoded; raises InputError."""
     if min(height, width) < 1:
         raise InputError(f"{name} is {width}x{height} pixels; it has no pixels to look at")
     if max(height, width) > limits.IMAGE_SIDE_PIXELS:

@@ -1,4 +1,4 @@
-"""Several pictures in one prompt: how many there must be, and what the tower leaves of them all."""
+"""Several images in one prompt: how many there must be, and what the tower leaves of them all."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Pictures = ImageInput | Collection[ImageInput]
 
 
 def list_pictures(image: Pictures, wanted: int) -> Iterator[ImageInput]:
-    """The pictures of a prompt one by one, as many as the bundle was exported for.
+    """The images of a prompt one by one, as many as the bundle was exported for.
 
     Raises:
         UsageError: for another number of them.
         InputError: if there turn out to be fewer than was said.
     """
     one = (str, bytes, os.PathLike, np.ndarray, Image.Image)
-    # What is neither a picture nor a list of them is refused when it is read.
+    # What is neither an image nor a list of them is refused when it is read.
     shown = image if isinstance(image, Collection) and not isinstance(image, one) else [image]
     count = len(shown)
     if count != wanted:
@@ -44,7 +44,7 @@ def list_pictures(image: Pictures, wanted: int) -> Iterator[ImageInput]:
 
 
 def join_outputs(outputs: Sequence[TowerOutput]) -> TowerOutput:
-    """What the tower made of each picture as if it were one: rows one after another.
+    """What the tower made of each image as if it were one: rows one after another.
 
     Signals that count tokens add up; edges are a mean.
     """
@@ -55,11 +55,12 @@ def join_outputs(outputs: Sequence[TowerOutput]) -> TowerOutput:
     signals = {name: sum(o.signals[name] for o in outputs) for name in first.signals}
     if names.SIGNAL_EDGES in signals:
         signals[names.SIGNAL_EDGES] /= len(outputs)
-    return TowerOutput(tensors, signals)
+    pixels = None if first.pixels is None else np.concatenate([o.pixels for o in outputs])
+    return TowerOutput(tensors, signals, first.budget, pixels)
 
 
 def require_weights(manifest: Manifest, weights: Sequence[float] | None) -> FloatArray | None:
-    """Weights [pictures] of the pictures of a prompt, as the method reads them; None for none.
+    """Weights [images] of the images of a prompt, as the method reads them; None for none.
 
     Raises:
         UsageError: if the bundle's method reads none, or there are too few, too many or odd ones.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgetok import limits
 from edgetok.bundle.manifest import KvCache
+from edgetok.errors import InputError
 from edgetok.runtimes.runtime.protocol import Key
 
 
@@ -84,6 +85,23 @@ class CacheRows:
         slots = int((self._slots - self.lengths).min())
         return min(slots, self._max_positions - int(self.positions.max()))
 
+    def require_left(self, rows: int) -> None:
+        """Raises InputError if there is no room for so many rows more."""
+        left, held = self.left, int(self.lengths.max())
+        if left >= rows:
+            return
+        if not self._ends:
+            raise InputError(
+                f"{left} of the model's {self._max_positions} positions are left, and {rows} rows "
+                "are to come; ask for fewer new tokens, or export with --kv-policy streaming, "
+                "which renumbers its rows"
+            )
+        state = f"holds {held} rows and has room for {left} of {rows} more"
+        raise InputError(
+            f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
+            "new tokens, or export with more (--new-tokens)"
+        )
+
 
 class HeldRows:
     """What the rows of a cache are, in the order in which they were written, as far as known."""
@@ -97,12 +115,12 @@ class HeldRows:
         self._keys, self._known = list(keys), bool(keys)
 
     def append(self, keys: Sequence[Key]) -> None:
-        """More rows behind those."""
+        """More rows after those."""
         if self._known:
             self._keys += keys
 
     def cut(self, rows: int) -> None:
-        """What stands behind the first so many rows is about to be written over."""
+        """What stands after the first so many rows is about to be written over."""
         del self._keys[rows:]
 
     def forget(self) -> None:

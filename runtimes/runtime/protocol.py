@@ -1,4 +1,4 @@
-"""What a runtime must do: seven calls, NumPy in and out. Everything else is written over these."""
+"""What a runtime must do: eight calls, NumPy in and out. Everything else is written over these."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Key = int | tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class TowerOutput:
-    """What one image leaves behind, or all of a prompt; every rung of the ladder starts from it.
+    """What one image leaves after, or all of a prompt; every rung of the ladder starts from it.
 
     Args:
         tensors: features [N, V] and the probes of the method, by graph name; owned copies.
         signals: how hard the image is, by graph name; empty when the tower has none.
         budget: the rung whose tower this came from; None where all rungs share one.
-        pixels: [1, 3, h, w], from which another rung's tower starts; None where all share one.
+        pixels: [P, 3, h, w], from which another rung's tower starts; None where all share one.
     """
 
     tensors: Mapping[str, FloatArray]
@@ -46,7 +46,7 @@ class VisualTokens:
         rows: projected tokens [K, D].
         kept: source index of each token [K]; -1 for the CLS token or a mixture of all.
         sizes: how many source tokens each stands for [K].
-        deep: [K, layers * D], added behind the decoder's first layers; None where nothing is.
+        deep: [K, layers * D], added after the decoder's first layers; None where nothing is.
     """
 
     rows: FloatArray
@@ -119,11 +119,10 @@ class Runtime(Protocol):
     ) -> VisualTokens:
         """Reduce an encoded image to the visual tokens of a rung.
 
-        An image that another rung's tower encoded is encoded again.
-
         Args:
+            image: what this rung's tower made of it, where each rung has its own.
             text: needed where the bundle's method looks at the prompt, and ignored elsewhere.
-            weights: [pictures], by which a method may divide the budget; all 1 if None.
+            weights: [images], by which a method may divide the budget; all 1 if None.
         """
         ...
 
@@ -163,7 +162,7 @@ class Runtime(Protocol):
         ...
 
     def count_held(self, keys: Sequence[Key]) -> int:
-        """How many of a prompt's first rows the cache holds and `extend` can go on behind.
+        """How many of a prompt's first rows the cache holds and `extend` can go on after.
 
         Fewer than all of them: the logits of the last row must come from somewhere. 0 where what
         the cache holds does not depend on these rows alone.
@@ -171,7 +170,7 @@ class Runtime(Protocol):
         ...
 
     def extend(self, embeds: FloatArray, start: int, keys: Sequence[Key]) -> FloatArray:
-        """Put the rows of a prompt [n, D] from `start` on behind those before, which are held.
+        """Put the rows of a prompt [n, D] from `start` on after those before, which are held.
 
         Returns:
             Logits [W] of the last row.
@@ -193,4 +192,8 @@ class Runtime(Protocol):
         Returns:
             Logits [W] of the new row.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of graphs and memory; every later call that needs them raises UsageError."""
         ...

@@ -7,14 +7,17 @@ from typing import get_args
 
 import numpy as np
 
+from edgetok import names
 from edgetok.bundle.buffers import list_buffers
 from edgetok.bundle.manifest import Flavour, Manifest, shared_stages
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Ladder
+from edgetok.runtimes.backends.kernel_support import CPU, require_kv_bits
 from edgetok.runtimes.device import machine
 from edgetok.runtimes.runtime.protocol import FloatArray, VisualTokens
 
 WEIGHTS_PREFIX = "weights/"
+_CACHE_BITS = {"int8": 8, "uint8": 4}  # of a number, two of 4 bits in a byte
 _SCRATCH = 8  # live activations, in multiples of the widest graph input or output
 
 
@@ -52,8 +55,8 @@ def require_flavour(manifest: Manifest, flavour: str) -> Flavour:
     known = get_args(Flavour)
     if flavour not in known:
         raise UsageError(f"flavour {flavour!r} is unknown; choose {', '.join(known)}")
-    spelled = {stage.stage for stage in manifest.stages if stage.flavour == flavour}
-    if missing := [name for name in shared_stages(manifest) if name not in spelled]:
+    listed = {stage.stage for stage in manifest.stages if stage.flavour == flavour}
+    if missing := [name for name in shared_stages(manifest) if name not in listed]:
         raise UsageError(
             f"this bundle has no {flavour} graphs of {', '.join(missing)}; export it again with "
             f"--flavour {flavour}, or run its ort graphs"
@@ -71,6 +74,19 @@ def require_memory(manifest: Manifest, ladder: Ladder, flavour: Flavour) -> None
         )
 
 
+def require_cache(manifest: Manifest, flavour: Flavour, provider: str) -> None:
+    """GroupQueryAttention of a GPU may have been compiled without caches of few bits.
+
+    Raises:
+        IncompatibleError: with the provider's own words.
+    """
+    if flavour != "ort" or provider == CPU or manifest.kv.ring:
+        return  # a ring's rows are not that operator's
+    key = list_buffers(manifest, flavour).get(names.past_key(0))
+    if key is not None and key.dtype in _CACHE_BITS:
+        require_kv_bits(provider, _CACHE_BITS[key.dtype])
+
+
 def require_pixels(pixels: FloatArray, shape: tuple[int, ...]) -> None:
     """Pixels are finite float32 of this shape."""
     if pixels.shape != shape or pixels.dtype != np.float32:
@@ -83,7 +99,7 @@ def require_pixels(pixels: FloatArray, shape: tuple[int, ...]) -> None:
 
 
 def require_visual(start: int | None, visual: int, count: int) -> int:
-    """The first of `visual` rows, which lie in front of the last of `count` rows."""
+    """The first of `visual` rows, which lie before the last of `count` rows."""
     if start is None:
         raise UsageError(
             "this bundle takes visual rows away at prefill; say where they begin (visual_start)"

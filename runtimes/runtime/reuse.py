@@ -19,9 +19,9 @@ class PromptRows:
     """Everything that the cache holds before an answer: ids around the visual tokens.
 
     Args:
-        before: ids in front of the image.
+        before: ids before the image.
         visual: the tokens of one rung.
-        after: ids behind the image; in a conversation those of all turns.
+        after: ids after the image; in a conversation those of all turns.
         first_turn: how many of `after` belong to the first turn, which `prefill` takes at once.
     """
 
@@ -40,13 +40,13 @@ class PromptRows:
 
     @property
     def keys(self) -> list[Key]:
-        """What each row is; equal rows in front of it have the same key and state."""
+        """What each row is; equal rows before it have the same key and state."""
         digest = self.visual.digest
         image: list[Key] = [(digest, i) for i in range(len(self.visual.rows))]
         return [*self.before, *image, *self.after]
 
     def followed_by(self, ids: Sequence[int]) -> PromptRows:
-        """The same with more text behind it."""
+        """The same with more text after it."""
         return replace(self, after=(*self.after, *ids))
 
 

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgetok import names
-from edgetok.bundle.buffers import list_buffers
-from edgetok.bundle.manifest import Flavour, Manifest, Rung
+from edgetok.bundle.manifest import Flavour, Manifest
 from edgetok.bundle.reader import Bundle
-from edgetok.errors import InputError, UsageError
+from edgetok.errors import UsageError
 from edgetok.ladder import Bucket
 from edgetok.runtimes.backends.backend import Backend, Graph
-from edgetok.runtimes.backends.kernel_support import CPU, require_kv_bits
 from edgetok.runtimes.backends.ort import OrtBackend
 from edgetok.runtimes.backends.providers import ENGINE_DEVICES, provider_of
 from edgetok.runtimes.backends.tensorrt import EngineBackend
@@ -24,6 +22,7 @@ from edgetok.runtimes.runtime.interface import SIGNAL_PREFIX, has_tower_per_rung
 from edgetok.runtimes.runtime.protocol import FloatArray, Key, TextRows, TowerOutput, VisualTokens
 from edgetok.runtimes.runtime.requirements import (
     loaded_ladder,
+    require_cache,
     require_flavour,
     require_memory,
     require_pixels,
@@ -32,7 +31,6 @@ from edgetok.runtimes.runtime.requirements import (
 )
 
 STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
-_CACHE_BITS = {"int8": 8, "uint8": 4}  # of a number, two of 4 bits in a byte
 
 
 class BundleRuntime:
@@ -78,7 +76,7 @@ class BundleRuntime:
         if provider is None:
             self._backend = EngineBackend(bundle, device, self.flavour, precision)
         else:
-            _require_cache(self.manifest, self.flavour, provider)
+            require_cache(self.manifest, self.flavour, provider)
             self._backend = OrtBackend(bundle, provider, self.threads)
         self._loaded: LoadedGraphs | None = None
         self._loaded = LoadedGraphs(bundle, self.ladder, self.flavour, self._backend)
@@ -123,12 +121,16 @@ class BundleRuntime:
         """Reduce encoded images to `bucket.budget` visual tokens; `weights` are all 1 if None.
 
         Raises:
-            UsageError: if the method looks at the prompt and there is none.
+            UsageError: if the method looks at the prompt and there is none, or another rung's tower
+                encoded the image.
             InputError: if the prompt has more rows than the graph has room for.
         """
         graph = self._graph("compress", bucket)
-        if image.pixels is not None and image.budget != bucket.budget:
-            image = self.encode(image.pixels, bucket)
+        if image.budget not in (None, bucket.budget):
+            raise UsageError(
+                f"the tower of {image.budget} visual tokens encoded this image; encode it for "
+                f"{bucket.budget}"
+            )
         for name, buffer in graph.inputs.items():
             if name in names.OF_PROMPT:
                 feed_prompt(name, buffer, text)
@@ -178,7 +180,7 @@ class BundleRuntime:
 
         Raises:
             InputError: if n is 0 or more than the rung has room for, or the rung's visual rows do
-                not lie in front of the last row.
+                not lie before the last row.
             UsageError: if the bundle takes rows away at prefill and `visual_start` is missing.
         """
         graph, count = self._graph("prefill", bucket), len(embeds)
@@ -196,7 +198,7 @@ class BundleRuntime:
 
     def _begin(self, graph: Graph, bucket: Bucket, count: int) -> None:
         """Tell prefill how many rows each layer will hold of a prompt of `count`."""
-        rung = _rung_of(self.manifest, bucket)
+        rung = next(r for r in self.manifest.ladder if r.budget == bucket.budget)
         lengths = count - np.array(rung.removed, np.int32)
         graph.inputs[names.LAST_ROW].write(lengths[-1:] - 1)
         graph.inputs[names.PAST_LENGTHS].write(lengths - 1)
@@ -215,11 +217,11 @@ class BundleRuntime:
         text_follows = all(isinstance(key, int) for key in keys[shared:])
         if self._may_rewind:
             return shared if text_follows or len(keys) >= self._chunk_rows else 0
-        # Rows that are gone were chosen by all that came before: only more can be put behind.
+        # Rows that are gone were chosen by all that came before: only more can be put after.
         return shared if text_follows and shared == len(self._held) else 0
 
     def extend(self, embeds: FloatArray, start: int, keys: Sequence[Key]) -> FloatArray:
-        """Put rows of a prompt [n, D] from `start` on behind those before; logits [W], a view.
+        """Put rows of a prompt [n, D] from `start` on after those before; logits [W], a view.
 
         Raises:
             UsageError: if `count_held` does not allow `start`.
@@ -230,7 +232,7 @@ class BundleRuntime:
         if self._may_rewind:
             self._rows.rewind(start)
             self._held.cut(start)
-        self._require_left(len(keys) - start)
+        self._rows.require_left(len(keys) - start)
         logits: FloatArray = np.zeros(0, np.float32)
         for at in self._chunks(start, keys):
             end = at + self._chunk_rows
@@ -264,7 +266,7 @@ class BundleRuntime:
             InputError: if the cache is full.
         """
         graph = self._graphs.decode
-        self._require_left(1)
+        self._rows.require_left(1)
         self._graphs.room.make_room(self._rows)
         inputs = graph.inputs
         inputs[names.TOKEN_ID].write(np.array([[token_id]], np.int64))
@@ -277,7 +279,7 @@ class BundleRuntime:
         return logits
 
     def _put(self, chunk: FloatArray, at: int, keys: Sequence[Key]) -> FloatArray:
-        """A chunk [R, D] behind the first `at` rows, some of which it may write once more."""
+        """A chunk [R, D] after the first `at` rows, some of which it may write once more."""
         if at < len(self._held):
             self._rows.rewind(at)
             self._held.cut(at)
@@ -302,34 +304,5 @@ class BundleRuntime:
         """Whether the cache may be cut after any row, and every layer has all rows until there."""
         return self.manifest.kv.reuse == "rewind" and self._rows.are_whole
 
-    def _require_left(self, rows: int) -> None:
-        left, held = self._rows.left, int(self._rows.lengths.max())
-        if left >= rows:
-            return
-        if self.manifest.kv.keep:
-            raise InputError(
-                f"{left} of the model's {self.manifest.text.max_positions} positions are left, and "
-                f"{rows} rows are to come; ask for fewer new tokens, "
-                "or export with --kv-policy streaming, which renumbers its rows"
-            )
-        state = f"holds {held} rows and has room for {left} of {rows} more"
-        raise InputError(
-            f"the KV cache {state if left > 0 else f'is full with {held} rows'}; ask for fewer "
-            "new tokens, or export with more (--new-tokens)"
-        )
-
     def _graph(self, stage: str, bucket: Bucket) -> Graph:
         return self._graphs.find(stage, bucket)
-
-
-def _require_cache(manifest: Manifest, flavour: Flavour, provider: str) -> None:
-    """GroupQueryAttention of a GPU may have been compiled without caches of few bits."""
-    if flavour != "ort" or provider == CPU or manifest.kv.ring:
-        return  # a ring's rows are not that operator's
-    key = list_buffers(manifest, flavour).get(names.past_key(0))
-    if key is not None and key.dtype in _CACHE_BITS:
-        require_kv_bits(provider, _CACHE_BITS[key.dtype])
-
-
-def _rung_of(manifest: Manifest, bucket: Bucket) -> Rung:
-    return next(rung for rung in manifest.ladder if rung.budget == bucket.budget)

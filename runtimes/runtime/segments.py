@@ -15,7 +15,7 @@ from edgetok.runtimes.backends.backend import Graph
 
 @dataclass(frozen=True)
 class Segments:
-    """The graphs behind the first one of a prefill in segments; none where it is one graph.
+    """The graphs after the first one of a prefill in segments; none where it is one graph.
 
     Args:
         exits: layers before which visual rows may leave, ascending.

@@ -41,7 +41,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Ids of a text and the characters that each one stands for, first and behind the last."""
+    """Ids of a text and the characters that each one stands for, first and after the last."""
 
     ids: list[int]
     spans: list[tuple[int, int]]
@@ -51,7 +51,7 @@ class Tokens:
         return sum(end <= character for _, end in self.spans)
 
     def count_from(self, character: int) -> int:
-        """Tokens that start at or behind this character."""
+        """Tokens that start at or after this character."""
         return sum(start >= character for start, _ in self.spans)
 
 
@@ -61,7 +61,7 @@ class TextTokenizer:
 
     Args:
         first: encodes the beginning of a prompt.
-        later: the same without the space that some tokenizers put in front of the first word.
+        later: the same without the space that some tokenizers put before the first word.
     """
 
     first: Tokenizer
@@ -158,7 +158,7 @@ def encode_turn(plan: PromptPlan, tokenizer: TextTokenizer, user_text: str) -> t
 
 
 def _find_question(found: Tokens, start: int, user_text: str, skipped: int) -> range:
-    """Places of the user's text, which starts at character `start`, behind `skipped` tokens."""
+    """Places of the user's text, which starts at character `start`, after `skipped` tokens."""
     if not user_text:
         return range(0)
     first = found.count_before(start)

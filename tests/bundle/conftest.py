@@ -8,18 +8,29 @@ from types import ModuleType
 
 import pytest
 
-_TINY = Path(__file__).parents[1] / "bundle" / "tiny.py"
+_HELPERS = Path(__file__).parents[1] / "bundle"
 
 
-@pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """The module tests/bundle/tiny.py; a fixture, since test folders are no packages."""
-    spec = importlib.util.spec_from_file_location("tiny_bundle", _TINY)
+def _load(name: str) -> ModuleType:
+    """A helper of tests/bundle; by its path, since test folders are no packages."""
+    spec = importlib.util.spec_from_file_location(f"{name}_helper", _HELPERS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The module tests/bundle/tiny.py."""
+    return _load("tiny")
+
+
+@pytest.fixture(scope="session")
+def schemes() -> ModuleType:
+    """The module tests/bundle/schemes.py."""
+    return _load("schemes")
 
 
 @pytest.fixture

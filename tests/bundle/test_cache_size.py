@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from edgetok.bundle.buffers import cache_bytes, cache_bytes_by_flavour
-from edgetok.bundle.manifest import Precision
-from edgetok.bundle.parse import parse_manifest
 
 HEADS, WIDTH, SLOTS = 3, 16, (40, 24)
 DTYPES = {
@@ -21,14 +19,6 @@ DTYPES = {
 }
 
 
-def manifest_of(tiny, kv, keep, planes):
-    manifest = parse_manifest(tiny.good_manifest())
-    shape = {"layers": 2, "kv_heads": HEADS, "head_dim": WIDTH, "slots": list(SLOTS)}
-    cache = msgspec.structs.replace(manifest.kv, **shape, keep=list(keep), planes=list(planes))
-    precision = Precision(weights="fp32", kv=kv)
-    return msgspec.structs.replace(manifest, kv=cache, precision=precision)
-
-
 def arrays(kv, flavour, rows, planes):
     """All that is kept of so many rows of a layer."""
     width = WIDTH // 2 if kv == "int4" else WIDTH
@@ -36,22 +26,20 @@ def arrays(kv, flavour, rows, planes):
     if kv != "fp32" and flavour == "portable":
         yield from (np.zeros((1, HEADS, rows, 1), np.float32) for _ in range(2))
     if planes:
-        yield np.zeros((len(planes), HEADS, rows), np.float32)
+        yield np.zeros((planes, HEADS, rows), np.float32)
 
 
 @pytest.mark.parametrize(("kv", "flavour"), DTYPES)
-@pytest.mark.parametrize(
-    ("keep", "planes"), [((), ()), ((30, 20), ()), ((20, 23), ("score", "text"))]
-)
-def test_every_array_is_counted(tiny, kv, flavour, keep, planes) -> None:
-    manifest = manifest_of(tiny, kv, keep, planes)
+@pytest.mark.parametrize(("keep", "planes"), [((), 0), ((30, 20), 0), ((20, 23), 2)])
+def test_every_array_is_counted(tiny, schemes, kv, flavour, keep, planes) -> None:
+    manifest = schemes.manifest_of(tiny, schemes.plain(kv, flavour, keep, planes, SLOTS), kv)
     rows = [*SLOTS, *([max(keep)] if keep else [])]  # and the scratch of one layer
     held = itertools.chain(*(arrays(kv, flavour, count, planes) for count in rows))
     assert cache_bytes(manifest, flavour) == sum(array.nbytes for array in held)
 
 
-def test_only_flavours_that_a_bundle_has_are_counted(tiny) -> None:
-    manifest = manifest_of(tiny, "int8", (), ())
+def test_only_flavours_that_a_bundle_has_are_counted(tiny, schemes) -> None:
+    manifest = schemes.manifest_of(tiny, schemes.plain("int8"), "int8")
     assert list(cache_bytes_by_flavour(manifest)) == ["ort"]
     more = [msgspec.structs.replace(stage, flavour="portable") for stage in manifest.stages]
     both = msgspec.structs.replace(manifest, stages=[*manifest.stages, *more])

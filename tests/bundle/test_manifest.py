@@ -41,13 +41,23 @@ CONTRADICTIONS = {
     ),
     "no room for an answer": (lambda m: m["ladder"][0].update(cache_slots=5), "no room"),
     "absurd cache": (lambda m: m["kv"].update(slots=[2**40]), r"\$\.kv\.slots"),
-    "convolutions of no rows": (
+    "a cause in place of what a cache is": (
         lambda m: m["kv"].update(convolutions=2),
-        r"convolutions 2 and \.kernel 0 do not agree",
+        "unknown field `convolutions`",
     ),
-    "rows taken from convolutions": (
-        lambda m: (m["kv"].update(convolutions=2, kernel=3), m["prefill"].update(method="fastv")),
-        "remember every row",
+    "rows taken back from a cache that gives them up": (
+        lambda m: (m["kv"].update(reuse="rewind"), m["prefill"].update(method="fastv")),
+        "do not come back",
+    ),
+    "reuse of its own": (lambda m: m["kv"].update(reuse="some"), r"\$\.kv\.reuse"),
+    "filing of its own": (lambda m: m["kv"].update(filing="some"), r"\$\.kv\.filing"),
+    "filing without a ring": (
+        lambda m: m["kv"].update(filing="tiers"),
+        r"filing tiers goes with a ring, and \$\.kv\.ring is 0",
+    ),
+    "a ring longer than the cache": (
+        lambda m: m["kv"].update(ring=10, filing="groups"),
+        r"\$\.kv\.ring 10 exceeds \$\.kv\.slots 9",
     ),
     "absurd image": (lambda m: m["vision"].update(width_px=2**40), "image side"),
     "stop id outside the vocabulary": (lambda m: m["text"].update(stop_ids=[7]), "vocabulary"),
@@ -83,16 +93,21 @@ CONTRADICTIONS = {
         lambda m: [stage.update(flavour="portable") for stage in m["stages"]],
         "rung 2 has 0 ort graphs of tower",
     ),
-    "policy of a prefill that is not there": (
-        lambda m: m["kv"].update(policy="mustdrop"),
-        "kv.policy mustdrop goes with a prefill that takes rows away, and none does",
-    ),
-    "policy at prefill that empties layers": (
+    "a policy that is no name": (lambda m: m["kv"].update(policy="h2o\n"), r"\$\.kv\.policy"),
+    "layers that nobody empties": (
         lambda m: (
             m["kv"].update(policy="mustdrop", keep=[1] * m["kv"]["layers"]),
             m["prefill"].update(method="mustdrop", ratio=0.75),
         ),
-        r"kv.keep has \d+ entries for \d+ layers and policy mustdrop",
+        r"ort graphs of compact empty layers \[\], not each one once",
+    ),
+    "layers that keep more than they hold": (
+        lambda m: m["kv"].update(keep=[9]),
+        r"\$\.kv\.keep \[9\] frees no row",
+    ),
+    "more layers that keep than there are": (
+        lambda m: m["kv"].update(keep=[1, 1]),
+        r"\$\.kv\.keep has 2 entries for 1 layers",
     ),
     "exits without graphs": (
         lambda m: m["prefill"].update(method="dyvte-signal", ratio=0.1, exits=[1]),

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from edgetok import limits
 from edgetok.bundle import reader
 from edgetok.bundle.golden import load_golden
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError
+from edgetok.runtimes.processor import read_processor
 
 
 def test_what_was_written_is_read(tiny, bundle_dir):
@@ -153,6 +155,17 @@ def test_failing_disk_is_an_error_of_the_bundle(tiny, bundle_dir, monkeypatch):
         bundle.read(tiny.WEIGHTS)
     with pytest.raises(BundleError, match=r"manifest\.json: cannot be read: Input/output"):
         Bundle.open(bundle_dir)
+
+
+def test_a_tokenizer_beyond_the_limit_is_not_read(tiny, bundle_dir, monkeypatch):
+    opened = Bundle.open(bundle_dir)
+    assert opened.tokenizer() == opened.read("processor/tokenizer.json")
+    monkeypatch.setattr(limits, "TOKENIZER_BYTES", 2)
+    words = r"tokenizer\.json: 3 bytes; a tokenizer has at most 2"
+    with pytest.raises(BundleError, match=words):
+        opened.tokenizer()
+    with pytest.raises(BundleError, match=words):
+        read_processor(opened)
 
 
 def test_bundle_of_version_1_is_read_forever(tiny):

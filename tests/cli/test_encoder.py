@@ -15,7 +15,7 @@ from PIL import Image
 import edgetok as library
 from edgetok.bundle.encoder_golden import load_encoder_golden
 from edgetok.bundle.reader import EncoderBundle
-from edgetok.cli.encoder import Wishes, require_wishes, show_map
+from edgetok.cli.encoder import EncoderRequest, require_encoder_request, show_map
 from edgetok.errors import BundleError, UsageError
 from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.encoders import open_encoder
@@ -80,6 +80,17 @@ def test_inspect_verify_and_bench_know_encoders(edgetok: Run, vit_bundle: Path) 
     measured = edgetok("bench", vit_bundle, "--repeats", "2", "--json").json
     assert [row["budget"] for row in measured["rows"]] == [5, 16]
     assert all(row["encode_ms_p50"] > 0 for row in measured["rows"])
+
+
+def test_a_closed_encoder_sees_no_more(vit_bundle: Path, image: Path) -> None:
+    with library.load_encoder(vit_bundle) as encoder:
+        assert encoder.encode(image).budget == 16
+    for call in (lambda: encoder.encode(image), lambda: encoder.classify(image, budget=5)):
+        with pytest.raises(UsageError, match="this encoder is closed; load the bundle again"):
+            call()
+    encoder.close()  # once more changes nothing
+    with pytest.raises(UsageError, match="the rung of 7 patches is not loaded"):
+        encoder.encode(image, budget=7)
 
 
 def test_a_damaged_golden_output_fails_verification(
@@ -189,8 +200,8 @@ def test_a_bundle_that_answers_wants_a_prompt(edgetok: Run, bundle: Path, image:
         library.load_encoder(bundle)
 
 
-def wishes(output: Path | None, *texts: str) -> Wishes:
-    return Wishes(texts, output, 5, None, "ort", "cpu", None, False)
+def request(output: Path | None, *texts: str) -> EncoderRequest:
+    return EncoderRequest(texts, output, 5, None, "ort", "cpu", None, False)
 
 
 def test_depth_is_written_as_16_bits_as_large_as_the_picture(tmp_path: Path, image: Path) -> None:
@@ -235,7 +246,7 @@ def test_outputs_that_do_not_go_with_the_task_are_refused(
     task: str, name: str, texts: tuple[str, ...], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        require_wishes(task, wishes(Path(name), *texts))
+        require_encoder_request(task, request(Path(name), *texts))
 
 
 def test_scores_are_softmax_or_sigmoid() -> None:

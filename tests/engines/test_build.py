@@ -19,8 +19,8 @@ from edgetok.bundle.reader import Bundle
 from edgetok.cli.app import execute
 from edgetok.cli.build import parse_size
 from edgetok.engines.build import build_engine, make_logger
+from edgetok.engines.builder import EngineBuilder
 from edgetok.engines.cache import EngineCache
-from edgetok.engines.foundry import Foundry
 from edgetok.engines.plan import plan_engines, widen_softmax
 from edgetok.engines.toolkit import Target, find_toolkit, parse_target
 from edgetok.errors import IncompatibleError, ResourceError, UsageError
@@ -71,10 +71,10 @@ def test_an_exception_of_the_waiting_thread_ends_the_build(portable_bundle: Path
         raise KeyboardInterrupt
 
     target = Target("rtx", ("sm89",))
-    foundry = Foundry(opened, find_toolkit("rtx"), target, cache, progress=interrupt)
+    builder = EngineBuilder(opened, find_toolkit("rtx"), target, cache, progress=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        foundry.build(job)
-    assert cache.read(cache.path(foundry.describe(job))) is None
+        builder.build(job)
+    assert cache.read(cache.path(builder.describe(job))) is None
     assert not [t.name for t in threading.enumerate() if t.name.startswith("engine")]
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from edgetok.bundle.reader import Bundle
-from edgetok.engines import foundry as foundry_module
+from edgetok.engines import builder as foundry_module
 from edgetok.engines.build import Built
+from edgetok.engines.builder import EngineBuilder
 from edgetok.engines.cache import EngineCache, Recipe, Sidecar, Wanted
 from edgetok.engines.device import Device
-from edgetok.engines.foundry import Foundry
 from edgetok.engines.plan import EngineJob, plan_engines
 from edgetok.engines.toolkit import Target, Toolkit, find_toolkit
 from edgetok.errors import IncompatibleError, ResourceError
@@ -36,8 +36,8 @@ def job(opened: Bundle) -> EngineJob:
     return plan_engines(opened, flavour="portable")[0]
 
 
-class Workshop:
-    """A foundry whose builder gives the same bytes each time and counts."""
+class BuilderParts:
+    """A builder whose builder gives the same bytes each time and counts."""
 
     def __init__(
         self, opened: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch, **other: Any
@@ -47,7 +47,7 @@ class Workshop:
         toolkit = Toolkit("rtx", SimpleNamespace(), other.get("version", "1.7.1"))
         device = other.get("device")
         target = other.get("target", RTX)
-        self.foundry = Foundry(opened, toolkit, target, self.cache, device)
+        self.builder = EngineBuilder(opened, toolkit, target, self.cache, device)
         monkeypatch.setattr(foundry_module, "build_engine", self._build)
 
     def _build(self, *_: Any, **__: Any) -> Built:
@@ -56,20 +56,20 @@ class Workshop:
 
 
 @pytest.fixture
-def workshop(opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    return Workshop(opened, tmp_path, monkeypatch)
+def workshop(opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuilderParts:
+    return BuilderParts(opened, tmp_path, monkeypatch)
 
 
-def entry(workshop: Workshop, job: EngineJob) -> Path:
-    return workshop.cache.path(workshop.foundry.describe(job))
+def entry(workshop: BuilderParts, job: EngineJob) -> Path:
+    return workshop.cache.path(workshop.builder.describe(job))
 
 
-def test_an_engine_is_built_once(workshop: Workshop, job: EngineJob) -> None:
-    assert workshop.foundry.open(job, bytes) == ENGINE
-    assert workshop.foundry.open(job, bytes) == ENGINE
-    assert workshop.foundry.build(job).seconds == 0
+def test_an_engine_is_built_once(workshop: BuilderParts, job: EngineJob) -> None:
+    assert workshop.builder.open(job, bytes) == ENGINE
+    assert workshop.builder.open(job, bytes) == ENGINE
+    assert workshop.builder.build(job).seconds == 0
     assert workshop.built == 1
-    workshop.foundry.build(job, again=True)
+    workshop.builder.build(job, again=True)
     assert workshop.built == 2
 
 
@@ -96,21 +96,21 @@ SPOIL = {
 
 @pytest.mark.parametrize("spoil", SPOIL)
 def test_a_spoiled_engine_never_reaches_tensorrt(
-    workshop: Workshop, job: EngineJob, spoil: str
+    workshop: BuilderParts, job: EngineJob, spoil: str
 ) -> None:
-    workshop.foundry.build(job)
+    workshop.builder.build(job)
     SPOIL[spoil](entry(workshop, job))
     seen: list[bytes] = []
-    workshop.foundry.open(job, lambda data: seen.append(data) or data)
+    workshop.builder.open(job, lambda data: seen.append(data) or data)
     assert seen == [ENGINE] and workshop.built == 2
 
 
 def test_a_sidecar_has_what_a_runtime_needs_that_plans_no_engines(
-    opened: Bundle, workshop: Workshop
+    opened: Bundle, workshop: BuilderParts
 ) -> None:
     jobs = {job.name: job for job in plan_engines(opened, flavour="portable")}
     prefill = jobs["prefill"]
-    workshop.foundry.build(prefill)
+    workshop.builder.build(prefill)
     path = entry(workshop, prefill)
     told = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Sidecar)
     values = path.with_suffix(".constants").read_bytes()
@@ -128,41 +128,41 @@ def test_a_sidecar_has_what_a_runtime_needs_that_plans_no_engines(
 
 
 def test_a_link_to_a_strangers_engine_is_not_followed(
-    workshop: Workshop, job: EngineJob, tmp_path: Path
+    workshop: BuilderParts, job: EngineJob, tmp_path: Path
 ) -> None:
-    workshop.foundry.build(job)
+    workshop.builder.build(job)
     path = entry(workshop, job)
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    workshop.foundry.open(job, bytes)
+    workshop.builder.open(job, bytes)
     assert workshop.built == 2 and not path.is_symlink()
 
 
-def test_a_named_pipe_does_not_hang(workshop: Workshop, job: EngineJob) -> None:
-    workshop.foundry.build(job)
+def test_a_named_pipe_does_not_hang(workshop: BuilderParts, job: EngineJob) -> None:
+    workshop.builder.build(job)
     path = entry(workshop, job)
     path.unlink()
     os.mkfifo(path, 0o600)
-    workshop.foundry.open(job, bytes)
+    workshop.builder.open(job, bytes)
     assert workshop.built == 2
 
 
 def test_an_engine_that_does_not_open_is_built_once_more(
-    workshop: Workshop, job: EngineJob
+    workshop: BuilderParts, job: EngineJob
 ) -> None:
-    workshop.foundry.build(job)
+    workshop.builder.build(job)
     answers = iter([None, "opened"])
-    assert workshop.foundry.open(job, lambda _: next(answers)) == "opened"
+    assert workshop.builder.open(job, lambda _: next(answers)) == "opened"
     assert workshop.built == 2
 
 
 def test_one_that_never_opens_is_an_error_with_both_versions(
     opened: Bundle, job: EngineJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Workshop(opened, tmp_path, monkeypatch, version="1.6.0").foundry.build(job)
-    newer = Workshop(opened, tmp_path, monkeypatch, version="1.7.1")
+    BuilderParts(opened, tmp_path, monkeypatch, version="1.6.0").builder.build(job)
+    newer = BuilderParts(opened, tmp_path, monkeypatch, version="1.7.1")
     with pytest.raises(IncompatibleError) as caught:
-        newer.foundry.open(job, lambda _: None)
+        newer.builder.open(job, lambda _: None)
     for part in ("1.6.0", "1.7.1", "edgetok build", str(opened.root), "--target rtx:sm75,sm86"):
         assert part in str(caught.value)
     assert newer.built == 1
@@ -183,10 +183,10 @@ def test_one_that_never_opens_is_an_error_with_both_versions(
     ],
 )
 def test_whatever_changes_makes_another_engine(
-    workshop: Workshop, job: EngineJob, change: dict[str, Any]
+    workshop: BuilderParts, job: EngineJob, change: dict[str, Any]
 ) -> None:
-    workshop.foundry.build(job)
-    recipe = workshop.foundry.describe(job)
+    workshop.builder.build(job)
+    recipe = workshop.builder.describe(job)
     other: Recipe = msgspec.structs.replace(recipe, **change)
     assert workshop.cache.find(Wanted(recipe)) is not None
     assert workshop.cache.find(Wanted(other)) is None
@@ -196,11 +196,11 @@ def test_whatever_changes_makes_another_engine(
 def test_a_device_takes_an_engine_that_was_built_for_it_among_others(
     opened: Bundle, job: EngineJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Workshop(opened, tmp_path, monkeypatch).foundry.build(job)
+    BuilderParts(opened, tmp_path, monkeypatch).builder.build(job)
     for capability, built in (("sm86", 0), ("sm89", 1)):
         device, target = Device("GPU", capability, "13.0"), Target("rtx", (capability,))
-        there = Workshop(opened, tmp_path, monkeypatch, device=device, target=target)
-        assert there.foundry.open(job, bytes) == ENGINE
+        there = BuilderParts(opened, tmp_path, monkeypatch, device=device, target=target)
+        assert there.builder.open(job, bytes) == ENGINE
         assert there.built == built
 
 
@@ -210,8 +210,8 @@ def test_engines_of_tensorrt_are_for_one_gpu_and_driver(
     of_gpu = {}
     for driver in ("12.6", "13.0"):
         device = Device("Orin", "sm87", driver)
-        here = Workshop(opened, tmp_path, monkeypatch, device=device, target=Target("tensorrt"))
-        here.foundry.open(job, bytes)
+        here = BuilderParts(opened, tmp_path, monkeypatch, device=device, target=Target("tensorrt"))
+        here.builder.open(job, bytes)
         of_gpu[driver] = (here.built, entry(here, job))
     assert [built for built, _ in of_gpu.values()] == [1, 1]
     assert len({path for _, path in of_gpu.values()}) == 2
@@ -222,12 +222,12 @@ def test_a_cache_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ResourceError, match="EDGETOK_CACHE_DIR"):
-        Workshop(opened, tmp_path / "file", monkeypatch).foundry.build(job)
+        BuilderParts(opened, tmp_path / "file", monkeypatch).builder.build(job)
 
 
 @pytest.mark.parametrize("nth", range(1, 7))
 def test_a_full_disk_leaves_no_half_engine(
-    workshop: Workshop, job: EngineJob, monkeypatch: pytest.MonkeyPatch, nth: int
+    workshop: BuilderParts, job: EngineJob, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
     """The n-th call that makes bytes durable or gives them their name fails."""
     calls = [0]
@@ -244,7 +244,7 @@ def test_a_full_disk_leaves_no_half_engine(
     monkeypatch.setattr(os, "fsync", failing(os.fsync))
     monkeypatch.setattr(Path, "replace", failing(Path.replace))
     with pytest.raises(ResourceError, match="No space left"):
-        workshop.foundry.build(job)
+        workshop.builder.build(job)
     monkeypatch.undo()
     path = entry(workshop, job)
     assert workshop.cache.read(path) is None
@@ -255,8 +255,8 @@ def _build_many(bundle: Path, folder: Path, rounds: int, found: Any) -> None:
     opened, patch = Bundle.open(bundle), pytest.MonkeyPatch()
     job = plan_engines(opened, flavour="portable")[0]
     for number in range(rounds):
-        here = Workshop(opened, folder / str(number), patch)
-        whole = here.foundry.open(job, bytes) == ENGINE
+        here = BuilderParts(opened, folder / str(number), patch)
+        whole = here.builder.open(job, bytes) == ENGINE
         found.put((number, here.built, whole))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from edgetok import limits
 from edgetok.errors import InputError
 from edgetok.families import open_model
 from edgetok.families.checkpoint import read_checkpoint
@@ -83,6 +85,10 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda p: (p / "model.safetensors").unlink(), "no model.safetensors"),
     "missing shard": (_missing_shard, "00001-of-00002"),
     "no tokenizer": (lambda p: (p / "tokenizer.json").unlink(), "no tokenizer.json"),
+    "giant tokenizer": (
+        lambda p: os.truncate(p / "tokenizer.json", limits.TOKENIZER_BYTES + 1),
+        r"tokenizer\.json has 268435457 bytes; a tokenizer has at most 268435456",
+    ),
     "no chat template": (lambda p: (p / "chat_template.jinja").unlink(), "no chat template"),
     "no processor": (lambda p: (p / "preprocessor_config.json").unlink(), "image_processor"),
     "other image size": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -164,6 +164,77 @@ def test_an_encoded_image_answers_several_questions(
     assert [a.token_ids for a in answers] == [a.token_ids for a in wanted]
     assert [a.kept for a in answers] == [a.kept for a in wanted]
     assert "tower" not in answers[0].timings_ms
+
+
+@pytest.fixture
+def towers(tiny_vlm: ModuleType, tmp_path: Path) -> Model:
+    """A model whose rungs have towers of their own, and a clock that counts its readings."""
+    recipe = tiny_vlm.Recipe(towers=True, pictures=2)
+    loaded = load(tiny_vlm.write(tmp_path / "towers.bundle", recipe), threads=1)
+    ticks = itertools.count()
+    given = loaded.runtime, loaded.processor, loaded.digest
+    return Model(*given, clock=lambda: float(next(ticks)))
+
+
+def test_another_rung_s_tower_is_measured_as_a_tower(towers: Model, photo: np.ndarray) -> None:
+    """And not as a part of compression: the image is encoded again before that."""
+    shown = [photo, photo[::-1]]
+    wanted = towers.generate(shown, "one?", budget=16)
+    encoded = towers.encode(shown, budget=4)
+    got = towers.generate(encoded, "one?", budget=16)
+    assert (got.token_ids, got.kept) == (wanted.token_ids, wanted.kept)
+    assert got.timings_ms["tower"] == got.timings_ms["compress"] == 1000
+    again = towers.generate(encoded, "two?", budget=16)  # whose tokens are there
+    assert "tower" not in again.timings_ms
+    assert "tower" not in towers.generate(encoded, "one?", budget=4).timings_ms
+    visual = towers.compress(encoded, "one?", budget=8)
+    own = towers.compress(towers.encode(shown, budget=8), "one?", budget=8)
+    np.testing.assert_array_equal(visual.rows, own.rows)
+
+
+def test_compression_takes_what_its_own_tower_made(towers: Model, photo: np.ndarray) -> None:
+    encoded = towers.encode([photo, photo], budget=4)
+    with pytest.raises(UsageError, match="the tower of 4 visual tokens encoded this image; encod"):
+        towers.runtime.compress(encoded.output, towers.ladder.largest)
+
+
+def test_a_closed_model_answers_no_more(
+    tiny_vlm: ModuleType, photo: np.ndarray, tmp_path: Path
+) -> None:
+    path = tiny_vlm.write(tmp_path / "closed.bundle")
+    with load(path, threads=1) as model:
+        talk, encoded = model.converse(photo, budget=4), model.encode(photo)
+        answer = talk.ask("what is it?")
+        stream = model.stream(encoded, "why?", budget=4)
+        next(stream)
+        with pytest.raises(UsageError, match="answering already"):
+            model.close()  # which would take the memory away under it
+        stream.close()
+    assert answer.text and talk.turns
+    calls: list[Callable[[], object]] = [
+        lambda: model.encode(photo),
+        lambda: model.generate(encoded, "why?", budget=4),
+        lambda: model.compress(encoded, "why?", budget=16),
+        lambda: model.first_logits(photo, "why?", budget=4),
+        lambda: talk.ask("and now?"),
+        lambda: model.runtime.step(5),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="this model is closed; load the bundle again"):
+            call()
+    model.close()  # once more changes nothing
+    model.forget()
+    with load(path, threads=1) as another:
+        assert another.generate(photo, "what is it?", budget=4).text == answer.text
+
+
+def test_options_that_there_are_not_are_named(model: Model, photo: np.ndarray) -> None:
+    with pytest.raises(TypeError, match="top_k"):
+        model.generate(photo, "why?", top_k=5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="budgets"):
+        model.converse(photo, budgets=5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="budget"):
+        model.converse(photo).ask("why?", budget=5)  # type: ignore[call-arg]
 
 
 def test_an_image_of_another_bundle_is_refused(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from edgetok import names
-from edgetok.bundle.manifest import Stage
+from edgetok.bundle.manifest import Stage, Tensor
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import (
     BundleError,
@@ -302,13 +304,73 @@ def served(opened: Bundle, stage: Stage) -> Served:
 
 
 def test_a_stage_without_what_a_runtime_needs_is_refused(opened: Bundle) -> None:
-    import msgspec
-
     decode = opened.stage("decode", 4)
     inputs = [t for t in decode.inputs if t.name != names.POSITIONS]
     damaged = msgspec.structs.replace(decode, inputs=inputs, outputs=decode.outputs[1:])
     with pytest.raises(BundleError, match="input positions is missing; output logits is missing"):
         require_interface(served(opened, damaged))
+
+
+def with_tensor(stage: Stage, side: str, name: str, dtype: str, *shape: int) -> Stage:
+    tensors = [*getattr(stage, side), Tensor(name=name, dtype=dtype, shape=list(shape))]  # type: ignore[arg-type]
+    return msgspec.structs.replace(stage, **{side: tensors})
+
+
+@pytest.mark.parametrize(("name", "rows"), [(names.VISUAL_START, 1), (names.VISUAL_KEPT, 4)])
+def test_prefill_may_ask_where_visual_rows_are(opened: Bundle, name: str, rows: int) -> None:
+    asking = with_tensor(opened.stage("prefill", 4), "inputs", name, "int64", rows)
+    require_interface(served(opened, asking))
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "dtype", "shape", "words"),
+    [
+        ("prefill", "visual_mask", "float32", (4,), "input visual_mask is one that nothing feeds"),
+        ("prefill", names.VISUAL_DEEP, "float32", (4, 64), "visual_deep is one that nothing feeds"),
+        ("prefill", names.VISUAL_START, "int32", (1,), r"int32 \[1\], not int64 \[1\]"),
+        ("prefill", names.VISUAL_KEPT, "int64", (8,), r"int64 \[8\], not int64 \[4\]"),
+        ("decode", names.VISUAL_START, "int64", (1,), "visual_start is one that nothing feeds"),
+        ("extend", names.VISUAL_KEPT, "int64", (4,), "visual_kept is one that nothing feeds"),
+        ("embed", names.TEXT_EMBEDS, "float32", (1,), "text_embeds is one that nothing feeds"),
+        ("compress", names.SIZES, "float32", (4,), "input sizes is one that nothing feeds"),
+        ("tower", names.TOKEN_ID, "int64", (1, 1), "token_id is one that nothing feeds"),
+    ],
+)
+def test_inputs_that_nothing_feeds_are_refused(
+    opened: Bundle, stage: str, name: str, dtype: str, shape: tuple[int, ...], words: str
+) -> None:
+    asking = with_tensor(opened.stage(stage, 4), "inputs", name, dtype, *shape)
+    with pytest.raises(BundleError, match=words):
+        require_interface(served(opened, asking))
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "words"),
+    [
+        ((4, 3), (4, 3), None),
+        ((4, 3), (4, 2), "visual_deep is"),
+        ((4, 3), (8, 3), "visual_deep is"),
+        ((3, 3), (3, 3), "visual_deep is"),
+        ((4, 0), (4, 0), "visual_deep is"),
+    ],
+)
+def test_what_is_added_to_visual_rows_is_what_compress_gives_out(
+    opened: Bundle, made: tuple[int, int], asked: tuple[int, int], words: str | None
+) -> None:
+    """Rows, and layers that something is added behind."""
+    hidden, name = opened.manifest.text.hidden, names.VISUAL_DEEP
+    size = "float32", made[0], made[1] * hidden
+    compress = with_tensor(opened.stage("compress", 4), "outputs", name, *size)
+    size = "float32", asked[0], asked[1] * hidden
+    prefill = with_tensor(opened.stage("prefill", 4), "inputs", name, *size)
+    at = dataclasses.replace(served(opened, prefill), compress=compress)
+    if words is None:
+        require_interface(at)
+        require_interface(dataclasses.replace(at, stage=compress))
+        return
+    with pytest.raises(BundleError, match=words):
+        require_interface(at)
+        require_interface(dataclasses.replace(at, stage=compress))
 
 
 @pytest.mark.parametrize(

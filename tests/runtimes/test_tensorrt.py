@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -231,7 +232,30 @@ def test_rtx_takes_engines_that_were_built_elsewhere(fake: Fake, portable_bundle
         assert fake.counts.built == 0 and built > 5
         assert fake.counts.profiles == []  # one range of shapes serves all rungs
         assert fake.counts.kernels_read == kept
-        model.runtime.close()
+        model.close()
+
+
+def test_a_model_that_is_closed_keeps_kernels_and_holds_no_memory(
+    fake: Fake, portable_bundle: Path
+) -> None:
+    fake.faults.version, fake.faults.capability = "1.7.1", (8, 6)
+    with edgetok.load(portable_bundle, "rtx", precision="fp32") as model:
+        answer(model, 4)
+        assert fake.memory
+    assert not fake.memory
+    with pytest.raises(UsageError, match="this model is closed; load the bundle again"):
+        answer(model, 4)
+    edgetok.load(portable_bundle, "rtx", precision="fp32").close()
+    assert fake.counts.kernels_read == 1
+
+
+def test_kernels_are_kept_where_nobody_closes_a_model(fake: Fake, portable_bundle: Path) -> None:
+    fake.faults.version, fake.faults.capability = "1.7.1", (8, 6)
+    for kept in (0, 1):
+        model = edgetok.load(portable_bundle, "rtx", precision="fp32")
+        assert fake.counts.kernels_read == kept
+        del model
+        gc.collect()
 
 
 def test_a_gpu_that_rtx_does_not_serve(fake: Fake, portable_bundle: Path) -> None:

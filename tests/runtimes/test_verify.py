@@ -7,12 +7,13 @@ import io
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgetok.bundle.golden import GoldenCase, GoldenRung, encode_golden
-from edgetok.bundle.manifest import Precision
+from edgetok.bundle.manifest import Manifest, Precision, Stage
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, VerificationError
 from edgetok.runtimes.answers.model import Model
@@ -20,6 +21,9 @@ from edgetok.runtimes.load import load
 from edgetok.runtimes.runtime.cache import CacheRows
 from edgetok.runtimes.runtime.runtime import BundleRuntime
 from edgetok.runtimes.verify import (
+    EXACT,
+    INT4_CACHE,
+    INT8_CACHE,
     Report,
     cosine,
     displaced,
@@ -136,15 +140,42 @@ def test_tied_tokens_may_change_places(model: Model, case: GoldenCase) -> None:
     assert largest_regret(model, golden, logits, model.ladder.bucket(8)) < 0.0011
 
 
-def test_tolerances_follow_the_precision() -> None:
-    def logits(weights: str, kv: str) -> float:
-        return tolerances_for(Precision(weights=weights, kv=kv)).logits
+def with_cache(manifest: Manifest, dtype: str, width: int) -> Manifest:
+    """The manifest with other rows in every buffer, as decode lists them."""
 
-    assert logits("fp32", "fp32") < logits("fp32", "int8") < logits("int4", "int8")
-    exact = Precision(weights="fp32", kv="int8")
-    assert tolerances_for(exact).kept == 0
-    assert 0 < tolerances_for(exact, reducing_tower=True).kept <= 0.05
-    assert logits("int8", "fp32") == logits("int4", "fp32") < 1
+    def change(stage: Stage) -> Stage:
+        past = [
+            msgspec.structs.replace(t, dtype=dtype, shape=[*t.shape[:-1], width])
+            if t.name.startswith(("past_key", "past_value"))
+            else t
+            for t in stage.inputs
+        ]
+        return msgspec.structs.replace(stage, inputs=past)
+
+    return msgspec.structs.replace(manifest, stages=[change(each) for each in manifest.stages])
+
+
+def test_tolerances_follow_the_buffers(opened: Bundle) -> None:
+    plain, head = opened.manifest, opened.manifest.kv.head_dim
+    made = [with_cache(plain, *each) for each in [("int8", head), ("int8", head // 2)]]
+    made.append(with_cache(plain, "uint8", head // 2))
+    assert tolerances_for(plain) == EXACT
+    assert [tolerances_for(each) for each in made] == [INT8_CACHE, INT4_CACHE, INT4_CACHE]
+    assert EXACT.logits < INT8_CACHE.logits < INT4_CACHE.logits
+    assert INT8_CACHE.kept == 0
+    for weights in ("int8", "int4"):
+        precision = Precision(weights=weights, kv="int8")
+        rounded = msgspec.structs.replace(made[0], precision=precision)
+        assert INT8_CACHE.logits < tolerances_for(rounded).logits < 1
+
+
+def test_a_tower_that_reduces_may_keep_others(opened: Bundle) -> None:
+    stages = [
+        msgspec.structs.replace(s, bucket=8) if s.stage == "tower" else s
+        for s in opened.manifest.stages
+    ]
+    manifest = msgspec.structs.replace(opened.manifest, stages=stages)
+    assert 0 < tolerances_for(manifest).kept <= 0.05
 
 
 def test_differences_are_relative_to_the_spread() -> None:

@@ -72,6 +72,7 @@ class Recipe:
     pictures: int = 1
     convolution: bool = False  # each row also sees the mean of the two rows before it
     exits: bool = False  # visual rows leave before the second layer, where a signal says so
+    towers: bool = False  # each rung has a tower of its own, which sees other features
     step_ids: int = VOCABULARY  # a step on a larger one fails
     seed: int = 0
 
@@ -215,7 +216,8 @@ def tokenizer_json() -> bytes:
 
 
 def _graphs(recipe: Recipe, weights: _Weights) -> list[tuple[Stage, ModelProto]]:
-    made = [_tower(weights), _embed(recipe, weights)]
+    towers = recipe.budgets if recipe.towers else (None,)
+    made = [*(_tower(weights, k) for k in towers), _embed(recipe, weights)]
     made += [_compress(recipe, weights, k) for k in recipe.budgets]
     if recipe.exits:
         made += [_first_segment(recipe, weights, k) for k in recipe.budgets]
@@ -225,10 +227,10 @@ def _graphs(recipe: Recipe, weights: _Weights) -> list[tuple[Stage, ModelProto]]
     return [*made, _extend(recipe, weights), _decode(recipe, weights)]
 
 
-def _tower(weights: _Weights) -> tuple[Stage, ModelProto]:
+def _tower(weights: _Weights, budget: int | None) -> tuple[Stage, ModelProto]:
     stage = _stage(
         "tower",
-        None,
+        budget,
         [_floats(names.PIXELS, 1, 3, SIDE, SIDE)],
         [
             _floats(names.FEATURES, PATCHES, VISION_WIDTH),
@@ -244,7 +246,10 @@ def _tower(weights: _Weights) -> tuple[Stage, ModelProto]:
     graph.node("Transpose", ["blocks"], "patches", perm=[1, 3, 0, 2, 4])
     graph.node("Reshape", ["patches", flat], "rows")
     weight = graph.weight("tower.weight", PATCH_VALUES, VISION_WIDTH)
-    graph.node("MatMul", ["rows", weight], names.FEATURES)
+    graph.node("MatMul", ["rows", weight], "seen" if budget else names.FEATURES)
+    if budget:
+        scale = graph.constant("scale", np.array([budget], np.float32))
+        graph.node("Mul", ["seen", scale], names.FEATURES)
     graph.node("ReduceMean", [names.FEATURES, one], names.CLS_ATTENTION, keepdims=0)
     # How many tokens the image wants: 8 + 4 times its mean pixel.
     graph.node("ReduceMean", ["rows"], "mean", keepdims=0)

@@ -1,8 +1,8 @@
 """MustDrop's decode cache (arXiv 2411.10803): answers read final survivors alone.
 
 Between its first and its last cut a layer's cache would hold visual tokens that a later cut takes
-away. Behind the prompt those rows go too, so that every layer from the first cut on holds the same
-tokens; layers in front of it stay whole. Nothing goes during the answer, so this is no rule for a
+away. After the prompt those rows go too, so that every layer from the first cut on holds the same
+tokens; layers before it stay whole. Nothing goes during the answer, so this is no rule for a
 full cache: it comes with `--prefill mustdrop`, which decides everything.
 """
 

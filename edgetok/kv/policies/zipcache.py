@@ -2,7 +2,7 @@
 
 The paper asks the last 5 % of rows and a random 5 %, and gives salient rows more bits; here every
 20th row is asked, which does not depend on a seed, and the others go. Each decode step is a probe.
-The released code divides by the rows behind a row; this divides by the probes behind it.
+The released code divides by the rows after a row; this divides by the probes after it.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def order_scores(pruned: Tensor, recent: Tensor, count: Tensor, slots: int) -> T
     Args:
         pruned: [1, heads, 1, S], S at most `slots`.
         recent: [1, heads, 1, R], row n in slot n mod R.
-        count: int64 [1], the last row's number; what stands behind it is no row's.
+        count: int64 [1], the last row's number; what stands after it is no row's.
     """
     import torch
 

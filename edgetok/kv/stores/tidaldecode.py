@@ -1,7 +1,7 @@
 """TidalDecode (arXiv 2410.05076): a few layers look at all rows and say which ones others read.
 
 Nothing is evicted: reading is what gets cheaper. Selection layers attend to everything and take the
-k rows that receive most; the layers behind them attend to those and the newest, until the next one.
+k rows that receive most; the layers after them attend to those and the newest, until the next one.
 
 Frozen: rows are chosen per key/value head, by the attention that the heads of its group pay
 together, where the paper chooses per query head, so that one gather serves a group.
@@ -22,7 +22,7 @@ def choose_rows(weights: Tensor, held: Tensor, count: int) -> Tensor:
 
     Args:
         weights: float32 [G, heads / G, C], attention of the newest row.
-        held: int64 [1], rows in front of the newest one. Where they are fewer than `count`, -1
+        held: int64 [1], rows before the newest one. Where they are fewer than `count`, -1
             stands for what is missing.
     """
     import torch

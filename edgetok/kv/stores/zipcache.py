@@ -163,7 +163,7 @@ def pack_prompt(
 
 
 def _pack_tier(key: Tensor, value: Tensor, places: Tensor, bits: int) -> dict[str, Tensor]:
-    """Rows at places [1, G, n] as a tier of n slots; places behind the prompt are no rows."""
+    """Rows at places [1, G, n] as a tier of n slots; places after the prompt are no rows."""
     import torch
 
     rows = key.shape[2]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from edgetok.export.attention import name_cache_argument
 from edgetok.export.reference.model import Reference
 from edgetok.families.parts import Parts
 from edgetok.methods import Method
@@ -82,7 +83,7 @@ class KiviReference(Reference):
         return KiviRows(self)
 
     def follow_steps(self, embeds: Tensor, ids: list[int]) -> Tensor:
-        """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens behind it."""
+        """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens after it."""
         rows = self.begin_rows()
         return torch.stack([rows.begin(embeds), *(rows.step(token) for token in ids)])
 
@@ -97,7 +98,9 @@ class KiviRows:
     @torch.no_grad()
     def begin(self, embeds: Tensor) -> Tensor:
         """Rows [1, n, D] -> logits [W] of the last one."""
-        out = self.text.model(inputs_embeds=embeds, past_key_values=self.cache, use_cache=True)
+        model = self.text.model
+        told = {name_cache_argument(model): self.cache}
+        out = model(inputs_embeds=embeds, use_cache=True, **told)
         logits: Tensor = self.text.head(out.last_hidden_state[0, -1])
         return logits
 

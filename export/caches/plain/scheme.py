@@ -27,7 +27,6 @@ from edgetok.export.stages.prompt import build_prompt
 from edgetok.export.stages.prompt_segments import ExitedSegment, Segment, list_segments
 from edgetok.families.parts import Parts
 from edgetok.kv import NONE, keep_all
-from edgetok.ladder import Ladder
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
 
@@ -69,9 +68,6 @@ class PlainCache(CacheScheme):
     @property
     def positions(self) -> Literal["kept", "renumbered"]:  # type: ignore[override]
         return "kept" if self.reduction is None else self.reduction.method.positions
-
-    def slots(self, ladder: Ladder, layers: int) -> list[int]:
-        return cache_slots(ladder, self.reduction, layers)
 
     def prefill(self, decoding: Decoding, budget: int) -> StageModule:
         rung = decoding.rung(budget)
@@ -143,20 +139,3 @@ class PlainCache(CacheScheme):
 
     def _in_slots(self, sessions: GraphRunner) -> bool:
         return sessions.has_buffer(names.past_key_scale(0))
-
-
-def removed_rows(ladder: Ladder, prefill: Prefill | None, layers: int) -> dict[int, list[int]]:
-    """For each rung, by its budget, the prompt rows that are gone before each layer."""
-    nothing = [0] * layers
-    return {
-        b.budget: nothing if prefill is None else prefill.removed(layers, b.budget) for b in ladder
-    }
-
-
-def cache_slots(ladder: Ladder, prefill: Prefill | None, layers: int) -> list[int]:
-    """Rows of each layer's cache: what the rung that needs most leaves there."""
-    removed = removed_rows(ladder, prefill, layers)
-    return [
-        max(bucket.cache_slots - removed[bucket.budget][layer] for bucket in ladder)
-        for layer in range(layers)
-    ]

@@ -17,7 +17,7 @@ from edgetok.kv.stores.tidaldecode import attend, choose_rows, with_newest
 
 @dataclass
 class SharedAttention:
-    """Dense up to the first layer that chooses; those behind it read what was chosen last.
+    """Dense up to the first layer that chooses; those after it read what was chosen last.
 
     Args:
         dense: the emitter of a lowering, which knows how rows are kept.

@@ -15,7 +15,6 @@ from edgetok.export.caches.ring import (
     RingPrefill,
     RowAttention,
     attend_row,
-    zero_padding,
 )
 from edgetok.kv.policies.zipcache import ask
 from edgetok.kv.saliency import received, visible
@@ -32,9 +31,10 @@ class ZipPromptAttention(PromptAttention):
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, last: Tensor
     ) -> tuple[Tensor, ...]:
         count = last.long() + 1
-        true = torch.arange(key.shape[2]) < count
-        key, value = zero_padding(key, value, true)
-        salience = torch.where(true, self._salience(query, key, count, scaling), -1.0)
+        place = torch.arange(key.shape[2])
+        key, value = (torch.where((place < count)[:, None], rows, 0.0) for rows in (key, value))
+        salience = self._salience(query, key, count, scaling)
+        salience = torch.where(place < count, salience, -1.0)
         tiers = zipcache.pack_prompt(key, value, salience[None], count, self.shape.tiers)
         sizes = {kind: self.shape.buffers[kind][1] for kind in self.shape.written}
         found = tiers | {kind: torch.zeros(size) for kind, size in sizes.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from edgetok.export.attention import name_cache_argument
 from edgetok.export.reference.model import Answer, Reference
 from edgetok.families.parts import Parts
 from edgetok.methods import Method
@@ -50,7 +51,7 @@ class ZipReference(Reference):
         return Answer(torch.stack(logits), ids)
 
     def follow_steps(self, embeds: Tensor, ids: list[int]) -> Tensor:
-        """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens behind it."""
+        """Logits [1 + len(ids), W] of a prompt [1, n, D] and of given tokens after it."""
         rows = self.begin_rows()
         return torch.stack([rows.begin(embeds), *(rows.step(token) for token in ids)])
 
@@ -112,9 +113,8 @@ class ZipRows:
     def _run(self, rows: Tensor) -> tuple[Tensor, list[Array]]:
         """Logits [W], and per layer attention [G, rows, all rows], the mean over a group."""
         text = self.text
-        out = text.model(
-            inputs_embeds=rows, past_key_values=self._cache, use_cache=True, output_attentions=True
-        )
+        told: dict[str, Any] = {name_cache_argument(text.model): self._cache, "use_cache": True}
+        out = text.model(inputs_embeds=rows, output_attentions=True, **told)
         maps = [a[0].double().numpy() for a in out.attentions]
         means = [a.reshape(text.kv_heads, -1, *a.shape[1:]).mean(1) for a in maps]
         return text.head(out.last_hidden_state[0, -1]), means

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "bundle/admission.hpp"
+#include "bundle/buffers.hpp"
 #include "control/controller.hpp"
 #include "error.hpp"
 #include "images/picture.hpp"
@@ -27,10 +28,15 @@ void decode_and_prepare(const std::uint8_t* data, std::size_t bytes) {
   if (picture.rgb.size() < 3 * 256 * 256) preprocess(std::move(picture), plan);
 }
 
+void read_manifest(const std::string& text) {
+  const Manifest manifest = parse_manifest(text);
+  if (!manifest.encoder) require_buffers(manifest, "ort");
+}
+
 void read(std::uint8_t kind, const std::uint8_t* data, std::size_t bytes) {
   const std::string text(reinterpret_cast<const char*>(data), bytes);
   switch (kind % 6) {
-    case 0: parse_manifest(text); break;
+    case 0: read_manifest(text); break;
     case 1: parse_image_plan(text); break;
     case 2: admit_graph(text, Stage{"tower", {}, "ort", "onnx/tower.onnx", {}, {}, {}}, {}); break;
     case 3: decode_and_prepare(data, bytes); break;

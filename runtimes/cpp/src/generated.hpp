@@ -1,6 +1,6 @@
-// Written by `make docs` (benchmarks/cpp_header.py) from edgetok/names.py, edgetok/limits.py,
-// edgetok/bundle/operators.py and what runtimes/runtime/reuse.py measured. Do not edit: a test compares it
-// with them.
+// Written by `make docs` (runtimes/cpp/make_generated.py) from edgetok/names.py, edgetok/limits.py,
+// edgetok/bundle/operators.py and what runtimes/runtime/reuse.py measured.
+// Do not edit: a test compares it with them.
 #pragma once
 
 #include <cstdint>

@@ -393,6 +393,17 @@ def test_tokenizers_that_are_refused(open_text, capi, tokenizer, status, message
     assert caught.value.status == status
 
 
+def test_a_tokenizer_that_is_too_large_is_never_read(library, capi, tiny_vlm, tiny, tmp_path):
+    folder = tiny_vlm.write(tmp_path / "tiny.bundle")
+    size = limits.TOKENIZER_BYTES + 1
+    os.truncate(folder / TOKENIZER_FILE, size)
+    tiny.seal(folder)
+    bundle = capi.Bundle(library, folder)
+    with pytest.raises(capi.Failure, match=f"{size} bytes; at most {size - 1} are") as caught:
+        capi.Text(bundle, tmp_path / "none.so")
+    assert caught.value.status == 3
+
+
 def test_a_split_that_is_no_pattern_is_refused(open_text, capi):
     tree = json.loads(DEMO.read_bytes())
     tree["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(["

@@ -54,7 +54,7 @@ edgetok_status edgetok_text_open(const edgetok_bundle* bundle, const edgetok_tex
     const char* library = options == nullptr ? nullptr : read_struct(options, "options").library;
     auto plan = edgetok_impl::parse_prompt_plan(opened.read("processor/prompt.json"));
     auto tokenizer = std::make_shared<const edgetok_impl::TextTokenizer>(
-        opened.read("processor/tokenizer.json"), library == nullptr ? kLibrary : library);
+        opened.read("processor/tokenizer.json", edgetok_impl::limits::TOKENIZER_BYTES), library == nullptr ? kLibrary : library);
     *text = new edgetok_text{std::move(plan), std::move(tokenizer)};
   });
 }

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "generated.hpp"
+#include "bundle/buffers.hpp"
 
 namespace edgetok_impl {
 
@@ -28,7 +28,9 @@ std::int64_t width_of(const Tensor& tensor) {
 
 std::int64_t bytes_of(const Tensor& tensor) {
   std::int64_t bytes = width_of(tensor);
-  for (const auto size : tensor.shape) bytes *= size;  // admission keeps products below 2^33
+  for (const auto size : tensor.shape) {  // beyond 2^33 only of graphs that are not admitted yet
+    if (__builtin_mul_overflow(bytes, size, &bytes)) return INT64_MAX;
+  }
   return bytes;
 }
 
@@ -37,8 +39,7 @@ std::string place_of(const std::string& tensor) {
 }
 
 bool is_cache(const std::string& place) {
-  const auto begins = [&](const char* start) { return place.rfind(start, 0) == 0; };
-  return (begins("past_") && place != names::PAST_LENGTHS) || begins("kept_") || begins("flushed_");
+  return is_buffer(place) || place.rfind("kept_", 0) == 0 || place.rfind("flushed_", 0) == 0;
 }
 
 std::shared_ptr<void> allocate_zeros(std::int64_t bytes) {

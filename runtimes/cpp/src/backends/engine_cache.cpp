@@ -19,39 +19,37 @@ namespace {
 
 using namespace schema;
 
-const Schema* keep(Schema made) { return new Schema(std::move(made)); }  // for ever, once
-
 const Schema* make_schema() {
-  const auto* count = keep(integer(0, std::int64_t{1} << 53));
-  const auto* word = keep(text(is_anything, 200));
-  const auto* sha256 = keep(text(is_sha256, 64));
-  const auto* words = keep(list(word));
-  const auto* recipe = keep(object({
+  const auto* count = integer(0, std::int64_t{1} << 53);
+  const auto* word = text("", 0, 200);
+  const auto* sha256 = text("0-9a-f", 64, 64);
+  const auto* words = list(word);
+  const auto* recipe = object({
       {"bundle", sha256, {}},
-      {"engine", keep(text(is_name, 200)), {}},
+      {"engine", text("A-Za-z0-9_.+-", 1, 120), {}},
       {"graph", sha256, {}},
       {"precision", word, {}},
       {"module", word, {}},
       {"module_version", word, {}},
       {"edgetok", word, {}},
       {"runs_on", words, {}},
-  }));
-  const auto* constant = keep(object({
+  });
+  const auto* constant = object({
       {"name", word, {}},
-      {"dtype", keep(choice({"float32", "float16", "int8", "uint8", "int32", "int64", "bool"})), {}},
-      {"shape", keep(list(keep(integer(0, limits::TIMING_BYTES)), 0, 8)), {}},
+      {"dtype", choice({"float32", "float16", "int8", "uint8", "int32", "int64", "bool"}), {}},
+      {"shape", list(integer(0, limits::TIMING_BYTES), 0, 8), {}},
       {"offset", count, {}},
-  }));
-  return keep(object({
+  });
+  return object({
       {"recipe", recipe, {}},
-      {"bytes", keep(integer(1, std::int64_t{1} << 53)), {}},
+      {"bytes", integer(1, std::int64_t{1} << 53), {}},
       {"sha256", sha256, {}},
-      {"budgets", keep(list(keep(nullable(integer(1, std::int64_t{1} << 40))))), {}},
+      {"budgets", list(nullable(integer(1, std::int64_t{1} << 40))), {}},
       {"files", words, {}},
-      {"constants", keep(list(keep(list(constant)))), {}},
+      {"constants", list(list(constant)), {}},
       {"constants_bytes", count, {}},
       {"constants_sha256", sha256, {}},
-  }));
+  });
 }
 
 std::vector<std::string> read_words(const Value& value) {

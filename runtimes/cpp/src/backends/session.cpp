@@ -5,6 +5,7 @@
 
 #include "backends/providers.hpp"
 #include "backends/user_cache.hpp"
+#include "bundle/buffers.hpp"
 
 namespace edgetok_impl {
 
@@ -140,7 +141,9 @@ void OrtGraph::copy_inputs() {
 
 // GroupQueryAttention of a GPU may have been compiled without caches of few bits.
 void require_cache(const Manifest& m, const BackendOptions& options) {
-  if (options.device == "cpu" || options.flavour != "ort" || m.kv_precision == "fp32") return;
+  const Buffers cache = list_buffers(m, options.flavour);
+  const bool coarse = std::any_of(cache.begin(), cache.end(), [](const auto& b) { return b.second.dtype != "float32"; });
+  if (options.device == "cpu" || options.flavour != "ort" || !coarse) return;
   throw incompatible("a KV cache of " + m.kv_precision + " is not run on device " + options.device +
                      " by the C library; use flavour portable, device cpu, or the Python runtime");
 }

@@ -69,11 +69,11 @@ const File& Bundle::file(const std::string& path) const {
                      "` is not listed in the manifest, so it is not part of the bundle");
 }
 
-std::string Bundle::read(const std::string& path) const {
+std::string Bundle::read(const std::string& path, std::int64_t most) const {
   const File& listed = file(path);
-  if (listed.bytes > limits::BUNDLE_READ_BYTES) {
-    throw bundle_error(path + ": " + std::to_string(listed.bytes) + " bytes; at most " +
-                       std::to_string(limits::BUNDLE_READ_BYTES) + " are read whole");
+  if (listed.bytes > most) {
+    throw bundle_error(path + ": " + std::to_string(listed.bytes) + " bytes; at most " + std::to_string(most) +
+                       " are read whole");
   }
   std::string data =
       read_up_to(opened(open_root(root_), path), static_cast<std::size_t>(listed.bytes), path);

@@ -6,6 +6,7 @@
 
 #include "bundle/files.hpp"
 #include "bundle/manifest.hpp"
+#include "generated.hpp"
 
 namespace edgetok_impl {
 
@@ -18,8 +19,8 @@ class Bundle {
   const std::string& root() const { return root_; }
   const Manifest& manifest() const { return manifest_; }
 
-  // The bytes of a listed file; what is returned is what was hashed.
-  std::string read(const std::string& path) const;
+  // The bytes of a listed file, which may have `most`; what is returned is what was hashed.
+  std::string read(const std::string& path, std::int64_t most = limits::BUNDLE_READ_BYTES) const;
 
   // A listed file, opened; throws if it is not the file that was checked.
   Descriptor open(const std::string& path) const;

@@ -21,8 +21,6 @@ std::int64_t largest(const Integers& values) {
 
 bool are_equal(const Integers& values) { return std::set<std::int64_t>(values.begin(), values.end()).size() <= 1; }
 
-bool is_at_prefill(const std::string& policy) { return policy == "mustdrop"; }
-
 void removed_problems(const Kv& kv, const Rung& rung, const std::string& at, Found& out) {
   const auto& removed = rung.removed;
   if (static_cast<std::int64_t>(removed.size()) != kv.layers) {
@@ -107,18 +105,13 @@ bool stands_apart(const std::string& stage) {
 
 void compaction_problems(const Manifest& m, Found& out) {
   const Kv& kv = m.kv;
-  if (is_at_prefill(kv.policy) && m.prefill_method == "none") {
-    out.push_back("$.kv.policy " + kv.policy + " goes with a prefill that takes rows away, and none does");
-  }
-  const bool empties = kv.policy != "none" && !is_at_prefill(kv.policy) && kv.reads == 0;
   const auto kept = static_cast<std::int64_t>(kv.keep.size());
   bool frees = true;
   for (std::size_t i = 0; i < std::min(kv.keep.size(), kv.slots.size()); ++i) {
     frees = frees && kv.keep[i] < kv.slots[i];
   }
-  if ((kept != 0) != empties || (kept != 0 && kept != kv.layers)) {
-    out.push_back("$.kv.keep has " + str(kept) + " entries for " + str(kv.layers) +
-                  " layers and policy " + kv.policy);
+  if (kept != 0 && kept != kv.layers) {
+    out.push_back("$.kv.keep has " + str(kept) + " entries for " + str(kv.layers) + " layers");
   } else if (!frees) {
     out.push_back("$.kv.keep " + format_list(kv.keep) + " frees no row of $.kv.slots " + format_list(kv.slots));
   }
@@ -146,7 +139,7 @@ void exit_problems(const Manifest& m, Found& out) {
   ends.push_back(m.kv.layers);
   const std::string exits = "$.prefill.exits " + format_list(m.exits);
   if (!rises(ends)) out.push_back(exits + " are not ascending layers below " + str(m.kv.layers));
-  if (!m.exits.empty() && (m.prefill_method == "none" || m.kv.policy != "none" || m.kv.ring != 0)) {
+  if (!m.exits.empty() && (m.prefill_method == "none" || !m.kv.keep.empty() || m.kv.ring != 0)) {
     out.push_back(exits + " go with a method, and with a cache that keeps every row");
   }
   const auto removes = [](const Rung& rung) { return largest(rung.removed) > 0; };
@@ -174,60 +167,19 @@ void exit_problems(const Manifest& m, Found& out) {
 }
 
 void ring_problems(const Manifest& m, Found& out) {
-  static const std::map<std::string, std::int64_t> kBits = {
-      {"kivi", 2}, {"kivi4", 4}, {"zipcache", 2}, {"think", 32}};
   const Kv& kv = m.kv;
-  const auto bits = kBits.find(m.kv_precision);
-  const bool pruned = 1 <= kv.key_channels && kv.key_channels <= kv.head_dim;
-  if ((m.kv_precision == "think") != pruned) {
-    out.push_back("$.kv.key_channels " + str(kv.key_channels) + " of " + str(kv.head_dim) +
-                  " does not go with a cache of " + m.kv_precision);
+  if (kv.filing != "none" && kv.ring == 0) {
+    out.push_back("$.kv.filing " + kv.filing + " goes with a ring, and $.kv.ring is 0");
   }
-  if ((kv.ring != 0) != (bits != kBits.end())) {
-    out.push_back("$.kv.ring " + str(kv.ring) + " does not go with a cache of " + m.kv_precision);
-  } else if (bits != kBits.end()) {
-    if (!kv.keep.empty() || !are_equal(kv.slots)) {
-      out.push_back("$.kv.slots " + format_list(kv.slots) + " and .keep " + format_list(kv.keep) +
-                    ": a ring takes all rows alike");
-    }
-    if (kv.ring > largest(kv.slots)) {
-      out.push_back("$.kv.ring " + str(kv.ring) + " exceeds $.kv.slots " + str(largest(kv.slots)));
-    }
-    if (kv.head_dim * bits->second % 8 != 0) {
-      out.push_back("$.kv.head_dim " + str(kv.head_dim) + " fills no whole bytes at " +
-                    str(bits->second) + " bits");
-    }
+  if (kv.ring != 0 && (!kv.keep.empty() || !are_equal(kv.slots))) {
+    out.push_back("$.kv.slots " + format_list(kv.slots) + " and .keep " + format_list(kv.keep) +
+                  ": a ring takes all rows alike");
   }
-}
-
-void reading_problems(const Kv& kv, Found& out) {
-  if (kv.reads == 0 && kv.selects.empty()) return;
-  if (kv.reads == 0 || kv.selects.empty() || kv.policy == "none") {
-    out.push_back("$.kv.reads " + str(kv.reads) + ", .selects " + format_list(kv.selects) +
-                  " and policy " + kv.policy + " do not agree");
+  if (kv.ring > largest(kv.slots)) {
+    out.push_back("$.kv.ring " + str(kv.ring) + " exceeds $.kv.slots " + str(largest(kv.slots)));
   }
-  if (!rises(kv.selects) || largest(kv.selects) >= kv.layers - 1) {
-    out.push_back("$.kv.selects " + format_list(kv.selects) + " does not rise in front of the last of " +
-                  str(kv.layers) + " layers");
-  }
-  const auto fewest = *std::min_element(kv.slots.begin(), kv.slots.end());
-  if (kv.reads > fewest) out.push_back("$.kv.reads " + str(kv.reads) + " exceeds $.kv.slots " + str(fewest));
-  if (kv.ring != 0 || !are_equal(kv.slots)) {
-    out.push_back("$.kv.slots " + format_list(kv.slots) + " and .ring " + str(kv.ring) +
-                  ": layers that share rows hold the same");
-  }
-}
-
-void convolution_problems(const Manifest& m, Found& out) {
-  const Kv& kv = m.kv;
-  const std::string convolutions = "$.kv.convolutions " + str(kv.convolutions);
-  if ((kv.convolutions != 0) != (kv.kernel > 1)) {
-    out.push_back(convolutions + " and .kernel " + str(kv.kernel) + " do not agree");
-  }
-  const bool plain = kv.policy == "none" && kv.ring == 0 && m.prefill_method == "none";
-  if (kv.convolutions != 0 && !plain) {
-    out.push_back(convolutions + " remember every row; policy " + kv.policy + ", ring " + str(kv.ring) +
-                  " or prefill " + m.prefill_method + " would take some away");
+  if (kv.reuse == "rewind" && (kv.ring != 0 || !kv.keep.empty() || m.prefill_method != "none")) {
+    out.push_back("$.kv.reuse rewind: rows that were packed, given up or taken away do not come back");
   }
 }
 
@@ -350,8 +302,6 @@ std::vector<std::string> find_contradictions(const Manifest& m) {
   compaction_problems(m, out);
   ring_problems(m, out);
   exit_problems(m, out);
-  reading_problems(m.kv, out);
-  convolution_problems(m, out);
   controller_problems(m, out);
   for (const auto& stage : m.stages) {
     tensor_problems(stage, out);

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "bundle/hash.hpp"
-#include "bundle/manifest_schema.hpp"
+#include "bundle/schema.hpp"
 #include "error.hpp"
 #include "generated.hpp"
 #include "text.hpp"
@@ -51,22 +51,17 @@ Kv to_kv(const Value& v) {
   out.slots = integers(v.at("slots"));
   out.policy = v.at("policy").text();
   out.positions = v.at("positions").text();
-  out.keep = integers(v.at("keep"));
-  for (const auto& plane : v.at("planes").list()) out.planes.push_back(plane.text());
+  out.reuse = v.at("reuse").text();
+  out.extends = v.at("extends").as<bool>();
+  out.filing = v.at("filing").text();
   out.ring = v.at("ring").integer();
-  out.key_channels = v.at("key_channels").integer();
-  out.reads = v.at("reads").integer();
-  out.selects = integers(v.at("selects"));
-  out.convolutions = v.at("convolutions").integer();
-  out.kernel = v.at("kernel").integer();
+  out.keep = integers(v.at("keep"));
   return out;
 }
 
 Text to_text(const Value& v) {
-  return {v.at("hidden").integer(),      v.at("vocabulary").integer(),
-          v.at("max_positions").integer(), integers(v.at("stop_ids")),
-          v.at("pad_id").integer(),      v.at("sees_ahead").text(),
-          v.at("axes").integer(),        v.at("deep").integer()};
+  return {v.at("hidden").integer(), v.at("vocabulary").integer(), v.at("max_positions").integer(),
+          integers(v.at("stop_ids")), v.at("pad_id").integer()};
 }
 
 Vision to_vision(const Value& v) {
@@ -189,10 +184,7 @@ bool names_a_task(const Value& tree) {
 }
 
 Manifest read_answering(Value& tree) {
-  apply(manifest_schema(), tree, kFile);
-  if (const auto axes = tree.at("text").at("axes").integer(); axes == 2) {
-    throw bundle_error(std::string(kFile) + ": invalid value 2 - at `$.text.axes`");
-  }
+  apply(*manifest_schema(), tree, kFile);
   Manifest manifest = to_manifest(tree);
   std::get<Object>(tree.data)["controller"] = Value(nullptr);
   manifest.digest = sha256_hex(encode_strict(tree));
@@ -200,7 +192,7 @@ Manifest read_answering(Value& tree) {
 }
 
 Manifest read_encoder(Value& tree, const std::string& bytes) {
-  apply(encoder_schema(), tree, kFile);
+  apply(*encoder_manifest_schema(), tree, kFile);
   Manifest manifest = to_encoder_manifest(tree);
   manifest.digest = sha256_hex(bytes);
   return manifest;
@@ -231,12 +223,10 @@ Manifest parse_manifest(const std::string& bytes) {
   return manifest;
 }
 
-bool is_packed(const std::string& kv) { return kv == "kivi" || kv == "kivi4" || kv == "zipcache"; }
-
 std::vector<std::string> shared_stages(const Manifest& manifest) {
   std::vector<std::string> out = {"tower", "compress", "embed", "prefill", "decode"};
-  if (manifest.kv.keep.empty() && manifest.kv.ring == 0) out.push_back("extend");
-  if (manifest.kv.ring != 0 && is_packed(manifest.kv_precision)) out.push_back("flush");
+  if (manifest.kv.extends) out.emplace_back(names::EXTEND);
+  if (manifest.kv.filing != "none") out.emplace_back(names::FLUSH);
   return out;
 }
 

@@ -48,19 +48,17 @@ struct Kv {
   std::int64_t layers = 0, kv_heads = 0, head_dim = 0;
   std::vector<std::int64_t> slots;
   std::string policy, positions;
+  std::string reuse;    // rewind, append or nothing
+  bool extends = false;
+  std::string filing;   // of a full ring: none, groups or tiers
+  std::int64_t ring = 0;
   std::vector<std::int64_t> keep;
-  std::vector<std::string> planes;
-  std::int64_t ring = 0, key_channels = 0, reads = 0;
-  std::vector<std::int64_t> selects;
-  std::int64_t convolutions = 0, kernel = 0;
 };
 
 struct Text {
   std::int64_t hidden = 0, vocabulary = 0, max_positions = 0;
   std::vector<std::int64_t> stop_ids;
   std::int64_t pad_id = 0;
-  std::string sees_ahead;
-  std::int64_t axes = 1, deep = 0;
 };
 
 struct Vision {
@@ -162,8 +160,6 @@ std::vector<std::string> find_encoder_contradictions(const Manifest& manifest);
 
 // The stages of which every rung finds a graph.
 std::vector<std::string> shared_stages(const Manifest& manifest);
-
-bool is_packed(const std::string& kv_precision);
 
 // Whether a file of the bundle holds weights, and how much all of them hold.
 bool is_weights(const std::string& path);

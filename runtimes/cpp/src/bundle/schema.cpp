@@ -16,6 +16,7 @@ const char* name_of(const Value& value) {
 
 const char* name_of(Schema::Kind kind) {
   switch (kind) {
+    case Schema::Kind::boolean: return "bool";
     case Schema::Kind::integer: return "int";
     case Schema::Kind::real: return "float";
     case Schema::Kind::text: return "str";
@@ -27,6 +28,19 @@ const char* name_of(Schema::Kind kind) {
   return "object";
 }
 
+// The characters are those of a pattern's brackets: a-z is a range, and a last - is itself.
+bool are_all_of(const std::string& text, const std::string& characters) {
+  const auto allowed = [&](char c) {
+    for (std::size_t i = 0; i < characters.size(); ++i) {
+      const bool is_range = i + 2 < characters.size() && characters[i + 1] == '-';
+      if (is_range ? characters[i] <= c && c <= characters[i + 2] : characters[i] == c) return true;
+      if (is_range) i += 2;
+    }
+    return characters.empty();
+  };
+  return std::all_of(text.begin(), text.end(), allowed);
+}
+
 class Applier {
  public:
   explicit Applier(const std::string& what) : what_(what) {}
@@ -34,6 +48,7 @@ class Applier {
   void apply(const Schema& schema, Value& value, const std::string& path) const {
     if (schema.nullable && value.is_null()) return;
     switch (schema.kind) {
+      case Schema::Kind::boolean: require<bool>(schema, value, path); return;
       case Schema::Kind::integer: return integer(schema, value, path);
       case Schema::Kind::real: return real(schema, value, path);
       case Schema::Kind::text: return text(schema, value, path);
@@ -66,8 +81,8 @@ class Applier {
   void real(const Schema& schema, Value& value, const std::string& path) const {
     if (value.is<std::int64_t>()) value = Value(static_cast<double>(value.integer()));
     const double found = require<double>(schema, value, path);
-    const bool below = schema.open || schema.low_open ? !(found > schema.low) : !(found >= schema.low);
-    const bool above = schema.open ? !(found < schema.high) : !(found <= schema.high);
+    const bool below = schema.low_open ? !(found > schema.low) : !(found >= schema.low);
+    const bool above = schema.high_open ? !(found < schema.high) : !(found <= schema.high);
     if (below || above) refuse(format_number(found, 6) + " is outside its range", path);
   }
 
@@ -77,7 +92,9 @@ class Applier {
     const bool chosen = std::find(choices.begin(), choices.end(), found) != choices.end();
     if (!choices.empty() && !chosen) refuse("invalid value `" + shorten(found) + "`", path);
     if (!choices.empty()) return;
-    if (count_characters(found) > schema.most_characters || !schema.test(found)) {
+    const auto characters = count_characters(found);
+    const bool fits = characters >= schema.least_items && characters <= schema.most_items;
+    if (!fits || !are_all_of(found, schema.characters)) {
       refuse("`" + shorten(found) + "` is too long or not of the form that it must have", path);
     }
   }
@@ -137,16 +154,7 @@ class Applier {
   std::string what_;
 };
 
-bool all_of(const std::string& text, std::size_t least, std::size_t most, const char* others,
-            bool upper) {
-  const std::string extra = others;
-  const auto allowed = [&](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (upper && c >= 'A' && c <= 'Z') ||
-           extra.find(c) != std::string::npos;
-  };
-  return text.size() >= least && text.size() <= most &&
-         std::all_of(text.begin(), text.end(), allowed);
-}
+const Schema* keep(Schema made) { return new Schema(std::move(made)); }
 
 }  // namespace
 
@@ -156,83 +164,79 @@ void apply(const Schema& schema, Value& value, const std::string& what) {
 
 namespace schema {
 
-Schema integer(std::int64_t least, std::int64_t most) {
+const Schema* boolean() {
+  Schema out;
+  out.kind = Schema::Kind::boolean;
+  return keep(out);
+}
+
+const Schema* integer(std::int64_t least, std::int64_t most) {
   Schema out;
   out.kind = Schema::Kind::integer;
   out.least = least;
   out.most = most;
-  return out;
+  return keep(out);
 }
 
-Schema real(double low, double high) {
+const Schema* real(double low, double high, bool low_open, bool high_open) {
   Schema out;
   out.kind = Schema::Kind::real;
   out.low = low;
   out.high = high;
-  return out;
+  out.low_open = low_open;
+  out.high_open = high_open;
+  return keep(out);
 }
 
-Schema share() {
-  Schema out = real(0, 1);
-  out.open = true;
-  return out;
-}
-
-Schema text(Schema::Test test, std::size_t most_characters) {
+const Schema* text(const std::string& characters, std::size_t least, std::size_t most) {
   Schema out;
   out.kind = Schema::Kind::text;
-  out.test = test;
-  out.most_characters = most_characters;
-  return out;
+  out.characters = characters;
+  out.least_items = least;
+  out.most_items = most;
+  return keep(out);
 }
 
-Schema choice(std::vector<std::string> choices) {
+const Schema* choice(std::vector<std::string> choices) {
   Schema out;
   out.kind = Schema::Kind::text;
   out.choices = std::move(choices);
-  return out;
+  return keep(out);
 }
 
-Schema list(const Schema* item, std::size_t least, std::size_t most) {
+const Schema* list(const Schema* item, std::size_t least, std::size_t most) {
   Schema out;
   out.kind = Schema::Kind::list;
   out.item = item;
   out.least_items = least;
   out.most_items = most;
-  return out;
+  return keep(out);
 }
 
-Schema tuple(std::vector<const Schema*> items) {
+const Schema* tuple(std::vector<const Schema*> items) {
   Schema out;
   out.kind = Schema::Kind::tuple;
   out.items = std::move(items);
-  return out;
+  return keep(out);
 }
 
-Schema map(const Schema* key, const Schema* item, std::size_t most) {
-  Schema out = list(item, 0, most);
+const Schema* map(const Schema* key, const Schema* item, std::size_t least, std::size_t most) {
+  Schema out = *list(item, least, most);
   out.kind = Schema::Kind::map;
   out.key = key;
-  return out;
+  return keep(out);
 }
 
-Schema object(std::vector<Field> fields) {
+const Schema* object(std::vector<Field> fields) {
   Schema out;
   out.fields = std::move(fields);
-  return out;
+  return keep(out);
 }
 
-Schema nullable(Schema schema) {
-  schema.nullable = true;
-  return schema;
-}
-
-bool is_name(const std::string& text) { return all_of(text, 1, 120, "_.+-", true); }
-bool is_signal(const std::string& text) { return all_of(text, 1, 60, "_", false); }
-bool is_anything(const std::string&) { return true; }
-
-bool is_sha256(const std::string& text) {
-  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+const Schema* nullable(const Schema* schema) {
+  Schema out = *schema;
+  out.nullable = true;
+  return keep(out);
 }
 
 }  // namespace schema

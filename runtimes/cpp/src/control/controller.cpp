@@ -79,29 +79,6 @@ const Row* find_row(const Limits& limits, std::int64_t budget) {
   return nullptr;
 }
 
-const Schema& table_schema() {
-  using namespace schema;
-  static const Schema* const made = [] {
-    const auto keep = [](Schema one) { return new Schema(std::move(one)); };
-    const Value nothing(nullptr);
-    const auto* measured = keep(real(0, std::numeric_limits<double>::infinity()));
-    const auto* row = keep(object({
-        {"budget", keep(integer(1, INT64_MAX)), {}},
-        {"ttft_ms_p50", measured, {}},
-        {"ttft_ms_p95", measured, {}},
-        {"decode_ms_p50", measured, {}},
-        {"memory_mib", measured, {}},
-        {"energy_j", keep(nullable(real(0, std::numeric_limits<double>::infinity()))), nothing},
-    }));
-    return keep(object({
-        {"bundle_digest", keep(text(is_sha256, 64)), {}},
-        {"device", keep(text(is_anything, 120)), {}},
-        {"rows", keep(list(row)), {}},
-    }));
-  }();
-  return *made;
-}
-
 }  // namespace
 
 double score(const Scorer& scorer, const Signals& signals, const Ids& question) {
@@ -123,7 +100,7 @@ std::vector<Row> parse_table(const std::string& json, const std::string& digest)
   Value v;
   try {
     v = parse_strict(json, "the measurements", limits::MANIFEST_BYTES);
-    apply(table_schema(), v, "the measurements");
+    apply(*bench_table_schema(), v, "the measurements");
   } catch (const Error& error) {
     throw usage_error(error.what());
   }

@@ -12,38 +12,6 @@ namespace {
 
 const char kImage[] = "processor/image.json";
 
-const Schema* keep(Schema made) { return new Schema(std::move(made)); }
-
-const Schema& image_schema() {
-  using namespace schema;
-  static const Schema* const made = [] {
-    const auto* positive = keep(integer(1, std::int64_t{1} << 40));
-    const auto* maybe = keep(nullable(integer(1, std::int64_t{1} << 40)));
-    const auto* pair = keep(nullable(list(positive, 2, 2)));
-    const auto* number = keep(real(-std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()));
-    const auto* three = keep(list(number, 3, 3));
-    const auto* byte = keep(integer(0, 255));
-    const auto* tiles = keep(nullable(object({
-        {"grid", keep(list(positive, 2, 2)), {}},
-        {"fit", keep(choice({"pad", "stretch"})), {}},
-    })));
-    const Value nothing(nullptr);
-    return keep(object({
-        {"resize_shortest_px", maybe, {}},
-        {"resize_px", pair, {}},
-        {"resample", keep(choice({"nearest", "bilinear", "bicubic", "lanczos"})), {}},
-        {"crop_px", pair, {}},
-        {"rescale", number, {}},
-        {"mean", three, {}},
-        {"std", three, {}},
-        {"resize_longest_px", maybe, nothing},
-        {"tiles", tiles, nothing},
-        {"square_rgb", keep(nullable(list(byte, 3, 3))), nothing},
-    }));
-  }();
-  return *made;
-}
-
 std::optional<std::int64_t> side(const Value& value) {
   return value.is_null() ? std::nullopt : std::optional(value.integer());
 }
@@ -86,7 +54,7 @@ void require_canvas(const ImagePlan& plan) {
 
 ImagePlan parse_image_plan(const std::string& bytes) {
   Value v = parse_strict(bytes, kImage, limits::PROCESSOR_BYTES);
-  apply(image_schema(), v, kImage);
+  apply(*image_plan_schema(), v, kImage);
   ImagePlan plan;
   plan.resize_shortest_px = side(v.at("resize_shortest_px"));
   plan.resize_longest_px = side(v.at("resize_longest_px"));

@@ -6,15 +6,6 @@
 
 namespace edgetok_impl {
 
-// A prefill that treats visual rows apart makes other rows of them than a chunk would, even where it
-// takes none away; a group that is packed does not go back into its ring.
-bool Runtime::may_rewind() const {
-  const auto& kv = manifest_.kv;
-  const auto& text = manifest_.text;
-  return kv.policy == "none" && kv.ring == 0 && kv.convolutions == 0 && manifest_.prefill_method == "none" &&
-         text.sees_ahead == "nothing" && text.axes == 1 && rows_.are_whole();
-}
-
 std::size_t Runtime::chunk_rows() const {
   const auto found = graphs_.find({names::EXTEND, ladder_[0].budget});
   if (found == graphs_.end()) return 0;

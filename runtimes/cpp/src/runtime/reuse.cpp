@@ -80,7 +80,7 @@ PromptCache::Filled PromptCache::fill(std::int64_t budget, const PromptRows& row
 
 // How many of the first rows need not be computed again; fewer than all of them.
 std::size_t PromptCache::count_held(const PromptRows& rows) const {
-  if (runtime_.sees_whole_prompt()) return 0;  // what comes behind a prompt changes all of its rows
+  if (!runtime_.may_reuse()) return 0;
   const std::size_t shared = std::min(held_.count_shared(rows), rows.size() - 1);
   const bool text_follows = are_text(rows.keys(), shared);
   if (runtime_.may_rewind()) return text_follows || rows.size() >= runtime_.chunk_rows() ? shared : 0;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "bundle/buffers.hpp"
 #include "generated.hpp"
 #include "machine.hpp"
 #include "runtime/interface.hpp"
@@ -40,10 +41,11 @@ std::vector<Rung> pick_rungs(const std::vector<Rung>& all, const std::vector<std
   return out;
 }
 
-// Memory that loading and running takes at least: weights, KV cache, activations.
-std::int64_t needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, const std::string& flavour) {
-  std::map<std::string, std::int64_t> cache;
-  std::int64_t widest = 0, total = 0;
+// Memory that loading and running takes at least: weights, KV cache, activations. Manifests may say
+// numbers of which no integer holds the sum.
+double needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, const std::string& flavour) {
+  const auto size_of = [](const Tensor& tensor) { return static_cast<double>(bytes_of(tensor)); };
+  double widest = 0, total = static_cast<double>(weights_bytes(m));
   for (const auto& stage : m.stages) {
     const bool loaded = !stage.bucket || std::any_of(ladder.begin(), ladder.end(), [&](const Rung& rung) {
       return rung.budget == *stage.bucket;
@@ -51,21 +53,19 @@ std::int64_t needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, co
     if (stage.flavour != flavour || !loaded) continue;
     for (const auto* side : {&stage.inputs, &stage.outputs}) {
       for (const auto& tensor : *side) {
-        const bool held = tensor.name.rfind("past_", 0) == 0 && tensor.name != names::PAST_LENGTHS;
-        if (held) cache[tensor.name] = bytes_of(tensor);
-        if (!held) widest = std::max(widest, bytes_of(tensor));
+        if (!is_buffer(tensor.name)) widest = std::max(widest, size_of(tensor));
       }
     }
   }
-  total += weights_bytes(m);
-  for (const auto& [name, bytes] : cache) total += bytes;
+  for (const auto& [name, tensor] : list_buffers(m, flavour)) total += size_of(tensor);
   return total + kScratch * widest;
 }
 
 void require_memory(const Manifest& m, const std::vector<Rung>& ladder, const std::string& flavour) {
-  const auto needed = needed_bytes(m, ladder, flavour), available = available_bytes();
-  if (available < 0 || needed <= available) return;
-  throw Error(Code::resources, "this bundle needs at least " + std::to_string(needed >> 20) + " MiB and " +
+  const double needed = needed_bytes(m, ladder, flavour);
+  const auto available = available_bytes();
+  if (available < 0 || needed <= static_cast<double>(available)) return;
+  throw Error(Code::resources, "this bundle needs at least " + format_number(std::floor(needed / (1 << 20)), 15) + " MiB and " +
                                    std::to_string(available >> 20) +
                                    " MiB are free; end other programs, load fewer rungs, or export with int4 weights");
 }
@@ -83,10 +83,11 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
       ladder_(pick_rungs(bundle.manifest().ladder, options.budgets)),
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
   require_flavour(manifest_, flavour_);
+  require_buffers(manifest_, flavour_);
   backend_ = make_backend(bundle, {options.device, flavour_, options.precision, pick_threads(options.threads),
                                    options.packed});
   load(bundle, [&](const Stage& stage, const Rung& rung) {
-    require_interface(manifest_, stage, rung, bundle.stage("tower", rung.budget, flavour_));
+    require(bundle, stage, rung);
     return backend_->bind(stage);
   });
   tower_per_rung_ = edgetok_impl::has_tower_per_rung(manifest_);
@@ -95,26 +96,30 @@ Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
   bundle.require_same_weights();
 }
 
+void Runtime::require(const Bundle& bundle, const Stage& stage, const Rung& rung) const {
+  require_interface({manifest_, stage, rung, bundle.stage("tower", rung.budget, flavour_),
+                     bundle.stage("compress", rung.budget, flavour_)});
+}
+
 void Runtime::load(const Bundle& bundle, const MakeGraph& make) {
   require_memory(manifest_, ladder_, flavour_);
   std::vector<std::string> stages(std::begin(kStages), std::end(kStages));
-  for (const auto& name : shared_stages(manifest_)) {
-    if (name == names::EXTEND) stages.push_back(name);
-  }
+  if (manifest_.kv.extends) stages.emplace_back(names::EXTEND);
   for (const auto& name : stages) {
     for (auto rung = ladder_.rbegin(); rung != ladder_.rend(); ++rung) {  // see `Backend`
       const Stage& stage = bundle.stage(name, rung->budget, flavour_);
       auto& graph = by_file_[stage.file];
-      if (graph) require_interface(manifest_, stage, *rung, bundle.stage("tower", rung->budget, flavour_));
+      if (graph) require(bundle, stage, *rung);
       if (!graph) graph = make(stage, *rung);
       graphs_[{name, rung->budget}] = graph.get();
     }
   }
   segments_.load(manifest_, ladder_, flavour_, make);
-  compaction_.load(manifest_, ladder_.back(), flavour_, make);
-  if (!is_packed(manifest_.kv_precision)) return;
-  const Stage& flush = bundle.stage("flush", ladder_.back().budget, flavour_);
-  flushing_.load(manifest_, make(flush, ladder_.back()), graph("decode", ladder_[0].budget).inputs());
+  const Cache& cache = graph("decode", ladder_[0].budget).inputs();
+  compaction_.load(manifest_, ladder_.back(), flavour_, make, cache);
+  if (manifest_.kv.filing == "none") return;
+  const Stage& flush = bundle.stage(names::FLUSH, ladder_.back().budget, flavour_);
+  flushing_.load(manifest_.kv, make(flush, ladder_.back()), cache);
 }
 
 Graph& Runtime::graph(const std::string& stage, std::int64_t budget) const {

@@ -71,9 +71,10 @@ class Runtime {
   std::optional<std::int64_t> exit_layer() const;
 
   // ---- rows behind those that the cache holds, for reuse.hpp; in extending.cpp ----
-  bool sees_whole_prompt() const { return manifest_.text.sees_ahead == "prompt"; }
-  // Whether rows stand where they were written and nothing but them decides about answers.
-  bool may_rewind() const;
+  // Whether what the cache holds is of use to any other prompt.
+  bool may_reuse() const { return manifest_.kv.reuse != "nothing"; }
+  // Whether the cache may be cut after any row, and every layer has all rows until there.
+  bool may_rewind() const { return manifest_.kv.reuse == "rewind" && rows_.are_whole(); }
   void rewind(std::int64_t rows) { rows_.rewind(rows); }
   // Rows that a chunk has; 0 where there is no graph for them.
   std::size_t chunk_rows() const;
@@ -84,6 +85,7 @@ class Runtime {
 
  private:
   void load(const Bundle& bundle, const MakeGraph& make);
+  void require(const Bundle& bundle, const Stage& stage, const Rung& rung) const;
   Graph& graph(const std::string& stage, std::int64_t budget) const;
   std::vector<float> embed_ids(const Ids& ids);
   void write_prompt(const Graph& graph, const std::vector<float>& rows, const Prompt& prompt);

@@ -14,26 +14,6 @@ namespace {
 const char kPrompt[] = "processor/prompt.json";
 const char kReplacement[] = "\xef\xbf\xbd";
 
-const Schema* keep(Schema made) { return new Schema(std::move(made)); }
-
-const Schema& prompt_schema() {
-  using namespace schema;
-  static const Schema* const made = [] {
-    const auto* ids = keep(nullable(list(keep(integer(0, std::int64_t{1} << 53)))));
-    const auto* text_piece = keep(nullable(text(is_anything, SIZE_MAX)));
-    const auto* slot = keep(nullable(choice({"image", "user"})));
-    const Value nothing(nullptr);
-    const auto* segment = keep(object({{"ids", ids, nothing}, {"text", text_piece, nothing}, {"slot", slot, nothing}}));
-    const auto* forbidden = keep(list(keep(integer(0, std::int64_t{1} << 53))));
-    return keep(object({
-        {"segments", keep(list(segment)), {}},
-        {"forbidden_ids", forbidden, {}},
-        {"turn", keep(nullable(list(segment))), nothing},
-    }));
-  }();
-  return *made;
-}
-
 Ids read_ids(const Value& list) {
   Ids out;
   for (const auto& id : list.list()) out.push_back(id.integer());
@@ -141,7 +121,7 @@ bool is_text(const Segment& segment) {
 
 PromptPlan parse_prompt_plan(const std::string& bytes) {
   Value v = parse_strict(bytes, kPrompt, limits::PROCESSOR_BYTES);
-  apply(prompt_schema(), v, kPrompt);
+  apply(*prompt_plan_schema(), v, kPrompt);
   PromptPlan plan;
   plan.segments = read_segments(v.at("segments"), "segments", 1);
   if (!v.at("turn").is_null()) plan.turn = read_segments(v.at("turn"), "turn", 0);

@@ -344,7 +344,7 @@ std::string byte_name(unsigned byte) {
 }
 
 TokenizerFile parse_tokenizer(const std::string& bytes) {
-  const Value root = parse_strict(bytes, kFile, limits::BUNDLE_READ_BYTES);
+  const Value root = parse_strict(bytes, kFile, limits::TOKENIZER_BYTES);
   Part part(root, "$");
   TokenizerFile out;
   for (const char* key : {"version", "truncation", "padding"}) part.find(key);  // a prompt is refused, never cut

@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Cast:
+class BuiltEngine:
     """What became of a job.
 
     Args:
@@ -34,7 +34,7 @@ class Cast:
     seconds: float
 
 
-class Foundry:
+class EngineBuilder:
     """Builds engines of a bundle and keeps them.
 
     Args:
@@ -55,7 +55,7 @@ class Foundry:
         self._toolkit, self._target = toolkit, target
         self._device, self._progress = device, progress
 
-    def build(self, job: EngineJob, *, again: bool = False) -> Cast:
+    def build(self, job: EngineJob, *, again: bool = False) -> BuiltEngine:
         """Have the engine in the cache; built anew if `again`.
 
         Raises:
@@ -66,10 +66,10 @@ class Foundry:
         with self._cache.locked(recipe):
             data = None if again else self._cache.read(self._cache.path(recipe))
             if data is not None:
-                return Cast(job, len(data), 0.0)
+                return BuiltEngine(job, len(data), 0.0)
             started = time.monotonic()
             data = self._build(job, recipe)
-            return Cast(job, len(data), time.monotonic() - started)
+            return BuiltEngine(job, len(data), time.monotonic() - started)
 
     def open(self, job: EngineJob, deserialize: Callable[[bytes], Engine | None]) -> Engine:
         """The engine, opened. One that TensorRT refuses is thrown away and built once more.
