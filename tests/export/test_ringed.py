@@ -229,8 +229,7 @@ def test_another_ring_than_the_graphs_is_refused(change, export) -> None:
 def test_counts_that_cannot_be_are_refused_before_rows_are_written(counts, export, model_dir):
     """A graph that says that a tier holds more than it does, or less than nothing."""
     runtime = BundleRuntime(Bundle.open(export("zipcache")), threads=1)
-    reference = KiviReference(open_model(model_dir), find_method("visionzip"), None)
-    runtime.prefill(runtime.ladder.largest, embed(reference, 20)[0].numpy())
+    runtime.prefill(runtime.ladder.largest, embed(open_model(model_dir), 20)[0].numpy())
     cache = runtime._graphs.decode.inputs
     cache[names.part("past", "filled", 1)].write(np.array(counts, np.int32))
     if sum(counts) != 20:  # the first layer decides when a ring is full
