@@ -50,7 +50,7 @@ SMALL = {"prompt_tokens": 64, "new_tokens": 8, "parity_images": 1}
 
 @pytest.fixture(scope="module")
 def loops() -> ModuleType:
-    path = Path(__file__).parents[1] / "methods/tower_loops.py"
+    path = Path(__file__).parents[2] / "methods/tower_loops.py"
     spec = importlib.util.spec_from_file_location("tower_loops_of_export", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

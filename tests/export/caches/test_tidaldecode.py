@@ -15,7 +15,7 @@ import torch
 
 import edgetok
 from edgetok import names
-from edgetok.bundle.buffers import cache_bytes, require_buffers
+from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.manifest import encode_manifest
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.reader import Bundle
@@ -160,7 +160,7 @@ def test_what_was_left_over_changes_nothing(bundle: Path, parts: Parts) -> None:
 def test_the_runtime_reads_the_reference_s_rows(bundle: Path, parts: Parts) -> None:
     runtime = BundleRuntime(Bundle.open(bundle), threads=1)
     kv = runtime.manifest.kv
-    assert (kv.policy, kv.keep, kv.reuse) == ("tidaldecode", [], "append")
+    assert (kv.policy, kv.reuse, kv.extends, kv.keep) == ("tidaldecode", "append", True, [])
     (decode,) = (s for s in runtime.manifest.stages if s.stage == "decode")
     read = next(t for t in decode.outputs if t.name == names.DECODE_READ)
     assert read.shape == [2, 2, READ]  # layers that choose, heads, rows
@@ -246,15 +246,22 @@ def test_a_shallow_decoder_or_one_with_windows_is_refused(tiny_llava, model_dir,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"slots": [100, 100, 100, 100, 101]}, r"layer 4 have 100 rows, and \$\.kv\.slots is 101"),
-        ({"slots": [100] * 4}, r"\$\.kv\.slots has 4 entries for 5 layers"),
         ({"keep": [90] * 5}, r"ort graphs of compact empty layers \[\], not each one once"),
-        ({"ring": 8}, "past_ring_key_0 is missing"),
-        ({"filing": "tiers"}, r"\$\.kv\.filing tiers goes with a ring, and \$\.kv\.ring is 0"),
+        ({"keep": [90]}, r"\$\.kv\.keep has 1 entries"),
+        ({"filing": "groups"}, r"\$\.kv\.filing groups goes with a ring"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(change, words, bundle: Path) -> None:
     manifest = Bundle.open(bundle).manifest
     wrong = msgspec.structs.replace(manifest, kv=msgspec.structs.replace(manifest.kv, **change))
     with pytest.raises(BundleError, match=words):
-        require_buffers(parse_manifest(encode_manifest(wrong)), "ort")
+        parse_manifest(encode_manifest(wrong))
+
+
+@pytest.mark.parametrize("slots", [[100, 100, 100, 100, 101], [99] * 5])
+def test_other_rows_than_the_graphs_are_refused(slots: list[int], bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    kv = msgspec.structs.replace(opened.manifest.kv, slots=slots)
+    object.__setattr__(opened, "manifest", msgspec.structs.replace(opened.manifest, kv=kv))
+    with pytest.raises(BundleError, match=r"have 100 rows, and \$\.kv\.slots is"):
+        BundleRuntime(opened, threads=1)

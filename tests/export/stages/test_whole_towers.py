@@ -18,7 +18,7 @@ from edgetok.families import open_model
 from edgetok.families.parts import VisionParts
 from edgetok.methods import TOWER_METHODS
 
-FOLDER = Path(__file__).parents[1] / "methods"
+FOLDER = Path(__file__).parents[2] / "methods"
 
 
 @pytest.fixture(scope="module")
