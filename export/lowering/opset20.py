@@ -74,7 +74,7 @@ class _Scribe:
         made: Sequence[ir.Value] = node.outputs
         return made
 
-    def rotate(self, value: ir.Value, *axes: int) -> ir.Value:
+    def transpose(self, value: ir.Value, *axes: int) -> ir.Value:
         node = ir.node("Transpose", [value], attributes={"perm": list(axes)})
         self._made += 1
         node.outputs[0].name, node.outputs[0].dtype = f"lowered_{self._made}", value.dtype
@@ -149,7 +149,7 @@ def _lower_attention(scribe: _Scribe, node: ir.Node) -> ir.Value:
         query = scribe.reshape(query, groups, heads // groups, rows, width)
         flat = [scribe.reshape(each, groups, *_sizes(each)[2:]) for each in (key, value)]
         key, value = (scribe.write("Unsqueeze", each, one) for each in flat)
-    scores = scribe.write("MatMul", query, scribe.rotate(key, 0, 1, 3, 2))
+    scores = scribe.write("MatMul", query, scribe.transpose(key, 0, 1, 3, 2))
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         scores = _masked(scribe, scores, node.inputs[3])
     rows_made = scribe.write("MatMul", scribe.write("Softmax", scores, axis=-1), value)

@@ -84,17 +84,17 @@ def _dequantized(
 ) -> ir.Value:
     """A DequantizeLinear that makes the weight of `node`, before it."""
     levels, scales = round_levels(weight, bits)
-    rotated = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
-    if rotated:  # as the node reads it: [N, K]
+    transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
+    if transposed:  # as the node reads it: [N, K]
         levels, scales = np.ascontiguousarray(levels.T), np.ascontiguousarray(scales.T)
     name = node.inputs[1].name
     kind = ir.DataType.INT4 if bits == 4 else ir.DataType.INT8
     packed = ir.tensor(levels, dtype=kind, name=f"{name}_int{bits}")
     inputs = [_register(graph, packed)]
     if bits == 4:
-        attributes: dict[str, int] = {"axis": int(rotated), "block_size": BLOCK}
+        attributes: dict[str, int] = {"axis": int(transposed), "block_size": BLOCK}
     else:
-        attributes, scales = {"axis": int(not rotated)}, scales.reshape(-1)
+        attributes, scales = {"axis": int(not transposed)}, scales.reshape(-1)
     inputs.append(_register(graph, ir.tensor(scales, name=f"{name}_scales")))
     new = ir.node("DequantizeLinear", inputs, attributes=attributes)
     new.outputs[0].name = f"{name}_dequantized"

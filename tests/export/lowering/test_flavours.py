@@ -162,10 +162,10 @@ def test_every_compressor_keeps_what_torch_keeps(
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_dequantized_weights_are_the_rounded_ones(bits: int, rotated: bool) -> None:
+def test_dequantized_weights_are_the_rounded_ones(bits: int, turned: bool) -> None:
     weight = np.random.default_rng(bits).normal(size=(80, 40)).astype(np.float32)  # 2.5 blocks
     weight[:, 3] = 0
-    model = _linear(weight, rotated)
+    model = _linear(weight, turned)
     portable.quantize(model, bits)
     x = np.eye(80, dtype=np.float32)
     proto = ir.to_proto(model)
@@ -178,12 +178,12 @@ def test_dequantized_weights_are_the_rounded_ones(bits: int, rotated: bool) -> N
     assert 0 < np.abs(rounded - weight).max() <= step / 2 * 1.001
 
 
-def _linear(weight: np.ndarray, rotated: bool) -> ir.Model:
+def _linear(weight: np.ndarray, turned: bool) -> ir.Model:
     """x @ weight, or a Gemm that reads the weight turned."""
-    held = ir.tensor(np.ascontiguousarray(weight.T) if rotated else weight, name="w")
+    held = ir.tensor(np.ascontiguousarray(weight.T) if turned else weight, name="w")
     x = ir.Value(name="x", shape=ir.Shape([80, 80]), type=ir.TensorType(ir.DataType.FLOAT))
     w = ir.Value(name="w", shape=held.shape, type=ir.TensorType(held.dtype), const_value=held)
-    node = ir.node("Gemm" if rotated else "MatMul", [x, w], {"transB": 1} if rotated else {})
+    node = ir.node("Gemm" if turned else "MatMul", [x, w], {"transB": 1} if turned else {})
     out = node.outputs[0]
     out.name, out.shape, out.type = "y", ir.Shape([80, weight.shape[1]]), x.type
     graph = ir.Graph(

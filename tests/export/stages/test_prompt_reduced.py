@@ -20,7 +20,8 @@ from edgetok import names, tokens
 from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError, InputError, UsageError, VerificationError
-from edgetok.export.caches.plain.scheme import cache_slots, removed_rows
+from edgetok.export.caches.plain.scheme import PlainCache
+from edgetok.export.caches.scheme import removed_rows
 from edgetok.export.parity.ledger import LIMITS, Ledger
 from edgetok.export.parity.prompt import Prompt
 from edgetok.export.parity.prompt_reduced import check_reduced, split_cuts
@@ -62,6 +63,11 @@ def chosen(text: str) -> Prefill:
     found = find_prefill(text.removesuffix("+cache"))
     assert found is not None
     return found.with_cache(found.name) if text.endswith("+cache") else found
+
+
+def slots_of(prefill: Prefill | None, ladder: Ladder, layers: int) -> list[int]:
+    """Rows of each layer's cache."""
+    return PlainCache("fp32", ladder.largest.cache_slots, None, prefill).slots(ladder, layers)
 
 
 Freeze = Callable[..., GraphRunner]
@@ -306,8 +312,8 @@ MUST: dict[str, Any] = {"prefill": "mustdrop", "kv_policy": "mustdrop", "method"
 def test_a_decode_cache_is_shorter_from_the_first_cut_on() -> None:
     ladder: Ladder = build_ladder((9, 16), 20, 5)
     assert chosen("mustdrop").counts(4, 16) == (16, 6, 5, 5)
-    assert cache_slots(ladder, chosen("mustdrop"), 4) == [41, 31, 30, 30]
-    assert cache_slots(ladder, chosen("mustdrop+cache"), 4) == [41, 30, 30, 30]
+    assert slots_of(chosen("mustdrop"), ladder, 4) == [41, 31, 30, 30]
+    assert slots_of(chosen("mustdrop+cache"), ladder, 4) == [41, 30, 30, 30]
     wanted = {9: [0, 7, 7, 7], 16: [0, 11, 11, 11]}
     assert removed_rows(ladder, chosen("mustdrop+cache"), 4) == wanted
 
@@ -441,8 +447,8 @@ def test_slots_are_what_the_neediest_rung_leaves() -> None:
     ladder: Ladder = build_ladder((10, 100), 20, 5)
     prefill = chosen("dyvte")
     assert removed_rows(ladder, prefill, 4) == {10: [0, 0, 10, 10], 100: [0, 0, 100, 100]}
-    assert cache_slots(ladder, prefill, 4) == [125, 125, 25, 25]
-    assert cache_slots(ladder, None, 2) == [125, 125]
+    assert slots_of(prefill, ladder, 4) == [125, 125, 25, 25]
+    assert slots_of(None, ladder, 2) == [125, 125]
 
 
 def test_gather_keeps_text_where_it_is() -> None:
