@@ -1,4 +1,4 @@
-"""The house rules of docs/architecture.md: a room imports only from the rooms it may know."""
+"""The rules of docs/architecture.md: a package imports only from the packages it may know."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "cli": GROUND | TOOLS | {"calibration", "export", "runtimes"},
 }
 REAL_FOLDERS = {"export", "runtimes", "calibration", "cli"}  # the others lie in edgetok/
-LIGHT_ROOMS = (
+LIGHT_PACKAGES = (
     "runtimes",
     "bundle",
     "control",
@@ -50,8 +50,8 @@ LIGHT_ROOMS = (
 HEAVY = {"torch", "transformers"}
 
 
-def list_files(room: str) -> list[Path]:
-    place = ROOT / room if room in REAL_FOLDERS else ROOT / "edgetok" / room
+def list_files(package: str) -> list[Path]:
+    place = ROOT / package if package in REAL_FOLDERS else ROOT / "edgetok" / package
     return sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
 
 
@@ -74,7 +74,7 @@ def list_imports(path: Path) -> Iterator[str]:
             yield from (f"{source}.{alias.name}" for alias in node.names)
 
 
-def list_known_rooms(path: Path) -> set[str]:
+def list_known_packages(path: Path) -> set[str]:
     dotted = (name.split(".") for name in list_imports(path))
     return {parts[1] for parts in dotted if parts[0] == "edgetok" and len(parts) > 1}
 
@@ -98,24 +98,24 @@ def list_module_level_imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("room", MAY_KNOW)
-def test_room_knows_only_rooms_below(room: str) -> None:
-    allowed = MAY_KNOW[room] | {room, "__version__"}
-    files = list_files(room)
-    assert files, f"room {room} has no files"
+@pytest.mark.parametrize("package", MAY_KNOW)
+def test_a_package_knows_only_packages_below(package: str) -> None:
+    allowed = MAY_KNOW[package] | {package, "__version__"}
+    files = list_files(package)
+    assert files, f"package {package} has no files"
     offenders = {
-        str(path.relative_to(ROOT)): sorted(list_known_rooms(path) - allowed) for path in files
+        str(path.relative_to(ROOT)): sorted(list_known_packages(path) - allowed) for path in files
     }
-    assert not {path: rooms for path, rooms in offenders.items() if rooms}
+    assert not {path: packages for path, packages in offenders.items() if packages}
 
 
-def test_every_room_has_a_floor() -> None:
+def test_every_package_has_its_rule() -> None:
     inside = {path.stem for path in (ROOT / "edgetok").glob("*.py")} - {"__init__", "__main__"}
     folders = {path.parent.name for path in (ROOT / "edgetok").glob("*/__init__.py")}
     assert inside | folders == set(MAY_KNOW)
 
 
-def test_public_face_imports_workshops_only_when_called() -> None:
+def test_public_face_imports_packages_only_when_called() -> None:
     """`import edgetok` must stay quick, whatever is installed."""
     tree = ast.parse((ROOT / "edgetok" / "__init__.py").read_text(encoding="utf-8"))
     imported = {
@@ -123,12 +123,12 @@ def test_public_face_imports_workshops_only_when_called() -> None:
         for node in tree.body
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgetok")
     }
-    assert imported <= {f"edgetok.{room}" for room in GROUND - {"tokens"}}
+    assert imported <= {f"edgetok.{package}" for package in GROUND - {"tokens"}}
 
 
 def list_modules() -> dict[str, Path]:
     """Every product module by its importable name."""
-    files = [path for room in MAY_KNOW for path in list_files(room)]
+    files = [path for package in MAY_KNOW for path in list_files(package)]
     files += [ROOT / "edgetok" / "__init__.py"]
     return {name_module(path).removesuffix(".__init__"): path for path in files if path.exists()}
 
@@ -219,9 +219,9 @@ def test_export_has_few_parts() -> None:
     assert len(found) <= 16
 
 
-@pytest.mark.parametrize("room", LIGHT_ROOMS)
-def test_rooms_of_the_device_import_no_framework(room: str) -> None:
-    for path in list_files(room):
+@pytest.mark.parametrize("package", LIGHT_PACKAGES)
+def test_packages_of_the_device_import_no_framework(package: str) -> None:
+    for path in list_files(package):
         assert not list_module_level_imports(path) & HEAVY, path.relative_to(ROOT)
 
 
