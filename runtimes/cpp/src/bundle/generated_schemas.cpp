@@ -10,7 +10,7 @@ using namespace schema;
 
 namespace {
 
-const Schema* rung_schema() {
+const Schema* rung_spec_schema() {
   static const Schema* const made = object({
       {"budget", integer(1, 1099511627776), {}},
       {"prompt_tokens", integer(1, 1099511627776), {}},
@@ -240,7 +240,7 @@ const Schema* manifest_schema() {
       {"family", text("A-Za-z0-9_.+-", 1, 120), {}},
       {"method", text("A-Za-z0-9_.+-", 1, 120), {}},
       {"seed", integer(0, 9007199254740992), {}},
-      {"ladder", list(rung_schema(), 1, 64), {}},
+      {"ladder", list(rung_spec_schema(), 1, 64), {}},
       {"precision", precision_schema(), {}},
       {"prefill", prefill_schema(), {}},
       {"kv", kv_cache_schema(), {}},
