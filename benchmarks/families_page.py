@@ -53,9 +53,9 @@ Decoders: Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3, SmolLM3, Phi-3 and LFM2 un
 biases, layers without positions, partial rotary embedding and rotary scaling (Llama 3, YaRN,
 dynamic, LongRoPE up to the length that its first angles are for), and those of the families above.
 `tests/export/stages/test_decoder_parts.py` has each of them at groups of 3 and 7 and heads of 64 to
-256 channels. At the full budget, bundles answer as Hugging Face does; smaller ones have no separators
-(ends of lines, names of tiles). Methods inside the tower know CLIP and SigLIP towers of LLaVA
-alone; `hired` and `globalcom2` are the methods that take tiles.
+256 channels. At the full budget, bundles answer as Hugging Face does; smaller ones have no
+separators (ends of lines, names of tiles). Methods inside the tower know CLIP and
+SigLIP towers of LLaVA alone; `hired` and `globalcom2` are the methods that take tiles.
 
 The short convolutions of LFM2 remember the rows before a row. What takes rows away, or proves
 itself row by row (a KV policy, `--prefill`, caches with rings, an int4 cache), is refused for it.
@@ -97,11 +97,11 @@ BEHIND = """
 With int4 weights and an int8 cache, some of these tiny models miss the gate's cosine of 0.98 to
 PyTorch (LLaVA-OneVision at the full budget: 0.966 at decode). It is what rounding rows costs
 random weights, and no fault of the graphs: they are as PyTorch is with the same rows rounded
-(cosine above 0.99999, `tests/export/caches/test_plain_int8.py`), and PyTorch with rounded rows is as
-far from itself. The weights are spread so that answers depend on the picture, which makes attention
-sharp; the distance grows with that and with depth. `benchmarks/cache_rounding.py`: the lowest
-cosine of 14 logits of tiny LLaVA-OneVision, float32 weights, prompts of 40 random tokens, PyTorch
-with an int8 cache beside PyTorch without.
+(cosine above 0.99999, `tests/export/caches/test_plain_int8.py`), and PyTorch with rounded rows is
+as far from itself. The weights are spread so that answers depend on the picture, which makes
+attention sharp; the distance grows with that and with depth. `benchmarks/cache_rounding.py`: the
+lowest cosine of 14 logits of tiny LLaVA-OneVision, float32 weights, prompts of 40 random tokens,
+PyTorch with an int8 cache beside PyTorch without.
 
 | layers | as spread here | two thirds of it | one third |
 |---|---|---|---|

@@ -20,7 +20,8 @@ from edgetok import names, tokens
 from edgetok.bundle.buffers import cache_bytes
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError, InputError, UsageError, VerificationError
-from edgetok.export.caches.plain.scheme import cache_slots, removed_rows
+from edgetok.export.caches.plain.scheme import PlainCache
+from edgetok.export.caches.scheme import removed_rows
 from edgetok.export.parity.ledger import LIMITS, Ledger
 from edgetok.export.parity.prompt import Prompt
 from edgetok.export.parity.prompt_reduced import check_reduced, split_cuts
@@ -301,6 +302,10 @@ def test_quantized_bundles_reduce_too(
 
 
 MUST: dict[str, Any] = {"prefill": "mustdrop", "kv_policy": "mustdrop", "method": "pool"}
+
+
+def cache_slots(ladder: Ladder, prefill: Prefill | None, layers: int) -> list[int]:
+    return PlainCache("fp32", ladder.largest.cache_slots, None, prefill).slots(ladder, layers)
 
 
 def test_a_decode_cache_is_shorter_from_the_first_cut_on() -> None:
