@@ -309,10 +309,6 @@ def test_quantized_bundles_reduce_too(
 MUST: dict[str, Any] = {"prefill": "mustdrop", "kv_policy": "mustdrop", "method": "pool"}
 
 
-def cache_slots(ladder: Ladder, prefill: Prefill | None, layers: int) -> list[int]:
-    return PlainCache("fp32", ladder.largest.cache_slots, None, prefill).slots(ladder, layers)
-
-
 def test_a_decode_cache_is_shorter_from_the_first_cut_on() -> None:
     ladder: Ladder = build_ladder((9, 16), 20, 5)
     assert chosen("mustdrop").counts(4, 16) == (16, 6, 5, 5)
