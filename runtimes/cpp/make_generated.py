@@ -107,7 +107,7 @@ def _schemas() -> str:
     """A function for each type; what it refers to comes before it."""
     functions: dict[str, str] = {}
     for kind in FILES:
-        _add_object(inspect.type_info(kind), functions)
+        _schema(inspect.type_info(kind), functions)
     exported = [functions.pop(_name(kind)) for kind in FILES]
     return "\n".join(
         [
