@@ -142,7 +142,7 @@ def present_value(layer: int) -> str:
 
 
 def past_state(layer: int) -> str:
-    """float32 [P, G, C], what a policy remembers of each row; see `KvCache.planes`."""
+    """float32 [P, G, C], P numbers that a policy remembers of each row."""
     return f"past_state_{layer}"
 
 
@@ -152,5 +152,5 @@ def present_state(layer: int) -> str:
 
 
 def part(side: str, kind: str, layer: int) -> str:
-    """A buffer of a KIVI cache: `side` is past, present or flushed; see `bundle.kivi`."""
+    """A buffer of a cache: `side` is past, present or flushed; `kind` is as its store names it."""
     return f"{side}_{kind}_{layer}"

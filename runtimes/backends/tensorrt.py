@@ -46,7 +46,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class DeviceBuffer:
-    """A tensor in the GPU's memory, and its copy on the host; see `session.Buffer`.
+    """A tensor in the GPU's memory, and its copy on the host; see `ort.Buffer`.
 
     Attributes:
         address: where its values lie, for whoever works on the GPU too.
@@ -87,7 +87,7 @@ class DeviceBuffer:
 
 @dataclass
 class DeviceMemory:
-    """All buffers of a runtime; those of one name lie in the same memory, as in `session.Memory`.
+    """All buffers of a runtime; those of one name lie in the same memory, as in `ort.Memory`.
 
     The largest tensor of a name must come first.
     """
