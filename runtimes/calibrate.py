@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from edgetok.bundle.amend import put_controller
 from edgetok.bundle.manifest import Flavour, digest_content
@@ -19,17 +20,23 @@ from edgetok.runtimes.load import load
 Report = Callable[[str, float], None]
 
 
+class Loading(TypedDict, total=False):
+    """What runs the bundle while it is asked."""
+
+    device: str
+    threads: int | None
+    flavour: Flavour
+
+
 def calibrate(
     bundle: str | Path,
     samples: Sequence[Sample],
     aim: Aim,
     *,
-    device: str = "cpu",
-    threads: int | None = None,
-    flavour: Flavour = "ort",
     records: Path | None = None,
     write: bool = True,
     progress: Report = lambda doing, share: None,
+    **loading: Unpack[Loading],
 ) -> Found:
     """Ask every rung every sample, certify a policy and write it into the bundle.
 
@@ -37,6 +44,7 @@ def calibrate(
         records: file of the answers so far, which an interrupted run goes on from; one per bundle
             in the user's cache when None.
         write: put the controller into the bundle, if one is certified.
+        loading: as of `load`.
 
     Raises:
         BundleError: if the bundle is damaged.
@@ -52,9 +60,9 @@ def calibrate(
             f"this bundle has one rung, of {budgets[0]} visual tokens, so there is nothing to "
             "choose; export with more --budgets"
         )
-    content = digest_content(opened.manifest)
+    content, flavour = digest_content(opened.manifest), loading.get("flavour", "ort")
     path = records or cache_directory() / "calibrate" / f"{content}-{flavour}.jsonl"
-    model = load(opened, device=device, threads=threads, flavour=flavour)
+    model = load(opened, **loading)
     asked = ask_rungs(model, samples, budgets, path, progress, time.perf_counter)
     progress("certifying", 0.0)
     found = certify(asked, budgets, aim, content, flavour)
