@@ -23,6 +23,11 @@ FOLDERS: dict[str, str] = SETUPTOOLS["package-dir"]
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 
 
+def list_modules(folder: Path) -> list[Path]:
+    """Python files of a folder; those of the C++ library are scripts of its build."""
+    return [path for path in folder.rglob("*.py") if path.parent.name != "cpp"]
+
+
 def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run(
         [*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False
@@ -54,7 +59,7 @@ def list_expected_modules() -> set[str]:
     """Wheel paths of every module of the real folders."""
     expected = {"edgetok/py.typed"}
     for name, folder in FOLDERS.items():
-        for path in (ROOT / folder).rglob("*.py"):
+        for path in list_modules(ROOT / folder):
             expected.add(f"{name.replace('.', '/')}/{path.relative_to(ROOT / folder).as_posix()}")
     return expected
 
@@ -120,7 +125,7 @@ def test_sdist_holds_the_real_folders(dist: Path) -> None:
     expected = {
         path.relative_to(ROOT).as_posix()
         for folder in FOLDERS.values()
-        for path in (ROOT / folder).rglob("*.py")
+        for path in list_modules(ROOT / folder)
     }
     assert held - {"setup.py"} == expected
 
