@@ -296,8 +296,8 @@ def test_a_prompt_over_its_limit_is_refused(kept: Kept) -> None:
             {"kv_policy": "h2o", "kv_slots": 300, "budgets": "full"},
             "300 KV slots are more than the 256 positions",
         ),
-        ({"kv": "int4"}, "an int4 KV cache needs images"),
-        ({"kv": "int2"}, "kv precision 'int2' is unknown; choose fp32, int8, int4"),
+        ({"kv": "int4"}, "--kv int4 measures its scales on your data"),
+        ({"kv": "int2"}, "kv precision 'int2' is unknown; choose fp32, fp16, int8, int4"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(options, words, model_dir: Path, tmp_path: Path):
