@@ -37,9 +37,10 @@ from edgetok.export.attention import Scales
 from edgetok.export.builder import GraphBuilder
 from edgetok.export.caches.choose import STORES
 from edgetok.export.caches.evicting.scheme import EvictingCache
-from edgetok.export.caches.plain.scheme import BITS, PlainCache
+from edgetok.export.caches.plain.scheme import PlainCache
 from edgetok.export.caches.scheme import CacheScheme
 from edgetok.export.graph import Graph
+from edgetok.export.options import KV_BITS
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
 from edgetok.kv import POLICIES, EvictionPlan, Policy, plan_eviction
@@ -104,7 +105,7 @@ def _decoder(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, Any
 def _find_cache(kv: str, ladder: Ladder, parts: Parts) -> CacheScheme:
     if kv in STORES:
         return STORES[kv](kv, ladder, parts.text)
-    scales = _level_scales(parts) if kv in BITS else None
+    scales = _level_scales(parts) if kv in KV_BITS else None
     return PlainCache(kv, ladder.largest.cache_slots, scales)
 
 
@@ -135,7 +136,7 @@ def _reducing(parts: Parts, weights: Any, options: Any) -> Iterator[dict[str, An
                 _plan(policy, rows, layers),
                 ("prefill", "decode", f"compact_{layers - 1}"),
             )
-            cache = EvictingCache(kv, plan, scales, BITS.get(kv, 8))
+            cache = EvictingCache(kv, plan, scales, KV_BITS.get(kv, 8))
         builder = _make_builder(parts, ladder, cache, weights)
         for graph in BUILDING.build(builder, *wanted):
             row = {"method": name, "stage": graph.stage.stage, "weights": weights, "kv": kv}

@@ -21,7 +21,7 @@ from edgetok.prefill import Prefill
 
 METHOD, BUDGETS = "visionzip", "64,128,192,full"  # of models that answer, if none is asked for
 KV_BITS = {"int8": 8, "int4": 4}  # of caches whose scales are measured on samples
-Kv = Literal["fp32", "fp16", "int8", "int4", "kivi", "kivi4", "zipcache", "think"]
+Kv = Literal["fp32", "int8", "int4", "fp16", "kivi", "kivi4", "zipcache", "think"]
 # What users ask for: the lowering that is added to `ort`, and its opset.
 Lowering = Literal["ort", "portable", "portable-20"]
 

@@ -10,7 +10,7 @@ from edgetok.export.attention import Scales, require_plain_attention
 from edgetok.export.caches.evicting.scheme import EvictingCache
 from edgetok.export.caches.fp16.scheme import fit_fp16
 from edgetok.export.caches.kivi.scheme import fit_kivi
-from edgetok.export.caches.plain.scheme import BITS, PlainCache
+from edgetok.export.caches.plain.scheme import PlainCache
 from edgetok.export.caches.ring_scheme import RingCache
 from edgetok.export.caches.scheme import CacheScheme
 from edgetok.export.caches.think.scheme import fit_think
@@ -18,7 +18,7 @@ from edgetok.export.caches.tidaldecode.options import find_reading, require_read
 from edgetok.export.caches.tidaldecode.scheme import TidalCache
 from edgetok.export.caches.zipcache.scheme import fit_zipcache
 from edgetok.export.learned_weights import with_exit_weights, with_kv_weights
-from edgetok.export.options import CacheOptions
+from edgetok.export.options import KV_BITS, CacheOptions
 from edgetok.families.parts import Parts, TextParts
 from edgetok.kv import (
     AT_PREFILL,
@@ -42,7 +42,7 @@ STORES: dict[str, Callable[..., RingCache]] = {
     zipcache.NAME: fit_zipcache,
     think.NAME: fit_think,
 }
-NAMES = ("fp32", *BITS, *STORES)
+NAMES = ("fp32", *KV_BITS, *STORES)
 # From an eager model over so many bits: scales of each layer's keys and values.
 Measure = Callable[[int], Scales]
 
@@ -70,7 +70,7 @@ class CacheChoice:
     @property
     def is_measured(self) -> bool:
         """Whether its scales come from samples."""
-        return self.kv in BITS
+        return self.kv in KV_BITS
 
     def require_decoder(self, text: TextParts, flavour: str) -> None:
         """Refuse a decoder whose attention is more than what is asked for can lower.
@@ -129,7 +129,7 @@ class CacheChoice:
         plan, reads = self.plan(ladder, text), None
         if self.reading is not None:
             reads = make_reads(self.reading, self.reads, longest, len(text.layers))
-        bits = BITS.get(self.kv)
+        bits = KV_BITS.get(self.kv)
         scales = None if bits is None else measure(bits)
         if plan is not None:
             return EvictingCache(self.kv, plan, scales, bits or 8, seed)

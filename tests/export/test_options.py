@@ -16,9 +16,8 @@ from edgetok.cli.app import app
 from edgetok.cli.options import with_options
 from edgetok.errors import UsageError
 from edgetok.export.caches.choose import NAMES
-from edgetok.export.caches.plain.scheme import BITS
 from edgetok.export.encoder.pipeline import refuse_options
-from edgetok.export.options import KV_BITS, ExportOptions, Kv
+from edgetok.export.options import ExportOptions, Kv
 from edgetok.export.pipeline import export_model
 from edgetok.options import changed, flag_of, shown_of
 
@@ -94,7 +93,7 @@ def test_odd_options_are_refused(tmp_path: Path, options: dict[str, object], mes
 
 
 def test_precisions_of_caches_are_those_that_there_are() -> None:
-    assert get_args(Kv) == NAMES and KV_BITS == BITS
+    assert get_args(Kv) == NAMES
 
 
 def test_an_option_of_a_verb_is_one_field() -> None:

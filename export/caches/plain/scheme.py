@@ -11,6 +11,7 @@ from edgetok.bundle.manifest import Flavour
 from edgetok.export.attention import Scales, StageModule
 from edgetok.export.caches.scheme import CacheScheme, Decoding
 from edgetok.export.graph import StageSpec
+from edgetok.export.options import KV_BITS
 from edgetok.export.parity.agreement import PARITY_TOKENS, compare_steps
 from edgetok.export.parity.cache import Stored, check_cache
 from edgetok.export.parity.extend import check_extend
@@ -29,8 +30,6 @@ from edgetok.families.parts import Parts
 from edgetok.kv import NONE, keep_all
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
-
-BITS = {"int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class PlainCache(CacheScheme):
 
     @property
     def bits(self) -> int:
-        return BITS.get(self.kv, 32)
+        return KV_BITS.get(self.kv, 32)
 
     @property
     def rewinds(self) -> bool:
