@@ -94,7 +94,7 @@ def test_odd_options_are_refused(tmp_path: Path, options: dict[str, object], mes
 
 
 def test_precisions_of_caches_are_those_that_there_are() -> None:
-    assert get_args(Kv) == NAMES and KV_BITS == BITS
+    assert sorted(get_args(Kv)) == sorted(NAMES) and KV_BITS == BITS
 
 
 def test_an_option_of_a_verb_is_one_field() -> None:

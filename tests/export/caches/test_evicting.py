@@ -297,7 +297,7 @@ def test_a_prompt_over_its_limit_is_refused(kept: Kept) -> None:
             "300 KV slots are more than the 256 positions",
         ),
         ({"kv": "int4"}, "an int4 KV cache needs images"),
-        ({"kv": "int2"}, "kv precision 'int2' is unknown; choose fp32, int8, int4"),
+        ({"kv": "int2"}, "kv precision 'int2' is unknown; choose fp32, fp16, int8, int4"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(options, words, model_dir: Path, tmp_path: Path):

@@ -181,7 +181,10 @@ def test_a_prompt_that_grew_goes_on_behind_and_another_begins_afresh(export, mod
         ({"kv_policy": "h2o", "kv": "kivi4"}, "a kivi4 cache packs rows in groups"),
         ({"kv_slots": 50}, "50 KV slots need a policy"),
         ({"prefill": "fastv"}, "fastv takes rows away between them; leave --prefill out"),
-        ({"kv": "kivi3"}, "kv precision 'kivi3' is unknown; choose fp32, int8, int4, kivi, kivi4"),
+        (
+            {"kv": "kivi3"},
+            "kv precision 'kivi3' is unknown; choose fp32, fp16, int8, int4, kivi, kivi4",
+        ),
         (
             {"budgets": "4", "prompt_tokens": 20, "new_tokens": 4},
             "packs groups of 32 rows and the largest rung needs 28",
