@@ -79,7 +79,7 @@ def _decisions() -> dict[str, Callable[[], object]]:
             decision = following
 
     def limited() -> None:
-        budget = steady.choose(ladder, signals, question).budget.budget
+        budget = steady.choose(ladder, signals, question).rung.budget
         pace.note(budget, 100.0)
 
     def explored() -> None:

@@ -53,7 +53,7 @@ def main() -> None:
     limit_ms = options.times * rows[-1].ttft_ms_p95
     model = Model(plain.runtime, plain.processor, plain.digest, tables=lambda *_: table)
     learning, believing, smallest = list[Answer](), list[Answer](), list[Answer]()
-    rung = Limit(table, limit_ms).choose(model.ladder, {}).budget.budget
+    rung = Limit(table, limit_ms).choose(model.ladder, {}).rung.budget
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, _loaded_core():
         trace = Path(folder) / "trace.jsonl"

@@ -55,7 +55,7 @@ def _decide(times: Any, table: BenchTable, share: float) -> dict[str, Any]:
     policy = Steady(Limit(table, limit_ms, pace=pace))
     chosen = []
     for row in times:
-        rung = BUDGETS.index(policy.choose(ladder, {}).budget.budget)
+        rung = BUDGETS.index(policy.choose(ladder, {}).rung.budget)
         pace.note(BUDGETS[rung], float(row[rung]))
         chosen.append(rung)
     held = times[np.arange(len(times)), chosen] <= limit_ms

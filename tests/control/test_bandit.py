@@ -24,7 +24,7 @@ def test_it_stays_inside_the_set_whatever_times_it_is_told(times: list[float], c
     bandit = Bandit(ARMS[:count])
     allowed = {arm.budget for arm in ARMS[:count]}
     for ms in times:
-        assert bandit.choose(LADDER, {}).budget.budget in allowed
+        assert bandit.choose(LADDER, {}).rung.budget in allowed
         bandit.note(ms)
 
 

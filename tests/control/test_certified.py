@@ -85,7 +85,7 @@ def test_a_damaged_signal_never_saves_tokens(signals: dict[str, float]) -> None:
     scorer = Scorer(signals={"a": -1.0})
     assert scorer.score(signals, []) == math.inf
     policy = Certified(controller(rule(16, scorer, Scorer(), 1e300, 0.0)))
-    assert policy.choose(LADDER, signals).budget.budget == 576
+    assert policy.choose(LADDER, signals).rung.budget == 576
 
 
 @given(RULES, SIGNALS, QUESTIONS, st.data())
@@ -115,7 +115,7 @@ def test_numbers_survive_the_manifest(
     again = msgspec.json.decode(msgspec.json.encode(rules, order="sorted"), type=Controller)
     assert again == rules
     first = Certified(rules).choose(LADDER, signals, question)
-    assert Certified(again).choose(LADDER, signals, question).budget == first.budget
+    assert Certified(again).choose(LADDER, signals, question).rung == first.rung
 
 
 def test_reason_names_rung_and_certificate() -> None:
@@ -124,7 +124,7 @@ def test_reason_names_rung_and_certificate() -> None:
     assert decision.reason == "16 is the smallest rung within the certified risk of 2 % (95 % sure)"
     assert decision.review is not None
     following = decision.review({})
-    assert following is not None and following.budget.budget == 576
+    assert following is not None and following.rung.budget == 576
     assert "after a smaller rung was not sure enough" in following.reason
 
 

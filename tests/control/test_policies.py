@@ -62,7 +62,7 @@ def test_a_limit_takes_the_largest_rung_within_it(
     ladder, table = given_
     decision = Limit(table, ttft_ms, memory_mib).choose(ladder, {})
     possible = [b for b in ladder if allows(table.row(b.budget), ttft_ms, memory_mib)]
-    assert decision.budget == (possible[-1] if possible else ladder.smallest)
+    assert decision.rung == (possible[-1] if possible else ladder.smallest)
     assert ("no rung is within" in decision.reason) == (not possible)
 
 
@@ -71,7 +71,7 @@ def test_a_limit_takes_the_largest_rung_within_it(
 def test_an_elbow_takes_the_smallest_rung_that_holds_it(
     ladder: Ladder, signals: dict[str, float]
 ) -> None:
-    rung = Elbow().choose(ladder, signals).budget
+    rung = Elbow().choose(ladder, signals).rung
     assert rung in ladder.rungs
     wanted = signals.get(names.SIGNAL_ELBOW, math.nan)
     if not math.isfinite(wanted):
@@ -87,8 +87,8 @@ def test_a_fixed_budget_is_taken_and_the_default_is_the_largest(
     ladder: Ladder, data: st.DataObject
 ) -> None:
     budget = data.draw(st.sampled_from(ladder.budgets))
-    assert Fixed(budget).choose(ladder, {}).budget.budget == budget
-    assert Largest().choose(ladder, {}).budget == ladder.largest
+    assert Fixed(budget).choose(ladder, {}).rung.budget == budget
+    assert Largest().choose(ladder, {}).rung == ladder.largest
 
 
 def test_a_budget_that_is_no_rung_is_refused_with_the_rungs() -> None:
@@ -148,7 +148,7 @@ def test_reasons_are_sentences_with_the_numbers(
     policy: Policy, signals: dict[str, float], budget: int, reason: str
 ) -> None:
     decision = policy.choose(LADDER, signals)
-    assert decision.budget.budget == budget
+    assert decision.rung.budget == budget
     assert decision.reason == reason
 
 

@@ -37,7 +37,7 @@ def serve(
     entries = []
     for slowdown in slowdowns:
         decision = policy.choose(ladder, {})
-        budget = decision.budget.budget
+        budget = decision.rung.budget
         row = pace.table.row(budget)
         ttft = slowdown * (row.ttft_ms_p50 if row else 50.0)
         pace.note(budget, ttft)
@@ -90,7 +90,7 @@ def test_every_choice_is_a_loaded_rung_within_the_limits_and_swings_are_bounded(
             pace.now = slowdown
         expected = {b: ms * pace.factor(b) for b, ms in times.items()}
         held_is_within = before is not None and expected.get(before, math.inf) <= limit_ms
-        budget = policy.choose(ladder, {}).budget.budget
+        budget = policy.choose(ladder, {}).rung.budget
         assert budget in ladder.budgets
         within = [b for b in ladder.budgets if expected.get(b, math.inf) <= limit_ms]
         assert budget in within if within else budget == ladder.smallest.budget
@@ -171,7 +171,7 @@ def test_energy_is_a_limit_where_it_was_measured() -> None:
     known = (Row(b, 1, 1, 1, 1, energy_j=b / 100) for b in (16, 64))
     rows = (*known, Row(128, 1, 1, 1, 1))
     policy = Limit(BenchTable("a" * 64, "cpu", rows), max_energy_j=0.7)
-    assert policy.choose(LADDER, {}).budget.budget == 64  # what 128 takes is not known
+    assert policy.choose(LADDER, {}).rung.budget == 64  # what 128 takes is not known
     with pytest.raises(UsageError, match="--max-energy-j needs measured energy"):
         Limit(table(TIMES), max_energy_j=1.0)
 

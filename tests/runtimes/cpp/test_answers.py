@@ -233,7 +233,7 @@ def test_limits_choose_the_same_rung(one, most_ms, budget):
         table=msgspec.json.encode(table),
     )
     assert (found.tried, found.reason) == ([budget], want.reason)
-    assert want.budget.budget == budget
+    assert want.rung.budget == budget
 
 
 def _controller(manifest, random, margin: float) -> Controller:

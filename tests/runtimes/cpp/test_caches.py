@@ -120,6 +120,17 @@ def test_rows_wait_in_a_ring(
     assert {len(answer.tokens) for answer in ask_all(both)} == {NEW}
 
 
+@pytest.mark.parametrize("flavour", ["ort", pytest.param("portable", marks=slow)])
+def test_rows_of_float16(
+    answers, library, capi, model_dir: Path, export, tmp_path: Path, flavour: str
+) -> None:
+    """A store that C++ was never told of: its buffers are what graphs list."""
+    folder = export(model_dir, kv="fp16", flavour=flavour, budgets="4,full")
+    both = answers.Both(library, capi, folder, flavour=flavour)
+    assert both.cpp.memory["cache_bytes"] == cache_bytes(both.python.manifest, flavour)
+    assert {len(answer.tokens) for answer in ask_all(both)} == {NEW}
+
+
 @slow
 def test_nothing_is_filed_beyond_a_tier(
     answers, library, capi, tiny, model_dir: Path, export
