@@ -296,7 +296,7 @@ def test_a_prompt_over_its_limit_is_refused(kept: Kept) -> None:
             {"kv_policy": "h2o", "kv_slots": 300, "budgets": "full"},
             "300 KV slots are more than the 256 positions",
         ),
-        ({"kv": "int4"}, "an int4 KV cache needs images"),
+        ({"kv": "int4"}, "--kv int4 measures its scales on your data; add --samples"),
         ({"kv": "int2"}, "kv precision 'int2' is unknown; choose fp32, fp16, int8, int4"),
     ],
 )
