@@ -210,7 +210,8 @@ def _require_store_alone(kv: str, reduction: Prefill | None, policy: Policy | No
     if kv not in STORES:
         return
     if policy is not None:
-        how = "holds each row in its place" if kv == think.NAME else "packs rows in groups"
+        packs = kv in (*kivi.BITS, zipcache.NAME)
+        how = "packs rows in groups" if packs else "holds each row in its place"
         raise UsageError(
             f"a {kv} cache {how} and {policy.name} takes single rows out of them; "
             "use --kv-policy none or --kv int4"

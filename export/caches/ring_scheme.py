@@ -16,7 +16,6 @@ class RingCache(CacheScheme):
     """Graphs over the buffers of a shape; subclasses name their modules."""
 
     shape: RingShape
-    packs: ClassVar[bool] = False  # whether single rows cannot be told apart once a ring was full
     stages: ClassVar[tuple[type[RingPrefill], type[RingDecode], type[RingFlush] | None]]
 
     @property

@@ -29,7 +29,6 @@ class KiviCache(RingCache):
 
     stages = (KiviPrefill, KiviDecode, KiviFlush)
     rounds = "rows"
-    packs = True
 
     def reference(self, parts: Parts, method: Method) -> Reference:
         return KiviReference(parts, method, self.shape.ring, self.shape.bits)

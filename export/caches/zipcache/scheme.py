@@ -28,7 +28,6 @@ class ZipCache(RingCache):
 
     stages = (ZipPrefill, ZipDecode, ZipFlush)
     rounds = "rows"
-    packs = True
 
     def reference(self, parts: Parts, method: Method) -> Reference:
         return ZipReference(parts, method, self.shape.ring)
