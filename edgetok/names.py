@@ -146,11 +146,6 @@ def past_state(layer: int) -> str:
     return f"past_state_{layer}"
 
 
-def present_state(layer: int) -> str:
-    """float32 [P, G, C]."""
-    return f"present_state_{layer}"
-
-
 def buffer_name(side: str, kind: str, layer: int) -> str:
     """A buffer of a cache: `side` is past, present or flushed; `kind` is as its store names it."""
     return f"{side}_{kind}_{layer}"

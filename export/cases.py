@@ -164,10 +164,3 @@ def _show(picture: Image.Image) -> Image.Image:
     shown = Image.new("RGB", picture.size, "white")
     shown.paste(picture, mask=picture.getchannel("A"))
     return shown
-
-
-def embed_ids(parts: Parts, ids: list[int]) -> Tensor:
-    """Token ids [T] -> embeddings [T, D]."""
-    with torch.no_grad():
-        rows: Tensor = parts.text.embed(torch.tensor(ids, dtype=torch.int64))
-    return rows

@@ -75,25 +75,6 @@ def count_certified(p_values: Sequence[float], error: float) -> int:
     return sum(1 for _ in takewhile(lambda p: p <= error, p_values))
 
 
-def count_in_expectation(losses: Sequence[Sequence[float]], risk: float) -> int:
-    """How many policies of a path keep the expected loss of the next sample below `risk`.
-
-    Conformal risk control (arXiv 2208.02814). It needs losses that only grow along the path, so
-    each sample's loss is replaced by the largest it had so far. In expectation over calibrations,
-    which says less than `count_certified`: half of all calibrations may do worse.
-
-    Args:
-        losses: per policy, from the safest on, the loss of each sample, in 0..1.
-    """
-    _require_open("risk", risk)
-    worst: list[float] = []
-    for passed, row in enumerate(losses):
-        worst = [max(a, b) for a, b in zip(worst or row, row, strict=True)]
-        if (math.fsum(worst) + 1) / (len(worst) + 1) > risk:
-            return passed
-    return len(losses)
-
-
 def count_samples(share: float, risk: float, error: float) -> int | None:
     """How many samples certify `risk` if this share of them is lost; None if no number would.
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from edgetok.control.certificate import (
     binomial_p,
     count_certified,
-    count_in_expectation,
     count_samples,
     hoeffding_bentkus_p,
 )
@@ -77,26 +76,6 @@ def test_certified_risk_is_exceeded_no_more_often_than_promised() -> None:
         broken += certified > 0 and true_risks[certified - 1] > limit
     assert broken / trials <= error + 3 * math.sqrt(error * (1 - error) / trials)
     assert broken > 0  # not because nothing was ever certified near the limit
-
-
-def test_expected_loss_of_the_next_sample_is_within_the_limit() -> None:
-    generator = np.random.default_rng(1)
-    true_risks = np.linspace(0.0, 0.2, 21)
-    limit, n, trials = 0.1, 60, 600
-    seen = []
-    for _ in range(trials):
-        uniform = generator.random(n + 1)
-        losses = (uniform[None] < true_risks[:, None]).astype(float)
-        passed = count_in_expectation(losses[:, :n].tolist(), limit)
-        seen.append(losses[passed - 1, n] if passed else 0.0)
-    assert np.mean(seen) <= limit + 3 * np.std(seen) / math.sqrt(trials)
-    assert np.mean(seen) > limit / 3  # it does spend what it is allowed
-
-
-def test_losses_that_shrink_along_a_path_are_not_believed() -> None:
-    n = 99
-    falling = [[0.0] * n, [1.0] * 20 + [0.0] * (n - 20), [0.0] * n]
-    assert count_in_expectation(falling, 0.1) == 1
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 1.5, math.nan])
