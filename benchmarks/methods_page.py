@@ -32,10 +32,18 @@ loses.
 """
 LEGEND = """
 
-**Frozen form**: `exact` returns the tokens of the paper's procedure; `fixed-budget` keeps a
-constant number where the paper's depends on the image; `own formulation` follows no reference. On
+**Frozen form**: `exact` returns the tokens of the authors' program up to rounding; `fixed-budget`
+keeps a constant number where the paper's depends on the image; `own formulation` differs in what it
+computes, as the last column says. On
 a tower without a CLS token, methods that rank by its attention rank by the attention that patches
 receive, as an own formulation, and those that read something else of it are refused.
+
+**Differs from the authors' program**: their functions and ours got the same tensors; a percentage
+is the share of their kept tokens, or of their groups, that ours has too. `nothing` means all of
+them. Rounding decides where scores nearly agree: similarities are compared on a grid of 1/4096
+here, so that every runtime keeps the same tokens, and the authors' own programs in half and in
+single precision keep sets that differ as much or more. `not compared`: no program was found, or
+nobody has run it beside ours.
 
 **FLOPs** of choosing and mixing, for N visual tokens of the tower, K kept, rows of width D, keys
 of width H: two for each multiplication in a matrix product, one for each number that any other

@@ -39,6 +39,7 @@ def methods_command(
             "needs": list(method.needs),
             "cost_flops": method.cost,
             "summary": method.summary,
+            "differs": method.differs,
         }
         for method in known
     ]
@@ -80,6 +81,7 @@ def _prefill_row(method: PrefillMethod) -> dict[str, object]:
         "ratio": method.ratio,
         "ratio_is": method.ratio_is,
         "summary": method.summary,
+        "differs": method.differs,
     }
 
 
@@ -88,6 +90,6 @@ def _policy_row(policy: Policy | Reading) -> dict[str, object]:
         "name": policy.name,
         "paper": policy.paper,
         "positions": policy.positions,
-        "beside_the_paper": policy.exact,
+        "differs": policy.differs,
         "summary": policy.summary,
     }

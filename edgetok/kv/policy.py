@@ -35,7 +35,7 @@ class Policy:
 
     Args:
         name, paper, summary: as lists show them.
-        exact: how the frozen form differs from the paper.
+        differs: how it differs from the program that the paper's authors published.
         planes: what is remembered of each row beside key and value.
         positions: `kept`: a row's rotary position is its place in the conversation, which ends
             where the model's positions end; `renumbered`: its place in the cache, which never does.
@@ -54,7 +54,7 @@ class Policy:
     name: str
     paper: str
     summary: str
-    exact: str
+    differs: str
     row_state: tuple[str, ...] = ()
     positions: Literal["kept", "renumbered"] = "kept"
     sinks: int = 4

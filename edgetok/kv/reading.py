@@ -21,14 +21,14 @@ class Reading:
 
     Args:
         name, paper, summary: as lists show them.
-        exact: how the frozen form differs from the paper.
+        differs: how it differs from the program that the paper's authors published.
         selects: layers that choose, ascending, from the number of layers; none if it is too small.
     """
 
     name: str
     paper: str
     summary: str
-    exact: str
+    differs: str
     selects: Callable[[int], tuple[int, ...]]
     positions: Literal["kept"] = "kept"
 

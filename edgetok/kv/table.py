@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from edgetok.kv.policy import Policy
 from edgetok.kv.reading import Reading
 
-COLUMNS = ("policy", "paper", "positions", "beside the paper", "what stays")
+DIFFERS = "differs from the authors' program"
+COLUMNS = ("policy", "paper", "positions", "what stays", DIFFERS)
 
 
 def describe_policies(policies: Iterable[Policy | Reading]) -> str:
@@ -18,7 +19,7 @@ def describe_policies(policies: Iterable[Policy | Reading]) -> str:
 
 def _cells(policy: Policy | Reading) -> tuple[str, ...]:
     name = f"`{policy.name}`"
-    return name, policy.paper, policy.positions, policy.exact, policy.summary
+    return name, policy.paper, policy.positions, policy.summary, policy.differs
 
 
 def _line(cells: Iterable[str]) -> str:

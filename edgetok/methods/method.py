@@ -50,8 +50,9 @@ class Method:
         where: where it acts.
         needs: what it reads besides the features, by their names in `edgetok.names`: probes of
             the tower, and of the prompt those in `names.OF_PROMPT`.
-        verdict: whether the frozen form returns the reference's tokens (`exact`), a variant with
-            a constant budget (`fixed-budget`), or follows no reference (`own formulation`).
+        verdict: whether the frozen form returns the reference's tokens up to rounding (`exact`), a
+            variant with a constant budget (`fixed-budget`), or differs in what it computes
+            (`own formulation`).
         summary: one line for lists.
         reduce: features and a budget below N -> plan.
         budgets: N and grid -> the budgets it can meet, ascending; N is always possible.
@@ -70,6 +71,8 @@ class Method:
         retile: for methods that share a budget among tiles, a grid of them -> the method for it.
         inside: what a method in the tower does block by block; its `needs` stay in the tower.
         shares: whether it divides a budget among several pictures by itself.
+        differs: how it differs from the program that the paper's authors published, with the
+            measured share of equal tokens; "" where nobody has held it against one.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Method:
     learn: Callable[[Mapping[str, Tensor]], Method] | None = None
     inside: Inside | None = None
     shares: bool = False
+    differs: str = ""
 
     def compress(self, features: tokens.Features, budget: int) -> tokens.Plan:
         """The plan for `budget` tokens; a budget of N is the identity for every method.
@@ -247,10 +251,19 @@ class Method:
 
 
 def method_inside(
-    name: str, paper: str, needs: tuple[str, ...], verdict: Verdict, summary: str, inside: Inside
+    name: str,
+    paper: str,
+    needs: tuple[str, ...],
+    verdict: Verdict,
+    summary: str,
+    inside: Inside,
+    differs: str = "",
 ) -> Method:
     """A method in the tower; `needs` names what it reads there, for lists."""
-    return Method(name, paper, "in the tower", needs, verdict, summary, _refuse, inside=inside)
+    where: Where = "in the tower"
+    return Method(
+        name, paper, where, needs, verdict, summary, _refuse, inside=inside, differs=differs
+    )
 
 
 def _refuse(features: tokens.Features, budget: int) -> tokens.Plan:

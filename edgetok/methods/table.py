@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from edgetok.methods.method import Method
 
-COLUMNS = ("method", "paper", "where", "reads", "frozen form", "FLOPs", "what it does")
+DIFFERS = "differs from the authors' program"
+UNKNOWN = "not compared"
+COLUMNS = ("method", "paper", "where", "reads", "frozen form", "FLOPs", "what it does", DIFFERS)
 
 
 def describe_methods(methods: Iterable[Method]) -> str:
@@ -20,7 +22,8 @@ def _cells(method: Method) -> tuple[str, ...]:
     cost = method.cost or ("of the tower, see below" if method.inside else "not stated")
     name = f"`{method.name}`"
     given = ", ".join(reads)
-    return name, method.paper, method.where, given, method.verdict, cost, method.summary
+    what, differs = method.summary, method.differs or UNKNOWN
+    return name, method.paper, method.where, given, method.verdict, cost, what, differs
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -38,4 +38,5 @@ METHOD = PrefillMethod(
     ratio_is="share that stays from layer 2 on",
     counts=counts,
     cut=cut,
+    differs="nothing",
 )

@@ -75,6 +75,7 @@ class PrefillMethod:
         signal: what is seen before such a layer, and the ratio -> float32 [1], above 0 to leave.
         learn: for a method with learned weights, those by name -> the method.
         width: D of the decoder that those are for; 0 for any.
+        differs: as of `edgetok.methods.Method`.
     """
 
     name: str
@@ -93,6 +94,7 @@ class PrefillMethod:
     signal: Callable[[Look, float], Tensor] | None = None
     learn: Callable[[Mapping[str, Tensor]], PrefillMethod] | None = None
     width: int = 0
+    differs: str = ""
 
 
 @dataclass(frozen=True)

@@ -38,4 +38,5 @@ METHOD = PrefillMethod(
     ratio_is="share that stays at each quarter",
     counts=counts,
     cut=cut,
+    differs="nothing",
 )

@@ -6,7 +6,18 @@ from collections.abc import Iterable
 
 from edgetok.prefill.method import PrefillMethod
 
-COLUMNS = ("method", "paper", "reads", "positions", "frozen form", "ratio", "what it does")
+DIFFERS = "differs from the authors' program"
+UNKNOWN = "not compared"
+COLUMNS = (
+    "method",
+    "paper",
+    "reads",
+    "positions",
+    "frozen form",
+    "ratio",
+    "what it does",
+    DIFFERS,
+)
 
 
 def describe_prefill(methods: Iterable[PrefillMethod]) -> str:
@@ -19,7 +30,8 @@ def _cells(method: PrefillMethod) -> tuple[str, ...]:
     reads = ", ".join(method.reads) or "nothing"
     ratio = f"{method.ratio:.2g}: {method.ratio_is}"
     name, summary = f"`{method.name}`", method.summary
-    return name, method.paper, reads, method.positions, method.verdict, ratio, summary
+    shown = name, method.paper, reads, method.positions, method.verdict, ratio, summary
+    return *shown, method.differs or UNKNOWN
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -53,4 +53,5 @@ METHOD = PrefillMethod(
     ratio_is="share that stays at the first quarter; 0.74 and 0.54 of it at the others",
     counts=counts,
     cut=cut,
+    differs="nothing",
 )

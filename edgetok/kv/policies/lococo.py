@@ -35,7 +35,7 @@ def learn(weights: Mapping[str, Tensor]) -> Policy:
         POLICY,
         name="lococo+learned",
         summary="heavy hitters, and mixtures of what would go",
-        exact="one convolution; drops a stretch at a time",
+        differs="one convolution; drops a stretch at a time",
         mixers=read_mixers(weights),
     )
 
@@ -44,7 +44,7 @@ POLICY = Policy(
     name="lococo",
     paper="arXiv 2406.05317",
     summary="heavy hitters; with `--kv-weights`, what would go is mixed into the last of them",
-    exact="eta 0 without weights, of which none were published",
+    differs="eta 0 without weights, of which none were published",
     row_state=(SCORE,),
     sinks=0,
     asks=h2o.ask,

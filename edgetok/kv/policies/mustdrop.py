@@ -14,7 +14,7 @@ POLICY = Policy(
     name="mustdrop",
     paper="arXiv 2411.10803",
     summary="with `--prefill mustdrop`: its final survivors, from the first cut on",
-    exact="as published; layers in front of the first cut stay whole",
+    differs="as published; layers in front of the first cut stay whole",
     sinks=0,
     recent=None,
 )

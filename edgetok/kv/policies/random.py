@@ -11,7 +11,7 @@ POLICY = Policy(
     name="random",
     paper="edgetok",
     summary="random rows beside the first and the last ones: the baseline",
-    exact="ours",
+    differs="ours",
     row_state=(SCORE,),
     drawn=True,
 )

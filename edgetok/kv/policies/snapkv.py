@@ -28,7 +28,7 @@ def with_window(window: int) -> Policy:
         name="snapkv",
         paper="arXiv 2404.14469",
         summary="what the prompt's last rows attend to, averaged over neighbours",
-        exact="generated rows beyond the window go; the paper keeps them all",
+        differs="generated rows beyond the window go; the paper keeps them all",
         row_state=(SCORE,),
         sinks=0,
         recent=window,

@@ -12,7 +12,7 @@ POLICY = Policy(
     name="streaming",
     paper="arXiv 2309.17453",
     summary="first rows and a window of the last ones; never ends",
-    exact="drops a stretch at a time, not a row",
+    differs="drops a stretch at a time, not a row",
     positions="renumbered",
     recent=None,
 )

@@ -28,6 +28,6 @@ READING = Reading(
     name="tidaldecode",
     paper="arXiv 2410.05076",
     summary="every row; behind layers that choose, a step reads the chosen ones alone",
-    exact="rows are chosen for a key/value head, not for each query head",
+    differs="rows are chosen for a key/value head, not for each query head",
     selects=list_selects,
 )
