@@ -158,6 +158,12 @@ class VisionParts:
         return plain and bool(self.blocks)
 
     @property
+    def depth(self) -> int:
+        """Blocks of the whole tower, those behind the feature layer too."""
+        config: Any = getattr(self.model, "config", None)
+        return max(len(self.blocks), getattr(config, "num_hidden_layers", 0))
+
+    @property
     def late_blocks(self) -> range:
         """The last third of the blocks: 16 to 22 of the 23 that LLaVA runs of CLIP-L."""
         depth = len(self.blocks)

@@ -2,15 +2,16 @@
 
 Reads behind one block: its rows [N, V].
 
-A quarter down the depth (behind the 8th of 32 blocks), the grid is pooled to fewer cells and three
+A quarter down the depth (behind the 8th of 32 blocks), the grid is pooled to fewer cells and five
 rounds of soft k-means follow: each patch is divided among cells at most 2 away by a softmax of
--0.1 times the squared distance, and each cell becomes the mean of what it got. The blocks behind
+-0.01 times the squared distance, and each cell becomes the mean of what it got. The blocks behind
 run on the cells. A language model reads the cells; an output per patch comes from
 `tokens.reconstruct`: each patch mixes its nearest cells by their distance when they were clustered.
 Sizes sum to N, in parts. Raster order of the cells; `kept` is -1, no cell has a centre.
 
 Frozen form: exact; iterations are unrolled. K must be rows x columns of a grid of the image's
-proportions. The references differ in window and rounds between models; these are ours for all.
+proportions. Rounds, temperature, window and the 20 clusters that make a row again are those
+released for SAM, a plain ViT; DINO with Swin takes 3 rounds, 1/100 and 25 clusters.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from edgetok.tokens.schedules import Encoder, Schedule, at_once
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROUNDS = 3
-TEMPERATURE = 0.1
+# As released for SAM (`hourglass_image_encoder.py`).
+ROUNDS = 5
+TEMPERATURE = 0.01
 WINDOW = 5  # cells
-NEAREST = 36  # cells that make a patch
+NEAREST = 20  # cells that make a patch
 
 
 def reduce(look: tokens.Look, keep: int) -> tokens.Plan:

@@ -3,10 +3,10 @@
 Reads of every block: attention of the CLS row [n], mean over heads; values [heads, n, H].
 
 A patch scores (relevance + meaning) x strength: its share of the CLS row's attention; its share of
-softmax(CLS value . its value), not scaled, mean over heads; and the L1 norm of its value, mean over
-heads. Half of the score so far and half of the new one add up over the blocks. Behind every second
-block, the patches of highest running score stay, in raster order; behind the last but one of the
-blocks, K. Dropped patches leave nothing behind.
+softmax(CLS value . values), not scaled and over all rows, the CLS row too, mean over heads; and the
+L1 norm of its value, mean over heads. Half of the score so far and half of the new one add up over
+the blocks. Behind every second block, the patches of highest running score stay, in raster order;
+behind the last but one of the blocks, K. Dropped patches leave nothing behind.
 
 Frozen form: fixed budget. The reference drops (n - K) / sqrt(rounds) x (1 - e²) patches, e being
 the entropy of the relevance over its maximum, so that plain images lose more early; here e is held
@@ -46,8 +46,8 @@ def observe(look: tokens.Look) -> Tensor:
 
 
 def _meaning(look: tokens.Look) -> Tensor:
-    patches = look.value[:, look.prefix :]
-    return (patches @ look.value[:, 0].unsqueeze(2)).softmax(1)[..., 0].mean(0)
+    # The CLS row takes part: a head where its value is long has little to say of patches.
+    return (look.value @ look.value[:, 0].unsqueeze(2)).softmax(1)[:, look.prefix :, 0].mean(0)
 
 
 def _share(scores: Tensor) -> Tensor:

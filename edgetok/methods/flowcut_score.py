@@ -2,9 +2,10 @@
 
 Inputs: features [N, V]; a score [N] that the tower gathers over the blocks up to the feature layer.
 
-In each block a patch scores (attention of the CLS token, mean over heads, of sum 1, plus the
-softmax of its value's product with the CLS token's, mean over heads) times the L1 length of its
-value, mean over heads; the sum is halved from block to block, and half of the new score added.
+In each block a patch scores (attention of the CLS token, plus the softmax over all rows of the
+products of values with the CLS token's, both means over heads, cut to the patches and made of sum
+1) times the L1 length of its value, mean over heads; the sum is halved from block to block, and
+half of the new score added.
 The patches of highest sum are kept, in raster order. Without a CLS token, the attention of the
 mean query stands in for both, as the reference has it for Qwen2-VL.
 

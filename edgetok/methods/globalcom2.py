@@ -7,8 +7,8 @@ The thumbnail keeps its patches of highest score, in the order of their scores, 
 Of K tokens it gets as large a share as of all N. Each tile is kept in proportion to
 min(1, R (1 + s - mean s)), where R is K / N and s is the softmax over the tiles of the thumbnail's
 scores summed over their regions, divided by 10. Within a tile, patches rank by their own scores
-and the thumbnail's, resized bilinearly, each of length 1; raster order. A picture in one part is
-all thumbnail.
+and the thumbnail's, resized bilinearly, each of length 1; they stand in the raster of all tiles
+together, line by line across tiles. A picture in one part is all thumbnail.
 
 Frozen form: fixed budget. In the reference the number of tokens varies with the picture where a
 tile is kept whole, here the tiles' places add up to what K leaves. The grid of tiles is a constant
@@ -54,7 +54,8 @@ def for_tiles(tiles: tuple[int, int]) -> Method:
         around = tokens.spread_over_tiles(seen, grid, tiles)
         both = tokens.unit_rows(own) + tokens.unit_rows(around)
         rank = tokens.on_relative_grid(both.flatten())
-        detail = tokens.quota_topk(rank, tokens.tile_numbers(n, tiles), counts, budget - whole) + n
+        chosen = tokens.quota_topk(rank, tokens.tile_numbers(n, tiles), counts, budget - whole)
+        detail = tokens.along_canvas(chosen, grid, tiles) + n
         plan = tokens.Plan.gather(tokens.order(seen)[:whole], features.n_tokens)
         return plan.follow_by(tokens.Plan.gather(detail, features.n_tokens))
 

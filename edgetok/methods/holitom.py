@@ -1,7 +1,7 @@
 """HoliTom (arXiv 2505.21334): what stands still in a run of frames becomes one token.
 
-Inputs: features [P * N, V] of P frames; attention [P * N] that patches receive from all patches of
-their frame.
+Inputs: projected tokens [P * N, D] of P frames; attention [P * N] that patches receive from all
+patches of their frame.
 
 A place is static between two frames if the cosine of its patches there is above tau. The frames
 are cut into segments such that the sum over segments of (frames - 1) * (places static throughout)
@@ -14,9 +14,9 @@ Frozen form: fixed budget. The ratio is the one with which K tokens are left, an
 leaves goes to the largest remainders; if fewer than K are left before it, the best of what was
 averaged away fills up. Static tokens compete by their mean attention, where the reference clusters
 them (DPC-KNN with random numbers). They stand in the segment's first frame, in raster order, where
-the reference puts them in front of it. Merging inside the language model is not part of it.
-Cosines are compared on a grid of 1/4096; of equally good cuts, that of the shortest last segment is
-taken, and so on from the end.
+the reference puts them in front of it; it also pools each frame 2 x 2 before. Merging inside the
+language model is not part of it. Cosines are compared on a grid of 1/4096; of equally good cuts,
+that of the shortest last segment is taken, and so on from the end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
 
     pictures, scores = features.pictures, features.received_attention
     tau = threshold(budget, features.n_tokens)
-    still = tokens.frame_similarity(features.tower_rows, pictures) > tau
+    still = tokens.frame_similarity(features.x, pictures) > tau
     found = tokens.find_static(still, tokens.cut_segments(still))
     ranked = found.average(scores.reshape(pictures, -1))
     # A frame's dynamic patches are one group, the static ones of a segment's first frame another.
@@ -58,4 +58,5 @@ METHOD = Method(
     reduce=reduce,
     ranked=(names.RECEIVED_ATTENTION,),
     shares=True,
+    space="projected",
 )

@@ -9,17 +9,20 @@ to the powers 1/20 and 1/40. Half of the r merges take even rows into odd ones, 
 what joined them, go into even ones that are left. Means are weighted by attention received times
 size; attention knows the sizes. One step ahead: rows merge before the values of the block are
 made, and the map of the unmerged rows is merged with them, keys summed and queries averaged. The
-CLS row never merges. Every block merges the same number; never below 10 rows. Sizes sum to N.
+CLS row never merges. Every block but the first merges the same number; never below 10 rows. Where
+those blocks cannot arrive at K, since each merges half at most, the first one merges too. Sizes sum
+to N.
 
 Order: even rows that stay, ascending, then odd ones by descending attraction.
 
-Frozen form: exact in what merges, attractions on a grid of 1/4096, so that equal ones tie; the
+Frozen form: exact, attractions on a grid of 1/4096, so that equal ones tie; the
 paper's figures are of fine-tuned models, and nothing is tuned here. These blocks have no fused
 attention, since the whole map is read.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgetok import names, tokens
@@ -44,7 +47,9 @@ def reduce(look: tokens.Look, keep: int) -> tokens.Plan:
     pull = ((similar + 1) / 2).clamp(min=0)
     pull = pull * _pairs(1 / received, INFORMATION_POWER) * _pairs(1 / look.sizes, SIZE_POWER)
     edges = tokens.keep_prefix(tokens.on_grid(pull), sources, targets, look.prefix)
-    groups, centres = tokens.merge_both_ways(edges, sources, targets, n - look.prefix - keep)
+    groups, centres = tokens.merge_both_ways(
+        edges, sources, targets, n - look.prefix - keep, look.prefix
+    )
     return tokens.merge_groups(groups, centres, look.sizes, received * look.sizes)
 
 
@@ -55,7 +60,15 @@ def _pairs(values: Tensor, power: float) -> Tensor:
 
 
 def schedule(encoder: Encoder, budget: int) -> Schedule | None:
-    return schedules.constant(encoder, budget, fewest=FEWEST_ROWS - encoder.prefix)
+    """
+    >>> schedule(Encoder(196, (14, 14), 1, 12), 20)
+    (196, 180, 164, 148, 132, 116, 100, 84, 68, 52, 36, 20)
+    """
+    fewest, behind = FEWEST_ROWS - encoder.prefix, replace(encoder, blocks=encoder.blocks - 1)
+    found = schedules.constant(behind, budget, fewest)
+    if found is None:  # too far down for the blocks behind the first one
+        return schedules.constant(encoder, budget, fewest)
+    return (encoder.n_tokens, *found)
 
 
 METHOD = method_inside(

@@ -10,7 +10,8 @@ weights are not normalised. The last token is the sum of all others, weighted th
 attention, in raster order. A token may go into several sums; sizes share it out and sum to N.
 
 Frozen form: fixed budget. The papers count as centres what lies above the upper outlier fence of
-the attention, another number for each image, and PruMerge+ derives its step from that.
+the attention, another number for each image, and PruMerge+ derives its step from that; here even
+places reach the end of the raster at every budget, as there.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def reduce(features: tokens.Features, budget: int) -> tokens.Plan:
 
 def reduce_plus(features: tokens.Features, budget: int) -> tokens.Plan:
     centres, n = budget - 1, features.n_tokens
-    even = tokens.mask_of(tokens.even_indices(n, centres - round(centres / 4)), n)
+    even = tokens.mask_of(tokens.spread_indices(n, centres - round(centres / 4)), n)
     scores = features.probe(names.NEXT_WIDE_ATTENTION)
     return gather_around(features, tokens.forced_topk(scores, even, centres))
 

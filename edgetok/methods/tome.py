@@ -29,7 +29,9 @@ def reduce(look: tokens.Look, keep: int) -> tokens.Plan:
     sources, targets = tokens.alternating(n)
     edges = tokens.set_edges(look.mean_keys(), sources, targets, look.prefix)
     groups, centres = tokens.merge_sets(
-        edges, sources, targets, n - look.prefix - keep, in_order=look.prefix > 0
+        *(edges, sources, targets, n - look.prefix - keep),
+        in_order=look.prefix > 0,
+        prefix=look.prefix,
     )
     return tokens.merge_groups(groups, centres, look.sizes)
 

@@ -1,6 +1,6 @@
 """VFlowOpt (arXiv 2508.05211): keep by attention from global patches, recycle the rest by cells.
 
-Inputs: features [N, V] on a grid; attention [N] of the feature layer from the patches that
+Inputs: projected tokens [N, D] on a grid; attention [N] of the feature layer from the patches that
 receive far more than the mean, mean over heads.
 
 K - 4 patches have the highest score. The others are averaged in each quarter of the grid, weighted
@@ -8,8 +8,10 @@ by their score, into one token at the place of the best of them. Raster order, s
 
 Frozen form: fixed budget. The paper searches retained share, threshold and cell size on data for
 each ratio; here they are those it released for a quarter of the tokens, whose cells make two by
-two, and its entropy term is off, as in the release. The weakest patch of each quarter is always
-recycled, so that no cell is empty. Cuts inside the language model are left out.
+two, and its entropy term is off, as in the release. Where no patch receives 34.8 times the mean,
+all of them ask, which ranks as fopru does; the release divides by zero there. The weakest patch of
+each quarter is always recycled, so that no cell is empty. Cuts inside the language model are left
+out.
 """
 
 from __future__ import annotations
@@ -51,5 +53,6 @@ METHOD = Method(
     summary="keeps by attention from global patches, averages the rest by quarters",
     reduce=reduce,
     budgets=budgets,
+    space="projected",
     cost="2 K N D + 4 K N",
 )

@@ -93,7 +93,6 @@ if TYPE_CHECKING:
     from edgetok.tokens.selectors import (
         BIG,
         complement,
-        even_indices,
         exclude,
         forced_topk,
         mask_of,
@@ -123,6 +122,7 @@ if TYPE_CHECKING:
         soft_kmeans,
     )
     from edgetok.tokens.tiles import (
+        along_canvas,
         spread_over_tiles,
         sum_by_tile,
         tile_numbers,
@@ -140,6 +140,7 @@ __all__ = [
     "Separable",
     "adaptive_cells",
     "ahead_in_order",
+    "along_canvas",
     "alternating",
     "area_pooling",
     "attended",
@@ -160,7 +161,6 @@ __all__ = [
     "elbow",
     "elbow_tokens",
     "energy",
-    "even_indices",
     "every_kth",
     "exclude",
     "farthest",

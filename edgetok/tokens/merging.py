@@ -91,16 +91,18 @@ def keep_prefix(edges: Tensor, sources: Tensor, targets: Tensor, prefix: int) ->
 
 
 def merge_sets(
-    edges: Tensor, sources: Tensor, targets: Tensor, r: int, *, in_order: bool
+    edges: Tensor, sources: Tensor, targets: Tensor, r: int, *, in_order: bool, prefix: int = 0
 ) -> tuple[Tensor, Tensor]:
     """The `r` sources of highest edge join their best target: -> groups [n - r, n], centres.
 
-    Order: sources that stay, ascending if `in_order` and by descending edge if not, then targets.
+    Order: sources that stay, ascending if `in_order` and by descending edge if not, then targets;
+    prefix rows, whose edges are those of `keep_prefix`, stand in front of both as they stood.
 
     Args:
         edges: [S, T].
         sources, targets: [S], [T] int64, all n rows together.
         r: at most S.
+        prefix: rows in front that never merge; with any, rows alternate and `in_order` holds.
     """
     n = sources.shape[0] + targets.shape[0]
     stay, gone, joined = _round(edges, r, in_order=in_order)
@@ -108,17 +110,30 @@ def merge_sets(
     if stay.shape[0] == 0:
         return merged, targets
     kept = sources.index_select(0, stay)
-    return torch.cat([one_hot(kept, n), merged]), torch.cat([kept, targets])
+    groups, centres = torch.cat([one_hot(kept, n), merged]), torch.cat([kept, targets])
+    return _prefix_first(groups, centres, prefix, kept.shape[0])
+
+
+def _prefix_first(
+    groups: Tensor, centres: Tensor, prefix: int, odd_at: int
+) -> tuple[Tensor, Tensor]:
+    """Prefix rows to the front: even ones are there already, odd ones from `odd_at` on."""
+    if prefix < 2:
+        return groups, centres
+    places = [odd_at + row // 2 if row % 2 else row // 2 for row in range(prefix)]
+    places += sorted(set(range(groups.shape[0])).difference(places))
+    moved = torch.tensor(places)
+    return groups.index_select(0, moved), centres.index_select(0, moved)
 
 
 def merge_both_ways(
-    edges: Tensor, sources: Tensor, targets: Tensor, r: int
+    edges: Tensor, sources: Tensor, targets: Tensor, r: int, prefix: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Half of `r` sources join a target, then targets join sources that stayed (MCTF).
 
     A target takes along what joined it. -> groups [n - r, n] and centres: sources that stay,
-    ascending, then targets that stay, by descending edge. Arguments as in `merge_sets`, but `r`
-    leaves a source and a target.
+    ascending, then targets that stay, by descending edge; prefix rows in front of both.
+    Arguments as in `merge_sets`, but `r` leaves a source and a target.
     """
     n, first = sources.shape[0] + targets.shape[0], r // 2
     stay, gone, joined = _round(edges, first, in_order=True)
@@ -128,7 +143,9 @@ def merge_both_ways(
     stay, gone, joined = _round(back, r - first, in_order=False)
     into = one_hot(kept, n) + joined.T @ groups.index_select(0, gone)
     left = groups.index_select(0, stay)
-    return torch.cat([into, left]), torch.cat([kept, targets.index_select(0, stay)])
+    merged, centres = torch.cat([into, left]), torch.cat([kept, targets.index_select(0, stay)])
+    # Edges of prefix rows are the lowest of all, so that these come last, in their order.
+    return _prefix_first(merged, centres, prefix, merged.shape[0] - prefix // 2)
 
 
 def _round(edges: Tensor, r: int, *, in_order: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,12 +20,19 @@ class Encoder:
         grid: rows and columns of patches.
         prefix: rows before the patches, which are never merged or dropped (1 with a CLS token).
         blocks: blocks up to the feature layer.
+        depth: blocks of the whole tower, if there are more.
     """
 
     n_tokens: int
     grid: tuple[int, int]
     prefix: int
     blocks: int
+    depth: int = 0
+
+    @property
+    def layers(self) -> int:
+        """Blocks of the whole tower, those that are never run too."""
+        return max(self.blocks, self.depth)
 
 
 def constant(encoder: Encoder, budget: int, fewest: int = 1) -> Schedule | None:

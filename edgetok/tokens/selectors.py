@@ -101,14 +101,9 @@ def exclude(scores: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, -BIG, scores)
 
 
-def even_indices(n: int, count: int) -> Tensor:
-    """`count` of `n` indices at even steps from 0, a constant: -> [count] int64."""
-    return torch.arange(count) * max(1, n // max(1, count))
-
-
 def spread_indices(n: int, count: int) -> Tensor:
     """`count` of `n` indices from 0, as even as whole numbers are, a constant: -> [count] int64."""
-    return torch.arange(count) * n // count
+    return torch.arange(count) * n // max(1, count)
 
 
 def mask_of(indices: Tensor, n: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edgetok.tokens.plan import one_hot
 from edgetok.tokens.quota import cells
+from edgetok.tokens.selectors import mask_of, raster_indices
 
 
 def sum_by_tile(scores: Tensor, grid: tuple[int, int], tiles: tuple[int, int]) -> Tensor:
@@ -22,6 +23,15 @@ def sum_by_tile(scores: Tensor, grid: tuple[int, int], tiles: tuple[int, int]) -
 def tile_numbers(part_tokens: int, tiles: tuple[int, int]) -> Tensor:
     """The tile of each token behind the thumbnail's, a constant: -> [tiles * n] int64."""
     return torch.arange(tiles[0] * tiles[1]).repeat_interleave(part_tokens)
+
+
+def along_canvas(chosen: Tensor, grid: tuple[int, int], tiles: tuple[int, int]) -> Tensor:
+    """Tokens of tiles, numbered tile by tile, in the raster of all tiles together: [K] -> [K]."""
+    (rows, columns), (down, across) = grid, tiles
+    numbers = torch.arange(down * across * rows * columns)
+    canvas = numbers.reshape(down, across, rows, columns).transpose(1, 2).flatten()  # a constant
+    there = mask_of(chosen, canvas.shape[0]).index_select(0, canvas)
+    return canvas.index_select(0, raster_indices(there, chosen.shape[0]))
 
 
 def spread_over_tiles(scores: Tensor, grid: tuple[int, int], tiles: tuple[int, int]) -> Tensor:

@@ -51,8 +51,9 @@ class Values:
         length: Tensor = value[prefix:].mean(1).norm(p=1, dim=1)
         if prefix:
             drawn = attention[:, 0, prefix:].mean(0)
-            alike = [(value[prefix:, h] @ value[0, h]).softmax(0) for h in range(heads)]
-            return (drawn / drawn.sum() + torch.stack(alike).mean(0)) * length
+            each = [(value[:, h] @ value[0, h]).softmax(0) for h in range(heads)]
+            alike = torch.stack(each).mean(0)[prefix:]
+            return (drawn / drawn.sum() + alike / alike.sum().clamp(min=1e-12)) * length
         mean, scaling = query.mean(0), float(key.shape[2]) ** 0.5  # mean: [heads, H]
         each = [(key[:, h] @ mean[h] / scaling).softmax(0) for h in range(heads)]
         return torch.stack(each).mean(0) * length

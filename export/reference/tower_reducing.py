@@ -38,7 +38,9 @@ class ReducingReference:
         self.vision = vision
         self.inside = inside
         grid, prefix = vision.grid, vision.prefix_tokens
-        self.encoder = Encoder(vision.full_tokens, grid, prefix, len(vision.blocks))
+        blocks, config = len(vision.blocks), vision.model.config
+        depth = getattr(config, "num_hidden_layers", blocks)
+        self.encoder = Encoder(vision.full_tokens, grid, prefix, blocks, depth)
 
     def run(self, pixels: Tensor, budget: int) -> dict[str, Tensor]:
         """pixels [1, 3, h, w] -> the outputs of the tower graph of a rung, by name."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from edgetok.export.attention import merge_heads
 
 GLOBAL_FACTOR = 34.8  # VFlowOpt's released search for a quarter of the tokens
-SMALLEST_SUM = 1e-6
+SMALLEST_SUM = 1e-12  # a CLS row of long values leaves patches very little
 
 
 def probe_flow(
@@ -35,10 +35,13 @@ def _score_block(query: Tensor, key: Tensor, scaling: float, value: Tensor, pref
     if not prefix:
         asking = query[0].mean(1, keepdim=True) * scaling
         return torch.softmax(asking @ key[0].transpose(1, 2), dim=-1)[:, 0].mean(0) * strength
-    attended = probe_cls(query, key, scaling)
-    attended = attended / attended.sum().clamp(min=SMALLEST_SUM)
-    alike = torch.softmax(value[0, :, :1] @ patches.transpose(1, 2), dim=-1)[:, 0].mean(0)
-    return (attended + alike) * strength
+    alike = torch.softmax(value[0, :, :1] @ value[0].transpose(1, 2), dim=-1)
+    attended, alike = probe_cls(query, key, scaling), alike[:, 0, prefix:].mean(0)
+    return (_share(attended) + _share(alike)) * strength
+
+
+def _share(scores: Tensor) -> Tensor:
+    return scores / scores.sum().clamp(min=SMALLEST_SUM)
 
 
 def probe_cls(query: Tensor, key: Tensor, scaling: float) -> Tensor:

@@ -22,7 +22,8 @@ from edgetok.tokens.schedules import Encoder
 
 def encoder_of(vision: VisionParts) -> Encoder:
     """The numbers of a tower that schedules depend on."""
-    return Encoder(vision.full_tokens, vision.grid, vision.prefix_tokens, len(vision.blocks))
+    blocks = len(vision.blocks)
+    return Encoder(vision.full_tokens, vision.grid, vision.prefix_tokens, blocks, vision.depth)
 
 
 class ReducingTower(StageModule):

@@ -85,7 +85,7 @@ def prumerge(features: Any, k: int) -> Result:
 
 def prumerge_plus(features: Any, k: int) -> Result:
     n, count = len(features.x), k - 1 - round((k - 1) / 4)
-    centres = {i * max(1, n // count) for i in range(count)} if count else set()
+    centres = {i * n // count for i in range(count)} if count else set()
     for i in ranked(features.probe("next_wide_attention").tolist()):
         if len(centres) < k - 1:
             centres.add(i)

@@ -25,7 +25,9 @@ from edgetok.tokens.schedules import Encoder
 HEADS, HEAD, WIDTH = 2, 8, 16
 DYNAMIC_OPS = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress", "ScatterElements"}
 CLIP, SIGLIP = Encoder(36, (6, 6), 1, 4), Encoder(42, (7, 6), 0, 4)  # no power of two
-towers = pytest.mark.parametrize("encoder", [CLIP, SIGLIP], ids=["clip", "siglip"])
+DEIT, REGISTERS = Encoder(36, (6, 6), 2, 4), Encoder(42, (7, 6), 5, 4)  # 2 and 5 prefix rows
+TOWERS = {"clip": CLIP, "siglip": SIGLIP, "deit": DEIT, "registers": REGISTERS}
+towers = pytest.mark.parametrize("encoder", TOWERS.values(), ids=TOWERS)
 every_method = pytest.mark.parametrize("name", TOWER_METHODS)
 
 

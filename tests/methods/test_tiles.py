@@ -95,7 +95,12 @@ def globalcom2(features: Any, k: int) -> list[int]:
     best = max(float(torch.stack(both).abs().max()), 1e-30)
     ranks = [[round(v / best * 65536) / 65536 for v in tile.tolist()] for tile in both]
     thumbnail = sorted(range(n), key=lambda i: (-seen[i].item(), i))[:whole]
-    return thumbnail + [n + i for i in choose(ranks, counts, k - whole)]
+
+    def place(i: int) -> tuple[int, int]:
+        tile, (line, column) = i // n, divmod(i % n, columns)
+        return tile // tiles[1] * rows + line, tile % tiles[1] * columns + column
+
+    return thumbnail + [n + i for i in sorted(choose(ranks, counts, k - whole), key=place)]
 
 
 LOOPS: dict[str, Callable[[Any, int], list[int]]] = {"hired": hired, "globalcom2": globalcom2}

@@ -111,21 +111,24 @@ def patch_groups(look: Any, groups: Sequence[Sequence[int]], centres: list[int])
 # --- the methods ----------------------------------------------------------------------------------
 
 
-def by_place(look: Any, keep: int, metric: Array) -> Result:
+def by_place(look: Any, keep: int, metric: Array, weight: Array | None = None) -> Result:
     n = len(metric)
     even, odd = list(range(0, n, 2)), list(range(1, n, 2))
     nearest, likeness = {}, []
     for row in even:
-        edges = [cosine(metric[row], metric[other]) for other in odd]
+        edges = [
+            -1e9 if other < look.prefix else cosine(metric[row], metric[other]) for other in odd
+        ]
         nearest[row] = odd[best(edges)]
         likeness.append(-1e9 if row < look.prefix else max(edges))
     by_likeness = [even[i] for i in ranked(likeness)]
     gone = by_likeness[: n - look.prefix - keep]
     stay = by_likeness[len(gone) :]
     stay = sorted(stay) if look.prefix else stay
-    groups = [[row] for row in stay]
-    groups += [[row, *(s for s in sorted(gone) if nearest[s] == row)] for row in odd]
-    return groups_to_result(look, groups, stay + odd)
+    joined = {row: [row, *(s for s in sorted(gone) if nearest.get(s) == row)] for row in range(n)}
+    rows = list(range(look.prefix)) + [row for row in stay + odd if row >= look.prefix]
+    weight = array(look.sizes) if weight is None else weight
+    return weighed(look, [joined[row] for row in rows], rows, weight)
 
 
 def tome(look: Any, keep: int) -> Result:
@@ -133,9 +136,9 @@ def tome(look: Any, keep: int) -> Result:
 
 
 def pitome(look: Any, keep: int) -> Result:
-    depth = look.encoder.blocks
-    if look.block < depth / 2:
-        return by_place(look, keep, array(look.x))
+    depth, evenly = max(look.encoder.blocks, look.encoder.depth), np.ones(len(look.x))
+    if look.block <= depth / 2:
+        return by_place(look, keep, array(look.x), evenly)
     margin = 0.9 - 0.9 * look.block / depth
     x = array(look.x)[look.prefix :]
     n = len(x)
@@ -150,8 +153,10 @@ def pitome(look: Any, keep: int) -> Result:
     for row in sources:
         edges = [cosine(x[row], x[other]) for other in targets]
         joined[targets[best(edges)]].append(row)
-    groups = [[row] for row in alone] + [joined[row] for row in targets]
-    return patch_groups(look, groups, alone + targets)
+    groups = [[row] for row in range(look.prefix)]
+    groups += [[row + look.prefix for row in joined.get(own, [own])] for own in alone + targets]
+    centres = [*range(look.prefix), *(row + look.prefix for row in alone + targets)]
+    return weighed(look, groups, centres, evenly)
 
 
 def mctf(look: Any, keep: int) -> Result:
@@ -178,7 +183,8 @@ def mctf(look: Any, keep: int) -> Result:
     order = [odd[i] for i in ranked([max(back[b]) for b in odd])]
     for b in order[: r - r // 2]:
         members[stay[best(back[b])]] += members.pop(b)
-    rows = stay + order[r - r // 2 :]
+    rows = [row for row in stay + order[r - r // 2 :] if row >= look.prefix]
+    rows = [*range(look.prefix), *rows]
     return weighed(look, [members[row] for row in rows], rows, received * sizes)
 
 
@@ -262,7 +268,7 @@ def flowcut_score(look: Any) -> list[float]:
     strength = np.abs(value.mean(0)[prefix:]).sum(1)
     if prefix:
         relevance = np.array(importance(look))
-        meaning = np.mean([softmax(head[prefix:] @ head[0]) for head in value], axis=0)
+        meaning = np.mean([softmax(head @ head[0]) for head in value], axis=0)[prefix:]
         score = relevance / max(relevance.sum(), 1e-12) + meaning / max(meaning.sum(), 1e-12)
     else:
         query, key = array(look.query).mean(1), array(look.key)
@@ -304,7 +310,7 @@ def expedit(look: Any, keep: int) -> Result:
             for column in range(first, last):
                 shares[cell, row * columns + column] = 1
     weights = shares / shares.sum(1, keepdims=True)
-    for _ in range(3):
+    for _ in range(5):
         means = weights @ x
         logs = np.full((keep, len(x)), -np.inf)
         for patch, one in enumerate(x):
@@ -315,7 +321,7 @@ def expedit(look: Any, keep: int) -> Result:
                 if abs(cell // across - row * down // rows) <= 2
                 and abs(cell % across - column * across // columns) <= 2
             ]
-            far = np.array([-0.1 * ((one - means[cell]) ** 2).sum() for cell in near])
+            far = np.array([-0.01 * ((one - means[cell]) ** 2).sum() for cell in near])
             logs[near, patch] = far - far.max() - math.log(np.exp(far - far.max()).sum())
         weights = np.array([softmax(cell) for cell in logs])
     counts = (np.exp(logs) @ patch_sizes(look)).tolist()
