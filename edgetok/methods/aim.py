@@ -30,4 +30,5 @@ METHOD = Method(
     reduce=reduce,
     space="projected",
     cost="0.9 N³ + 2.7 N² D",
+    differs="rounding alone (97 % of groups; their half precision 89 %)",
 )

@@ -40,4 +40,5 @@ METHOD = Method(
     reduce=reduce,
     cost="2 N² D + T N D + 3 K N² + 8 N² + 7 K N",
     space="projected",
+    differs="as the paper states it: no program was found",
 )

@@ -28,4 +28,7 @@ METHOD = Method(
     reduce=reduce,
     space="projected",
     cost="2 N² D + 8 N² + 2 K N",
+    differs=(
+        "rounding alone (94 to 99 %; their half precision keeps 92 % of their single precision)"
+    ),
 )

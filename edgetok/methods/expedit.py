@@ -73,4 +73,7 @@ METHOD = method_inside(
     verdict="exact",
     summary="clusters the grid into fewer cells a quarter down the depth",
     inside=Inside(reduce, schedule, place="after block", restore=restore),
+    differs=(
+        "nothing, with the constants released for SAM; rows given back where theirs underflow to 0"
+    ),
 )

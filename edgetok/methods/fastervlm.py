@@ -27,4 +27,5 @@ METHOD = Method(
     reduce=reduce,
     cost="9 N",
     ranked=(names.CLS_ATTENTION,),
+    differs="nothing",
 )

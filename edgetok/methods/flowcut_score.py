@@ -35,4 +35,5 @@ METHOD = Method(
     reduce=reduce,
     cost="9 N",
     ranked=(names.FLOW_SCORE,),
+    differs="one choice behind the tower; the score of a block is theirs",
 )

@@ -44,6 +44,7 @@ METHOD = Method(
     reduce=reduce,
     cost="9 N",
     ranked=(names.RECEIVED_ATTENTION,),
+    differs="as the paper states it: no program was found",
 )
 
 ROWS = replace(
@@ -54,4 +55,5 @@ ROWS = replace(
     budgets=whole_rows,
     cost="2 N",
     ranked=(),  # a masked patch would sink its whole row
+    differs="as the paper states it: no program was found",
 )

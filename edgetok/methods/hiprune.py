@@ -35,4 +35,5 @@ METHOD = Method(
     reduce=reduce,
     cost="0.2 K N + 18 N",
     ranked=(names.OBJECT_ATTENTION, names.RECEIVED_ATTENTION),
+    differs="nothing",
 )

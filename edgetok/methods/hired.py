@@ -66,4 +66,8 @@ METHOD = Method(
     cost="9 N",
     ranked=(names.CLS_ATTENTION,),
     retile=for_tiles,
+    differs=(
+        "nothing on pictures in one part; tiles: rectangles where theirs are strips, and "
+        "remainders (98 % or more)"
+    ),
 )

@@ -59,4 +59,8 @@ METHOD = Method(
     ranked=(names.RECEIVED_ATTENTION,),
     shares=True,
     space="projected",
+    differs=(
+        "a constant number; no pooling of 2 x 2 before, static tokens compete where theirs "
+        "are clustered; segments are theirs"
+    ),
 )

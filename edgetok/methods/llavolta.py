@@ -34,4 +34,5 @@ METHOD = Method(
     budgets=budgets,
     space="projected",
     cost="2 K N D + 4 K N",
+    differs="nothing",
 )

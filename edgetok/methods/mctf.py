@@ -78,4 +78,5 @@ METHOD = method_inside(
     verdict="exact",
     summary="merges both ways by similarity, attention received and size, one step ahead",
     inside=Inside(reduce, schedule, place="before values", proportional=True),
+    differs="the number per block is one that ends at K; rounding (99 % of merged rows)",
 )

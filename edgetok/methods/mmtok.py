@@ -8,9 +8,9 @@ projected tokens), each patch divides 1/2 by softmax over 0.2 (of features); bot
 Greedily, the token is taken that most raises the sum of the best share of every word and patch.
 Raster order.
 
-Frozen form: own formulation in one point, exact otherwise: the reference drops English stop words
-from the question, here all its words count. K steps unrolled; gains that differ by less than a
-millionth of the first one are equal, and the lower index goes first.
+Frozen form: own formulation in two points: the reference drops English stop words from the question,
+here all its words count; and gains that differ by less than a millionth of the first one are equal,
+which on flat features decides often, and the lower index goes first. K steps unrolled.
 """
 
 from __future__ import annotations
@@ -56,4 +56,8 @@ METHOD = Method(
     reduce=reduce,
     cost="2 N² D + 3 T N D + 3 K N² + 9 N² + 36 K N + 10 T N",
     space="projected",
+    differs=(
+        "gains that differ by less than a millionth of the first one tie (99.7 % on "
+        "pictures, 90 % on flat features)"
+    ),
 )

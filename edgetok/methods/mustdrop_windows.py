@@ -50,4 +50,5 @@ METHOD = method_inside(
     verdict="fixed-budget",
     summary="merges the most uniform 3 x 3 windows behind the first block",
     inside=Inside(reduce, schedule, place="after block"),
+    differs="a constant number; merged windows stand in the raster, theirs by similarity",
 )

@@ -62,6 +62,9 @@ METHOD = Method(
     reduce=reduce,
     budgets=budgets,
     cost="4 K N D + 20 K N + 6 N²",
+    differs=(
+        "a constant number of centres; at an equal number rounding alone (1 of 32 neighbours)"
+    ),
 )
 
 PLUS = replace(
@@ -70,4 +73,5 @@ PLUS = replace(
     summary="the same around patches of high attention and patches at even steps",
     reduce=reduce_plus,
     cost="4 K N D + 20 K N",
+    differs="a constant number of centres, even ones at steps that are not all equal",
 )

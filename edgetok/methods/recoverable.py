@@ -50,4 +50,5 @@ METHOD = Method(
     reduce=reduce,
     budgets=budgets,
     cost="2.3 K N D + 6 N² + 5 K N",
+    differs="a constant number; read beside it only",
 )

@@ -4,8 +4,9 @@ Inputs: projected tokens [N, D]; CLS attention [N], mean over heads, of the bloc
 feature layer (the last one of CLIP). The patch that the CLS token attends to most is the first;
 then always the one with the lowest sum of cosines to those kept. Raster order.
 
-Frozen form: exact for stage 1, K steps unrolled, cosines on a grid of 1/4096. Stage 2, which drops
-all visual tokens late in the language model, is left out.
+Frozen form: exact for stage 1 as the paper states it (no program was found), K steps unrolled,
+cosines on a grid of 1/4096. Stage 2, which drops all visual tokens late in the language model, is
+left out.
 """
 
 from __future__ import annotations
@@ -31,4 +32,5 @@ METHOD = Method(
     space="projected",
     cost="2 N² D + 6 N² + 2 K N",
     ranked=(names.NEXT_CLS_ATTENTION,),
+    differs="as the paper states it: no program was found",
 )

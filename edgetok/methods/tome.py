@@ -43,4 +43,5 @@ METHOD = method_inside(
     verdict="exact",
     summary="merges rows of similar keys in every block, with attention that knows their sizes",
     inside=Inside(reduce, schedules.constant, proportional=True),
+    differs="rounding alone (97 to 99.7 % of groups; all of them with their cosines on our grid)",
 )

@@ -55,4 +55,5 @@ METHOD = Method(
     budgets=budgets,
     space="projected",
     cost="2 K N D + 4 K N",
+    differs="a constant number, no cuts in the language model; read beside it only",
 )

@@ -30,4 +30,5 @@ METHOD = replace(
     summary="VisionZip with an eighth of the tokens contextual",
     reduce=reduce,
     cost="2 K N D + 0.25 K N H + 3 K N",
+    differs="nothing",
 )

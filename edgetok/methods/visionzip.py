@@ -62,4 +62,5 @@ METHOD = Method(
     cls_row_optional=True,
     cost="2 K N D + 0.3 K N H + 3 K N",
     ranked=(names.CLS_ATTENTION,),
+    differs="nothing",
 )

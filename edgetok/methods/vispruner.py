@@ -6,9 +6,11 @@ K // 2 patches have the highest CLS attention. The others, by descending attenti
 even and odd places; the 8 even ones that most resemble an odd one go, and so on until the list
 is as short as the budget wants. Raster order.
 
-Frozen form: exact, since the number of rounds depends on N and K alone: 64 for 576 to 64 tokens,
-unrolled. Cosines are compared on a grid of 1/4096, made of whole numbers that every runtime adds
-alike: over so many rounds one that rounds otherwise would change what is kept.
+Frozen form: exact up to rounding, since the number of rounds depends on N and K alone: 64 for 576
+to 64 tokens, unrolled. Rounding decides which tokens the diverse half holds, at the authors' too:
+their program in half and in single precision shares a fifth to a third of that half with itself.
+Cosines are compared on a grid of 1/4096, made of whole numbers that every runtime adds alike: over
+so many rounds one that rounds otherwise would change what is kept.
 """
 
 from __future__ import annotations
@@ -39,4 +41,8 @@ METHOD = Method(
     reduce=reduce,
     cost="6 N² D + 16 N² + 0.01 N³",
     ranked=(names.CLS_ATTENTION,),
+    differs=(
+        "rounding alone, which decides the diverse half: 60 to 67 % of all and 19 to 34 % "
+        "of that half, as many as their own half precision keeps of their single precision"
+    ),
 )

@@ -28,4 +28,5 @@ METHOD = Method(
     reduce=reduce,
     cost="9 N",
     ranked=(names.LATE_CLS_ATTENTION,),
+    differs="read beside it only: the same formula",
 )
