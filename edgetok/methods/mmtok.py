@@ -8,9 +8,10 @@ projected tokens), each patch divides 1/2 by softmax over 0.2 (of features); bot
 Greedily, the token is taken that most raises the sum of the best share of every word and patch.
 Raster order.
 
-Frozen form: own formulation in two points: the reference drops English stop words from the question,
-here all its words count; and gains that differ by less than a millionth of the first one are equal,
-which on flat features decides often, and the lower index goes first. K steps unrolled.
+Frozen form: own formulation in two points: the reference drops English stop words from the
+question, here all its words count; and gains that differ by less than a millionth of the first
+one are equal, which on flat features decides often, and the lower index goes first. K steps
+unrolled.
 """
 
 from __future__ import annotations
