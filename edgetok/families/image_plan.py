@@ -72,8 +72,8 @@ def read_processor_config(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         InputError: if there is none.
     """
-    config = checkpoint.read_json("preprocessor_config.json")
-    config = config or checkpoint.read_json("processor_config.json").get("image_processor", {})
+    config = checkpoint.read_json("processor_config.json").get("image_processor")
+    config = config or checkpoint.read_json("preprocessor_config.json")
     if not config:
         raise InputError(
             f"{checkpoint.path} has neither preprocessor_config.json nor an image_processor"

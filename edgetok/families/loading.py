@@ -6,12 +6,14 @@ itself, others are converted into scratch space. A model needs no more memory th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetok.errors import InputError, ResourceError
-from edgetok.families.checkpoint import Checkpoint, read_json_object
+from edgetok.families.checkpoint import Checkpoint, list_weight_files
 from edgetok.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -34,11 +36,13 @@ def load_checkpoint(model_class: Any, checkpoint: Checkpoint, **options: Any) ->
     logging.set_verbosity_error()  # what its report says is raised below, as an error
     logging.disable_progress_bar()
     try:
+        config = model_class.config_class.from_pretrained(
+            str(checkpoint.path), local_files_only=True
+        )
+        _require_as_large(model_class, config, checkpoint, options)
         model, info = model_class.from_pretrained(
             None,
-            config=model_class.config_class.from_pretrained(
-                str(checkpoint.path), local_files_only=True
-            ),
+            config=config,
             state_dict=dict(_read_wide(checkpoint)),
             dtype=torch.float32,
             attn_implementation="eager",
@@ -49,7 +53,7 @@ def load_checkpoint(model_class: Any, checkpoint: Checkpoint, **options: Any) ->
             model.generation_config = GenerationConfig.from_pretrained(
                 str(checkpoint.path), local_files_only=True
             )
-    except ResourceError:
+    except (InputError, ResourceError):
         raise
     except Exception as error:  # transformers raises whatever its dependencies do
         raise InputError(f"{checkpoint.path} cannot be loaded: {_first_line(error)}") from error
@@ -66,21 +70,41 @@ def load_checkpoint(model_class: Any, checkpoint: Checkpoint, **options: Any) ->
     return model.eval().requires_grad_(False)
 
 
+def _require_as_large(
+    model_class: Any, config: Any, checkpoint: Checkpoint, options: dict[str, Any]
+) -> None:
+    """Refuse weights far too few for the configuration, before anything of its sizes is allocated.
+
+    More of them are no fault here: heads and towers that the class does not have.
+    """
+    import torch
+
+    with torch.device("meta"):
+        wanted = sum(w.numel() for w in model_class(deepcopy(config), **options).parameters())
+    held = sum(_count_values(path) for path in list_weight_files(checkpoint.path))
+    if 2 * held < wanted:  # of a few missing weights, names are told once it is loaded
+        raise InputError(
+            f"{checkpoint.path}: config.json describes {wanted:,} weights and the safetensors "
+            f"files hold {held:,}; they do not belong together, so download the model again"
+        )
+
+
+def _count_values(path: Path) -> int:
+    """Values in a safetensors file, by its header."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as shard:
+        return sum(math.prod(shard.get_slice(name).get_shape()) for name in shard.keys())  # noqa: SIM118
+
+
 def _read_wide(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     """Names and weights of all shards in float32; weights are maps of files."""
     from safetensors import safe_open
 
-    for path in _list_shards(checkpoint.path):
+    for path in list_weight_files(checkpoint.path):
         with safe_open(path, framework="pt") as shard:
             for name in shard.keys():  # noqa: SIM118  # a file, not a dict
                 yield name, _widen(shard.get_tensor(name), checkpoint.scratch)
-
-
-def _list_shards(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    return [folder / name for name in sorted(set(read_json_object(index)["weight_map"].values()))]
 
 
 def _widen(weight: Tensor, scratch: Scratch) -> Tensor:

@@ -202,13 +202,17 @@ def _token_names(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _read_template(checkpoint: Checkpoint) -> str:
-    jinja = checkpoint.path / "chat_template.jinja"
+    named = checkpoint.path / "additional_chat_templates" / "default.jinja"
+    jinja = named if named.is_file() else checkpoint.path / "chat_template.jinja"
     if jinja.is_file():
         template: Any = jinja.read_text(encoding="utf-8", errors="strict")
     else:
         template = checkpoint.read_json("chat_template.json").get("chat_template")
         template = template or checkpoint.read_json("processor_config.json").get("chat_template")
         template = template or checkpoint.read_json("tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # several with names, as transformers wrote them before 4.52
+        entries = [each for each in template if isinstance(each, dict)]
+        template = next((t.get("template") for t in entries if t.get("name") == "default"), None)
     if not isinstance(template, str):
         raise InputError(
             f"{checkpoint.path} has no chat template; add chat_template.jinja, the prompt format "
