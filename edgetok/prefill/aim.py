@@ -6,9 +6,11 @@ moves along it from every row, so no fewer will do. It runs at the plateaus alon
 Logits are divided by 0.1 and weight starts even over all rows and moves along them five times; a
 token's score is the root of the mean square over heads. Text stays. Kept positions.
 
-Frozen form: fixed-budget. The paper drops an eighth more at each layer from 14 to 21 of 28; here
-rows are really gathered, at layers 14, 16, 18 and 20 of 28: for ratio r, r, 2r - 1, 3r - 2 and
-4r - 3 of the tokens, at least none.
+Behind layers 14 to 21 of 28, an eighth more of the tokens goes each time, and layer 22 sees none:
+for ratio r, r, 2r - 1, 3r - 2 and so on are left, at least none.
+
+Frozen form: own formulation. The authors mask what goes, and its rows still hand on weight behind
+later layers; here rows are really gathered.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from edgetok.prefill.look import Look
 from edgetok.prefill.method import PrefillMethod
 from edgetok.prefill.schedules import Counts, at_depths
 
-LAYERS = (14, 16, 18, 20)
+LAYERS = (15, 16, 17, 18, 19, 20, 21, 22)  # that see fewer than those before them
 OF_LAYERS = 28
 STEPS = 5
 SHARPNESS = 10  # 1 / temperature 0.1
@@ -46,12 +48,14 @@ def cut(look: Look, keep: int) -> tokens.Plan:
 METHOD = PrefillMethod(
     name="aim",
     paper="arXiv 2412.03248",
-    verdict="fixed-budget",
+    verdict="own formulation",
     summary="ranks by PageRank over attention, down to none late in the decoder",
     positions="kept",
     reads=("previous attention",),
-    ratio=0.75,
-    ratio_is="share that stays at the first of four even steps down",
+    ratio=7 / 8,
+    ratio_is="share that stays at the first of eight even steps down",
     counts=counts,
     cut=cut,
+    differs="99.7 % of the first cut (float32: sums that underflow); gathers where they mask, so "
+    "that rows that went hand on no weight later",
 )

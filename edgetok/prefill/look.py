@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,6 +37,18 @@ class Attention(Protocol):
         """Keys as attention compares them (rotated), [key/value heads, K, H]."""
         ...
 
+    def text_keys(self) -> Tensor:
+        """Keys of the text rows behind the image, rotated, [key/value heads, T, H]."""
+        ...
+
+    def from_positions(self) -> Tensor:
+        """What attention of text rows to visual ones owes to rotary positions alone, [T, K].
+
+        Products of queries and keys whose entries are all 1 before they are rotated, but for a
+        factor; 1 where a row holds no text.
+        """
+        ...
+
     def place_visual(self, scores: Tensor) -> Tensor:
         """Of scores of all rows [S], those of the visual rows: [K]."""
         ...
@@ -59,6 +72,7 @@ class Look:
         gates: activations [K, F] of the previous layer's MLP at the visual rows, and [F] at the
             last text row: what its last projection reads.
         layer: the layer behind the cut, from 0.
+        norm: the decoder's last norm, of rows [n, D].
     """
 
     visual: Tensor
@@ -70,6 +84,7 @@ class Look:
     next: Attention | None
     gates: tuple[Tensor, Tensor] | None
     layer: int
+    norm: Callable[[Tensor], Tensor]
 
     @property
     def before(self) -> Attention:

@@ -11,8 +11,8 @@ Frozen form: fixed-budget; g and u of the paper's setting of 192 tokens. Its key
 that the tower's CLS token attends to most, is not known here and not protected; `--method mustdrop`
 keeps it in front of the decoder.
 
-With `--kv-policy mustdrop` the cache of every layer from the first cut on holds the tokens that the
-last cut leaves, as the paper's decode stage does.
+With `--kv-policy mustdrop` the cache of the layer in front of the first cut, and of all behind it,
+holds the tokens that the last cut leaves, as the paper's decode stage does.
 """
 
 from __future__ import annotations
@@ -40,12 +40,16 @@ def cut(look: Look, keep: int) -> tokens.Plan:
 
 
 def survivors(counts: Counts) -> Counts:
-    """From the first cut on, as many as the last one leaves.
+    """From the layer in front of the first cut on, as many as the last cut leaves.
+
+    The paper numbers a cut by the layer whose attention it reads: that one saw all tokens, and its
+    cache is cut too.
 
     >>> survivors((16, 16, 12, 9, 9))
-    (16, 16, 9, 9, 9)
+    (16, 9, 9, 9, 9)
     """
-    return tuple(count if count == counts[0] else counts[-1] for count in counts)
+    whole = counts.count(counts[0]) - 1
+    return counts[:1] * whole + counts[-1:] * (len(counts) - whole)
 
 
 METHOD = PrefillMethod(
@@ -60,4 +64,6 @@ METHOD = PrefillMethod(
     counts=counts,
     cut=cut,
     held=Held("mustdrop", survivors),
+    differs="nothing in the filter at its own number of tokens; the number is constant, no key set "
+    "is protected, and positions are kept where theirs are numbered anew",
 )

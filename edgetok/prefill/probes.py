@@ -67,11 +67,14 @@ class Probe:
         ask: row indices [R] -> their queries [heads, R, H], rotated and scaled; called once for
             the rows that a method asks from, so that no others need be projected.
         key: [key/value heads, S, H], rotated.
+        places: [S, P], rows whose products are what rotary positions alone compare; None where
+            nobody asks for them.
     """
 
     ask: Callable[[Tensor], Tensor]
     key: Tensor
     span: Span
+    places: Tensor | None = None
 
     def from_last(self) -> Tensor:
         return self._visual_columns(self.attend(self.span.last))[:, 0]
@@ -91,6 +94,18 @@ class Probe:
 
     def visual_keys(self) -> Tensor:
         return self.key.index_select(1, self.span.visual_rows())
+
+    def text_keys(self) -> Tensor:
+        return self.key.index_select(1, self.span.text_rows())
+
+    def from_positions(self) -> Tensor:
+        import torch
+
+        if self.places is None:
+            raise TypeError("this probe was made without positions")
+        asking, asked = self.span.text_rows(), self.span.visual_rows()
+        found = self.places.index_select(0, asking) @ self.places.index_select(0, asked).T
+        return torch.where(self.span.is_text().unsqueeze(1) > 0, found, 1.0)
 
     def place_visual(self, scores: Tensor) -> Tensor:
         return scores.index_select(0, self.span.visual_rows())

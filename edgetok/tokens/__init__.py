@@ -29,12 +29,14 @@ if TYPE_CHECKING:
         dedup_halving,
         determinantal,
         farthest,
+        least_alike,
         max_sum,
         take_one_by_one,
     )
     from edgetok.tokens.learned import Separable, score_learned
     from edgetok.tokens.matchers import (
         bipartite,
+        density_peaks,
         halve,
         kmeans,
         nearest_tokens,
@@ -155,6 +157,7 @@ __all__ = [
     "coverage",
     "cut_segments",
     "dedup_halving",
+    "density_peaks",
     "determinantal",
     "edge_density",
     "effective_count",
@@ -173,6 +176,7 @@ __all__ = [
     "keep_and_sum",
     "keep_prefix",
     "kmeans",
+    "least_alike",
     "mask_of",
     "max_sum",
     "mean",

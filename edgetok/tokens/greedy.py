@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from edgetok.tokens.pictures import share_evenly
 from edgetok.tokens.plan import one_hot
 from edgetok.tokens.selectors import (
     BIG,
+    exclude,
     forced_topk,
     mask_of,
     order_on_grid,
     raster_indices,
+    topk_mask,
 )
 
 GRAINS = 2.0**17  # per unit; float32 leaves residuals of a few millionths where none should be
@@ -192,3 +195,23 @@ def dedup_halving(similar: Tensor, ranked: Tensor, keep: int, step: int) -> Tens
 def _but_self(similar: Tensor, value: float) -> Tensor:
     """[N, N] with `value` on the diagonal."""
     return torch.where(torch.eye(similar.shape[0], dtype=torch.bool), value, similar)
+
+
+def least_alike(units: Tensor, pivots: Sequence[Tensor], kept: Tensor, more: int) -> Tensor:
+    """Each pivot in turn keeps the rows that resemble it least, the same number each (DART).
+
+    Args:
+        units: [N, V], rows of length 1.
+        pivots: [P, V] each, rows of length 1; one after the other.
+        kept: [N] bool, what is kept already.
+        more: rows to keep in all; where they do not divide, the first pivots have one more.
+
+    Returns:
+        [N] bool.
+    """
+    asking = torch.cat(list(pivots))
+    for number, count in enumerate(share_evenly(more, asking.shape[0])):
+        if count:
+            alike = (units * asking[number]).sum(1)
+            kept = kept | topk_mask(exclude(-alike, kept), count)
+    return kept

@@ -100,3 +100,27 @@ def kmeans(x: Tensor, weight: Tensor, members: Tensor, start: Tensor, steps: int
         total = groups.sum(1, keepdim=True)
         weights = torch.where(total > 0, groups / total.clamp(min=SMALLEST_WEIGHT), weights)
     return weights
+
+
+def density_peaks(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Clusters around rows that are dense and far from denser ones: -> centres [count], groups.
+
+    Density is exp of minus the mean squared distance to the `count` nearest rows, itself among
+    them; distances are over the root of V. Each row joins the nearest centre (DPC-KNN). Centres
+    come by descending density times distance; ties go to the earlier row.
+
+    x [m, V] -> int64 [count], groups [count, m] float32 of 0 and 1.
+    """
+    m = x.shape[0]
+    # Rows are subtracted one by one: by products, equal ones would not have distance 0.
+    apart = ((x.unsqueeze(1) - x.unsqueeze(0)).square().sum(2) / x.shape[1]).sqrt()
+    near = (-apart).topk(count).values
+    density = (-near.square().mean(1)).exp()
+    place = torch.arange(m)
+    earlier = place.unsqueeze(0) < place.unsqueeze(1)
+    own, other = density.unsqueeze(1), density.unsqueeze(0)
+    denser = (other > own) | ((other == own) & earlier)
+    alone = torch.where(denser, apart, apart.amax((0, 1))).amin(1)
+    centres = order(alone * density)[:count]
+    joined = one_hot((-apart.index_select(0, centres)).argmax(0), count).T
+    return centres, torch.where(mask_of(centres, m), one_hot(centres, m), joined)

@@ -50,6 +50,7 @@ class Maps:
     keys: Tensor
     start: int
     count: int
+    ones: Tensor  # [n, H], queries and keys of ones, rotated
 
     @property
     def columns(self) -> slice:
@@ -69,6 +70,12 @@ class Maps:
 
     def visual_keys(self) -> Tensor:
         return self.keys[:, self.columns]
+
+    def text_keys(self) -> Tensor:
+        return self.keys[:, self.columns.stop :]
+
+    def from_positions(self) -> Tensor:
+        return self.ones[self.columns.stop :] @ self.ones[self.columns].T
 
     def place_visual(self, scores: Tensor) -> Tensor:
         return scores[self.columns]
@@ -227,9 +234,9 @@ class PrefillReference:
         assert seen is not None and gates is not None  # noqa: S101  the first layer never cuts
         span, end = state.visual, state.visual.stop
         full = len(first) - len(state.x) + len(state.left)
-        reads = self.prefill.method.reads
+        reads, ones = self.prefill.method.reads, self._rotate_ones(state, seen[1].shape[2])
         whole = [
-            Maps(*what, state.start, len(state.left)) if name in reads else None
+            Maps(*what, state.start, len(state.left), ones) if name in reads else None
             for name, what in (
                 ("previous attention", seen),
                 ("next attention", self._look_ahead(state, number)),
@@ -245,6 +252,7 @@ class PrefillReference:
             next=whole[1],
             gates=(gates[span], gates[-1]),
             layer=number,
+            norm=self.text.norm,
         )
         if forced is not None:
             places = [state.left.index(token) for token in forced]
@@ -266,10 +274,11 @@ class PrefillReference:
             is_text=torch.ones(len(text)),
             visual_input=state.x[span],
             text_input=text,
-            previous=Maps(*seen, state.start, len(state.left)),
+            previous=Maps(*seen, state.start, len(state.left), torch.zeros(0)),
             next=None,
             gates=None,
             layer=number,
+            norm=self.text.norm,
         )
         state.signals[number] = float(signal(look, self.prefill.ratio))
 
@@ -302,6 +311,13 @@ class PrefillReference:
             x = out[0] if isinstance(out, tuple) else out
         row: Tensor = x[0, -1]
         return row
+
+    def _rotate_ones(self, state: State, width: int) -> Tensor:
+        """Rows of ones [n, width] at the rows' positions, as Hugging Face rotates halves."""
+        cos, sin = (table[0] for table in self._angles(state.positions))
+        half = cos.shape[1] // 2
+        signs = torch.cat([-torch.ones(half), torch.ones(half)])
+        return torch.cat([cos + signs * sin, torch.ones(len(cos), width - 2 * half)], 1)
 
     def _angles(self, positions: list[int]) -> Any:
         at = torch.tensor([positions])

@@ -177,6 +177,7 @@ class ReducingPrefill(Decoder):
             next=self._ahead(number, rows) if _NEXT in reads else None,
             gates=None if gates is None else self._pick_gates(rows, gates),
             layer=number,
+            norm=self.text.norm,
         )
         return rows.keep(self.method.cut(look, keep))
 
@@ -202,7 +203,7 @@ class ReducingPrefill(Decoder):
         tables, rotate = self._rotary()[number], self.lowering.rotate
         key = look(rows.x)[1]
         rotated = rotate(merge_heads(key), rows.at(), *tables, key.shape[1])
-        return Probe(ask, rotated[0], rows.span)
+        return Probe(ask, rotated[0], rows.span, _places(rows.at(), *tables, key.shape[3]))
 
     def _behind(self, number: int, rows: Rows, seen: tuple[Tensor, Tensor, float]) -> Probe:
         """Queries and keys [1, heads, S, H] of the layer that has run, not rotated yet."""
@@ -216,9 +217,19 @@ class ReducingPrefill(Decoder):
 
         tables, rotate = self._rotary()[number], self.lowering.rotate
         rotated = rotate(merge_heads(key), rows.at(), *tables, key.shape[1])
-        return Probe(ask, rotated[0], rows.span)
+        return Probe(ask, rotated[0], rows.span, _places(rows.at(), *tables, key.shape[3]))
 
     def _pick_gates(self, rows: Rows, gates: Tensor) -> tuple[Tensor, Tensor]:
         found = gates[0]
         of_last = found.index_select(0, rows.span.last)[0]
         return found.index_select(0, rows.span.visual_rows()), of_last
+
+
+def _places(at: Tensor, cos: Tensor, sin: Tensor, width: int) -> Tensor:
+    """Rows whose products are those of rotated ones, halved: at [S], tables [P, W] -> [S, 2 W + 1].
+
+    Of two pairs (1, 1) turned by a and b the product is 2 cos(a - b); channels that are not
+    rotated add 1 each.
+    """
+    still = torch.full((at.shape[0], 1), max(0.0, width / 2 - cos.shape[1]) ** 0.5)
+    return torch.cat([cos.index_select(0, at), sin.index_select(0, at), still], 1)

@@ -129,6 +129,7 @@ class Segment(ReducingPrefill):
             next=None,
             gates=None,
             layer=self.part.stop,
+            norm=self.text.norm,
         )
         return signal(look, self.prefill.ratio)
 

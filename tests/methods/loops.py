@@ -114,6 +114,17 @@ def divprune(features: Any, k: int) -> Result:
     return prune(features, sorted(taken))
 
 
+def dart(features: Any, k: int) -> Result:
+    x = array(features.x)
+    kept = highest(np.abs(x).sum(1), min(4, k))
+    pivots, more = list(kept), k - len(kept)
+    for number, pivot in enumerate(pivots):
+        left = [i for i in range(len(x)) if i not in kept]
+        unlike = [-cosine(x[pivot], x[i]) for i in left]
+        kept += [left[i] for i in highest(unlike, more // 4 + (number < more % 4))]
+    return prune(features, sorted(kept))
+
+
 def todre(features: Any, k: int) -> Result:
     similar = cosines(array(features.x))
     taken = [ranked(features.probe("next_cls_attention").tolist())[0]]
@@ -186,6 +197,7 @@ REFERENCES: dict[str, Callable[[Any, int], Result]] = {
     "hiprune": hiprune,
     "sparsity-similarity": sparsity_similarity,
     "divprune": divprune,
+    "dart": dart,
     "todre": todre,
     "vispruner": vispruner,
     "mustdrop": mustdrop,

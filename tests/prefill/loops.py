@@ -22,6 +22,9 @@ class Seen:
     hidden: Array  # [n, D]
     entered: Array  # [n0, D], as rows entered the decoder: `gone` visual rows more
     gates: Array  # [n, F]
+    keys_before: Array  # [key/value heads, n, H], of the layer in front of the cut
+    places: Array  # [n, P], what rotary positions make of rows of ones
+    norm: Array  # [D], weights of the last norm
     start: int
     count: int
 
@@ -57,7 +60,7 @@ def pyramiddrop(seen: Seen, keep: int) -> list[int]:
     return best([head_mean(seen.behind, seen.last, j) for j in seen.visual], keep)
 
 
-def sparsevlm(seen: Seen, keep: int) -> list[int]:
+def find_raters(seen: Seen) -> list[int]:
     gone = len(seen.entered) - len(seen.hidden)
     images = seen.entered[seen.start : seen.start + seen.count + gone]
     texts = seen.entered[seen.start + seen.count + gone :]
@@ -68,9 +71,66 @@ def sparsevlm(seen: Seen, keep: int) -> list[int]:
         for t, x in enumerate(logits):
             relevance[t] += math.exp(x - max(logits)) / total / len(images)
     mean = sum(relevance) / len(relevance)
-    raters = [row for row, r in zip(seen.asking, relevance, strict=True) if r >= mean]
+    return [row for row, r in zip(seen.asking, relevance, strict=True) if r >= mean]
+
+
+def sparsevlm(seen: Seen, keep: int) -> tuple[list[int], Array]:
+    """Kept tokens and centres of clusters, and what each is made of, [keep, K]."""
+    raters, k = find_raters(seen), seen.count
     scores = [sum(head_mean(seen.before, t, j) for t in raters) / len(raters) for j in seen.visual]
-    return best(scores, keep)
+    splits = [(n, (int(0.3 * (k - n)) + 1) // 10 + 1) for n in range(1, keep)]
+    kept, n_clusters = next(((n, c) for n, c in splits if n + c == keep), (keep, 0))
+    stay = best(scores, kept)
+    weights = np.zeros((keep, k))
+    weights[range(kept), stay] = 1
+    if not n_clusters:
+        return stay, weights
+    rest = sorted((j for j in range(k) if j not in stay), key=lambda j: (-scores[j], j))
+    rest = rest[: int(0.3 * (k - kept)) + 1]
+    x = seen.hidden[[seen.start + j for j in rest]]
+    apart = [[float(np.linalg.norm(a - b)) / math.sqrt(len(a)) for b in x] for a in x]
+    near = [sorted(row)[:n_clusters] for row in apart]
+    density = [math.exp(-sum(d * d for d in row) / n_clusters) for row in near]
+    peaks = [
+        min((row[j] for j, d in enumerate(density) if d > own), default=max(map(max, apart))) * own
+        for row, own in zip(apart, density, strict=True)
+    ]
+    centres = sorted(range(len(rest)), key=lambda i: (-peaks[i], i))[:n_clusters]
+    for i, token in enumerate(rest):
+        away = [apart[c][i] for c in centres]
+        group = centres.index(i) if i in centres else away.index(min(away))
+        weights[kept + group, token] = 1
+    return [*stay, *(rest[c] for c in centres)], weights / weights.sum(1, keepdims=True)
+
+
+def sparsevlm_v2(seen: Seen, keep: int) -> list[int]:
+    raters = find_raters(seen)
+    by_head = [
+        [
+            sum(one[t, j] / float(seen.places[t] @ seen.places[j]) for t in raters)
+            for j in seen.visual
+        ]
+        for one in seen.before
+    ]
+    heads = sorted(range(len(by_head)), key=lambda h: -sum(by_head[h]))[:14]
+    return best([sum(by_head[h][i] for h in heads) for i in range(seen.count)], keep)
+
+
+def dart(seen: Seen, keep: int) -> list[int]:
+    length = np.abs(seen.keys_before).sum((0, 2))
+    own = best([float(length[j]) for j in seen.visual], min(4, keep))
+    asked = best([float(length[t]) for t in seen.asking], min(4, len(seen.asking)))
+    pivots = [*(seen.start + j for j in own), *(seen.asking[t] for t in asked)]
+    pivots += [seen.asking[asked[0]]] * (8 - len(pivots))
+    kept, more = list(own), keep - len(own)
+    for number, pivot in enumerate(pivots):
+        left = [j for j in range(seen.count) if j not in kept]
+        a = seen.hidden[pivot] * seen.norm
+        rows = [seen.hidden[seen.start + j] * seen.norm for j in left]
+        alike = [float(a @ b) / np.linalg.norm(a) / np.linalg.norm(b) for b in rows]
+        count = more // 8 + (number < more % 8)
+        kept += [left[i] for i in best([-x for x in alike], count)]
+    return sorted(kept)
 
 
 def visiondrop(seen: Seen, keep: int) -> tuple[list[int], Array]:
@@ -189,7 +249,8 @@ def stride(seen: Seen, keep: int) -> list[int]:
 LOOPS: dict[str, Callable[[Seen, int], list[int]]] = {
     "fastv": fastv,
     "pyramiddrop": pyramiddrop,
-    "sparsevlm": sparsevlm,
+    "sparsevlm-v2": sparsevlm_v2,
+    "dart": dart,
     "mustdrop": mustdrop,
     "aim": aim,
     "corematching": corematching,

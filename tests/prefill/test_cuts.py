@@ -19,6 +19,7 @@ from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Probe, Span
 
 HEADS, GROUPS, WIDTH, HIDDEN, GATES = 4, 2, 8, 24, 40
+MIXING = ("visiondrop", "sparsevlm")
 CUTS = [name for name, method in PREFILL_METHODS.items() if method.cut is not None]
 
 
@@ -48,6 +49,8 @@ class Prompt:
         self.hidden, self.gates = draw(self.rows, HIDDEN), draw(self.rows, GATES)
         self.entered = 0.3 * draw(self.rows + gone, HIDDEN)
         self.gone = gone
+        self.places = 1 + 0.2 * draw(self.rows, 6)
+        self.norm = 1 + 0.3 * draw(HIDDEN)
 
     def maps(self, layer: int) -> np.ndarray:
         """Causal attention [heads, n, n] in float64, head by head."""
@@ -69,6 +72,9 @@ class Prompt:
             hidden=self.hidden.double().numpy(),
             entered=self.entered.double().numpy(),
             gates=self.gates.double().numpy(),
+            keys_before=self.keys[0].double().numpy(),
+            places=self.places.double().numpy(),
+            norm=self.norm.double().numpy(),
             start=self.start,
             count=self.count,
         )
@@ -84,8 +90,9 @@ class Prompt:
             shape = [*part.shape[:-2], rows - part.shape[-2], part.shape[-1]]
             return torch.cat([part, torch.full(shape, junk)], dim=-2)
 
+        places = fill(self.places)
         probes = [
-            Probe(partial((fill(ask) * WIDTH**-0.5).index_select, 1), fill(key), span)
+            Probe(partial((fill(ask) * WIDTH**-0.5).index_select, 1), fill(key), span, places)
             for ask, key in zip(self.asks, self.keys, strict=True)
         ]
         wide = Span(
@@ -103,6 +110,7 @@ class Prompt:
             next=probes[1],
             gates=(gates[span.visual_rows()], gates[self.rows - 1]),
             layer=2,
+            norm=lambda rows: rows * self.norm,
         )
 
 
@@ -122,8 +130,8 @@ def test_the_same_tokens_as_plain_loops(
         assert plan.source_rows == prompt.count
         if name == "random":  # any fixed subset, in order
             assert plan.indices.tolist() == sorted(set(plan.indices.tolist()))
-        elif name == "visiondrop":
-            kept, weights = loops.visiondrop(seen, keep)
+        elif name in MIXING:
+            kept, weights = getattr(loops, name)(seen, keep)
             assert plan.indices.tolist() == kept
             np.testing.assert_allclose(plan.matrix().numpy(), weights, atol=1e-6)
         else:
@@ -146,13 +154,13 @@ def test_padding_is_never_looked_at(name: str) -> None:
 
 @pytest.mark.parametrize("name", CUTS)
 def test_tokens_stay_in_order(name: str) -> None:
-    """Those that are kept as they are; what VisionDrop merges comes behind them, in order too."""
+    """Those that are kept as they are; what is made of the others comes behind them."""
     prompt = Prompt(4, 18, 5, seed=8)
     cut = PREFILL_METHODS[name].cut
     assert cut is not None
     kept = cut(prompt.look(12, 0.0), 9).indices.tolist()
     falls = sum(a >= b for a, b in pairwise(kept))
-    assert falls <= (1 if name == "visiondrop" else 0)
+    assert falls <= (1 if name in MIXING else 0)
 
 
 def test_probes_are_rows_of_the_whole_map() -> None:

@@ -41,6 +41,7 @@ def look_at(text: torch.Tensor, true: int, attention: torch.Tensor | None = None
         next=None,
         gates=None,
         layer=8,
+        norm=torch.nn.Identity(),
     )
 
 

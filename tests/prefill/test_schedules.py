@@ -28,8 +28,6 @@ def test_published_counts_at_published_depth() -> None:
     pyramid = counts("pyramiddrop", 32, 576)
     assert pyramid == (576,) * 8 + (288,) * 8 + (144,) * 8 + (72,) * 8
     assert counts("adatoken-3d", 32, 576) == pyramid
-    sparse = counts("sparsevlm:0.5209", 32, 576)
-    assert (sparse[3], sparse[7], sparse[16]) == (300, 200, 118)
     vision = find_prefill("visiondrop")
     assert vision is not None
     assert [vision.counts(32, 48)[layer] for layer in (7, 8, 16, 24)] == [48, 35, 26, 19]
@@ -37,9 +35,37 @@ def test_published_counts_at_published_depth() -> None:
     assert counts("dyvte:0.25", 32, 576) == (576,) * 8 + (0,) * 24
 
 
-def test_aim_takes_four_even_steps() -> None:
-    found = counts("aim", 28, 100)
-    assert [found[layer] for layer in (13, 14, 15, 16, 18, 20, 27)] == [100, 75, 75, 50, 25, 0, 0]
+# What follows are numbers of the authors' programs, run on prompts of so many tokens.
+
+
+def at(text: str, layers: int, *numbers: int) -> list[int]:
+    found = counts(text, layers, 576)
+    return [found[number] for number in numbers]
+
+
+def test_sparsevlm_as_released() -> None:
+    """Gumpest/SparseVLMs at 26a5f48, RETAIN_TOKN 192: cuts behind layers 2, 6 and 15 of 32."""
+    assert at("sparsevlm", 32, 2, 3, 6, 7, 15, 16, 31) == [576, 309, 309, 204, 204, 113, 113]
+    assert at("sparsevlm-v2", 32, 2, 3, 6, 7, 15, 16, 31) == [576, 300, 300, 200, 200, 118, 118]
+
+
+def test_aim_as_released() -> None:
+    """LaVi-Lab/AIM at edc24e9, its `retain_rate` of 28 layers."""
+    assert at("aim", 28, *range(14, 24)) == [576, 504, 432, 360, 288, 216, 144, 72, 0, 0]
+
+
+def test_dart_as_released() -> None:
+    """DART's LLaVA, `max_num_trunction` 192, 128 and 64: 4 pivots and 8 times as many each."""
+    assert at("dart", 32, 1, 2, 31) == [576, 132, 132]
+    assert at(f"dart:{192 / 576}", 32, 1, 2) == [576, 196]
+    assert at(f"dart:{64 / 576}", 32, 1, 2) == [576, 68]
+
+
+def test_mustdrops_cache_as_released() -> None:
+    """liuting20/MustDrop at 909afa5: layers 0 and 1 of 32 whole, from 2 on the final survivors."""
+    method = PREFILL_METHODS["mustdrop"]
+    held = method.held.counts(counts("mustdrop", 32, 576))
+    assert held == (576, 576) + (182,) * 30
 
 
 @given(st.sampled_from(sorted(PREFILL_METHODS)), st.integers(2, 64), st.integers(1, 700))
