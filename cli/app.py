@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -30,6 +30,8 @@ from edgetok.cli import (
 from edgetok.cli.failures import EXIT_CODES, Failure, explain
 from edgetok.cli.output import emit_json, say
 from edgetok.cli.signals import Terminated, signals_as_exceptions
+from edgetok.cli.streams import flush_output, prepare_streams
+from edgetok.errors import ResourceError
 
 _FIRST_EXAMPLE = """\
 Freezes a vision-language model into a ladder of static graphs, one rung per visual-token budget.
@@ -101,12 +103,30 @@ def start(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script: run a verb and exit with the code that says how it went."""
+    prepare_streams()
     sys.exit(execute(sys.argv[1:] if arguments is None else arguments))
 
 
 def execute(arguments: Sequence[str]) -> int:
     """Run a verb and return its exit code; every failure is reported here and nowhere else."""
     _accept_any_text()
+    code = _deliver(lambda: _run(arguments), arguments)
+    # What could not be written above is tried again here, and dropped then.
+    return _deliver(flush_output, arguments) or code
+
+
+def _deliver(write: Callable[[], int | None], arguments: Sequence[str]) -> int:
+    """The exit code of `write`, or that of a standard output that does not take a result."""
+    try:
+        return write() or 0
+    except BrokenPipeError:
+        return _PIPE_CLOSED
+    except OSError as error:
+        say(f"edgetok: standard output cannot be written: {os.strerror(error.errno or 0).lower()}")
+        return ResourceError.exit_code
+
+
+def _run(arguments: Sequence[str]) -> int:
     # From 1.29 on ONNX Runtime reports models and machines to its maker unless told not to
     # before it is imported. Who wants that sets the variable to 0.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

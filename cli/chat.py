@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ import typer
 from edgetok import limits
 from edgetok.cli.options import BundleDir, Device, Json, Seed, Threads
 from edgetok.cli.output import echo, emit_json, say, working
+from edgetok.cli.streams import is_terminal, read_input
 from edgetok.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def chat_command(
     talk = _begin(bundle, image, budget, device, threads, as_json)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     turns = []
-    at_terminal = sys.stdin.isatty()
+    at_terminal = is_terminal()
     for line in _read_lines(at_terminal):
         try:
             question = _decode(line)
@@ -108,7 +108,7 @@ def _read_lines(at_terminal: bool) -> Iterator[bytes]:
     while True:
         if at_terminal:
             typer.echo("> ", nl=False, err=True)
-        line = sys.stdin.buffer.readline(limits.PROMPT_BYTES + 2)
+        line = read_input(limits.PROMPT_BYTES + 2, line=True)
         if not line:
             if at_terminal:
                 typer.echo("", err=True)  # the shell's prompt gets a line of its own

@@ -40,8 +40,11 @@ EXTRA_OF_MODULE = {
     "matplotlib": "plot",
 }
 
-# What the system refuses for want of room or rights; any other OSError is ours to foresee.
+# What the system refuses for want of room, rights or a working device; any other OSError is
+# ours to foresee.
 _RESOURCE_ERRNOS = {
+    errno.EBADF,
+    errno.EIO,
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -88,6 +91,12 @@ def explain(error: BaseException) -> Failure:
             )
         case OSError() if error.errno in _RESOURCE_ERRNOS:
             return _explain_refusal(error)
+        case FileNotFoundError() if _is_directory_gone():
+            return Failure(
+                ResourceError.exit_code,
+                ResourceError.code,
+                "the current directory was deleted; change to one that exists (cd)",
+            )
         case _:
             return Failure(1, "bug", _place_bug(error))
 
@@ -111,6 +120,14 @@ def _explain_refusal(error: OSError) -> Failure:
     reason = os.strerror(error.errno or 0).lower()
     message = f"{error.filename}: {reason}" if error.filename else reason
     return Failure(ResourceError.exit_code, ResourceError.code, message)
+
+
+def _is_directory_gone() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _place_bug(error: BaseException) -> str:

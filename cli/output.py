@@ -16,6 +16,7 @@ from rich.table import Table
 Report = Callable[[str, float], None]  # what is being done, and the share that is done, 0..1
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+_LONE = re.compile("[\ud800-\udfff]")  # half of a pair: Python's way to hold a byte of a name
 _PIPE_COLUMNS = 160  # a pipe has no width; tables must not be cut at 80
 
 
@@ -29,8 +30,34 @@ def console(*, error: bool = False) -> Console:
 
 def emit_json(fields: dict[str, Any], *, ok: bool = True) -> None:
     """The one object of `--json`; NaN and infinity become null."""
-    data = msgspec.json.encode({"ok": ok, **fields}, enc_hook=str)
-    typer.echo(data.decode("utf-8"))
+    plain = msgspec.to_builtins({"ok": ok, **fields}, enc_hook=str)
+    typer.echo(msgspec.json.encode(_spell_all(plain)))  # UTF-8, whatever the terminal's encoding
+
+
+def _spell_all(value: Any) -> Any:
+    """A value of JSON with `spell` of every text in it."""
+    match value:
+        case str():
+            return spell(value)
+        case dict():
+            return {_spell_all(key): _spell_all(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_spell_all(each) for each in value]
+    return value
+
+
+def spell(text: str) -> str:
+    """Text that is valid Unicode: names of files may hold bytes that are no UTF-8.
+
+    >>> spell("no\udcff.png")
+    'no\\xff.png'
+    """
+    return _LONE.sub(_spell_lone, text)
+
+
+def _spell_lone(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def emit(fields: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
@@ -47,7 +74,7 @@ def emit(fields: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
 
 def echo(text: str, *, end: str = "\n") -> None:
     """Text of a result as it is, except that it cannot command a terminal."""
-    typer.echo((disarm(text) if sys.stdout.isatty() else text) + end, nl=False)
+    typer.echo((disarm(text) if sys.stdout.isatty() else spell(text)) + end, nl=False)
 
 
 def say(text: str) -> None:
@@ -61,7 +88,8 @@ def disarm(text: str) -> str:
     >>> disarm("red\\x1b[2J\\n")
     'red\\\\x1b[2J\\n'
     """
-    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    shown = _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    return spell(shown)
 
 
 def table(title: str, *columns: str) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from edgetok.cli.encoder import EncoderRequest, require_encoder_request, run_enc
 from edgetok.cli.options import BundleDir, Json, with_options
 from edgetok.cli.output import echo, emit, say, working
 from edgetok.cli.run_options import RunOptions
+from edgetok.cli.streams import read_input
 from edgetok.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _open_frames(model: Model, path: Path, count: int | None) -> Collection[Imag
 
 
 def _read_stdin() -> bytes:
-    data = sys.stdin.buffer.read(limits.IMAGE_FILE_BYTES + 1)
+    data = read_input(limits.IMAGE_FILE_BYTES + 1)
     if len(data) > limits.IMAGE_FILE_BYTES:
         raise InputError(
             f"the image on standard input has more than {limits.IMAGE_FILE_BYTES} bytes"

@@ -10,10 +10,11 @@ import errno
 import os
 import re
 import stat
+from pathlib import Path
 
 from edgetok import limits
 from edgetok.bundle.strict import shorten
-from edgetok.errors import BundleError
+from edgetok.errors import BundleError, UsageError
 
 # No leading dot (hidden files, `..`), no trailing dot (Windows drops it), ASCII only.
 _COMPONENT = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?", re.ASCII)
@@ -41,6 +42,22 @@ def require_safe_path(text: str) -> str:
             f"digits, `.`, `_` and `-`, and neither start nor end with a dot"
         )
     return text
+
+
+def require_unicode_path(root: Path) -> str:
+    """The directory of a bundle as text that ONNX Runtime takes.
+
+    Raises:
+        UsageError: if a name on the way there has bytes that are no UTF-8.
+    """
+    try:
+        str(root).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{root}: a name in this path has bytes that are no UTF-8, and ONNX Runtime finds "
+            "weights by paths in UTF-8 only; rename it"
+        ) from error
+    return str(root)
 
 
 def open_beneath(root_fd: int, path: str) -> int:

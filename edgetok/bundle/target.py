@@ -15,6 +15,7 @@ import msgspec
 
 from edgetok import limits
 from edgetok.bundle.manifest import MANIFEST_FILE
+from edgetok.bundle.paths import require_unicode_path
 from edgetok.errors import ResourceError, UsageError
 
 _TEMPORARY = re.compile(r".+\.tmp-([1-9][0-9]{0,9})-[0-9a-f]{8}")
@@ -71,6 +72,7 @@ def absolute_target(out: str | Path) -> Path:
         raise UsageError(f"output {str(out)!a} is no usable path: {error}") from error
     if name_bytes > _NAME_BYTES:
         raise UsageError(f"output name {path.name} has more than {_NAME_BYTES} bytes; shorten it")
+    require_unicode_path(path)
     return path
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetok.bundle.manifest import Manifest, Stage, Tensor, digest_content
+from edgetok.bundle.paths import require_unicode_path
 from edgetok.bundle.reader import Bundle, EncoderBundle
 from edgetok.control.table import cache_directory
 from edgetok.errors import BundleError, EdgetokError, IncompatibleError, ResourceError
@@ -201,7 +202,7 @@ def _settings(ort: Any, options: StageOptions, root: Path, threads: int) -> Any:
     settings.inter_op_num_threads = 1
     settings.enable_cpu_mem_arena = options.arena
     entries = {
-        "session.model_external_initializers_file_folder_path": str(root),
+        "session.model_external_initializers_file_folder_path": require_unicode_path(root),
         "session.disable_prepacking": "0" if options.prepack else "1",
         "session.intra_op.allow_spinning": "1" if options.spinning else "0",
     }
