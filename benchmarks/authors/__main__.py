@@ -13,10 +13,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import behind
 import tower
 from frame import Row, Source
 
-ROWS: Sequence[Row] = (*tower.ROWS,)
+ROWS: Sequence[Row] = (*tower.ROWS, *behind.ROWS)
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "authors.json"
 HEAD = ("system", "authors' code", "compared", "equal cases", "mean overlap")
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 GRID_STEPS = 4096
+GRID = "; their cosines on our grid"  # what was compared, with `Source.take(grid=True)`
 
 
 @dataclass(frozen=True)

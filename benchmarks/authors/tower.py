@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-from frame import Row, Source, overlap, random_rows
+from frame import GRID, Row, Source, equal_rows, overlap, random_rows
 from torch import Tensor
 
 from edgetok.methods import find_method
@@ -128,9 +128,69 @@ def compare_flowcut(source: Source) -> Iterator[float]:
             yield overlap(want.topk(k).indices.tolist(), found.topk(k).indices.tolist())
 
 
-GRID = "; their cosines on our grid"
+def compare_evit(fuse: bool) -> Any:
+    def run(source: Source) -> Iterator[float]:
+        code = source.take("evit.py", "Attention", "Block")
+        helpers = source.take("helpers.py", "complement_idx")
+        code.Block.forward.__globals__["complement_idx"] = helpers.complement_idx
+        for x in random_rows(N + 1):
+            rows, width = x / 4, x.shape[1]
+            layer = code.Attention(width, width // 32, keep_rate=0.5)
+            with torch.no_grad():
+                layer.qkv.weight.copy_(torch.cat([torch.eye(width)] * 3))
+                for keep in (0.7, 0.5):
+                    block = SimpleNamespace(
+                        attn=lambda y, _r, t, f=layer, k=keep: _still(f(y, k, t)),
+                        norm1=lambda y: y,
+                        norm2=lambda y: y,
+                        mlp=torch.zeros_like,
+                        drop_path=lambda y: y,
+                        fuse_token=fuse,
+                        keep_rate=keep,
+                    )
+                    made = code.Block.forward(block, rows[None])[0][0]
+                    look = see(rows, 1)
+                    plan = inside_of("evit" if fuse else "topk").reduce(look, len(made) - 1)
+                    yield overlap(_rounded(made), _rounded(plan.apply(rows)))
+
+    return run
+
+
+def _still(found: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What attention says, without what it adds to the rows."""
+    return (torch.zeros_like(found[0]), *found[1:])
+
+
+def compare_expedit(source: Source) -> Iterator[float]:
+    code = source.take(
+        "segment_anything/modeling/hourglass_image_encoder.py", "TokenClusteringBlock"
+    )
+    for x in random_rows(N + 1):
+        for side in (5, 7, 10):
+            block = code.TokenClusteringBlock(side * side)
+            made = block(x[1:].reshape(1, SIDE, SIDE, -1))[0].reshape(side * side, -1)
+            plan = inside_of("expedit").reduce(see(x, 1), side * side)
+            yield equal_rows(made, plan.apply(x)[1:])
+
 
 ROWS = (
+    *(
+        Row(
+            "evit" if fuse else "topk",
+            "youweiliang/evit",
+            "5ca95a7",
+            "kept rows" + " and the sum of the others" * fuse,
+            compare_evit(fuse),
+        )
+        for fuse in (True, False)
+    ),
+    Row(
+        "expedit",
+        "Expedit-LargeScale-Vision-Transformer/Expedit-SAM",
+        "75a1c30",
+        "clusters, with their defaults",
+        compare_expedit,
+    ),
     *(
         Row(
             "tome",

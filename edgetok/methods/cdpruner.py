@@ -42,5 +42,5 @@ METHOD = Method(
     reduce=reduce,
     cost="2 N² D + T N D + 4 N² + K² N + 11 K N",
     space="projected",
-    differs="relevance by the prompt's embeddings; at equal relevance 77 to 100 %",
+    differs="relevance by the prompt's embeddings; at the same relevance nothing up to its rank",
 )
