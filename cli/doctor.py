@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from typing import Any
 
 import typer
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from edgetok.cli.options import Json
 from edgetok.cli.output import emit, emit_json, table
+from edgetok.cli.versions import installed_version, list_bounds, misfit
 from edgetok.errors import IncompatibleError
 
 _PACKAGES = (
@@ -49,6 +49,8 @@ def doctor_command(as_json: Json = False) -> None:
     running = [row["provider"] for row in providers if row["result"] == "runs"]
     fields: dict[str, Any] = {
         "packages": packages,
+        "bounds": list_bounds(),
+        "misfits": list(filter(None, map(misfit, _PACKAGES))),
         "machine": facts,
         "gpu": gpu,
         "advice": installed.advise(gpu, running),
@@ -69,12 +71,7 @@ def doctor_command(as_json: Json = False) -> None:
 
 def _list_versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+    return found | {package: installed_version(package) for package in _PACKAGES}
 
 
 def _try_providers() -> tuple[list[dict[str, Any]], list[str]]:
@@ -115,9 +112,10 @@ def _describe_cache() -> str:
 
 
 def _show(fields: dict[str, Any]) -> list[Table | str]:
-    versions = table("Versions", "package", "version")
+    versions = table("Versions", "package", "version", "needed")
     for package, version in fields["packages"].items():
-        versions.add_row(package, version or "not installed")
+        least = fields["bounds"].get(package)
+        versions.add_row(package, version or "not installed", f">={least}" if least else "")
     facts = table("Machine", "fact", "value")
     for fact, value in (fields["machine"] | {"cache": fields["cache"]}).items():
         facts.add_row(fact.replace("_", " "), str(value))
@@ -129,5 +127,6 @@ def _show(fields: dict[str, Any]) -> list[Table | str]:
         caches = ", ".join(name for name, result in row["kv"].items() if result == "runs")
         providers.add_row(row["provider"], row["result"], caches)
     notes = [f"install: {advice}" for advice in fields["advice"]]
+    notes += [f"install: {says}" for says in fields["misfits"]]
     notes += [f"problem: {problem}" for problem in fields["problems"]] or ["no problems found"]
     return [versions, "", facts, "", gpu, "", providers, "", *notes]

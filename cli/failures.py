@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from edgetok.cli.signals import Terminated
+from edgetok.cli.versions import blame_package
 from edgetok.errors import EdgetokError, IncompatibleError, ResourceError, UsageError
 
 EXIT_CODES = {
@@ -97,6 +98,8 @@ def explain(error: BaseException) -> Failure:
                 ResourceError.code,
                 "the current directory was deleted; change to one that exists (cd)",
             )
+        case _ if says := blame_package(error):
+            return Failure(IncompatibleError.exit_code, IncompatibleError.code, says)
         case _:
             return Failure(1, "bug", _place_bug(error))
 

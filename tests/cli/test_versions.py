@@ -1,0 +1,64 @@
+"""Versions against bounds, and errors that come of a package that does not fit."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from edgetok.cli.failures import explain
+from edgetok.cli.versions import TRIED, blame_package, list_bounds, misfit
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_bounds_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = " ".join([*project["dependencies"], *project["optional-dependencies"]["export"]])
+    bounds = list_bounds()
+    for package in ("transformers", "torch", "numpy", "tokenizers", *TRIED):
+        assert f"{package}>={bounds[package]}" in listed
+
+
+def test_what_was_tried_is_what_is_locked() -> None:
+    locked = dict(
+        re.findall(r"^([^=\s]+)==(\S+)", (ROOT / "constraints/3.11.txt").read_text(), re.M)
+    )
+    assert {package: locked[package] for package in TRIED} == TRIED
+
+
+@pytest.mark.parametrize(
+    ("version", "newer", "says"),
+    [
+        ("4.57.6", False, "transformers 4.57.6 is older than 5"),
+        ("5.24.0", True, None),
+        ("5.24", True, None),
+        ("5.9.0", True, None),
+        ("5.25.0.dev0", False, None),
+        ("5.25.0.dev0", True, "transformers 5.25.0.dev0 is newer than 5.24.0"),
+        ("6.0.0", True, '<=5.24.0"'),
+    ],
+)
+def test_a_misfit_names_both_versions(
+    monkeypatch: pytest.MonkeyPatch, version: str, newer: bool, says: str | None
+) -> None:
+    monkeypatch.setattr("edgetok.cli.versions.installed_version", lambda _: version)
+    found = misfit("transformers", newer=newer)
+    assert found is None if says is None else found is not None and says in found
+
+
+def test_an_error_inside_a_newer_package_is_4_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = ImportError("cannot import name 'Cache'", name="transformers.cache_utils")
+    assert explain(moved).exit_code == 1, "the version fits: a bug of ours"
+    real = metadata.version
+    newer = {"transformers": "5.99.0"}
+    monkeypatch.setattr(metadata, "version", lambda name: newer.get(name) or real(name))
+    failure = explain(moved)
+    assert (failure.exit_code, failure.code) == (4, "incompatible")
+    assert "transformers 5.99.0 is newer than 5.24.0" in failure.message
+    assert not re.search(r"\x1b|\[/?[a-z]+\]", failure.message)
+    assert blame_package(KeyError("x")) is None
+    assert blame_package(TypeError("ours")) is None
