@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import behind
+import prefill
 import tower
 from frame import Row, Source
 
-ROWS: Sequence[Row] = (*tower.ROWS, *behind.ROWS)
+ROWS: Sequence[Row] = (*tower.ROWS, *behind.ROWS, *prefill.ROWS)
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "authors.json"
 HEAD = ("system", "authors' code", "compared", "equal cases", "mean overlap")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import subprocess
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,15 @@ class Source:
     folder: Path
     commit: str
 
+    def text(self, path: str) -> str:
+        """A file."""
+        command = ["git", "-C", str(self.folder), "show", f"{self.commit}:{path}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def lines(self, path: str, first: int, last: int) -> str:
+        """Lines of a file, counted from 1, without the indentation that they share."""
+        return textwrap.dedent("\n".join(self.text(path).split("\n")[first - 1 : last]))
+
     def take(self, path: str, *wanted: str, grid: bool = False, **given: Any) -> SimpleNamespace:
         """Functions and classes of a file by their names, with `given` in place of its imports.
 
@@ -33,9 +43,7 @@ class Source:
         Raises:
             LookupError: if the file has no such name.
         """
-        command = ["git", "-C", str(self.folder), "show", f"{self.commit}:{path}"]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        tree = ast.parse(text)
+        tree = ast.parse(self.text(path))
         kinds = (ast.FunctionDef, ast.ClassDef)
         nodes: list[Any] = [n for n in ast.walk(tree) if isinstance(n, kinds) and n.name in wanted]
         missing = set(wanted).difference(node.name for node in nodes)

@@ -37,6 +37,6 @@ METHOD = Method(
     reduce=reduce,
     space="projected",
     cost="13 N D + 30 N",
-    differs="93.4 % of their function on the same rows, all once its pivots are sorted; acts "
+    differs="93.0 % of their function on the same rows, all once its pivots are sorted; acts "
     "in front of the decoder, by norms of tokens and without pivots of the text",
 )

@@ -127,7 +127,7 @@ def dart(seen: Seen, keep: int) -> list[int]:
         left = [j for j in range(seen.count) if j not in kept]
         a = seen.hidden[pivot] * seen.norm
         rows = [seen.hidden[seen.start + j] * seen.norm for j in left]
-        alike = [float(a @ b) / np.linalg.norm(a) / np.linalg.norm(b) for b in rows]
+        alike = [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for b in rows]
         count = more // 8 + (number < more % 8)
         kept += [left[i] for i in best([-x for x in alike], count)]
     return sorted(kept)
