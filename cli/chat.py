@@ -38,9 +38,12 @@ def chat_command(
         float, typer.Option(help="0 takes the likeliest.", rich_help_panel=_SAMPLING)
     ] = 0.0,
     top_p: Annotated[
-        float,
-        typer.Option(help="Draw among the likeliest that hold this.", rich_help_panel=_SAMPLING),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Draw among the likeliest that hold this; the model's own.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = None,

@@ -84,7 +84,21 @@ class RunOptions:
     stream: bool = option(False, "Print the answer while it is generated.")
     max_new_tokens: int | None = option(None, "Stop after this many tokens.")
     temperature: float = option(0.0, "0 takes the likeliest.", typer=_SAMPLING)
-    top_p: float = option(1.0, "Draw among the likeliest that hold this.", typer=_SAMPLING)
+    top_p: float | None = option(
+        None, "Draw among the likeliest that hold this; the model's own.", typer=_SAMPLING
+    )
+    top_k: int | None = option(
+        None, "Draw among so many of the likeliest; 0: all.", typer={"min": 0, **_SAMPLING}
+    )
+    repetition_penalty: float | None = option(
+        None, "Of tokens that were seen; 1: none, the model's own if left out.", typer=_SAMPLING
+    )
+    no_repeat_ngram_size: int | None = option(
+        None, "No so many tokens in a row come twice; 0: any.", typer={"min": 0, **_SAMPLING}
+    )
+    min_new_tokens: int | None = option(
+        None, "Do not end before so many tokens.", typer={"min": 0, **_SAMPLING}
+    )
     seed: int = option(0, SEED, encoder=True)
     flavour: Literal["ort", "portable"] | None = option(
         None, "Which graphs to run, if the bundle was exported with both.", encoder=True

@@ -57,6 +57,7 @@ def describe(
         text=_describe_text(parts.text),
         vision=_describe_vision(parts),
         stages=stages,
+        generation=parts.text.generation,
         files={},
     )
 

@@ -148,6 +148,30 @@ class Text(Struct, frozen=True):
     pad_id: Count
 
 
+class Generation(Struct, frozen=True):
+    """What the checkpoint asks of generation, computed as transformers' logits processors do.
+
+    Args:
+        repetition_penalty: of every id of the prompt and the answer so far; 1 for none.
+        no_repeat_ngram_size: no sequence of so many ids comes twice; 0 for any.
+        min_length: no stop token before prompt and answer have so many ids.
+        min_new_tokens: no stop token among so many first ones.
+        suppress_ids, begin_suppress_ids: never generated; never generated first.
+        top_k, top_p: where tokens are drawn, among how many and within what probability.
+        image_id: what stands in the prompt for each visual token; None where nothing does.
+    """
+
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
+    no_repeat_ngram_size: Count = 0
+    min_length: Count = 0
+    min_new_tokens: Count = 0
+    suppress_ids: list[Count] = msgspec.field(default_factory=list)
+    begin_suppress_ids: list[Count] = msgspec.field(default_factory=list)
+    top_k: Count = 0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    image_id: Count | None = None
+
+
 class Vision(Struct, frozen=True):
     """What preprocessing and compression need to know of the tower.
 
@@ -186,6 +210,7 @@ class Manifest(Struct, frozen=True):
     vision: Vision
     stages: Annotated[list[Stage], msgspec.Meta(min_length=1, max_length=2048)]
     files: dict[Path, File]
+    generation: Generation | None = None  # None: greedy, and nothing is held back
     controller: Controller | None = None  # what `edgetok calibrate` adds
 
 
@@ -196,8 +221,10 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def digest_content(manifest: Manifest) -> str:
     """sha256 of the manifest without its controller, in hex: pins everything that answers."""
-    content = msgspec.structs.replace(manifest, controller=None)
-    return hashlib.sha256(encode_manifest(content)).hexdigest()
+    content = msgspec.to_builtins(msgspec.structs.replace(manifest, controller=None))
+    if content["generation"] is None:  # so that bundles from before there was one keep their digest
+        del content["generation"]
+    return hashlib.sha256(encode_strict(content)).hexdigest()
 
 
 def shared_stages(manifest: Manifest) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgetok.errors import InputError
+from edgetok.families.generation import read_generation
 from edgetok.families.parts import UNROTATED, Bidirectional, TextParts
 
 _TURNED_UNIT = 16  # GroupQueryAttention takes no other tables
@@ -53,6 +54,7 @@ def find_text(
         vocabulary=common.vocab_size,
         max_positions=_max_positions(config),
         stop_ids=stop_ids,
+        generation=read_generation(model, common.vocab_size),
         pad_id=pad if pad is not None else 0,
         rotary_dim=_rotary_dim(decoder.rotary_emb, head_dim),
         rotary_kinds=_rotary_kinds(decoder),

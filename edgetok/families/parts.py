@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgetok.bundle.manifest import Generation
 from edgetok.bundle.processor import ImagePlan, PromptPlan
 from edgetok.scratch import Scratch
 
@@ -190,6 +191,7 @@ class TextParts:
         convolutions: numbers of the layers that have a short convolution in place of attention
             (LFM2), each with the J - 1 rows before a row as its memory.
         kernel: J, the rows that such a convolution reads.
+        generation: what the checkpoint asks of generation; None where that is nothing.
     """
 
     model: nn.Module
@@ -212,6 +214,7 @@ class TextParts:
     mrope_axes: tuple[int, ...] = ()
     convolutions: tuple[int, ...] = ()
     kernel: int = 0
+    generation: Generation | None = None
 
     @property
     def attending(self) -> tuple[Any, ...]:

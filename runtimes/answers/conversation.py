@@ -85,14 +85,15 @@ class Conversation:
             InputError: at the first piece, if image or question is rejected, or the KV cache has
                 no room for the question.
         """
-        request, progress = Request.of(self._policy, options), self._session.progress()
+        asked = self._session.steps.runtime.manifest.generation
+        request, progress = Request.of(self._policy, options, asked), self._session.progress()
         return Stream(self._run(text, request, progress), progress)
 
     def _run(self, text: str, request: Request, progress: Progress) -> Generator[str, None, None]:
-        sampler = request.sampling.sampler()
         with self._session.exclusive() as steps:
             with progress.watch.measure("ttft"):
                 rows = self._rows(text, request, progress)
+                sampler = steps.sampler(rows, request)
                 logits = steps.fill(rows, progress.rung, progress)
                 token_id = steps.choose(logits, sampler, progress)
             try:

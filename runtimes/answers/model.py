@@ -117,7 +117,8 @@ class Model:
         choice, rest = Choice.split(options)
         policy = self._chooser.policy(choice, rest.get("temperature", 0.0))
         weights = require_weights(self.manifest, rest.pop("weights", None))
-        request, progress = Request.of(policy, rest, weights), self._session.progress()
+        request = Request.of(policy, rest, self.manifest.generation, weights)
+        progress = self._session.progress()
         return Stream(self._run(image, prompt, request, progress), progress)
 
     def first_logits(
@@ -230,8 +231,9 @@ class Model:
         self, prompt: Prompt, encoded: EncodedImage, request: Request, progress: Progress
     ) -> Iterator[str]:
         """The pieces of the answer of the rung that was chosen, its first token known."""
-        sampler, steps = request.sampling.sampler(), self._session.steps
+        steps = self._session.steps
         rows = steps.rows(prompt, encoded, request, progress)
+        sampler = steps.sampler(rows, request)
         logits = steps.fill(rows, progress.rung, progress)
         token_id = steps.choose(logits, sampler, progress)
         return steps.decode(token_id, sampler, progress)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 from edgetok import limits
+from edgetok.bundle.manifest import Generation
 from edgetok.control import (
     Certified,
     Elbow,
@@ -52,13 +53,18 @@ class TurnOptions(TypedDict, total=False):
 
     Keys:
         max_new_tokens: as many as the rung was exported for when None or not given.
-        temperature, top_p, seed: see `sampling.Sampling`.
+        temperature, top_p, seed, top_k, repetition_penalty, no_repeat_ngram_size, min_new_tokens:
+            see `sampling.Sampling`.
     """
 
     max_new_tokens: int | None
     temperature: float
-    top_p: float
+    top_p: float | None
     seed: int
+    top_k: int | None
+    repetition_penalty: float | None
+    no_repeat_ngram_size: int | None
+    min_new_tokens: int | None
 
 
 class AnswerOptions(ChoiceOptions, TurnOptions, total=False):
@@ -164,9 +170,13 @@ class Request:
 
     @classmethod
     def of(
-        cls, policy: Policy, options: Mapping[str, Any], weights: FloatArray | None = None
+        cls,
+        policy: Policy,
+        options: Mapping[str, Any],
+        asked: Generation | None = None,
+        weights: FloatArray | None = None,
     ) -> Request:
-        """The same from `TurnOptions`.
+        """The same from `TurnOptions`; `asked` is what the checkpoint asks for.
 
         Raises:
             TypeError: for an option that there is not.
@@ -174,7 +184,8 @@ class Request:
         """
         sampling = dict(options)
         count = sampling.pop("max_new_tokens", None)
-        return cls(policy, Sampling(**sampling), count, weights)
+        chosen = Sampling(**sampling, asked=asked or Generation())
+        return cls(policy, chosen, count, weights)
 
     def __post_init__(self) -> None:
         count = self.max_new_tokens

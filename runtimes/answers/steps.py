@@ -101,6 +101,13 @@ class Pipeline:
             progress.exit_layer = self.runtime.exit_layer
         return logits
 
+    def sampler(self, rows: PromptRows, request: Request) -> Sampler:
+        """What chooses the tokens of the answer to these rows."""
+        manifest = self.runtime.manifest
+        asked = manifest.generation
+        seen = rows.ids(None if asked is None else asked.image_id)
+        return request.sampling.sampler(seen, manifest.text.stop_ids)
+
     def decode(
         self, token_id: int | None, sampler: Sampler, progress: Progress
     ) -> Generator[str, None, None]:

@@ -45,6 +45,11 @@ class PromptRows:
         image: list[Key] = [(digest, i) for i in range(len(self.visual.rows))]
         return [*self.before, *image, *self.after]
 
+    def ids(self, image_id: int | None) -> list[int]:
+        """What `generate` of transformers would be given: visual rows are `image_id`, if any."""
+        image = [] if image_id is None else [image_id] * len(self.visual.rows)
+        return [*self.before, *image, *self.after]
+
     def followed_by(self, ids: Sequence[int]) -> PromptRows:
         """The same with more text after it."""
         return replace(self, after=(*self.after, *ids))

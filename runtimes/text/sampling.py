@@ -8,22 +8,30 @@ NumPy's own `exp` and `sum` differ from one processor to another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetok.bundle.manifest import Generation
 from edgetok.errors import UsageError
+from edgetok.runtimes.text.processors import ban, find_repeating, keep_likeliest, penalize
 
 Logits = NDArray[np.float32]
 Probabilities = NDArray[np.float64]
-Sampler = Callable[[Logits], int]
 
 _BLOCK, _LANES = 1 << 14, 64  # a block stays in a core's cache; see `add_up`
 _LOG2_E, _LN_2 = 1.4426950408889634, 0.6931471805599453
 _TAYLOR = tuple(1 / math.factorial(k) for k in range(9, -1, -1))  # right to 1e-11
 _LEAST = -708.0  # where 2 ** x still has all of its bits
+_FROM_CHECKPOINT = (
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "min_new_tokens",
+)
 _ROUNDING = 1.5 * 2.0**52  # added, it leaves the nearest integer in the lowest bits
 
 
@@ -35,31 +43,94 @@ class Sampling:
         temperature: above 1 flattens the distribution, below 1 sharpens it.
         top_p: draw only among the likeliest tokens that together hold this probability.
         seed: the same seed draws the same tokens.
+        top_k: draw only among so many of the likeliest tokens; 0 for all.
+        repetition_penalty, no_repeat_ngram_size, min_new_tokens: see `bundle.manifest.Generation`.
+        asked: what else the checkpoint asks for.
+
+    None takes what the checkpoint asks for.
 
     Raises:
-        UsageError: for values outside temperature >= 0, 0 < top_p <= 1, seed >= 0.
+        UsageError: for values that are out of range.
     """
 
     temperature: float = 0.0
-    top_p: float = 1.0
+    top_p: float | None = None
     seed: int = 0
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    min_new_tokens: int | None = None
+    asked: Generation = field(default_factory=Generation)
 
     def __post_init__(self) -> None:
+        for name in _FROM_CHECKPOINT:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.asked, name))
+        self._require_in_range()
+
+    def _require_in_range(self) -> None:
         if not (self.temperature >= 0 and np.isfinite(self.temperature)):
             raise UsageError(f"temperature {self.temperature} is outside 0..inf; 0 is greedy")
-        if not 0 < self.top_p <= 1:
+        if not 0 < self.top_p <= 1:  # type: ignore[operator]
             raise UsageError(f"top_p {self.top_p} is outside 0..1; 1 draws among all tokens")
+        penalty = self.repetition_penalty
+        if not 0 < penalty <= 1e6:  # type: ignore[operator]
+            raise UsageError(f"repetition_penalty {penalty} is outside 0..1e6; 1 is none")
+        for name in ("top_k", "no_repeat_ngram_size", "min_new_tokens"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} {getattr(self, name)} is negative; 0 is none")
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} is negative; use 0 or more")
 
-    def sampler(self) -> Sampler:
-        """A function from logits [W] to a token id; its random state is its own."""
-        if self.temperature == 0:
-            return greedy
-        generator = np.random.Generator(np.random.PCG64(self.seed))
-        return lambda logits: draw(
-            nucleus(softmax(logits, self.temperature), self.top_p), generator.random()
-        )
+    def sampler(self, prompt: Sequence[int] = (), stop_ids: Sequence[int] = ()) -> Sampler:
+        """What chooses the tokens of one answer to these ids."""
+        return Sampler(self, prompt, stop_ids)
+
+
+class Sampler:
+    """Chooses the tokens of one answer; its random state is its own.
+
+    Args:
+        sampling: how.
+        prompt: ids before the answer, those of the image among them.
+        stop_ids: end an answer.
+    """
+
+    def __init__(self, sampling: Sampling, prompt: Sequence[int], stop_ids: Sequence[int]) -> None:
+        self._sampling = sampling
+        self._seen, self._begin, self._stop_ids = list(prompt), len(prompt), stop_ids
+        self._generator = np.random.Generator(np.random.PCG64(sampling.seed))
+
+    def __call__(self, logits: Logits) -> int:
+        """The next token's id, from logits [W]."""
+        token = self._choose(self.process(logits))
+        self._seen.append(token)
+        return token
+
+    def process(self, logits: Logits) -> Logits:
+        """Logits [W] without what is held back, a copy."""
+        own, asked = self._sampling, self._sampling.asked
+        scores, made = logits.copy(), len(self._seen) - self._begin
+        if own.repetition_penalty != 1:
+            penalize(scores, self._seen, own.repetition_penalty)  # type: ignore[arg-type]
+        if own.no_repeat_ngram_size:
+            ban(scores, find_repeating(self._seen, own.no_repeat_ngram_size))
+        if len(self._seen) < asked.min_length or made < own.min_new_tokens:  # type: ignore[operator]
+            ban(scores, self._stop_ids)
+        ban(scores, asked.suppress_ids)
+        if made == 0:
+            ban(scores, asked.begin_suppress_ids)
+        return scores
+
+    def _choose(self, scores: Logits) -> int:
+        own = self._sampling
+        if own.temperature == 0 or np.isneginf(scores.max()):
+            return greedy(scores)
+        if own.top_k:
+            keep_likeliest(scores, own.top_k)
+        probabilities = softmax(scores, own.temperature)
+        probabilities[np.isneginf(scores)] = 0
+        return draw(nucleus(probabilities, own.top_p), self._generator.random())  # type: ignore[arg-type]
 
 
 def greedy(logits: Logits) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from types import ModuleType
 from typing import Any
@@ -83,3 +84,32 @@ def test_a_struct_of_before_sampling_is_greedy(
         struct_size=capi.Request.temperature.offset,
     )
     assert found.tokens == likeliest
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 3.0, "image_id": 0},
+        {"no_repeat_ngram_size": 1, "image_id": 0},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 5},
+        {"min_length": 30, "image_id": 0},
+        {"suppress_ids": list(range(0, 260, 2)), "begin_suppress_ids": list(range(1, 260, 4))},
+        {"top_k": 3, "top_p": 0.8},
+        {"repetition_penalty": 0.7, "no_repeat_ngram_size": 3, "top_k": 20},
+    ],
+)
+def test_what_the_checkpoint_asks_is_done_alike(
+    asked: dict[str, Any], library, capi, pairs, tiny_vlm, tmp_path
+) -> None:
+    folder = tiny_vlm.write(tmp_path / "x.bundle", tiny_vlm.Recipe(slots=100))
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"generation": asked}))
+    asking = pairs.Pair(library, capi, folder)
+    for seed in range(4):
+        options = {"temperature": float(seed), "seed": seed, "max_new_tokens": 30}
+        asking.ask(pairs.picture(seed), "what", 4, **options)
+    talk = asking.converse(pairs.picture(1), 4)
+    for text in ("a", "b"):
+        talk.ask(text, max_new_tokens=8)

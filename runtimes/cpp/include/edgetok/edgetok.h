@@ -223,10 +223,15 @@ typedef struct edgetok_request {
   /* 0: the likeliest token each time, ties to the lower id. Else tokens are drawn: above 1 from a
    * flatter distribution, below 1 from a sharper one; the bundle's controller does not choose then. */
   double temperature;
-  double top_p;  /* draw among the likeliest tokens that together hold this probability; 0: all */
+  double top_p;  /* draw among the likeliest tokens that together hold this probability; 0: the model's own */
   uint64_t seed; /* the same seed draws the same tokens, in Python as well */
   const float* weights; /* of each picture, by which some methods divide the budget; all alike when NULL */
   size_t weight_count;
+  /* As in the model's generation_config.json where 0. */
+  int64_t top_k;               /* draw among so many of the likeliest; negative: all */
+  double repetition_penalty;   /* of tokens of the prompt and the answer so far; 1: none */
+  int64_t no_repeat_ngram_size; /* no so many tokens in a row come twice; negative: any */
+  int64_t min_new_tokens;      /* no end before so many tokens; negative: any */
 } edgetok_request;
 
 typedef struct edgetok_timings {

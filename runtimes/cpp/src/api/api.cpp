@@ -73,7 +73,7 @@ edgetok_impl::Request read_request(const edgetok_request* given, const std::stri
   out.budget = r.budget;
   out.elbow = r.elbow != 0;
   out.max_new_tokens = r.max_new_tokens;
-  out.sampling = {r.temperature, r.top_p == 0 ? 1 : r.top_p, r.seed};
+  out.sampling = {r.temperature, r.top_p, r.seed, r.top_k, r.repetition_penalty, r.no_repeat_ngram_size, r.min_new_tokens};
   out.limits.max_ttft_ms = read_limit(r.max_ttft_ms, "max_ttft_ms");
   out.limits.max_memory_mib = read_limit(r.max_memory_mib, "max_memory_mib");
   if (out.is_limited()) {

@@ -109,6 +109,21 @@ const Schema* file_schema() {
   return made;
 }
 
+const Schema* generation_schema() {
+  static const Schema* const made = object({
+      {"repetition_penalty", real(0, 1000000.0, true, false), Value(1.0)},
+      {"no_repeat_ngram_size", integer(0, 9007199254740992), Value(std::int64_t{0})},
+      {"min_length", integer(0, 9007199254740992), Value(std::int64_t{0})},
+      {"min_new_tokens", integer(0, 9007199254740992), Value(std::int64_t{0})},
+      {"suppress_ids", list(integer(0, 9007199254740992)), Value(List{})},
+      {"begin_suppress_ids", list(integer(0, 9007199254740992)), Value(List{})},
+      {"top_k", integer(0, 9007199254740992), Value(std::int64_t{0})},
+      {"top_p", real(0, 1, true, false), Value(1.0)},
+      {"image_id", nullable(integer(0, 9007199254740992)), Value(nullptr)},
+  });
+  return made;
+}
+
 const Schema* scorer_schema() {
   static const Schema* const made = object({
       {"bias", real(-1e+300, 1e+300), Value(0.0)},
@@ -248,6 +263,7 @@ const Schema* manifest_schema() {
       {"vision", vision_schema(), {}},
       {"stages", list(stage_schema(), 1, 2048), {}},
       {"files", map(text("", 0, 240), file_schema()), {}},
+      {"generation", nullable(generation_schema()), Value(nullptr)},
       {"controller", nullable(controller_schema()), Value(nullptr)},
   });
   return made;

@@ -64,6 +64,21 @@ Text to_text(const Value& v) {
           integers(v.at("stop_ids")), v.at("pad_id").integer()};
 }
 
+Generation to_generation(const Value& v) {
+  Generation out;
+  if (v.is<std::nullptr_t>()) return out;
+  out.repetition_penalty = v.at("repetition_penalty").real();
+  out.no_repeat_ngram_size = v.at("no_repeat_ngram_size").integer();
+  out.min_length = v.at("min_length").integer();
+  out.min_new_tokens = v.at("min_new_tokens").integer();
+  out.suppress_ids = integers(v.at("suppress_ids"));
+  out.begin_suppress_ids = integers(v.at("begin_suppress_ids"));
+  out.top_k = v.at("top_k").integer();
+  out.top_p = v.at("top_p").real();
+  if (!v.at("image_id").is<std::nullptr_t>()) out.image_id = v.at("image_id").integer();
+  return out;
+}
+
 Vision to_vision(const Value& v) {
   return {v.at("height_px").integer(),   v.at("width_px").integer(), integers(v.at("grid")),
           v.at("full_tokens").integer(), v.at("parts").integer(),    v.at("separators").integer(),
@@ -128,6 +143,7 @@ void read_common(const Value& v, Manifest& out) {
   out.family = v.at("family").text();
   out.method = v.at("method").text();
   out.vision = to_vision(v.at("vision"));
+  out.generation = to_generation(v.at("generation"));
   for (const auto& stage : v.at("stages").list()) out.stages.push_back(to_stage(stage));
   for (const auto& [path, file] : v.at("files").object()) {
     out.files[path] = {file.at("bytes").integer(), file.at("sha256").text()};
@@ -186,7 +202,10 @@ bool names_a_task(const Value& tree) {
 Manifest read_answering(Value& tree) {
   apply(*manifest_schema(), tree, kFile);
   Manifest manifest = to_manifest(tree);
-  std::get<Object>(tree.data)["controller"] = Value(nullptr);
+  auto& members = std::get<Object>(tree.data);
+  members["controller"] = Value(nullptr);
+  // So that bundles from before there was one keep their digest.
+  if (members["generation"].is<std::nullptr_t>()) members.erase("generation");
   manifest.digest = sha256_hex(encode_strict(tree));
   return manifest;
 }

@@ -61,6 +61,16 @@ struct Text {
   std::int64_t pad_id = 0;
 };
 
+// What the checkpoint asks of generation; see Generation in edgetok/bundle/manifest.py.
+struct Generation {
+  double repetition_penalty = 1;
+  std::int64_t no_repeat_ngram_size = 0, min_length = 0, min_new_tokens = 0;
+  std::vector<std::int64_t> suppress_ids, begin_suppress_ids;
+  std::int64_t top_k = 0;
+  double top_p = 1;
+  std::optional<std::int64_t> image_id;  // what stands in the prompt for each visual token
+};
+
 struct Vision {
   std::int64_t height_px = 0, width_px = 0;
   std::vector<std::int64_t> grid;
@@ -140,6 +150,7 @@ struct Manifest {
   Kv kv;
   Text text;
   Vision vision;
+  Generation generation;
   std::vector<Stage> stages;
   std::map<std::string, File> files;
   std::optional<Controller> controller;

@@ -257,9 +257,18 @@ void Model::decode(const Request& request, Sampler& sampler, const OnToken& on_t
   }
 }
 
+// What `generate` of transformers would be given.
+Ids Model::ids_of(const PromptRows& rows) const {
+  Ids out = rows.text.before;
+  const auto& image_id = bundle_->manifest().generation.image_id;
+  if (image_id) out.insert(out.end(), rows.visual->kept.size(), *image_id);
+  out.insert(out.end(), rows.text.after.begin(), rows.text.after.end());
+  return out;
+}
+
 void Model::run(const PromptRows& rows, const Request& request, const OnToken& on_token, Clock::time_point start,
                 Answer& out) {
-  Sampler sampler(request.sampling);
+  Sampler sampler(request.sampling, bundle_->manifest(), ids_of(rows));
   const bool more = take_token(fill(rows, out.tried.back(), out), sampler, out);
   out.timings.ttft = milliseconds_since(start);
   decode(request, sampler, on_token, more, out);

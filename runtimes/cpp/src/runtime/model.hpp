@@ -111,6 +111,7 @@ class Model {
                                                const std::vector<float>& weights);
   PromptRows rows(Image& image, const Prompt& prompt, const Request& request, std::int64_t budget, Answer& out);
   const float* fill(const PromptRows& rows, std::int64_t budget, Answer& out);
+  Ids ids_of(const PromptRows& rows) const;
   bool take_token(const float* logits, Sampler& sampler, Answer& out);
   void decode(const Request& request, Sampler& sampler, const OnToken& on_token, bool more, Answer& out);
 
