@@ -229,8 +229,8 @@ def test_a_closed_model_answers_no_more(
 
 
 def test_options_that_there_are_not_are_named(model: Model, photo: np.ndarray) -> None:
-    with pytest.raises(TypeError, match="top_k"):
-        model.generate(photo, "why?", top_k=5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="top_q"):
+        model.generate(photo, "why?", top_q=5)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="budgets"):
         model.converse(photo, budgets=5)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="budget"):
