@@ -41,7 +41,7 @@ class ImagePlan(Struct, frozen=True):
 
     resize_shortest_px: Positive | None
     resize_px: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)] | None
-    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
     crop_px: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)] | None
     rescale: float
     mean: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]

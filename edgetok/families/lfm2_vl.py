@@ -45,7 +45,7 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
     _require_cells(size_px, checkpoint.config, processor)
     model = load_checkpoint(Lfm2VlForConditionalGeneration, checkpoint)
     config, patch = model.config, model.config.vision_config.patch_size
-    values = read_values(processor)
+    values = read_values(_open_processor(processor, patch, checkpoint.path).to_dict())
     plan = ImagePlan(resize_shortest_px=None, resize_px=list(size_px), crop_px=None, **values)
     return Parts(
         family="lfm2_vl",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgetok.bundle.processor import ImagePlan, Tiles
 from edgetok.errors import InputError
 from edgetok.families.decoder import find_text
-from edgetok.families.image_plan import read_processor_config, read_values
+from edgetok.families.image_plan import load_settings, read_values
 from edgetok.families.llava import check_layout, find_vision
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Grid, Layout, Parts
@@ -100,7 +100,7 @@ def order_lines(grid: Grid, tiles: Grid | None) -> tuple[int, ...]:
 
 
 def _plan_image(checkpoint: Checkpoint, side_px: int, tiles: Grid | None) -> ImagePlan:
-    values = read_values(read_processor_config(checkpoint))
+    values = read_values(load_settings(checkpoint))
     return ImagePlan(
         resize_shortest_px=None,
         resize_px=[side_px, side_px],

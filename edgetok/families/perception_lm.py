@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgetok.bundle.processor import ImagePlan
 from edgetok.errors import InputError
 from edgetok.families.decoder import find_text
-from edgetok.families.image_plan import read_processor_config, read_values
+from edgetok.families.image_plan import load_settings, read_values
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Grid, Parts, VisionParts
 from edgetok.families.prompt_plan import read_prompt_plan
@@ -92,7 +92,7 @@ def _find_vision(model: Any) -> VisionParts:
 
 
 def _plan_image(checkpoint: Checkpoint, image_px: Grid) -> ImagePlan:
-    config = read_processor_config(checkpoint)
+    config = load_settings(checkpoint)
     side_px = config.get("tile_size", 448)
     if image_px != (side_px, side_px):
         raise InputError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgetok.bundle.processor import ImagePlan
 from edgetok.errors import UsageError
 from edgetok.families.decoder import find_text
-from edgetok.families.image_plan import read_processor_config, read_values
+from edgetok.families.image_plan import load_settings, read_values
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Grid, Parts, VisionParts
 from edgetok.families.prompt_plan import read_prompt_plan
@@ -74,7 +74,7 @@ def _open(checkpoint: Checkpoint, kind: Any, framing: Framing) -> Parts:
         resize_shortest_px=None,
         resize_px=list(size_px),
         crop_px=None,
-        **read_values(read_processor_config(checkpoint)),
+        **read_values(load_settings(checkpoint)),
     )
     return Parts(
         family=checkpoint.model_type,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgetok.bundle.processor import ImagePlan, Tiles
 from edgetok.errors import InputError, UsageError
 from edgetok.families.decoder import find_text
-from edgetok.families.image_plan import read_processor_config, read_values
+from edgetok.families.image_plan import load_settings, read_values
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Grid, Layout, Parts, TextParts, VisionParts, merge_cells
 from edgetok.families.pictures import repeat_pictures
@@ -169,7 +169,7 @@ def spell_tiles(tiles: Grid, image: str) -> str:
 
 
 def _plan_image(checkpoint: Checkpoint, side_px: int, tiles: Grid | None) -> ImagePlan:
-    config = read_processor_config(checkpoint)
+    config = load_settings(checkpoint)
     longest = config.get("size", {}).get("longest_edge")
     part = config.get("max_image_size", {}).get("longest_edge")
     if part != side_px or longest is None:

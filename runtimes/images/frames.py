@@ -61,7 +61,8 @@ def _list_images(folder: Path) -> list[Path]:
                 raise InputError(
                     f"{folder} has more than {limits.VIDEO_FRAMES} files; give a smaller folder"
                 )
-            if Path(entry.name).suffix.lower() in _SUFFIXES and entry.is_file():
+            hidden = entry.name.startswith(".")  # such as ._1.jpg, which a Mac puts beside 1.jpg
+            if Path(entry.name).suffix.lower() in _SUFFIXES and not hidden and entry.is_file():
                 found.append(Path(entry.path))
     if not found:
         raise InputError(f"{folder} has no images ({', '.join(_SUFFIXES)}) to take frames from")
@@ -106,12 +107,14 @@ class Video(Collection[ImageInput]):
         """Presentation times of all frames, ascending; nothing is decoded."""
         times = array("q")
         with self._open(file) as (container, stream):
+            counted = _has_no_times(container)
             for number, packet in enumerate(container.demux(stream)):
                 if number >= limits.VIDEO_FRAMES:
                     raise InputError(
                         f"{self.path} has more than {limits.VIDEO_FRAMES} frames; cut a piece out"
                     )
                 time = packet.dts if packet.pts is None else packet.pts
+                time = number if counted else time
                 if packet.size and time is not None:
                     times.append(time)
         return array("q", sorted(times))
@@ -119,16 +122,18 @@ class Video(Collection[ImageInput]):
     def _decode(self, file: BinaryIO, wanted: list[int]) -> Iterator[Image.Image]:
         """The frames at these times; the last one there is where a file ends too early."""
         with self._open(file) as (container, stream):
-            frames, frame, shown = container.decode(stream), None, 0
+            counted = _has_no_times(container)
+            frames, frame, shown = _number(container.decode(stream), counted=counted), None, 0
+            at = -1
             for number, time in enumerate(wanted):
-                if number and self._is_far(stream, wanted[number - 1], time):
+                if number and not counted and self._is_far(stream, wanted[number - 1], time):
                     container.seek(time, stream=stream, backward=True)
-                    frames = container.decode(stream)
-                while frame is None or _time_of(frame) < time:
+                    frames = _number(container.decode(stream), counted=False)
+                while frame is None or at < time:
                     following = next(frames, None)
                     if following is None:
                         break
-                    frame = following
+                    at, frame = following
                 if frame is None:
                     break
                 shown += 1
@@ -155,6 +160,17 @@ class Video(Collection[ImageInput]):
             require_size(stream.height, stream.width, f"a frame of {self.path}")
             stream.codec_context.options = {"max_pixels": str(limits.IMAGE_PIXELS)}
             yield container, stream
+
+
+def _has_no_times(container: Any) -> bool:
+    """AVI says when frames are decoded, not when they are shown; with B frames, these differ."""
+    return bool(container.format.name == "avi")
+
+
+def _number(frames: Iterator[Any], *, counted: bool) -> Iterator[tuple[int, Any]]:
+    """Frames as a decoder gives them, in the order they are shown: with their number or time."""
+    for number, frame in enumerate(frames):
+        yield number if counted else _time_of(frame), frame
 
 
 def _time_of(frame: Any) -> int:

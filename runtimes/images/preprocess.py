@@ -31,6 +31,8 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
 }
 _DEEP_MODES = ("I", "F")  # I;16 and its kin, I, and F
 # Everything that Pillow's decoders raise on damaged files.
@@ -224,6 +226,8 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
     try:
         with _without_warnings():
             return _to_rgb(ImageOps.exif_transpose(picture), name)
+    except InputError:  # is a ValueError too, and has its own sentence
+        raise
     except _DECODE_ERRORS as error:
         raise InputError(
             f"{name} is damaged ({error}); its header is sound but its pixels cannot be decoded, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -25,9 +25,10 @@ def list_pictures(image: Pictures, wanted: int) -> Iterator[ImageInput]:
         UsageError: for another number of them.
         InputError: if there turn out to be fewer than was said.
     """
-    one = (str, bytes, os.PathLike, np.ndarray, Image.Image)
-    # What is neither an image nor a list of them is refused when it is read.
-    shown = image if isinstance(image, Collection) and not isinstance(image, one) else [image]
+    # What is neither an image nor a list of them is refused when it is read; a tensor has a shape.
+    one = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image, Mapping)
+    is_list = isinstance(image, Collection) and not isinstance(image, one)
+    shown = image if is_list and not hasattr(image, "shape") else [image]
     count = len(shown)
     if count != wanted:
         given = f"{count} picture{'s were' if count != 1 else ' was'} given"

@@ -36,12 +36,18 @@ def av() -> Any:
 
 
 def write_video(
-    av: Any, path: Path, count: int, codec: str = "mpeg4", size: tuple[int, int] = (64, 48)
+    av: Any,
+    path: Path,
+    count: int,
+    codec: str = "mpeg4",
+    size: tuple[int, int] = (64, 48),
+    **options: str,
 ) -> Path:
     """Frame n is grey level STEP * n, its upper left quarter white."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.options = options
         for number in range(count):
             picture = np.full((size[1], size[0], 3), STEP * number % 200, np.uint8)
             picture[: size[1] // 2, : size[0] // 2] = 255
@@ -80,6 +86,22 @@ def test_a_video_is_sampled_at_even_steps(av: Any, tmp_path: Path, suffix: str, 
     assert levels(found) == [0, 6, 12, 19]  # and again
     assert levels(open_frames(path, 1)) == [0]
     assert levels(open_frames(write_video(av, tmp_path / f"b.{suffix}", 2, codec), 3)) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv"])
+def test_frames_come_by_when_they_are_shown(av: Any, tmp_path: Path, suffix: str) -> None:
+    """B frames are decoded later than some that are shown after them."""
+    path = write_video(av, tmp_path / f"film.{suffix}", 12, "libx264", bf="3")
+    assert levels(open_frames(path, 4)) == [0, 3, 7, 11]
+    assert levels(open_frames(path, 12)) == list(range(12))
+
+
+def test_hidden_files_of_a_folder_are_no_frames(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "frames", 2)
+    for name in ("._frame_0.png", ".DS_Store", "Thumbs.db", ".frame_9.png"):
+        (folder / name).write_bytes(b"\0\5\26\7Mac OS X")
+    found = [Path(str(file)).name for file in open_frames(folder, 2)]
+    assert found == ["frame_0.png", "frame_1.png"]
 
 
 def test_what_lies_far_ahead_is_jumped_to(

@@ -20,6 +20,7 @@ from edgetok import limits
 from edgetok.bundle.processor import ImagePlan, Tiles
 from edgetok.errors import InputError
 from edgetok.runtimes.images.preprocess import center_crop, open_image, preprocess
+from edgetok.runtimes.images.several import list_pictures
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 PLAN = ImagePlan(
@@ -153,8 +154,28 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 def test_grey_of_more_than_8_bits_is_refused(mode: str) -> None:
     """Hugging Face clips it to white; nobody means that."""
     image = picture("I;16") if mode == "I;16" else picture("L").convert(mode)
-    with pytest.raises(InputError, match=r"more than 8 bits \(mode .*save it with 8 bits"):
+    with pytest.raises(
+        InputError,
+        match=r"^the image has grey levels of more than 8 bits \(mode .*save it with 8 bits$",
+    ):
         open_image(encoded(image) if mode == "I;16" else image)
+
+
+@pytest.mark.parametrize("kind", ["bytearray", "memoryview", "tensor", "dict", "number"])
+def test_other_types_are_one_image_that_cannot_be_read(kind: str) -> None:
+    import torch
+
+    data = encoded(picture("RGB"))
+    given = {
+        "bytearray": bytearray(data),
+        "memoryview": memoryview(data),
+        "tensor": torch.zeros(40, 61, 3),
+        "dict": {"image": data},
+        "number": 3,
+    }[kind]
+    with pytest.raises(InputError, match=r"an image of type \w+ cannot be read; give a path"):
+        for each in list_pictures(given, 1):  # type: ignore[arg-type]
+            open_image(each)
 
 
 def test_an_animation_gives_its_first_frame() -> None:

@@ -292,7 +292,7 @@ const Schema* image_plan_schema() {
   static const Schema* const made = object({
       {"resize_shortest_px", nullable(integer(1, 1099511627776)), {}},
       {"resize_px", nullable(list(integer(1, 1099511627776), 2, 2)), {}},
-      {"resample", choice({"bicubic", "bilinear", "lanczos", "nearest"}), {}},
+      {"resample", choice({"bicubic", "bilinear", "box", "hamming", "lanczos", "nearest"}), {}},
       {"crop_px", nullable(list(integer(1, 1099511627776), 2, 2)), {}},
       {"rescale", real(-kInfinity, kInfinity), {}},
       {"mean", list(real(-kInfinity, kInfinity), 3, 3), {}},

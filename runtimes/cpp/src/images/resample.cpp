@@ -41,9 +41,18 @@ double sinc(double x) {
 
 double lanczos(double x) { return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
 
+double box(double x) { return x > -0.5 && x <= 0.5 ? 1.0 : 0.0; }
+
+double hamming(double x) {
+  x = std::abs(x);
+  return x < 1.0 ? sinc(x) * (0.54 + 0.46 * std::cos(x * kPi)) : 0.0;
+}
+
 Filter find_filter(const std::string& name) {
   if (name == "bilinear") return {triangle, 1.0};
   if (name == "bicubic") return {cubic, 2.0};
+  if (name == "box") return {box, 0.5};
+  if (name == "hamming") return {hamming, 1.0};
   return {lanczos, 3.0};
 }
 
