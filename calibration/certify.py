@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,6 @@ from edgetok.control.certificate import (
     binomial_p,
     bound_risk,
     count_certified,
-    count_samples,
     hoeffding_bentkus_p,
 )
 from edgetok.control.certified import list_tried
@@ -34,6 +34,8 @@ Cost = Literal["tokens", "ms"]
 
 _FEWEST_IMAGES = 20
 _CASES = 8
+_POWER = 0.8  # chance that the number of images that is told does
+_MOST_UNITS = 1 << 20  # the search for it ends here
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,10 @@ class Found:
         path: what was tested, in words.
         test: the questions that tested it.
         rows: what each rung, and the certified policy, do with them.
+        images: of all questions.
         p_value: of the certified policy; 1 if there is none.
-        samples_wanted: how many questions would certify the policy that was hoped for; None if it
-            is certified or loses too much for any number.
+        samples_wanted: how many images, both halves, would certify the policy that was hoped for
+            four times out of five; None if it is certified or loses too much for any number.
     """
 
     controller: Controller | None
@@ -101,6 +104,7 @@ class Found:
     rows: tuple[Row, ...]
     p_value: float
     samples_wanted: int | None
+    images: int
 
 
 def certify(
@@ -117,6 +121,7 @@ def certify(
     """
     outcomes = collect(records, budgets, aim.loss)
     first = _split(outcomes, aim.seed)
+    images = len(np.unique(outcomes.images))
     thumbnail, design, test = add_complexity(outcomes.take(first), outcomes.take(~first))
     path, hoped = _choose(design, aim)
     enter, accept = path.scores(test)
@@ -125,8 +130,8 @@ def certify(
     passed = count_certified(p_values, 1 - aim.confidence)
     best = _cheapest(spent[:passed], aim.cost)
     if best == 0:
-        wanted = _count_wanted(path, hoped, design, aim)
-        return Found(None, path.name, test, _rows(test), 1.0, wanted)
+        wanted = _count_wanted(path.steps[max(hoped, 1)], path, (design, test), aim)
+        return Found(None, path.name, test, _rows(test), 1.0, wanted, images)
     certificate = Certificate(
         risk=aim.risk,
         confidence=aim.confidence,
@@ -152,7 +157,7 @@ def certify(
     )
     controller = msgspec.structs.replace(controller, cases=_cases(controller, test))
     rows = (*_rows(test), summarise("certified", spent[best], test))
-    return Found(controller, path.name, test, rows, p_values[best], None)
+    return Found(controller, path.name, test, rows, p_values[best], None, images)
 
 
 def summarise(name: str, spent: Spent, outcomes: Outcomes) -> Row:
@@ -227,13 +232,52 @@ def _cost(spent: Spent, cost: Cost) -> Floats:
     return spent.tokens if cost == "tokens" else spent.ms
 
 
-def _count_wanted(path: Path, hoped: int, design: Outcomes, aim: Aim) -> int | None:
-    """Questions, both halves, that would certify the step hoped for, or the first beyond full."""
-    step = path.steps[max(hoped, 1)]
-    spent = follow(step, path.enter_unseen, path.accept_unseen, design)
-    share = float(spent.losses(design).mean())
-    needed = count_samples(share, aim.risk, 1 - aim.confidence)
+def _count_wanted(
+    step: Step, path: Path, halves: tuple[Outcomes, Outcomes], aim: Aim
+) -> int | None:
+    """Images, both halves, that would certify the step; losses of both halves are told from."""
+    design, test = halves
+    unseen = follow(step, path.enter_unseen, path.accept_unseen, design)
+    tested = follow(step, *path.scores(test), test)
+    losses = design.by_unit(unseen.losses(design)), test.by_unit(tested.losses(test))
+    alone = design.one_question_each and test.one_question_each
+    needed = count_units(np.concatenate(losses), alone, aim)
+    if needed is not None and needed <= len(losses[1]):  # so many have not done: luck of the design
+        needed = count_units(losses[1], alone, aim)
     return None if needed is None else 2 * needed
+
+
+def count_units(losses: Floats, alone: bool, aim: Aim) -> int | None:
+    """How many images like these certify the risk in most draws of them; None if no number does.
+
+    Args:
+        losses: [images] mean loss of each.
+        alone: whether each has one question, so that losses are 0 or 1.
+    """
+    low, high = 0, _FEWEST_IMAGES
+    while not _mostly_certifies(losses, high, alone, aim):
+        low, high = high, 2 * high
+        if high > _MOST_UNITS:
+            return None
+    while high - low > max(1, high // 50):
+        middle = (low + high) // 2
+        passes = _mostly_certifies(losses, middle, alone, aim)
+        low, high = (low, middle) if passes else (middle, high)
+    return high
+
+
+def _mostly_certifies(losses: Floats, count: int, alone: bool, aim: Aim) -> bool:
+    """Whether `count` images, drawn from these with replacement, pass in `_POWER` of 200 draws."""
+    shares = losses.mean() + np.random.default_rng(0).standard_normal(200) * (
+        losses.std() / math.sqrt(count)
+    )
+    if alone:
+        wrong = np.random.default_rng(0).binomial(count, losses.mean(), 200)
+        shares = wrong / count
+    worst = float(np.quantile(shares.clip(0, 1), _POWER))  # p rises with the loss
+    if alone:
+        return binomial_p(math.ceil(worst * count - 1e-9), count, aim.risk) <= 1 - aim.confidence
+    return hoeffding_bentkus_p(worst, count, aim.risk) <= 1 - aim.confidence
 
 
 def _cases(controller: Controller, outcomes: Outcomes) -> list[Case]:

@@ -79,7 +79,8 @@ def _describe(found: Found) -> dict[str, Any]:
         "path": found.path,
         "certificate": msgspec.to_builtins(certificate),
         "rungs": [asdict(row) for row in found.rows],
-        "samples_wanted": found.samples_wanted,
+        "samples_wanted": found.samples_wanted,  # in pictures
+        "images": found.images,
     }
 
 
@@ -95,6 +96,11 @@ def _show(found: Found, aim: Aim) -> list[Table | str]:
     return [shown, _explain(found, aim)]
 
 
+def _have(found: Found) -> int:
+    """Pictures that are missing."""
+    return max(0, (found.samples_wanted or 0) - found.images)
+
+
 def _explain(found: Found, aim: Aim) -> str:
     promise = f"a risk of {100 * aim.risk:.3g} % with {100 * aim.confidence:.3g} % confidence"
     if found.controller is not None:
@@ -102,5 +108,8 @@ def _explain(found: Found, aim: Aim) -> str:
     if found.samples_wanted is None:
         why = "it loses too much on these questions for any number of samples"
     else:
-        why = f"about {found.samples_wanted} questions would certify it, were losses as here"
+        why = (
+            f"about {found.samples_wanted} pictures would certify it, {_have(found)} more than "
+            "here, were losses as here"
+        )
     return f"not certified for {promise}: {found.path}; {why}. The full rung goes on answering."

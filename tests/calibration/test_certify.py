@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetok import names
-from edgetok.calibration.certify import Aim, certify
+from edgetok.calibration.certify import Aim, certify, count_units
 from edgetok.calibration.outcomes import collect
 from edgetok.calibration.paths import Step, follow, propose
 from edgetok.calibration.records import Record, RungAnswer
 from edgetok.control import Certified
+from edgetok.control.certificate import binomial_p, hoeffding_bentkus_p
 from edgetok.control.certified import list_tried
 from edgetok.errors import InputError
 from edgetok.ladder import build_ladder
@@ -142,8 +143,39 @@ def test_cases_of_the_controller_repeat_its_decisions() -> None:
 def test_too_few_samples_say_how_many_would_do() -> None:
     found = certify(draw_records(60, 0), BUDGETS, Aim(risk=0.01), DIGEST, "ort")
     assert found.controller is None
-    assert found.samples_wanted is None or found.samples_wanted > 60
+    assert found.samples_wanted is None or found.samples_wanted > found.images == 60
     assert found.rows[-1].name == "576" and len(found.rows) == 3
+
+
+@pytest.mark.parametrize("per_image", [1, 4])
+@pytest.mark.parametrize("share", [0.005, 0.01])
+def test_as_many_images_as_it_says_certify_in_most_draws(per_image: int, share: float) -> None:
+    """Images are drawn afresh; a quarter of the number is too few."""
+    rng, aim = np.random.default_rng(1), Aim()
+
+    def draw(count: int) -> np.ndarray:
+        return rng.binomial(per_image, share, count) / per_image
+
+    def passes(count: int) -> float:
+        total = 0
+        for _ in range(300):
+            lost = draw(count)
+            p = (
+                binomial_p(round(lost.sum()), count, aim.risk)
+                if per_image == 1
+                else hoeffding_bentkus_p(lost.mean(), count, aim.risk)
+            )
+            total += p <= 1 - aim.confidence
+        return total / 300
+
+    wanted = count_units(draw(100_000), per_image == 1, aim)
+    assert wanted is not None
+    assert 0.7 < passes(wanted) < 0.92
+    assert passes(wanted // 4) < 0.5
+
+
+def test_too_many_losses_are_certified_by_no_number() -> None:
+    assert count_units(np.full(50, 0.02), False, Aim()) is None
 
 
 def test_questions_of_one_image_count_once() -> None:
