@@ -7,6 +7,9 @@ PyTorch, float32: the tower runs once per image, and all methods of one budget a
 questions in one batch (`packed.py`). How often that tells the same as generation with an exported
 bundle is checked on a sample and printed. A method that cannot meet a budget gets the largest one
 below it. `render.py` makes table and plot of the JSON.
+
+With `--methods`, those alone are measured, and the baselines; in a JSON that is there, of the same
+questions and weights, they replace their rows.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ from edgetok.methods import METHODS, TOWER_METHODS, Method, find_method
 
 BUDGETS = (192, 128, 64, 32)
 PER_IMAGE = 5  # one question of each kind
+BASELINES = ("random", "pool")
+NOT_CHECKED = "not checked"
 CHECKED = ("fastervlm", 64)  # the method and rung that are compared with generation
 Prompt = dict[str, Tensor]
 Outcomes = dict[tuple[str, int, int], list[bool]]  # of method, seed, budget: right or wrong
@@ -54,20 +59,45 @@ def main() -> None:
     options = common.arguments(
         __doc__, images=400, methods=known, seeds=(0, 1, 2), workers=2, check=100
     )
+    options.methods = tuple(dict.fromkeys([*options.methods, *BASELINES]))
     samples = common.demo_samples("evaluate", PER_IMAGE * options.images, PER_IMAGE)
     started = time.monotonic()
     outcomes = ask_all(options, samples)
     took = time.monotonic() - started
     rows = [score(key, right, outcomes, samples) for key, right in sorted(outcomes.items())]
     common.report(f"accuracy on {len(samples)} questions", [_flat(row) for row in rows], None)
-    agreement = check(options, samples, outcomes) if options.check else "not checked"
+    checked = options.check and CHECKED[0] in options.methods
+    agreement = check(options, samples, outcomes) if checked else NOT_CHECKED
     print(f"\nas generation with a bundle answers: {agreement}\n{took:.0f} s without that check")
     if options.json:
         result = {"title": f"{len(samples)} questions", "machine": common.facts()}
         weights = (options.model / "model.safetensors").read_bytes()
         result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
         result |= {"agreement": agreement, "rows": rows}
+        if options.json.exists() and set(options.methods) != set(known):
+            result = merge(json.loads(options.json.read_text()), result)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def merge(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """A report with the rows that were found in place of those of the same methods.
+
+    Raises:
+        SystemExit: if they are of other questions or weights, and so do not compare.
+    """
+    for fact in ("title", "weights_sha256"):
+        if before[fact] != found[fact]:
+            raise SystemExit(
+                f"the report there has {fact} {before[fact]!r}, this run {found[fact]!r}: "
+                "give --images as it was measured with, or another --json"
+            )
+    new = {row["method"] for row in found["rows"]}
+    rows = [*(row for row in before["rows"] if row["method"] not in new), *found["rows"]]
+    rows.sort(key=lambda row: (row["method"], row["seed"], row["tokens"]))
+    agreement = found["agreement"]
+    if agreement == NOT_CHECKED:
+        agreement = before["agreement"]
+    return {**found, "agreement": agreement, "rows": rows}
 
 
 # --- asking --------------------------------------------------------------------------------------
@@ -279,7 +309,7 @@ def score(
     row: dict[str, Any] = {"method": method, "seed": seed, "tokens": budget}
     row["all"] = _interval(right)
     row["kinds"] = {kind: _interval(by_kind[kind]) for kind in sorted(by_kind)}
-    for baseline in ("random", "pool"):
+    for baseline in BASELINES:
         rivals = [o for (m, _, b), o in outcomes.items() if (m, b) == (baseline, budget)]
         if rivals and method != baseline:
             best = max(rivals, key=sum)  # of the seeds, the one that is hardest to beat
@@ -300,7 +330,7 @@ def _count(mine: Sequence[bool], other: Sequence[bool]) -> int:
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     shares = {"all": row["all"], **row["kinds"]}
     flat = {name: round(100 * s["right"] / s["of"], 1) for name, s in shares.items()}
-    tests = {f"p against {b}": row[b]["p"] for b in ("random", "pool") if b in row}
+    tests = {f"p against {b}": row[b]["p"] for b in BASELINES if b in row}
     return {name: row[name] for name in ("method", "seed", "tokens")} | flat | tests
 
 
