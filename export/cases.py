@@ -16,6 +16,8 @@ from edgetok.bundle.processor import PromptPlan
 from edgetok.calibration.samples import Sample
 from edgetok.errors import InputError
 from edgetok.families.parts import Parts
+from edgetok.families.tokenizer import open_tokenizer
+from edgetok.text.prompt import strip_text
 
 SYNTHETIC_PROMPT = "What is in the picture?"
 
@@ -48,7 +50,7 @@ def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
         InputError: if an image cannot be read.
     """
     processor = parts.open_processor(parts.path)
-    tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
+    tokenizer = open_tokenizer(parts.path).backend_tokenizer
     cases = []
     for number, sample in enumerate(samples):
         shown = [samples[(number + i) % len(samples)] for i in range(parts.vision.pictures)]
@@ -75,7 +77,8 @@ def find_question(plan: PromptPlan, tokenizer: Tokenizer, user_text: str) -> ran
     """Places of the tokens that hold a character of the user's text, before and after as one."""
     halves, (side, start) = _render_halves(plan, tokenizer, user_text)
     before, after = (tokenizer.encode(half, add_special_tokens=False) for half in halves)
-    characters = range(start, start + len(user_text))
+    strip = next(s.strip for s in plan.segments if s.slot == "user")
+    characters = range(start, start + len(strip_text(user_text, strip)))
     spans = (before, after)[side].offsets
     places = [i for i, span in enumerate(spans) if set(range(*span)) & set(characters)]
     skipped = len(before.ids) if side else 0
@@ -93,7 +96,7 @@ def _render_halves(
             halves.append("")
         elif segment.slot == "user":
             place = len(halves) - 1, len(halves[-1])
-            halves[-1] += user_text
+            halves[-1] += strip_text(user_text, segment.strip)
         elif segment.text is not None:
             halves[-1] += segment.text
         else:
@@ -121,7 +124,7 @@ def synthetic_pictures(count: int, side_px: int = 256) -> list[Image.Image]:
 def synthetic_cases(parts: Parts, count: int) -> list[Case]:
     """Cases for an export that was given no samples; they check graphs, not quality."""
     processor = parts.open_processor(parts.path)
-    tokenizer = Tokenizer.from_file(str(parts.path / "tokenizer.json"))
+    tokenizer = open_tokenizer(parts.path).backend_tokenizer
     before, after = split_prompt(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
     question = find_question(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
     cases, several = [], parts.vision.pictures

@@ -36,6 +36,7 @@ from edgetok.families import open_model
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint, require_tokenizer
 from edgetok.families.encoders import is_encoder
 from edgetok.families.parts import Parts
+from edgetok.families.tokenizer import write_tokenizer
 from edgetok.ladder import Ladder
 from edgetok.methods import Method, find_method
 from edgetok.options import fill
@@ -192,7 +193,7 @@ def _write_answers(
     parts = plan.parts
     writer.write(IMAGE_FILE, encode_strict(parts.image))
     writer.write(PROMPT_FILE, encode_strict(parts.prompt))
-    writer.write(TOKENIZER_FILE, (parts.path / "tokenizer.json").read_bytes())
+    writer.write(TOKENIZER_FILE, write_tokenizer(parts.path))
     reference = Reference(parts, plan.method)
     write_golden(writer, reference, sessions, plan.ladder, plan.cases[:GOLDEN_CASES])
     writer.write("reports/parity.json", encode_strict(report))

@@ -15,7 +15,7 @@ from edgetok.bundle.processor import (
 from edgetok.bundle.reader import Bundle
 from edgetok.runtimes.images.preprocess import ImageInput, preprocess
 from edgetok.runtimes.runtime.protocol import FloatArray
-from edgetok.runtimes.text.prompt import (
+from edgetok.text.prompt import (
     Prompt,
     TextTokenizer,
     encode_prompt,
@@ -36,9 +36,9 @@ class Processor:
         """Pixels [1, 3, h, w]; see `preprocess.preprocess`."""
         return preprocess(image, self.image)
 
-    def encode(self, user_text: str) -> Prompt:
+    def encode(self, user_text: str, system: str | None = None) -> Prompt:
         """Token ids around the image; see `prompt.encode_prompt`."""
-        return encode_prompt(self.prompt, self.tokenizer, user_text)
+        return encode_prompt(self.prompt, self.tokenizer, user_text, system)
 
     def encode_turn(self, user_text: str) -> tuple[int, ...]:
         """Token ids of a later turn; see `prompt.encode_turn`."""

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 GROUND = {"errors", "limits", "ladder", "names", "options", "rules", "scratch", "tokens", "version"}
-TOOLS = {"methods", "prefill", "kv", "families", "bundle", "control", "engines"}
+TOOLS = {"methods", "prefill", "kv", "families", "bundle", "text", "control", "engines"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
 MAY_KNOW: dict[str, set[str]] = {
@@ -30,7 +30,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "methods": GROUND,
     "prefill": GROUND,
     "kv": GROUND,
-    "families": GROUND | {"bundle"},  # the image and prompt plans that a bundle holds
+    # The plans that a bundle holds, and the code that reads them on a device.
+    "families": GROUND | {"bundle", "text"},
+    "text": {"errors", "limits", "bundle"},
     "bundle": GROUND - {"tokens"},
     "control": GROUND - {"tokens"},
     "engines": GROUND - {"tokens"} | {"bundle", "control"},  # the user's cache directory
@@ -43,6 +45,7 @@ REAL_FOLDERS = {"export", "runtimes", "calibration", "cli"}  # the others lie in
 LIGHT_PACKAGES = (
     "runtimes",
     "bundle",
+    "text",
     "control",
     "engines",
     "cli",

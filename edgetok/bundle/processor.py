@@ -52,15 +52,18 @@ class ImagePlan(Struct, frozen=True):
 
 
 class Segment(Struct, frozen=True):
-    """A piece of the rendered prompt; exactly one field is set.
+    """A piece of the rendered prompt; exactly one of `ids`, `text` and `slot` is set.
 
     `ids`: control tokens of the template; `text`: literal text of the template, tokenized together
-    with its neighbours; `slot`: "image" (visual tokens) or "user" (the user's own text).
+    with its neighbours; `slot`: "image" (visual tokens), or "user" or "system" (a text that is
+    given with the question). `strip`: the sides at which a given text loses its white space, or
+    at which a control token takes the white space of the text beside it.
     """
 
     ids: list[Count] | None = None
     text: str | None = None
-    slot: Literal["image", "user"] | None = None
+    slot: Literal["image", "user", "system"] | None = None
+    strip: Literal["left", "right", "both"] | None = None
 
 
 class PromptPlan(Struct, frozen=True):
@@ -68,12 +71,17 @@ class PromptPlan(Struct, frozen=True):
 
     `turn` is what follows an answer (of which the stop token is no part) up to the next one: the
     end of the answer, and a turn of the user. None where the template writes earlier turns anew
-    when later ones come, so that nothing can simply be put after them.
+    when later ones come, so that nothing can simply be put after them. `system` stands in place of
+    `segments` where a system message is given; None where the template takes none.
+    `starts_with_text`: whether the first literal text begins the prompt, as tokenizers that put a
+    space before the first word want to know; control tokens may be put before it all the same.
     """
 
     segments: list[Segment]
     forbidden_ids: list[Count]  # control tokens that user text must never produce
     turn: list[Segment] | None = None
+    system: list[Segment] | None = None
+    starts_with_text: bool = True
 
 
 def parse_image_plan(data: bytes) -> ImagePlan:
@@ -110,20 +118,22 @@ def parse_prompt_plan(data: bytes) -> PromptPlan:
             latter.
     """
     plan = decode_strict(data, PromptPlan, PROMPT_FILE, limits.PROCESSOR_BYTES)
-    _require_segments("segments", plan.segments, images=1)
+    _require_segments("segments", plan.segments, {"image": 1, "user": 1, "system": 0})
     if plan.turn is not None:
-        _require_segments("turn", plan.turn, images=0)
+        _require_segments("turn", plan.turn, {"image": 0, "user": 1, "system": 0})
+    if plan.system is not None:
+        _require_segments("system", plan.system, {"image": 1, "user": 1, "system": 1})
     return plan
 
 
-def _require_segments(field: str, segments: list[Segment], *, images: int) -> None:
+def _require_segments(field: str, segments: list[Segment], slots: dict[str, int]) -> None:
     for index, segment in enumerate(segments):
         fields = (segment.ids, segment.text, segment.slot)
         if sum(each is not None for each in fields) != 1:
             raise BundleError(
                 f"{PROMPT_FILE}: $.{field}[{index}] must set exactly one of ids, text and slot"
             )
-    for slot, allowed in (("image", images), ("user", 1)):
+    for slot, allowed in slots.items():
         places = sum(segment.slot == slot for segment in segments)
         if places != allowed:
             raise BundleError(

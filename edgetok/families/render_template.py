@@ -1,48 +1,42 @@
-"""Renders one chat template, read as JSON from standard input, with conversations of one turn and
-more; run as a process of its own."""
+"""Renders a chat template with conversations, as JSON from standard input to standard output.
+
+Run as a process of its own, since a template is a program that came with a checkpoint.
+"""
 
 from __future__ import annotations
 
 import json
 import resource
+import signal
 import sys
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any
 
-_MEMORY_BYTES = 1 << 30  # Jinja itself needs 50 MB; a template that wants more is hostile
-
-
-def render(template: str, variables: dict[str, Any]) -> str:
-    """Render with the settings of `transformers`, in Jinja's immutable sandbox."""
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> NoReturn:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.globals["raise_exception"] = raise_exception
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment.from_string(template).render(**variables)
+_MEMORY_BYTES = 1 << 30  # transformers and Jinja need 200 MB; a template that wants more is hostile
 
 
 def main() -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     request = json.loads(sys.stdin.buffer.read())
-    template, variables = request["template"], request["variables"]
-    first, *longer = ({**variables, "messages": turns} for turns in request["conversations"])
-    rendered = [render(template, first), *(_try(template, turns) for turns in longer)]
-    sys.stdout.buffer.write(json.dumps(rendered).encode())
+    signal.alarm(request["seconds"])  # ends the process, whatever the template is doing
+    render = partial(
+        render_jinja_template,
+        chat_template=request["template"],
+        add_generation_prompt=True,
+        **request["variables"],
+    )
+    answers = [_try(render, conversation) for conversation in request["conversations"]]
+    sys.stdout.buffer.write(json.dumps(answers).encode())
 
 
-def _try(template: str, variables: dict[str, Any]) -> str | None:
-    """A conversation of several turns, which a template may well refuse."""
+def _try(render: Any, conversation: Any) -> dict[str, str]:
+    """The text, or why there is none: a template may well refuse a conversation."""
     try:
-        return render(template, variables)
-    except Exception:  # whatever a template raises, it does not know such conversations
-        return None
+        return {"text": render(conversations=[conversation])[0][0]}
+    except Exception as error:  # whatever a template raises
+        return {"error": f"{type(error).__name__}: {error}"[:300]}
 
 
 if __name__ == "__main__":

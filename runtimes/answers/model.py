@@ -28,8 +28,8 @@ from edgetok.runtimes.images.preprocess import ImageInput
 from edgetok.runtimes.images.several import Pictures, require_weights
 from edgetok.runtimes.processor import Processor
 from edgetok.runtimes.runtime.protocol import FloatArray, Runtime, VisualTokens
-from edgetok.runtimes.text.prompt import Prompt, require_prompt_fits
 from edgetok.runtimes.text.sampling import Sampling
+from edgetok.text.prompt import Prompt, require_prompt_fits
 
 
 class Model:

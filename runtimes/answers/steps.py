@@ -25,8 +25,8 @@ from edgetok.runtimes.runtime.protocol import (
     VisualTokens,
 )
 from edgetok.runtimes.runtime.reuse import PromptRows, embed_rows, fill
-from edgetok.runtimes.text.prompt import Detokenizer, Prompt, require_prompt_fits
 from edgetok.runtimes.text.sampling import Sampler
+from edgetok.text.prompt import Detokenizer, Prompt, require_prompt_fits
 
 
 @dataclass(frozen=True, slots=True)

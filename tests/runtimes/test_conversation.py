@@ -15,7 +15,7 @@ from edgetok.errors import BundleError, InputError, UsageError
 from edgetok.runtimes.answers.conversation import Conversation, Turn
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.load import load
-from edgetok.runtimes.text.prompt import encode_turn
+from edgetok.text.prompt import encode_turn
 
 SLOTS = 200
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from edgetok import limits
 from edgetok.bundle.processor import PromptPlan, Segment
 from edgetok.errors import BundleError, InputError, UsageError
-from edgetok.runtimes.text.prompt import (
+from edgetok.text.prompt import (
     Detokenizer,
     Prompt,
     TextTokenizer,

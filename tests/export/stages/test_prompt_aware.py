@@ -22,8 +22,8 @@ from edgetok.export.pipeline import export_model
 from edgetok.families import open_model
 from edgetok.methods import METHODS
 from edgetok.runtimes.processor import read_processor
-from edgetok.runtimes.text.prompt import encode_prompt
 from edgetok.runtimes.verify import verify
+from edgetok.text.prompt import encode_prompt
 
 TEXTS = ["What is in the picture?", " a  circle\n", "é画", "?", "", "red red red"]
 PHOTO = np.random.default_rng(3).integers(0, 255, (40, 40, 3), dtype=np.uint8)

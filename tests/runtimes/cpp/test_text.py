@@ -26,7 +26,7 @@ from edgetok import limits
 from edgetok.bundle.processor import PROMPT_FILE, TOKENIZER_FILE, PromptPlan, Segment
 from edgetok.bundle.strict import encode_strict
 from edgetok.errors import InputError
-from edgetok.runtimes.text.prompt import Detokenizer, encode_prompt, encode_turn, load_tokenizer
+from edgetok.text.prompt import Detokenizer, encode_prompt, encode_turn, load_tokenizer
 
 ROOT = Path(__file__).parents[3]
 UNICODE = ROOT / "runtimes/cpp/src/tokenizer/unicode14.hpp"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
@@ -13,7 +13,13 @@ from edgetok import limits
 from edgetok.bundle.processor import PromptPlan, Segment
 from edgetok.errors import BundleError, InputError, UsageError
 
+Strip = Literal["left", "right", "both"] | None
 _REPLACEMENT = "\ufffd"  # what decoders print for a cut UTF-8 character
+# What control tokens take away: Unicode's White_Space, of which Python's own `strip` takes more.
+_WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,39 +102,32 @@ def load_tokenizer(data: bytes) -> TextTokenizer:
         ) from error
 
 
-def encode_prompt(plan: PromptPlan, tokenizer: TextTokenizer, user_text: str) -> Prompt:
+def encode_prompt(
+    plan: PromptPlan, tokenizer: TextTokenizer, user_text: str, system: str | None = None
+) -> Prompt:
     """Render the prompt plan around the user's text.
 
-    Literal text and user text that touch are tokenized together, so that the ids equal those of
+    Literal text and given text that touch are tokenized together, so that the ids equal those of
     the rendered template; special tokens come from the plan only.
 
+    Args:
+        system: what the model is told beside the question; None leaves what the template says by
+            itself.
+
     Raises:
-        InputError: if the text is too long, is no valid Unicode or yields a control token.
+        InputError: if a text is too long, is no valid Unicode or yields a control token.
+        UsageError: if the model's chat template takes no system message.
     """
-    _require_text(user_text)
-    sides: list[list[int]] = [[]]
-    pending = ""
-    first = True
-    user_at: int | None = None  # where the user's text begins in `pending`
-    question = range(0)
-    for segment in [*plan.segments, Segment(ids=[])]:  # the last one flushes
-        if segment.text is not None or segment.slot == "user":
-            user_at = len(pending) if segment.text is None else user_at
-            pending += user_text if segment.text is None else segment.text
-            continue
-        if pending:
-            found = _encode_text(plan, tokenizer, pending, first)
-            if user_at is not None:
-                question = _find_question(found, user_at, user_text, sum(map(len, sides)))
-            sides[-1] += found.ids
-            pending, first, user_at = "", False, None
-        sides[-1] += segment.ids or []
-        if segment.slot == "image":
-            sides.append([])
-            first = False
-    if len(sides) != 2:
-        raise BundleError(f"the prompt has {len(sides) - 1} image slots instead of 1; export again")
-    return Prompt(tuple(sides[0]), tuple(sides[1]), question)
+    segments = plan.segments if system is None else plan.system
+    if segments is None:
+        raise UsageError(
+            "this model's chat template takes no system message; put it before the question"
+        )
+    texts = {"user": user_text} if system is None else {"user": user_text, "system": system}
+    images = sum(segment.slot == "image" for segment in segments)
+    if images != 1:
+        raise BundleError(f"the prompt has {images} image slots instead of 1; export again")
+    return _Writer(plan, tokenizer, texts, starts=plan.starts_with_text).write(segments)
 
 
 def encode_turn(plan: PromptPlan, tokenizer: TextTokenizer, user_text: str) -> tuple[int, ...]:
@@ -143,26 +142,84 @@ def encode_turn(plan: PromptPlan, tokenizer: TextTokenizer, user_text: str) -> t
             "this model's chat template writes earlier turns anew when later ones come, so this "
             "bundle has no conversations; ask single questions"
         )
-    _require_text(user_text)
-    ids: list[int] = []
-    pending = ""
-    for segment in [*plan.turn, Segment(ids=[])]:  # the last one flushes
-        if segment.ids is None:
-            pending += user_text if segment.text is None else segment.text
-            continue
-        if pending:
-            ids += _encode_text(plan, tokenizer, pending, first=False).ids
-            pending = ""
-        ids += segment.ids
-    return tuple(ids)
+    return _Writer(plan, tokenizer, {"user": user_text}, starts=False).write(plan.turn).before
 
 
-def _find_question(found: Tokens, start: int, user_text: str, skipped: int) -> range:
-    """Places of the user's text, which starts at character `start`, after `skipped` tokens."""
-    if not user_text:
+def strip_text(text: str, strip: Strip) -> str:
+    """What a template leaves of a text whose ends it strips, as Python does it."""
+    if strip in ("left", "both"):
+        text = text.lstrip()
+    return text.rstrip() if strip in ("right", "both") else text
+
+
+class _Writer:
+    """Writes segments as ids; text that touches is kept until a control token or an image comes.
+
+    Args:
+        texts: by slot, what is given beside the plan.
+        starts: whether the first text begins the prompt.
+    """
+
+    def __init__(
+        self, plan: PromptPlan, tokenizer: TextTokenizer, texts: Mapping[str, str], *, starts: bool
+    ) -> None:
+        for text in texts.values():
+            _require_text(text)
+        self._plan, self._tokenizer, self._texts, self._first = plan, tokenizer, texts, starts
+        self._sides: list[list[int]] = [[]]
+        self._pending = ""
+        self._user: range | None = None  # where the user's text is in what is pending
+        self._takes_space = False  # whether the last control token does, of what stands behind it
+        self._question = range(0)
+
+    def write(self, segments: Sequence[Segment]) -> Prompt:
+        for segment in segments:
+            if segment.text is not None:
+                self._pending += segment.text
+            elif segment.slot in self._texts:
+                self._give(segment)
+            else:
+                self._flush(segment.strip in ("left", "both"))
+                self._sides[-1] += segment.ids or []
+                if segment.slot == "image":
+                    self._sides.append([])
+                    self._first = False
+                self._takes_space = segment.strip in ("right", "both")
+        self._flush(takes_space=False)
+        before, after = (*self._sides, [])[:2]
+        return Prompt(tuple(before), tuple(after), self._question)
+
+    def _give(self, segment: Segment) -> None:
+        text = strip_text(self._texts[segment.slot or ""], segment.strip)
+        if segment.slot == "user":
+            self._user = range(len(self._pending), len(self._pending) + len(text))
+        self._pending += text
+
+    def _flush(self, takes_space: bool) -> None:
+        """Write what is pending before a control token, which may take the white space there."""
+        text, user = self._pending, self._user
+        if self._takes_space and text:
+            text = text.lstrip(_WHITE_SPACE)
+        removed = len(self._pending) - len(text)
+        text = text.rstrip(_WHITE_SPACE) if takes_space else text
+        self._pending, self._user = "", None
+        if not text:
+            return
+        found = _encode_text(self._plan, self._tokenizer, text, self._first)
+        if user is not None:
+            start, stop = (min(max(at - removed, 0), len(text)) for at in (user.start, user.stop))
+            skipped = sum(map(len, self._sides))
+            self._question = _find_question(found, start, stop, skipped)
+        self._sides[-1] += found.ids
+        self._first = False
+
+
+def _find_question(found: Tokens, start: int, stop: int, skipped: int) -> range:
+    """Places of the user's text, characters `start` to `stop`, after `skipped` tokens."""
+    if start == stop:
         return range(0)
     first = found.count_before(start)
-    last = len(found.ids) - found.count_from(start + len(user_text))
+    last = len(found.ids) - found.count_from(stop)
     return range(skipped + first, skipped + max(first, last))
 
 

@@ -1,0 +1,1 @@
+"""Prompts and answers as token ids, alike at export and on the device."""
