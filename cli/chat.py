@@ -28,6 +28,9 @@ def chat_command(
         list[Path],
         typer.Argument(metavar="IMAGE...", help="JPEG, PNG or WebP; all pictures of the prompt."),
     ],
+    system: Annotated[
+        str | None, typer.Option(help="A system message, where the chat template takes one.")
+    ] = None,
     budget: Annotated[
         int | None, typer.Option(help="This many visual tokens; the largest rung if left out.")
     ] = None,
@@ -57,7 +60,7 @@ def chat_command(
 
     Example: printf 'What does it say?\\nWhich colour is it?\\n' | edgetok chat out.bundle sign.png
     """
-    talk = _begin(bundle, image, budget, device, threads, as_json)
+    talk = _begin(bundle, image, system, budget, device, threads, as_json)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     turns = []
     at_terminal = is_terminal()
@@ -79,6 +82,7 @@ def chat_command(
 def _begin(
     bundle: Path,
     image: list[Path],
+    system: str | None,
     budget: int | None,
     device: str,
     threads: int | None,
@@ -92,7 +96,8 @@ def _begin(
         budgets = None if budget is None else (budget,)
         model = load(bundle, device=device, budgets=budgets, threads=threads)
         progress("looking", 0.5)
-        return model.converse(model.encode(image, budget=budget), budget=budget)
+        encoded = model.encode(image, budget=budget)
+        return model.converse(encoded, system=system, budget=budget)
 
 
 def _answer(talk: Conversation, question: str, options: dict[str, Any], as_json: bool) -> Answer:

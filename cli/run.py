@@ -63,7 +63,7 @@ def run_command(bundle: BundleDir, asked: RunOptions, as_json: Json = False) -> 
     if asked.trace is not None:
         differs = None
         if auditor is not None:
-            differs = auditor.differs(pictures, prompt, answer, asked.frame_weights)
+            differs = auditor.differs(pictures, prompt, answer, asked.frame_weights, asked.system)
         _note(asked.trace, model, answer, differs)
     memory_mib = _measure_memory_mib()
     if as_json or not asked.stream:
@@ -82,6 +82,7 @@ def _ask(model: Model, pictures: Collection[ImageInput], prompt: str, asked: Run
         max_energy_j=asked.max_energy_j,
         signal=asked.signal,
         weights=asked.frame_weights,
+        system=asked.system,
         max_new_tokens=asked.max_new_tokens,
         temperature=asked.temperature,
         top_p=asked.top_p,

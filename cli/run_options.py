@@ -26,6 +26,11 @@ class RunOptions:
     prompt: str | None = option(
         None, "The question, for bundles with a language model.", typer={"metavar": "TEXT"}
     )
+    system: str | None = option(
+        None,
+        "A system message, where the model's chat template takes one.",
+        typer={"metavar": "TEXT"},
+    )
     image: list[str] | None = option(
         None,
         "JPEG, PNG or WebP; - reads standard input. Once for each picture of a prompt.",

@@ -55,11 +55,14 @@ class Auditor:
         prompt: str,
         answer: Answer,
         weights: Sequence[float] | None = None,
+        system: str | None = None,
     ) -> bool | None:
         """Whether the full rung answers otherwise; None where this answer is not audited."""
         if self._chance() >= self._share:
             return None
         if answer.budget == self._full:
             return False
-        full = self._model.generate(image, prompt, budget=self._full, weights=weights)
+        full = self._model.generate(
+            image, prompt, budget=self._full, weights=weights, system=system
+        )
         return normalise(full.text) != normalise(answer.text)

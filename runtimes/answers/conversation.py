@@ -47,12 +47,20 @@ class Conversation:
         session: answers; those of a model for itself and all of its conversations.
         image: what is talked about.
         policy: chooses the rung, at the first turn.
+        system: what the model is told before the first turn.
     """
 
-    def __init__(self, session: Session, image: Pictures | EncodedImage, policy: Policy) -> None:
+    def __init__(
+        self,
+        session: Session,
+        image: Pictures | EncodedImage,
+        policy: Policy,
+        system: str | None = None,
+    ) -> None:
         self._session = session
         self._image = image
         self._policy = policy
+        self._system = system
         self._past: _Past | None = None
 
     @property
@@ -86,7 +94,8 @@ class Conversation:
                 no room for the question.
         """
         asked = self._session.steps.runtime.manifest.generation
-        request, progress = Request.of(self._policy, options, asked), self._session.progress()
+        request = Request.of(self._policy, options, asked, system=self._system)
+        progress = self._session.progress()
         return Stream(self._run(text, request, progress), progress)
 
     def _run(self, text: str, request: Request, progress: Progress) -> Generator[str, None, None]:

@@ -117,7 +117,8 @@ class Model:
         choice, rest = Choice.split(options)
         policy = self._chooser.policy(choice, rest.get("temperature", 0.0))
         weights = require_weights(self.manifest, rest.pop("weights", None))
-        request = Request.of(policy, rest, self.manifest.generation, weights)
+        system = rest.pop("system", None)
+        request = Request.of(policy, rest, self.manifest.generation, weights, system)
         progress = self._session.progress()
         return Stream(self._run(image, prompt, request, progress), progress)
 
@@ -161,7 +162,11 @@ class Model:
             return steps.compress(encoded, rung, tokens, watch)
 
     def converse(
-        self, image: Pictures | EncodedImage, **options: Unpack[ChoiceOptions]
+        self,
+        image: Pictures | EncodedImage,
+        *,
+        system: str | None = None,
+        **options: Unpack[ChoiceOptions],
     ) -> Conversation:
         """Talk about an image in several turns; nothing runs before the first question.
 
@@ -170,11 +175,12 @@ class Model:
 
         Raises:
             UsageError: for options that are out of range or contradict each other, or if the
-                model's chat template has no later turns.
+                model's chat template has no later turns, or takes no system message.
         """
         policy = self._chooser.policy(Choice(**options), certified=False)
         self.processor.encode_turn("")  # says whether there can be a second turn
-        return Conversation(self._session, image, policy)
+        self.processor.encode("", system)  # and this, whether there can be a system message
+        return Conversation(self._session, image, policy, system)
 
     def forget(self) -> None:
         """Have the next answer computed from its first row on, for the measure of it.

@@ -72,9 +72,11 @@ class AnswerOptions(ChoiceOptions, TurnOptions, total=False):
 
     Keys:
         weights: of each image, by which some methods divide the budget; all alike when None.
+        system: what the model is told beside the question, where its template takes that.
     """
 
     weights: Sequence[float] | None
+    system: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class Request:
     sampling: Sampling
     max_new_tokens: int | None = None  # None: as many as the rung was exported for
     weights: FloatArray | None = None  # of the images; None: all alike
+    system: str | None = None
 
     @classmethod
     def of(
@@ -175,6 +178,7 @@ class Request:
         options: Mapping[str, Any],
         asked: Generation | None = None,
         weights: FloatArray | None = None,
+        system: str | None = None,
     ) -> Request:
         """The same from `TurnOptions`; `asked` is what the checkpoint asks for.
 
@@ -185,7 +189,7 @@ class Request:
         sampling = dict(options)
         count = sampling.pop("max_new_tokens", None)
         chosen = Sampling(**sampling, asked=asked or Generation())
-        return cls(policy, chosen, count, weights)
+        return cls(policy, chosen, count, weights, system)
 
     def __post_init__(self) -> None:
         count = self.max_new_tokens

@@ -61,7 +61,7 @@ class Pipeline:
         """The prompt and the encoded image, after which the rung is chosen; errors as in `open`."""
         watch, runtime = progress.watch, self.runtime
         with watch.measure("tokenize"):
-            prompt = self.processor.encode(text)
+            prompt = self.processor.encode(text, request.system)
         progress.prompt_tokens = prompt.tokens
         progress.question = prompt.question_ids
         require_prompt_fits(prompt, max(rung.prompt_tokens for rung in runtime.ladder))

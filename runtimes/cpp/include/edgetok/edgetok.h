@@ -299,6 +299,10 @@ EDGETOK_API void edgetok_text_free(edgetok_text* text);
  * ordinary characters. */
 EDGETOK_API edgetok_status edgetok_text_encode(const edgetok_text* text, const char* question, size_t bytes,
                                                edgetok_question** out);
+/* The same with a system message before it. EDGETOK_USAGE where the chat template takes none. */
+EDGETOK_API edgetok_status edgetok_text_encode_with_system(const edgetok_text* text, const char* system,
+                                                           size_t system_bytes, const char* question, size_t bytes,
+                                                           edgetok_question** out);
 /* What stands between an answer, without its stop token, and the answer to this question: all of it in
  * `after` of the prompt. EDGETOK_USAGE where the chat template has no later turns. */
 EDGETOK_API edgetok_status edgetok_text_encode_turn(const edgetok_text* text, const char* question, size_t bytes,

@@ -209,6 +209,13 @@ class Text {
 
   Prompt encode(const std::string& question) const { return encode_by(edgetok_text_encode, question); }
 
+  Prompt encode(const std::string& question, const std::string& system) const {
+    const auto encode = [&](const edgetok_text* text, const char* asked, std::size_t bytes, edgetok_question** out) {
+      return edgetok_text_encode_with_system(text, system.data(), system.size(), asked, bytes, out);
+    };
+    return encode_by(encode, question);
+  }
+
   // Between an answer, without its stop token, and the answer to this question.
   std::vector<std::int64_t> encode_turn(const std::string& question) const {
     return encode_by(edgetok_text_encode_turn, question).after;

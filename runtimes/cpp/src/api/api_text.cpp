@@ -70,6 +70,16 @@ edgetok_status edgetok_text_encode(const edgetok_text* text, const char* questio
   });
 }
 
+edgetok_status edgetok_text_encode_with_system(const edgetok_text* text, const char* system, size_t system_bytes,
+                                               const char* question, size_t bytes, edgetok_question** out) {
+  return guarded([&] {
+    require(out, "out") = nullptr;
+    const auto& t = require(text, "text");
+    const std::string told = read_text(system, system_bytes);
+    *out = new edgetok_question{edgetok_impl::encode_prompt(t.plan, *t.tokenizer, read_text(question, bytes), &told)};
+  });
+}
+
 edgetok_status edgetok_text_encode_turn(const edgetok_text* text, const char* question, size_t bytes,
                                         edgetok_question** out) {
   return guarded([&] {

@@ -229,7 +229,8 @@ const Schema* segment_schema() {
   static const Schema* const made = object({
       {"ids", nullable(list(integer(0, 9007199254740992))), Value(nullptr)},
       {"text", nullable(text("", 0, SIZE_MAX)), Value(nullptr)},
-      {"slot", nullable(choice({"image", "user"})), Value(nullptr)},
+      {"slot", nullable(choice({"image", "system", "user"})), Value(nullptr)},
+      {"strip", nullable(choice({"both", "left", "right"})), Value(nullptr)},
   });
   return made;
 }
@@ -309,6 +310,8 @@ const Schema* prompt_plan_schema() {
       {"segments", list(segment_schema()), {}},
       {"forbidden_ids", list(integer(0, 9007199254740992)), {}},
       {"turn", nullable(list(segment_schema())), Value(nullptr)},
+      {"system", nullable(list(segment_schema())), Value(nullptr)},
+      {"starts_with_text", boolean(), Value(true)},
   });
   return made;
 }

@@ -12,25 +12,29 @@ namespace edgetok_impl {
 
 // A piece of the rendered chat template.
 struct Segment {
-  enum class Kind { ids, text, image, user };
+  enum class Kind { ids, text, image, user, system };
   Kind kind = Kind::ids;
   Ids ids;
   std::string text;
+  bool strips_left = false, strips_right = false;  // of white space: a given text's own ends, or a token's neighbours'
 };
 
 // processor/prompt.json.
 struct PromptPlan {
   std::vector<Segment> segments, turn;  // `turn` is empty where later turns are not simply put behind
+  std::vector<Segment> system;          // in place of `segments` with a system message; empty where there can be none
+  bool starts_with_text = true;
   std::set<std::int64_t> forbidden;     // control tokens that no text may give
 };
 
 // Throws Error(bundle) if it is malformed.
 PromptPlan parse_prompt_plan(const std::string& bytes);
 
-// Renders the plan around the user's text. Literal text and user text that touch are encoded together;
+// Renders the plan around the user's text and, if it is not null, a system message. Literal text and user text that touch are encoded together;
 // special tokens come from the plan only. Throws Error(input) for a text that is too long, no UTF-8,
-// or gives a control token.
-Prompt encode_prompt(const PromptPlan& plan, const TextTokenizer& tokenizer, const std::string& user_text);
+// or gives a control token, and Error(usage) where the chat template takes no system message.
+Prompt encode_prompt(const PromptPlan& plan, const TextTokenizer& tokenizer, const std::string& user_text,
+                     const std::string* system = nullptr);
 
 // What stands between an answer without its stop token and the next answer. Throws Error(usage) where
 // the chat template has no later turns.
