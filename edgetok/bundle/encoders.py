@@ -16,6 +16,8 @@ from edgetok.bundle.strict import Positive, Struct
 Task = Literal["classify", "embed", "similarity", "depth", "segment"]
 LABELLED = ("classify", "segment")  # tasks whose outputs have a channel per class
 
+Scores = Literal["softmax", "sigmoid", "none"]  # of logits, as Hugging Face's pipeline has them
+
 Label = Annotated[str, msgspec.Meta(max_length=1024)]
 
 
@@ -44,7 +46,8 @@ class EncoderManifest(Struct, frozen=True):
     """Everything a runtime needs to open the bundle; see docs/bundle-format.md.
 
     `output` is what every `encode` graph gives beside `kept` and `sizes`. `labels` name the
-    channels of its second dimension where the task has classes, and are empty elsewhere.
+    channels of its second dimension where the task has classes, and are empty elsewhere. `scores`
+    is what becomes of a classifier's logits; `none` is of regression.
     """
 
     format_version: Literal[1]
@@ -60,3 +63,4 @@ class EncoderManifest(Struct, frozen=True):
     text: TextSide | None
     stages: Annotated[list[Stage], msgspec.Meta(min_length=1, max_length=512)]
     files: dict[Path, File]
+    scores: Scores = "softmax"

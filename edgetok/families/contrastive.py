@@ -20,6 +20,7 @@ from edgetok.families.encoder_parts import (
     EncoderParts,
     TextEncoder,
     embed_patches,
+    find_scores,
     find_tower,
     grid_of,
     list_labels,
@@ -102,6 +103,7 @@ def _finish(
         image=image.plan,
         process=image.process,
         labels=list_labels(model.config) if task == "classify" else (),
+        scores=find_scores(model.config) if task == "classify" else "softmax",
         text=_find_text(checkpoint, model) if task == "similarity" else None,
     )
 

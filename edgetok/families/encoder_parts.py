@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetok.bundle.encoders import Similarity, Task
+from edgetok.bundle.encoders import Scores, Similarity, Task
 from edgetok.bundle.processor import ImagePlan
 from edgetok.errors import InputError
 from edgetok.families.parts import VisionParts
@@ -77,6 +77,7 @@ class EncoderParts:
         whole: pixels [1, 3, h, w] -> the output, by Hugging Face's own forward pass.
         process: Hugging Face's image processor for one Pillow image -> pixels [1, 3, h, w].
         labels: of the classes, in order; empty where there are none.
+        scores: what the logits of a classifier become.
     """
 
     family: str
@@ -91,6 +92,7 @@ class EncoderParts:
     image: ImagePlan
     process: Callable[[Any], Tensor]
     labels: tuple[str, ...] = ()
+    scores: Scores = "softmax"
     text: TextEncoder | None = None
     needs_patches: bool = False
     movable: bool = True
@@ -210,6 +212,14 @@ def find_tower(
         width=config.hidden_size,
         heads=config.num_attention_heads,
     )
+
+
+def find_scores(config: Any) -> Scores:
+    """What Hugging Face's image-classification pipeline makes of logits."""
+    if config.problem_type == "regression":
+        return "none"
+    several = config.problem_type == "multi_label_classification"
+    return "sigmoid" if several or config.num_labels == 1 else "softmax"
 
 
 def list_labels(config: Any) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from edgetok.families.encoder_parts import (
     BlockView,
     EncoderParts,
     embed_patches,
+    find_scores,
     find_tower,
     grid_of,
     list_labels,
@@ -142,5 +143,6 @@ def _finish(
         image=image.plan,
         process=image.process,
         labels=list_labels(model.config) if classifies else (),
+        scores=find_scores(model.config) if classifies else "softmax",
         movable=movable,
     )

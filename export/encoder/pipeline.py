@@ -237,6 +237,7 @@ def _describe(
         ),
         output=next(t for t in largest.outputs if t.name == parts.output),
         labels=list(parts.labels),
+        scores=parts.scores,
         text=side,
         stages=stages,
         files={},

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgetok import limits, names
-from edgetok.bundle.encoders import EncoderManifest, Similarity
+from edgetok.bundle.encoders import EncoderManifest, Scores, Similarity
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.processor import IMAGE_FILE, ImagePlan, parse_image_plan
 from edgetok.bundle.reader import EncoderBundle
@@ -208,8 +208,7 @@ class Encoder:
     def rank(self, made: Encoding) -> list[Score]:
         """The classes of an encoding that is already there, the likeliest first."""
         logits = made.output.astype(np.float64)
-        shares = np.exp(logits - logits.max())
-        return _ranked(self.manifest.labels, shares / shares.sum(), logits)
+        return _ranked(self.manifest.labels, share_out(logits, self.manifest.scores), logits)
 
     def compare(
         self, image: ImageInput, texts: Sequence[str], *, budget: int | None = None
@@ -246,10 +245,17 @@ class Encoder:
 def score(cosines: Any, similarity: Similarity) -> tuple[Any, Any]:
     """Cosines [n] to logits [n] and probabilities [n]."""
     logits = similarity.scale * cosines + similarity.bias
-    if similarity.kind == "sigmoid":
-        return logits, np.exp(-np.logaddexp(0, -logits))
+    return logits, share_out(logits, similarity.kind)
+
+
+def share_out(logits: Any, kind: Scores) -> Any:
+    """Logits [n] to what is shown of them [n]."""
+    if kind == "none":
+        return logits
+    if kind == "sigmoid":
+        return np.exp(-np.logaddexp(0, -logits))
     shares = np.exp(logits - logits.max())
-    return logits, shares / shares.sum()
+    return shares / shares.sum()
 
 
 def load_encoder(

@@ -172,7 +172,7 @@ edgetok_status edgetok_rank_classes(const edgetok_output* output, edgetok_rankin
   return guarded([&] {
     require(ranking, "ranking") = nullptr;
     const auto& picture = require_picture(output, "classify");
-    *ranking = new edgetok_ranking{picture.bundle, true, edgetok_impl::rank_classes(picture.encoding.values)};
+    *ranking = new edgetok_ranking{picture.bundle, true, edgetok_impl::rank_classes(picture.encoding.values, side_of(*picture.bundle).scores)};
   });
 }
 

@@ -285,6 +285,7 @@ const Schema* encoder_manifest_schema() {
       {"text", nullable(text_side_schema()), {}},
       {"stages", list(stage_schema(), 1, 512), {}},
       {"files", map(text("", 0, 240), file_schema()), {}},
+      {"scores", choice({"none", "sigmoid", "softmax"}), Value(std::string("softmax"))},
   });
   return made;
 }

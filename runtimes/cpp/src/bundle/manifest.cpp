@@ -127,7 +127,7 @@ Controller to_controller(const Value& v) {
 
 EncoderSide to_encoder(const Value& v) {
   const auto output = tensors(Value(List{v.at("output")}));
-  EncoderSide out{v.at("task").text(), output[0], {}, {}};
+  EncoderSide out{v.at("task").text(), output[0], {}, {}, v.at("scores").text()};
   for (const auto& label : v.at("labels").list()) out.labels.push_back(label.text());
   if (const Value& side = v.at("text"); !side.is_null()) {
     const Value& s = side.at("similarity");

@@ -139,6 +139,7 @@ struct EncoderSide {
   Tensor output;
   std::vector<std::string> labels;
   std::optional<TextSide> text;
+  std::string scores;  // what logits of classes become: softmax, sigmoid or none
 };
 
 struct Manifest {

@@ -33,6 +33,13 @@ double sigmoid(double x) {
   return std::exp(-softplus);
 }
 
+std::vector<double> share_out(const std::vector<double>& logits, const std::string& kind) {
+  if (kind == "softmax") return softmax(logits);
+  std::vector<double> out = logits;
+  if (kind == "sigmoid") std::transform(out.begin(), out.end(), out.begin(), sigmoid);
+  return out;
+}
+
 std::vector<Score> ranked(const std::vector<double>& shares, const std::vector<double>& logits) {
   std::vector<Score> out;
   for (std::size_t i = 0; i < shares.size(); ++i) out.push_back({i, shares[i], logits[i]});
@@ -45,17 +52,15 @@ std::vector<Score> ranked(const std::vector<double>& shares, const std::vector<d
 
 }  // namespace
 
-std::vector<Score> rank_classes(const std::vector<float>& values) {
+std::vector<Score> rank_classes(const std::vector<float>& values, const std::string& scores) {
   const std::vector<double> logits(values.begin(), values.end());
-  return ranked(softmax(logits), logits);
+  return ranked(share_out(logits, scores), logits);
 }
 
 std::vector<Score> rank_texts(const std::vector<double>& cosines, const Similarity& similarity) {
-  std::vector<double> logits, shares;
+  std::vector<double> logits;
   for (const double cosine : cosines) logits.push_back(similarity.scale * cosine + similarity.bias);
-  if (similarity.kind != "sigmoid") return ranked(softmax(logits), logits);
-  for (const double logit : logits) shares.push_back(sigmoid(logit));
-  return ranked(shares, logits);
+  return ranked(share_out(logits, similarity.kind), logits);
 }
 
 double cosine_of(const std::vector<float>& a, const std::vector<float>& b) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <vector>
 
 #include "bundle/manifest.hpp"
@@ -14,7 +15,7 @@ struct Score {
 };
 
 // Of all classes, by their logits, the likeliest first; ties keep their order.
-std::vector<Score> rank_classes(const std::vector<float>& values);
+std::vector<Score> rank_classes(const std::vector<float>& values, const std::string& scores);
 
 // The same of texts, by the cosines of their embeddings with the picture's.
 std::vector<Score> rank_texts(const std::vector<double>& cosines, const Similarity& similarity);
