@@ -158,7 +158,7 @@ def list_weight_files(path: Path) -> list[Path]:
     if not index.is_file():
         _refuse_missing(path)
     places = read_json_object(index).get("weight_map")
-    shards = set(places.values()) if _is_map(places) else set()
+    shards = set(places.values()) if isinstance(places, dict) and _is_map(places) else set()
     for name in sorted(shards):
         _require_inside(name, index)
     missing = sorted(name for name in shards if not (path / name).is_file())

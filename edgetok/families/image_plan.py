@@ -64,9 +64,9 @@ def plan_of(config: dict[str, Any]) -> ImagePlan:
     crop = _read_pair(config.get("crop_size")) if config.get("do_center_crop") else None
     if kind.startswith("ConvNext") and shortest is not None:
         if shortest < _CONVNEXT_WHOLE:  # more is resized than is kept
-            shortest, crop = int(shortest / config["crop_pct"]), [shortest] * 2
+            shortest, crop = int(shortest / config["crop_pct"]), [shortest, shortest]
         else:
-            shortest, exact = None, [shortest] * 2
+            exact, shortest = [shortest, shortest], None
     square = None
     if config.get("do_pad") and kind.startswith("LlavaImageProcessor"):
         square = [int(mean * 255) for mean in values["mean"]] if _has_mean(config) else [0] * 3
@@ -165,7 +165,7 @@ def _read_channels(name: str, config: dict[str, Any]) -> list[float]:
             f"the image processor's {name} is {value!r}; it must be a number, or three, of red, "
             "green and blue" + (", none of them 0" if name == "image_std" else "")
         )
-    return [float(v) for v in numbers]
+    return [float(v) for v in numbers if v is not None]
 
 
 def _read_resize(config: dict[str, Any]) -> tuple[int | None, list[int] | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,8 @@ def list_pictures(image: Pictures, wanted: int) -> Iterator[ImageInput]:
     # What is neither an image nor a list of them is refused when it is read; a tensor has a shape.
     one = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image, Mapping)
     is_list = isinstance(image, Collection) and not isinstance(image, one)
-    shown = image if is_list and not hasattr(image, "shape") else [image]
+    listed = is_list and not hasattr(image, "shape")
+    shown = cast("Collection[ImageInput]", image if listed else [image])
     count = len(shown)
     if count != wanted:
         given = f"{count} picture{'s were' if count != 1 else ' was'} given"

@@ -38,7 +38,8 @@ def find_repeating(seen: Sequence[int], size: int) -> list[int]:
     ids = np.asarray(seen, np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(ids, size)
     last = ids[len(ids) - size + 1 :]
-    return np.unique(windows[(windows[:, :-1] == last).all(1), -1]).tolist()
+    following = np.unique(windows[(windows[:, :-1] == last).all(1), -1])
+    return [int(index) for index in following]
 
 
 def keep_likeliest(logits: Logits, count: int) -> None:
