@@ -43,12 +43,13 @@ def survivors(counts: Counts) -> Counts:
     """From the layer in front of the first cut on, as many as the last cut leaves.
 
     The paper numbers a cut by the layer whose attention it reads: that one saw all tokens, and its
-    cache is cut too.
+    cache is cut too, but for the first layer's, which stays whole at any depth: the host counts
+    the rows of a prompt by it.
 
     >>> survivors((16, 16, 12, 9, 9))
     (16, 9, 9, 9, 9)
     """
-    whole = counts.count(counts[0]) - 1
+    whole = max(1, counts.count(counts[0]) - 1)
     return counts[:1] * whole + counts[-1:] * (len(counts) - whole)
 
 

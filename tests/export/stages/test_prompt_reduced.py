@@ -313,8 +313,8 @@ def test_a_decode_cache_is_shorter_from_the_first_cut_on() -> None:
     ladder: Ladder = build_ladder((9, 16), 20, 5)
     assert chosen("mustdrop").counts(4, 16) == (16, 6, 5, 5)
     assert slots_of(chosen("mustdrop"), ladder, 4) == [41, 31, 30, 30]
-    assert slots_of(chosen("mustdrop+cache"), ladder, 4) == [30, 30, 30, 30]
-    wanted = {9: [7, 7, 7, 7], 16: [11, 11, 11, 11]}
+    assert slots_of(chosen("mustdrop+cache"), ladder, 4) == [41, 30, 30, 30]
+    wanted = {9: [0, 7, 7, 7], 16: [0, 11, 11, 11]}
     assert removed_rows(ladder, chosen("mustdrop+cache"), 4) == wanted
 
 
@@ -326,9 +326,9 @@ def test_a_decode_cache_holds_survivors_alone(
     out = tmp_path / "x.bundle"
     export_model(deep_dir, out, budgets="9,full", samples=samples, kv="int8", **MUST, **SMALL)
     manifest = Bundle.open(out).manifest
-    assert [rung.removed for rung in manifest.ladder] == [[7, 7, 7, 7], [11, 11, 11, 11]]
+    assert [rung.removed for rung in manifest.ladder] == [[0, 7, 7, 7], [0, 11, 11, 11]]
     full = 16 + 64 + 32
-    assert (manifest.kv.slots, manifest.kv.policy) == ([full - 11] * 4, "mustdrop")
+    assert (manifest.kv.slots, manifest.kv.policy) == ([full] + [full - 11] * 3, "mustdrop")
     model = edgetok.load(out, threads=1)
     verify(Bundle.open(out), model).require_passed()
     assert held_bytes(model.runtime) == cache_bytes(manifest, "ort")
