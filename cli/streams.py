@@ -9,19 +9,28 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import BinaryIO, TextIO
 
 from edgetok.errors import InputError
 
 
-class _Forgiving(io.FileIO):
-    """A file whose writes are dropped where they fail."""
+class _Forgiving(io.TextIOWrapper):
+    """A text stream that drops what cannot be written.
 
-    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+    The layers below are Python's own: a signal between a write and its count would have what was
+    written written again.
+    """
+
+    def write(self, text: str, /) -> int:
         try:
-            return super().write(data)
+            return super().write(text)
         except OSError:
-            return len(data)
+            return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 def prepare_streams() -> None:
@@ -32,8 +41,8 @@ def prepare_streams() -> None:
     for descriptor in (0, 1, 2):
         _occupy(descriptor)
     if sys.stdout is None:
-        sys.stdout = _text(io.FileIO(1, "w", closefd=False), None)
-    sys.stderr = _text(_Forgiving(2, "w", closefd=False), sys.stderr)
+        sys.stdout = _text(io.TextIOWrapper, 1, None)
+    sys.stderr = _text(_Forgiving, 2, sys.stderr)
 
 
 def _occupy(descriptor: int) -> None:
@@ -47,11 +56,11 @@ def _occupy(descriptor: int) -> None:
         os.set_inheritable(descriptor, True)
 
 
-def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
-    """A text stream over a file, in the encoding of the stream before it."""
+def _text(kind: type[io.TextIOWrapper], descriptor: int, before: TextIO | None) -> TextIO:
+    """A text stream over a descriptor, in the encoding of the stream before it."""
     encoding = "utf-8" if before is None else before.encoding
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+    return kind(
+        io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)),
         encoding,
         "backslashreplace",
         line_buffering=True,
