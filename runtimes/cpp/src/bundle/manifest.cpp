@@ -143,7 +143,6 @@ void read_common(const Value& v, Manifest& out) {
   out.family = v.at("family").text();
   out.method = v.at("method").text();
   out.vision = to_vision(v.at("vision"));
-  out.generation = to_generation(v.at("generation"));
   for (const auto& stage : v.at("stages").list()) out.stages.push_back(to_stage(stage));
   for (const auto& [path, file] : v.at("files").object()) {
     out.files[path] = {file.at("bytes").integer(), file.at("sha256").text()};
@@ -172,6 +171,7 @@ Manifest to_manifest(const Value& v) {
   out.exits = integers(v.at("prefill").at("exits"));
   out.kv = to_kv(v.at("kv"));
   out.text = to_text(v.at("text"));
+  out.generation = to_generation(v.at("generation"));
   if (!v.at("controller").is_null()) out.controller = to_controller(v.at("controller"));
   return out;
 }
