@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from edgetok import limits
@@ -46,24 +47,32 @@ def render(
         "conversations": conversations,
         "seconds": seconds,
     }
+    try:
+        answers = _run(seconds, json.dumps(request))
+    except ValueError as error:
+        raise InputError(f"the chat template of {path} {error}") from error
+    if "error" in answers[0]:
+        raise InputError(f"the chat template of {path} failed: {answers[0]['error']}")
+    return [answer.get("text") for answer in answers]
+
+
+@lru_cache(maxsize=64)  # several parts of an export ask the same
+def _run(seconds: int, request: str) -> list[dict[str, str]]:
     command = [sys.executable, "-I", "-m", "edgetok.families.render_template"]
     done = subprocess.run(
         command,
-        input=json.dumps(request).encode(),
+        input=request.encode(),
         capture_output=True,
         timeout=seconds + _START_SECONDS,
         check=False,
     )
     if done.returncode == -signal.SIGALRM:
-        raise InputError(f"the chat template of {path} ran longer than {seconds} s")
+        raise ValueError(f"ran longer than {seconds} s")
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1][:300] if lines else "killed"
-        raise InputError(f"the chat template of {path} failed: {reason}")
-    answers = json.loads(done.stdout)
-    if "error" in answers[0]:
-        raise InputError(f"the chat template of {path} failed: {answers[0]['error']}")
-    return [answer.get("text") for answer in answers]
+        raise ValueError(f"failed: {reason}")
+    return [dict(answer) for answer in json.loads(done.stdout)]
 
 
 def read_template(checkpoint: Checkpoint) -> str:
