@@ -23,7 +23,8 @@ def walk(vision: Any, pixels: Array, method: str, steps: Any, inside: Any, loops
     knows sizes; loops: the module with the step of each method.
     """
     weights = {n: p.detach().double().numpy() for n, p in vision.model.named_parameters()}
-    encoder = SimpleNamespace(grid=vision.grid, prefix=1, blocks=len(steps))
+    depth = vision.model.config.num_hidden_layers
+    encoder = SimpleNamespace(grid=vision.grid, prefix=1, blocks=len(steps), depth=depth)
     x = embed(weights, pixels, vision.model.config)
     state = SimpleNamespace(
         x=x, centres=[-1, *range(len(x) - 1)], sizes=np.ones(len(x)), score=None
