@@ -220,30 +220,46 @@ def _missing_outputs(manifest: Manifest, stage: Stage, buffers: Buffers) -> Iter
         layers = layers_of(manifest, stage)
         is_whole = len(layers) == manifest.kv.layers
         mine = (n for n in buffers if is_whole or _number_of(n) in layers)
+        filed = _filed(manifest, stage.flavour)
         step = stage.stage == "decode"
-        wanted = [names.present_of(n) for n in mine if not step or _is_of_steps(manifest.kv, n)]
+        wanted = [
+            names.present_of(n) for n in mine if not step or _is_of_steps(manifest.kv, n, filed)
+        ]
     if missing := [name for name in wanted if name not in made]:
         yield f"does not make {', '.join(missing[:4])}"
 
 
-def _is_of_steps(kv: KvCache, name: str) -> bool:
+def _filed(manifest: Manifest, flavour: Flavour) -> set[str]:
+    """The buffers that the host writes rows to, which `flush` makes."""
+    flush = (s for s in manifest.stages if s.stage == names.FLUSH and s.flavour == flavour)
+    made = (tensor.name for stage in flush for tensor in stage.outputs if _rows(tensor))
+    return {"past_" + name.removeprefix("flushed_") for name in made if name.startswith("flushed_")}
+
+
+def _is_of_steps(kv: KvCache, name: str, filed: set[str]) -> bool:
     """Whether every step writes this buffer: all, or the ring and what no flush will write."""
     if not kv.ring or name.startswith("past_ring_"):
         return True
+    if kv.filing == "groups":
+        return name not in filed
     return kv.filing == "none" and re.match(r"past_(key|value)_\d", name) is not None
 
 
 def _flush_problems(kv: KvCache, layer: int, own: Buffers, made: Buffers) -> Iterator[str]:
-    """A ring goes into groups of as many rows, or is divided between the tiers."""
+    """A ring goes into groups of as many rows, or is divided between the tiers.
+
+    Values may leave it one by one instead, into what every step writes.
+    """
     rows = {kind: _rows(made.get(f"flushed_{kind}_{layer}")) for kind in own}
     tiers = [f"{tier}_" for tier in _TIERS] if kv.filing == "tiers" else [""]
     for side in ("key", "value"):
         filed = sum(rows.get(tier + side, 0) for tier in tiers)
-        if filed != kv.ring:
+        by_steps = side == "value" and kv.filing == "groups" and not filed
+        if filed != kv.ring and not by_steps:
             yield f"files {filed} rows of {side} {layer}, and $.kv.ring is {kv.ring}"
     if kv.filing == "groups":
         groups = _rows(own.get("key")) // max(1, kv.ring)
-        for kind in (kind for kind in own if not kind.startswith("ring_")):
+        for kind in (kind for kind, count in rows.items() if count):
             if rows[kind] * groups != _rows(own[kind]):
                 yield f"{rows[kind]} rows of flushed_{kind}_{layer} are not one of {groups} groups"
         return

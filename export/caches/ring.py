@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgetok import names
 from edgetok.export.attention import FORBIDDEN, DecoderLowering, StageModule, merge_heads
@@ -92,6 +93,12 @@ def zero_padding(key: Tensor, value: Tensor, true: Tensor) -> tuple[Tensor, Tens
     return torch.where(mask, key, 0.0), torch.where(mask, value, 0.0)
 
 
+def fit_rows(rows: Tensor, slots: int) -> Tensor:
+    """Rows [1, G, S, H] as the first of so many slots; what is too much was not for them."""
+    more = slots - rows.shape[2]
+    return functional.pad(rows, (0, 0, 0, more)) if more >= 0 else rows[:, :, :slots]
+
+
 @dataclass
 class RowAttention:
     """The attention of a step whose row waits in a ring, in standard operators.
@@ -129,6 +136,12 @@ def attend_row(query: Tensor, keys: Tensor, values: Tensor, true: Tensor) -> tup
     scores = query.reshape(groups, heads // groups, head_dim) @ keys.transpose(1, 2)
     weights = torch.softmax(torch.where(true, scores, FORBIDDEN), dim=-1)
     return (weights @ values).reshape(1, 1, heads * head_dim), weights
+
+
+def weigh_rows(scores: Tensor, last: Tensor) -> Tensor:
+    """Scores [..., C], in the order of the rows, as weights of those up to and with `last`."""
+    true = torch.arange(scores.shape[-1]) <= last
+    return torch.softmax(torch.where(true, scores, FORBIDDEN), dim=-1)
 
 
 class RingDecoder(Decoder):

@@ -260,16 +260,26 @@ ATTACKS = {
     ),
     # Packing.
     "groups of fewer rows": ("kivi", resize("flushed_key_0", 2, 31, "flush"), "files 31 rows"),
-    "groups of more rows": ("kivi", resize("flushed_value_0", 2, 33, "flush"), "files 33 rows"),
+    "groups of more rows": ("kivi", resize("flushed_key_0", 2, 33, "flush"), "files 33 rows"),
     "ranges of more groups": ("kivi", resize("flushed_key_least_0", 2, 2, "flush"), "exceed 2"),
     "ranges of fewer rows": (
         "kivi",
-        resize("flushed_value_step_1", 2, 31, "flush"),
-        "value_step_1",
+        resize("flushed_key_step_1", 2, 0, "flush"),
+        "key_step_1",
     ),
     "a group of another type": ("kivi", retype("flushed_key_0", "uint8", "flush"), "uint8"),
     "a group of another width": ("kivi", resize("flushed_key_0", 3, 5, "flush"), "flushed_key_0"),
-    "a group without ranges": ("kivi", drop("flushed_key_step_0", "flush"), "flushed_key_step_0"),
+    "a group without ranges": ("kivi", drop("flushed_key_step_0", "flush"), "does not make present_key_step_0"),
+    "values that nobody files": (
+        "kivi",
+        drop("present_value_1", "decode"),
+        "does not make present_value_1",
+    ),
+    "a part of the values filed": (
+        "kivi",
+        add("flush", "outputs", "flushed_value_0", [1, 3, 5, 4], "int8"),
+        "files 5 rows of value 0",
+    ),
     "a group of a layer missing": ("kivi", drop("flushed_key_1", "flush"), "files 0 rows of key 1"),
     "a group of no buffer": (
         "kivi",

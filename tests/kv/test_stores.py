@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgetok.kv.stores import kivi, levels, think, tidaldecode, zipcache
+from edgetok.kv.stores import kivi, levels, ring, think, tidaldecode, zipcache
 
 G, H, HEADS = 2, 16, 4
 
@@ -58,41 +58,98 @@ def file_rows(held: torch.Tensor, packed: torch.Tensor, start: int) -> torch.Ten
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_kivi_step_by_step(bits: int) -> None:
-    waiting, slots = 4, 16
-    region = kivi.empty_groups(G, slots, H, waiting, bits)
-    ring = kivi.Ring(torch.zeros(1, G, waiting, H), torch.zeros(1, G, waiting, H))
-    keys: list[torch.Tensor] = []  # the loop's own memory: rows as they came, then as flushed
+@pytest.mark.parametrize("width", [16, 64, 80])
+def test_kivi_step_by_step(bits: int, width: int) -> None:
+    """Keys are packed four at a time; of values the one that came four rows before the newest."""
+    waiting, slots = 4, 21
+    shape = kivi.KiviShape(1, G, width, slots, waiting, bits)
+    held = {
+        kind: torch.zeros(at, dtype=getattr(torch, d)) for kind, (d, at) in shape.buffers.items()
+    }
+    keys: list[torch.Tensor] = []  # the loop's own memory: rows as they came, then as rounded
     values: list[torch.Tensor] = []
-    for count in range(slots + waiting):
+    for count in range(slots):
         if count and count % waiting == 0:
-            packed, group = kivi.pack(ring.keys, ring.values, waiting, bits), count // waiting - 1
-            pairs = zip(region.parts, packed.parts, strict=True)
-            region = kivi.Groups(*(file_rows(a, b, group * b.shape[2]) for a, b in pairs))
-            _flush_loop(keys, values, waiting, bits)
-        key, value = draw(1, G, 1, H, seed=2 * count), draw(1, G, 1, H, seed=2 * count + 1)
-        ring = kivi.stage(ring, key, value, at(count))
+            packed = kivi.pack_keys(held["ring_key"], waiting, bits)
+            for kind, rows in zip(shape.group, packed, strict=True):
+                held[kind] = file_rows(held[kind], rows, (count // waiting - 1) * rows.shape[2])
+            _round_group(keys, waiting, bits)
+        key, value = (draw(1, G, 1, width, seed=2 * count + n) for n in (0, 1))
         keys.append(key[0, :, 0].clone())
         values.append(value[0, :, 0].clone())
-        got_keys, got_values, true = kivi.read(region, ring, at(count + 1), bits)
-        assert int(true.sum()) == count + 1
-        torch.testing.assert_close(got_keys[0][:, true], torch.stack(keys, 1), atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            got_values[0][:, true], torch.stack(values, 1), atol=1e-5, rtol=0
-        )
+        joined = torch.cat([held["ring_value"], value], 2)
+        left = kivi.let_value_go(_values(held), held["ring_value"], at(count), bits)
+        held |= dict(zip(("value", "value_least", "value_step"), left, strict=True))
+        held["ring_key"] = ring.put_last(held["ring_key"], key, at(count))
+        _compare_keys(held, keys, bits)
+        weights = torch.rand(1, G, 3, slots) * (torch.arange(slots) <= count)
+        got = kivi.weigh_values(weights, _values(held), joined, at(count), bits)
+        want = weights[..., : count + 1] @ torch.stack(values, 1)[None]
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-5)
+        held["ring_value"] = ring.put_last(held["ring_value"], value, at(count))
+        if count >= waiting:
+            _round_value(values[count - waiting], bits)
 
 
-def _flush_loop(
-    keys: list[torch.Tensor], values: list[torch.Tensor], waiting: int, bits: int
-) -> None:
+def _values(held: dict[str, torch.Tensor]) -> kivi.Packed:
+    return held["value"], held["value_least"], held["value_step"]
+
+
+def _compare_keys(held: dict[str, torch.Tensor], keys: list[torch.Tensor], bits: int) -> None:
+    """Groups that were filed, then the ring from its first slot on."""
+    waiting = held["ring_key"].shape[2]
+    filed = (len(keys) - 1) // waiting * waiting
+    rows = kivi.read_keys(held["key"], held["key_least"], held["key_step"], bits)[0, :, :filed]
+    got = torch.cat([rows, held["ring_key"][0, :, : len(keys) - filed]], 1)
+    torch.testing.assert_close(got, torch.stack(keys, 1), atol=1e-5, rtol=0)
+
+
+def _round_group(keys: list[torch.Tensor], waiting: int, bits: int) -> None:
     last = range(len(keys) - waiting, len(keys))
     for group in range(G):
-        for channel in range(H):
+        for channel in range(keys[0].shape[1]):
             column = rounded([float(keys[i][group, channel]) for i in last], bits)
             for i, value in zip(last, column, strict=True):
                 keys[i][group, channel] = value
-        for i in last:
-            values[i][group] = torch.tensor(rounded(values[i][group].tolist(), bits))
+
+
+def _round_value(row: torch.Tensor, bits: int) -> None:
+    """32 channels at a time, or as many of a narrower or uneven head as divide it."""
+    width = {16: 16, 64: 32, 80: 20}[row.shape[1]]
+    for head in row:
+        for first in range(0, len(head), width):
+            part = head[first : first + width].tolist()
+            head[first : first + width] = torch.tensor(rounded(part, bits))
+
+
+def test_kivi_gives_a_value_back_as_the_authors_program_does() -> None:
+    """Of jy-yuan/KIVI at 876b4d2, group 32: one range over all 64 channels would lose the first."""
+    row = torch.tensor([0.0, 1, 2, 3] * 8 + [0, 100, 200, 300] * 8)
+    back = kivi.read_values(*kivi.pack_values(row.reshape(1, 1, 1, 64), 2), 2)
+    torch.testing.assert_close(back.flatten(), row)
+
+
+def test_kivi_holds_the_last_rows_whole_as_the_authors_program_does() -> None:
+    """After 33 rows with R = 32 value row 0 is packed, and rows 1 to 32 are as they came."""
+    rows = draw(1, 1, 33, 64)
+    held = ring.take_last(rows[:, :, :32], at(31), 32)
+    none = kivi.pack_values(torch.zeros(1, 1, 9, 64), 2)
+    left = kivi.let_value_go(none, held, at(32), 2)
+    want = [x for n in (0, 32) for x in rounded(rows[0, 0, 0, n : n + 32].tolist(), 2)]
+    assert kivi.read_values(*left, 2)[0, 0, 0].tolist() == pytest.approx(want, abs=1e-5)
+    held = ring.put_last(held, rows[:, :, 32:], at(32))
+    order = ring.rows_of_slots(at(32), 32)
+    torch.testing.assert_close(held, rows.index_select(2, order))
+    assert sorted(order.tolist()) == list(range(1, 33))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 13])
+def test_a_ring_holds_each_row_in_its_slot(count: int) -> None:
+    rows = draw(1, G, 13, H)
+    want = torch.zeros(1, G, 5, H)
+    for row in range(count):
+        want[:, :, row % 5] = rows[:, :, row]
+    torch.testing.assert_close(ring.take_last(rows, at(count - 1), 5), want)
 
 
 @pytest.mark.parametrize(("prompt", "padding"), [(20, 0), (13, 7), (2, 18)])
@@ -221,15 +278,15 @@ def test_think_with_all_channels_is_dense() -> None:
 
 def test_think_prunes_a_key_when_it_leaves_the_ring() -> None:
     waiting, slots, keep = 4, 15, 5
-    region, ring = torch.zeros(1, G, slots - waiting, keep), torch.zeros(1, G, waiting, H)
+    region, recent = torch.zeros(1, G, slots - waiting, keep), torch.zeros(1, G, waiting, H)
     channels = torch.stack([torch.randperm(H)[:keep].sort().values for _ in range(G)])[None]
     keys: list[torch.Tensor] = []  # the loop's own memory: all of them, whole
     for count in range(slots):
         key, query = draw(1, G, 1, H, seed=count), draw(1, HEADS, 1, H, seed=100 + count)
-        region, ring = think.put_row(region, ring, channels, key, at(count))
+        region, recent = think.put_row(region, recent, channels, key, at(count))
         keys.append(key[0, :, 0])
-        products = think.score(query, region, channels, ring)
-        got = think.order_scores(*products, at(count), slots)
+        products = think.score(query, region, channels, recent)
+        got = ring.order_scores(*products, at(count - waiting + 1), slots)
         for head in range(HEADS):
             q, group = query[0, head, 0].tolist(), head // 2
             want = [

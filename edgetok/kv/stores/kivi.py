@@ -1,10 +1,11 @@
-"""KIVI (arXiv 2402.02750): keys in few bits per channel of a group of tokens, values per token.
+"""KIVI (arXiv 2402.02750): keys in few bits per channel of a group of rows, values per row.
 
-New rows wait in float32 until a whole group is there (`stage`), then it is packed (`pack`).
-Everything has constant shapes; the host files a group every R steps.
+Keys wait in float32 until R of them are there, and are packed together: each channel has a range
+over the group. Values wait for R rows too, but leave one by one: row n is packed when row n + R
+comes, each 32 of its channels with a range of their own. Everything has constant shapes; the host
+files a group of keys every R steps, a step packs the value that leaves.
 
-Frozen: the waiting rows are a ring of exactly R, where the paper lets them grow to R and moves them
-at once, which is the same. Exact otherwise.
+Exact: a step still reads the value that leaves it as it was, as the released code does.
 """
 
 from __future__ import annotations
@@ -14,12 +15,24 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgetok.kv.stores.buffers import Filing, Place
 from edgetok.kv.stores.levels import find_range, from_levels, to_levels
+from edgetok.kv.stores.ring import rows_of_slots, write_row
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BITS = {"kivi": 2, "kivi4": 4}  # of a packed number, by name of the scheme
 RING_ROWS = 32  # the paper's group
+RANGE_CHANNELS = 32  # of a value that share a range, as in the released code
+
+
+def channels_of_range(head_dim: int, bits: int) -> int:
+    """How many channels of a value share a range: the most up to 32 that divide a head evenly.
+
+    >>> channels_of_range(128, 2), channels_of_range(80, 2)
+    (32, 20)
+    """
+    fits = (n for n in range(RANGE_CHANNELS, 0, -1) if not (head_dim % n or n * bits % 8))
+    return next(fits)
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,7 @@ class KiviShape:
 
     Args:
         slots: rows that a layer can hold, groups and ring together.
-        ring: rows that wait, as many as a group has.
+        ring: rows that wait, as many as a group of keys has.
         bits: of a packed number.
     """
 
@@ -39,124 +52,114 @@ class KiviShape:
     ring: int
     bits: int
 
-    filing: ClassVar[Filing] = "groups"  # what the host does with a full ring
-    written = ("ring_key", "ring_value")  # what a step writes
-    waiting = written  # what the flush graph reads
+    filing: ClassVar[Filing] = "groups"  # what the host does with a full ring of keys
+    written = ("value", "value_least", "value_step", "ring_key", "ring_value")  # by a step
+    waiting = ("ring_key",)  # what the flush graph reads
 
     @property
     def group_rows(self) -> int:
-        """Rows of all groups that are full before the last row waits."""
+        """Keys of all groups that are full before the last row waits."""
         return max(1, (self.slots - 1) // self.ring) * self.ring
+
+    @property
+    def value_rows(self) -> int:
+        """Values that have left the ring when the cache is full."""
+        return max(1, self.slots - self.ring)
 
     @property
     def buffers(self) -> dict[str, Place]:
         """Every buffer of one layer: dtype and shape by the part of it that it holds."""
-        waiting = [1, self.kv_heads, self.ring, self.head_dim]
-        rings: dict[str, Place] = {
-            "ring_key": ("float32", waiting),
-            "ring_value": ("float32", waiting),
-        }
-        return self._groups(self.group_rows) | rings
+        waiting: Place = ("float32", [1, self.kv_heads, self.ring, self.head_dim])
+        rings = {"ring_key": waiting, "ring_value": waiting}
+        return self._keys(self.group_rows) | self._values(self.value_rows) | rings
 
     @property
     def group(self) -> dict[str, Place]:
-        """What one full ring becomes."""
-        return self._groups(self.ring)
+        """What one full ring of keys becomes."""
+        return self._keys(self.ring)
 
-    def _groups(self, rows: int) -> dict[str, Place]:
-        packed: Place = ("int8", [1, self.kv_heads, rows, self.head_dim * self.bits // 8])
+    def _keys(self, rows: int) -> dict[str, Place]:
         of_group: Place = ("float32", [1, self.kv_heads, rows // self.ring, self.head_dim])
-        of_row: Place = ("float32", [1, self.kv_heads, rows, 1])
-        return {
-            "key": packed,
-            "value": packed,
-            "key_least": of_group,
-            "key_step": of_group,
-            "value_least": of_row,
-            "value_step": of_row,
-        }
+        return {"key": self._packed(rows), "key_least": of_group, "key_step": of_group}
+
+    def _values(self, rows: int) -> dict[str, Place]:
+        ranges = self.head_dim // channels_of_range(self.head_dim, self.bits)
+        of_row: Place = ("float32", [1, self.kv_heads, rows, ranges])
+        return {"value": self._packed(rows), "value_least": of_row, "value_step": of_row}
+
+    def _packed(self, rows: int) -> Place:
+        return "int8", [1, self.kv_heads, rows, self.head_dim * self.bits // 8]
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Groups in few bits: C slots, R in a group.
-
-    Args:
-        keys, values: int8 [1, G, C, H * bits / 8].
-        key_least, key_step: float32 [1, G, C / R, H].
-        value_least, value_step: float32 [1, G, C, 1].
-    """
-
-    keys: Tensor
-    values: Tensor
-    key_least: Tensor
-    key_step: Tensor
-    value_least: Tensor
-    value_step: Tensor
-
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """All tensors, in the order above."""
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+Packed = tuple["Tensor", "Tensor", "Tensor"]  # levels, and least and step of their ranges
 
 
-@dataclass(frozen=True)
-class Ring:
-    """Rows that wait: float32 [1, G, R, H] each."""
-
-    keys: Tensor
-    values: Tensor
-
-
-def empty_groups(groups: int, slots: int, head_dim: int, waiting: int, bits: int) -> Groups:
-    """Groups of nothing. `slots` must be a multiple of `waiting`, R."""
-    import torch
-
-    bytes_ = torch.zeros(1, groups, slots, head_dim * bits // 8, dtype=torch.int8)
-    of_group = torch.zeros(1, groups, slots // waiting, head_dim)
-    of_slot = torch.zeros(1, groups, slots, 1)
-    return Groups(bytes_, bytes_, of_group, of_group, of_slot, of_slot)
-
-
-def stage(ring: Ring, key: Tensor, value: Tensor, count: Tensor) -> Ring:
-    """The ring with the row [1, G, 1, H] that is number `count`, int64 [1], of all."""
-    import torch
-
-    waiting = ring.keys.shape[2]
-    here = (torch.arange(waiting) == count % waiting)[:, None]
-    return Ring(torch.where(here, key, ring.keys), torch.where(here, value, ring.values))
-
-
-def pack(keys: Tensor, values: Tensor, waiting: int, bits: int) -> Groups:
-    """Rows [1, G, n, H] as n / R full groups of R = `waiting` rows; without free slots."""
-    (one, heads, count, head_dim) = keys.shape
-    groups = keys.reshape(one, heads, count // waiting, waiting, head_dim)
-    least, step = find_range(groups, 3, bits)  # of each channel over a group
-    value_least, value_step = find_range(values, 3, bits)  # of each token
-    return Groups(
-        to_levels(groups, least, step, bits).flatten(2, 3),
-        to_levels(values, value_least, value_step, bits),
-        least.squeeze(3),
-        step.squeeze(3),
-        value_least,
-        value_step,
-    )
-
-
-def read(region: Groups, ring: Ring, count: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What `count` rows, int64 [1], left: keys and values [1, G, C + R, H], and which are true.
-
-    A ring that is full counts as not flushed yet: the host flushes before the next row.
+def pack_keys(keys: Tensor, ring: int, bits: int) -> Packed:
+    """Rows [1, G, n, H] as n / R groups of R = `ring` rows.
 
     Returns:
-        Keys, values, and bool [C + R].
+        int8 [1, G, n, H * bits / 8], and float32 [1, G, n / R, H] twice.
+    """
+    groups = keys.unflatten(2, (-1, ring))
+    least, step = find_range(groups, 3, bits)
+    return to_levels(groups, least, step, bits).flatten(2, 3), least.squeeze(3), step.squeeze(3)
+
+
+def read_keys(levels: Tensor, least: Tensor, step: Tensor, bits: int) -> Tensor:
+    """What `pack_keys` packed, up to rounding: float32 [1, G, n, H]."""
+    ring = levels.shape[2] // least.shape[2]
+    spread = (part.repeat_interleave(ring, 2) for part in (least, step))
+    return from_levels(levels, *spread, bits)
+
+
+def pack_values(values: Tensor, bits: int) -> Packed:
+    """Rows [1, G, n, H], each by itself, in H / c ranges of c = `channels_of_range` channels.
+
+    Returns:
+        int8 [1, G, n, H * bits / 8], a range's bytes after another's, and float32 [1, G, n, H / c]
+        twice.
+    """
+    ranges = values.unflatten(3, (-1, channels_of_range(values.shape[3], bits)))
+    least, step = find_range(ranges, 4, bits)
+    return to_levels(ranges, least, step, bits).flatten(3, 4), least.squeeze(4), step.squeeze(4)
+
+
+def read_values(levels: Tensor, least: Tensor, step: Tensor, bits: int) -> Tensor:
+    """What `pack_values` packed, up to rounding: float32 [1, G, n, H]."""
+    ranges = levels.unflatten(3, (least.shape[3], -1))
+    return from_levels(ranges, least.unsqueeze(4), step.unsqueeze(4), bits).flatten(3, 4)
+
+
+def let_value_go(packed: Packed, ring: Tensor, count: Tensor, bits: int) -> Packed:
+    """The packed values with the one that leaves the ring [1, G, R, H] when row `count` comes.
+
+    While the ring fills nothing leaves, and what is written to row 0 is written over later.
+
+    Args:
+        count: int64 [1], rows before the one that comes.
+    """
+    size = ring.shape[2]
+    leaving = pack_values(ring.index_select(2, count % size), bits)
+    place = (count - size).clamp(min=0)
+    levels, least, step = (write_row(*pair, place) for pair in zip(packed, leaving, strict=True))
+    return levels, least, step
+
+
+def weigh_values(
+    weights: Tensor, packed: Packed, joined: Tensor, count: Tensor, bits: int
+) -> Tensor:
+    """Sum of values by their weights: float32 [1, G, n, H].
+
+    Args:
+        weights: [1, G, n, slots], in the order of the rows; zero after row `count`.
+        packed: those that left the ring.
+        joined: [1, G, R + 1, H], the ring before row `count` came, and that row.
     """
     import torch
 
-    slots, waiting = region.keys.shape[2], ring.keys.shape[2]
-    spread = [x.repeat_interleave(waiting, 2) for x in (region.key_least, region.key_step)]
-    keys = from_levels(region.keys, spread[0], spread[1], bits)
-    values = from_levels(region.values, region.value_least, region.value_step, bits)
-    flushed = torch.div((count - 1).clamp(min=0), waiting, rounding_mode="floor") * waiting
-    true = torch.cat([torch.arange(slots) < flushed, torch.arange(waiting) < count - flushed])
-    return torch.cat([keys, ring.keys], 2), torch.cat([values, ring.values], 2), true
+    (slots, size), values = (weights.shape[3], joined.shape[2] - 1), read_values(*packed, bits)
+    first = (count - size).clamp(min=0)  # that is read as it came
+    early = torch.where(torch.arange(slots) < first, weights, 0.0)[..., : values.shape[2]]
+    late = torch.cat([rows_of_slots(count - 1, size), count])
+    of_late = weights.index_select(3, late.clamp(min=0)) * (late >= 0)
+    return early @ values + of_late @ joined

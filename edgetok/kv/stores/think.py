@@ -137,19 +137,3 @@ def put_row(
     region = region.scatter(2, place.expand(leaving.shape), leaving)
     order = torch.arange(rows)
     return region, joined.index_select(2, torch.where(order == slot, rows, order))
-
-
-def order_scores(pruned: Tensor, recent: Tensor, count: Tensor, slots: int) -> Tensor:
-    """Products of `score` in the order of the rows: [1, heads, 1, slots].
-
-    Args:
-        pruned: [1, heads, 1, S], S at most `slots`.
-        recent: [1, heads, 1, R], row n in slot n mod R.
-        count: int64 [1], the last row's number; what stands after it is no row's.
-    """
-    import torch
-
-    ring = recent.shape[-1]
-    padded = torch.nn.functional.pad(pruned, (0, slots - pruned.shape[-1]))
-    again = recent.repeat(1, 1, 1, -(-slots // ring))[..., :slots]
-    return torch.where(torch.arange(slots) <= count - ring, padded, again)

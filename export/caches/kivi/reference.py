@@ -1,4 +1,4 @@
-"""Hugging Face's cache with rows rounded as a KIVI cache rounds them, group after group.
+"""Hugging Face's cache with rows rounded as a KIVI cache rounds them.
 
 Shares no code with `edgetok.kv.stores`: ranges and levels are written out in NumPy.
 """
@@ -22,7 +22,10 @@ Array = npt.NDArray[np.float32]
 
 
 class GroupCache(DynamicCache):  # type: ignore[misc]  # transformers is not typed
-    """Each full group of rows is rounded when a row comes after it; a prompt sees itself exactly.
+    """Rows are rounded when others come after them; a prompt sees itself exactly.
+
+    Keys are rounded group by group, each of which is full before the next row comes. Values are
+    rounded one by one, as soon as `ring` others came after them.
 
     Args:
         ring: rows of a group.
@@ -32,39 +35,45 @@ class GroupCache(DynamicCache):  # type: ignore[misc]  # transformers is not typ
     def __init__(self, ring: int, bits: int) -> None:
         super().__init__()
         self._ring, self._bits = ring, bits
-        self.rounded: dict[int, int] = {}  # rows of each layer that are rounded
+        self.rounded: dict[str, dict[int, int]] = {"key": {}, "value": {}}  # rows, by layer
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append rows [1, G, n, H]; what the call attends to."""
-        if self.rounded.setdefault(layer_idx, 0) or self.get_seq_length(layer_idx):
-            self.round_groups(layer_idx, self.get_seq_length(layer_idx))
+        held = self.get_seq_length(layer_idx)
+        if held:
+            self._round_keys(layer_idx, held // self._ring * self._ring)
+            self.round_values(layer_idx, held - self._ring)
         keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         return keys, values
 
-    def round_groups(self, layer: int, rows: int) -> None:
-        """Round the full groups of the first so many rows, where that was not done yet."""
-        held = self.layers[layer]
-        keys, values = held.keys[0].numpy().copy(), held.values[0].numpy().copy()
-        done = self.rounded[layer]
-        while done + self._ring <= rows:
-            group = slice(done, done + self._ring)
-            for head in range(len(keys)):
-                keys[head, group] = np.stack(
-                    [_round(channel, self._bits) for channel in keys[head, group].T], 1
-                )
-                values[head, group] = [_round(row, self._bits) for row in values[head, group]]
-            done += self._ring
-        self.rounded[layer] = done
-        held.keys, held.values = torch.from_numpy(keys)[None], torch.from_numpy(values)[None]
+    def _round_keys(self, layer: int, rows: int) -> None:
+        """Each channel over every full group of the first rows, if that was not done yet."""
+        done, held = self.rounded["key"].get(layer, 0), self.layers[layer]
+        keys = held.keys[0].numpy().copy()
+        for start in range(done, rows, self._ring):
+            group = slice(start, start + self._ring)
+            keys[:, group] = _round(keys[:, group], self._bits, 1)
+        self.rounded["key"][layer], held.keys = rows, torch.from_numpy(keys)[None]
+
+    def round_values(self, layer: int, rows: int) -> None:
+        """Each of the first rows, if that was not done yet, a few channels at a time."""
+        done, held = self.rounded["value"].get(layer, 0), self.layers[layer]
+        values = held.values[0].numpy().copy()
+        rows = max(done, rows)
+        leaving = values[:, done:rows]
+        width = max(n for n in range(1, 33) if not leaving.shape[2] % n and not n * self._bits % 8)
+        ranges = leaving.reshape(len(leaving), rows - done, leaving.shape[2] // width, width)
+        leaving[:] = _round(ranges, self._bits, 3).reshape(leaving.shape)
+        self.rounded["value"][layer], held.values = rows, torch.from_numpy(values)[None]
 
 
-def _round(numbers: Array, bits: int) -> Array:
-    least, most = numbers.min(), numbers.max()
+def _round(numbers: Array, bits: int, axis: int) -> Array:
+    """Numbers to the nearest of 2 ** bits levels between the least and the largest of an axis."""
+    least, most = numbers.min(axis, keepdims=True), numbers.max(axis, keepdims=True)
     step = np.maximum((most - least) / np.float32(2**bits - 1), np.float32(1e-8))
-    levels = np.rint((numbers - least) / step)
-    rounded: Array = np.asarray(levels * step + least, np.float32)
+    rounded: Array = np.asarray(np.rint((numbers - least) / step) * step + least, np.float32)
     return rounded
 
 

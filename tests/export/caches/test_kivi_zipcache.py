@@ -107,10 +107,11 @@ def test_memory_is_what_the_manifest_says(kv: str, flavours, export, held_bytes)
         assert held == cache_bytes(runtime.manifest, flavour)
     if kv == "zipcache":
         return
-    slots, head = PROMPT + VISUAL + NEW, 16  # 4 groups, and a ring
-    region, bits = (slots - 1) // RING_ROWS * RING_ROWS, {"kivi": 2, "kivi4": 4}[kv]
-    rows = 2 * (region + RING_ROWS) * head * bits // 8  # with the group on its way
-    ranges = 4 * (2 * head * (region // RING_ROWS + 1) + 2 * (region + RING_ROWS))
+    slots, head = PROMPT + VISUAL + NEW, 16  # 4 groups of keys, and a ring
+    groups, bits = (slots - 1) // RING_ROWS + 1, {"kivi": 2, "kivi4": 4}[kv]  # one on its way
+    values = slots - RING_ROWS
+    rows = (groups * RING_ROWS + values) * head * bits // 8
+    ranges = 4 * 2 * (head * groups + values)
     ring = 4 * 2 * RING_ROWS * head
     assert held == 2 * 2 * (rows + ranges + ring)  # layers and heads
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgetok.export.lowering import portable
 from edgetok.export.lowering.trace import quiet, trace
-from edgetok.kv.stores import kivi, think, tidaldecode, zipcache
+from edgetok.kv.stores import kivi, ring, think, tidaldecode, zipcache
 
 G, H, HEADS, C, R = 2, 16, 4, 16, 4
 DYNAMIC = {"NonZero", "Unique", "If", "Loop", "Scan", "Compress"}
@@ -29,16 +29,22 @@ class _Graph(nn.Module):
         return self.function(*inputs)
 
 
-def _pack(keys: Tensor, values: Tensor) -> Any:
-    return kivi.pack(keys, values, R, 2).parts
+def _pack(keys: Tensor) -> Any:
+    return kivi.pack_keys(keys, R, 2)
 
 
 def _step(*x: Tensor) -> Any:
-    """One step over a KIVI cache: the new row waits, and everything is read."""
-    region, ring, (key, value, count) = kivi.Groups(*x[:6]), kivi.Ring(*x[6:8]), x[8:]
-    ring = kivi.stage(ring, key, value, count)
-    keys, values, true = kivi.read(region, ring, count + 1, 2)
-    return ring.keys, ring.values, keys, values, true.float()
+    """One step over a KIVI cache: the new row waits, a value leaves, and everything is read."""
+    keys, values, (ring_key, ring_value), (key, value, weights, count) = (
+        x[:3],
+        x[3:6],
+        x[6:8],
+        x[8:],
+    )
+    left = kivi.let_value_go(values, ring_value, count, 2)
+    joined = torch.cat([ring_value, value], 2)
+    read = kivi.read_keys(*keys, 2), kivi.weigh_values(weights, left, joined, count, 2)
+    return *left, ring.put_last(ring_key, key, count), *read
 
 
 SHAPE = zipcache.ZipShape(1, G, H, C + R + 1, C, R)
@@ -62,10 +68,10 @@ def _think(query: Tensor, keys: Tensor, asked: Tensor, recent: Tensor) -> Any:
 
 
 def _think_step(*x: Tensor) -> Any:
-    region, ring, channels, key, query, count = x
-    region, ring = think.put_row(region, ring, channels, key, count)
-    products = think.score(query, region, channels, ring)
-    return region, ring, think.order_scores(*products, count, C)
+    region, recent, channels, key, query, count = x
+    region, recent = think.put_row(region, recent, channels, key, count)
+    products = think.score(query, region, channels, recent)
+    return region, recent, ring.order_scores(*products, count - R + 1, C)
 
 
 def _tidal(query: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Any:
@@ -78,19 +84,22 @@ def _tidal(query: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Any:
 def _inputs() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
     torch.manual_seed(0)
     rows = [torch.randn(1, G, R, H) for _ in range(2)]
-    region = kivi.pack(torch.randn(1, G, C, H), torch.randn(1, G, C, H), R, 2)
+    packed = (
+        *kivi.pack_keys(torch.randn(1, G, C, H), R, 2),
+        *kivi.pack_values(torch.randn(1, G, C, H), 2),
+    )
     key, value, count = torch.randn(1, G, 1, H), torch.randn(1, G, 1, H), torch.tensor([9])
     keys, values = torch.randn(1, G, C, H), torch.randn(1, G, C, H)
     prompt = [keys, values, torch.rand(1, G, C), torch.tensor([C])]
     held = zipcache.pack_prompt(*prompt, SHAPE.tiers)
-    ring = {"ring_key": rows[0], "ring_value": rows[1], "ring_score": torch.rand(1, G, R)}
+    waiting = {"ring_key": rows[0], "ring_value": rows[1], "ring_score": torch.rand(1, G, R)}
     kinds = ("key", "value", "key_least", "key_step", "divisor", "value_least", "value_step")
     query, recent = torch.randn(1, HEADS, 1, H), torch.randn(1, G, 3, H)
     return {
-        "kivi pack": (_pack, rows),
-        "kivi step": (_step, [*region.parts, *rows, key, value, count]),
+        "kivi pack": (_pack, rows[:1]),
+        "kivi step": (_step, [*packed, *rows, key, value, torch.rand(1, G, 2, C + R), count]),
         "zipcache prompt": (_pack_prompt, prompt),
-        "zipcache ring": (_pack_ring, [(held | ring)[kind] for kind in SHAPE.waiting]),
+        "zipcache ring": (_pack_ring, [(held | waiting)[kind] for kind in SHAPE.waiting]),
         "zipcache read": (_read, [held[f"low_{kind}"] for kind in kinds]),
         "think": (_think, [query, keys, torch.randn(1, HEADS, 6, H), recent]),
         "think step": (

@@ -186,14 +186,29 @@ void written_problems(const Kv& kv, const Stage& stage, const Buffers& buffers, 
   }
 }
 
+// The buffers that the host writes rows to, which flush makes.
+std::set<std::string> filed_of(const Manifest& manifest, const std::string& flavour) {
+  static const std::string kFlushed = "flushed_";
+  std::set<std::string> out;
+  for (const auto& stage : manifest.stages) {
+    if (stage.stage != names::FLUSH || stage.flavour != flavour) continue;
+    for (const auto& tensor : stage.outputs) {
+      if (rows_of(&tensor) != 0 && begins(tensor.name, kFlushed)) out.insert("past_" + tensor.name.substr(kFlushed.size()));
+    }
+  }
+  return out;
+}
+
 // Whether every step writes this buffer: all, or the ring and what no flush will write.
-bool is_of_steps(const Kv& kv, const std::string& name) {
+bool is_of_steps(const Kv& kv, const std::string& name, const std::set<std::string>& filed) {
   if (kv.ring == 0 || begins(name, "past_ring_")) return true;
+  if (kv.filing == "groups") return filed.count(name) == 0;
   const std::string kind = name.substr(0, name.rfind('_'));
   return kv.filing == "none" && (kind == "past_key" || kind == "past_value");
 }
 
-// A ring goes into groups of as many rows, or is divided between the tiers.
+// A ring goes into groups of as many rows, or is divided between the tiers. Values may leave it one by one instead,
+// into what every step writes.
 void flush_problems(const Kv& kv, std::int64_t layer, const Buffers& own, const Buffers& made, Found& out) {
   const auto rows = [&](const std::string& kind) {
     return own.count(kind) != 0 ? rows_of(find(made, layered("flushed_" + kind, layer))) : 0;
@@ -201,12 +216,13 @@ void flush_problems(const Kv& kv, std::int64_t layer, const Buffers& own, const 
   for (const char* side : {"key", "value"}) {
     std::int64_t filed = 0;
     for (const auto& tier : tiers_of(kv)) filed += rows(tier + side);
-    if (filed == kv.ring) continue;
+    const bool by_steps = side == std::string("value") && kv.filing == "groups" && filed == 0;
+    if (filed == kv.ring || by_steps) continue;
     out.push_back("files " + str(filed) + " rows of " + side + " " + str(layer) + ", and $.kv.ring is " + str(kv.ring));
   }
   const std::int64_t groups = rows_of(find(own, "key")) / std::max<std::int64_t>(1, kv.ring);
   for (const auto& [kind, buffer] : own) {
-    if (kv.filing == "groups" && !begins(kind, "ring_") && rows(kind) * groups != rows_of(&buffer)) {
+    if (kv.filing == "groups" && rows(kind) != 0 && rows(kind) * groups != rows_of(&buffer)) {
       out.push_back(str(rows(kind)) + " rows of " + layered("flushed_" + kind, layer) + " are not one of " + str(groups) +
                     " groups");
     }
@@ -230,10 +246,11 @@ void missing_problems(const Manifest& m, const Stage& stage, const Buffers& buff
     for (std::int64_t layer = 0; layer < m.kv.layers; ++layer) flush_problems(m.kv, layer, layers[layer], made, out);
   } else if (kWhole.count(stage.stage) != 0) {
     const auto [first, stop] = layers_of(m, stage);
+    const auto filed = filed_of(m, stage.flavour);
     for (const auto& [name, buffer] : buffers) {
       const std::int64_t number = number_of(name);
       const bool mine = stop - first == m.kv.layers || (first <= number && number < stop);
-      const bool written = stage.stage != "decode" || is_of_steps(m.kv, name);
+      const bool written = stage.stage != "decode" || is_of_steps(m.kv, name, filed);
       if (mine && written) wanted.push_back("present_" + name.substr(5));
     }
   }
