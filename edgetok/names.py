@@ -74,7 +74,7 @@ TOKEN_ID = "token_id"  # int64 [1, 1], the token to decode
 EXIT_SIGNAL = "exit_signal"  # float32 [1], above 0 where all visual rows are to leave
 TEXT_POSITIONS = "text_positions"  # int64 [T], rotary positions of rows without visual ones
 PREFILL_KEPT = "prefill_kept"  # int64 [sum], visual rows kept at each cut, one cut after another
-DECODE_READ = "decode_read"  # int64 [choices, G, k], rows a step read beside the newest; or -1
+DECODE_READ = "decode_read"  # int64 [choices, G, k], rows a step read; or -1
 LOGITS = "logits"  # float32 [1, W], of the last true row
 
 KEPT_KEY = "kept_key"  # [1, G, keep, H], as `past_key` of a layer, the rows that stay

@@ -38,7 +38,7 @@ class Reads:
     """Constants of a reading in one model.
 
     Args:
-        count: rows that a layer reads beside the newest one, if it does not read all.
+        count: rows that a layer reads, if it does not read all.
         selects: layers that read all rows and choose; so do those before the first.
     """
 

@@ -107,7 +107,7 @@ def first_state(
         float32 [P, G, S].
     """
     if policy.pool:
-        scores = smoothed(scores, count, policy.recent or 0, policy.pool)
+        scores = smoothed(scores, count, policy.window, policy.pool)
     rows = {SCORE: scores, SEEN: seen.expand_as(scores), TEXT: text.expand_as(scores)}
     return torch.stack([rows[name] for name in policy.row_state])
 

@@ -111,9 +111,10 @@ class CacheChoice:
         if self.policy is None:
             return None
         wanted = ladder.largest.cache_slots if self.slots is None else self.slots
-        plan = plan_eviction(self.policy, wanted, len(text.layers), text.max_positions)
+        sizes = len(text.layers), text.max_positions, ladder.largest.prefill_tokens
+        plan = plan_eviction(self.policy, wanted, *sizes)
         if self.policy.mixers:
-            kept = self.policy.mixers, plan.keep, self.policy.recent or 0
+            kept = self.policy.mixers, plan.keep, self.policy.window
             require_mixers_fit(*kept, text.head_dim)
         return plan
 

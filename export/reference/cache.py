@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,8 @@ class CacheReference:
     def _ranks(self, layer: int, rows: Sequence[Row]) -> list[float]:
         policy, keep = self.policy, self.plan.keep[layer]
         recent = keep - policy.sinks if policy.recent is None else policy.recent
+        if isinstance(recent, Fraction):
+            recent = int(keep * recent)
         ranks = []
         for at, row in enumerate(rows):
             score = row.score / max(row.seen, 1.0) if SEEN in policy.row_state else row.score
@@ -246,7 +249,7 @@ def _voted(policy: Policy, rows: Sequence[Row], attention: Array) -> list[Row]:
     scores = [float((weights[at:] * attention[at:, at]).sum()) for at in range(len(rows))]
     seen = [float(weights[at:].sum()) for at in range(len(rows))]
     if policy.pool:
-        scores = _pooled(scores, policy.recent or 0, policy.pool)
+        scores = _pooled(scores, policy.window, policy.pool)
     return [replace(r, score=a, seen=b) for r, a, b in zip(rows, scores, seen, strict=True)]
 
 
@@ -254,7 +257,7 @@ def _query_weights(policy: Policy, count: int) -> Array:
     """What the attention of each query of the prompt counts, [count]."""
     ages = np.arange(count)[::-1]
     if policy.pool:
-        return (ages < (policy.recent or 0)).astype(float)
+        return (ages < policy.window).astype(float)
     if SEEN in policy.row_state:
         last = -(-count // 20)
         probes: Array = ((ages < last) | (np.arange(count) % 20 == 0)).astype(float)

@@ -269,7 +269,11 @@ ATTACKS = {
     ),
     "a group of another type": ("kivi", retype("flushed_key_0", "uint8", "flush"), "uint8"),
     "a group of another width": ("kivi", resize("flushed_key_0", 3, 5, "flush"), "flushed_key_0"),
-    "a group without ranges": ("kivi", drop("flushed_key_step_0", "flush"), "does not make present_key_step_0"),
+    "a group without ranges": (
+        "kivi",
+        drop("flushed_key_step_0", "flush"),
+        "does not make present_key_step_0",
+    ),
     "values that nobody files": (
         "kivi",
         drop("present_value_1", "decode"),
@@ -291,12 +295,12 @@ ATTACKS = {
         add("flush", "outputs", "flushed_filled_0", [2], "int32"),
         "past_filled_0 has no rows",
     ),
-    "tiers that lose rows": ("zipcache", resize("flushed_low_key_0", 2, 12, "flush"), "files 31"),
-    "tiers that make up rows": ("zipcache", resize("flushed_high_value_0", 2, 20, "flush"), "33"),
+    "tiers that lose rows": ("zipcache", resize("flushed_low_key_0", 2, 11, "flush"), "files 31"),
+    "tiers that make up rows": ("zipcache", resize("flushed_high_value_0", 2, 21, "flush"), "33"),
     "ranges of a tier missing": (
         "zipcache",
         drop("flushed_high_value_step_1", "flush"),
-        "flushed_high_value_step_1 has 0 rows, not 19",
+        "flushed_high_value_step_1 has 0 rows, not 20",
     ),
     "counts missing": (
         "zipcache",
@@ -336,7 +340,7 @@ ATTACKS = {
     "ranges of the prompt filed": (
         "zipcache",
         add("flush", "outputs", "flushed_high_key_least_0", [1, 3, 1, 16]),
-        "flushed_high_key_least_0 has 1 rows, not 19",
+        "flushed_high_key_least_0 has 1 rows, not 20",
     ),
     "a flush that answers": (
         "kivi",

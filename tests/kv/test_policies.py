@@ -31,7 +31,7 @@ def test_an_unknown_policy_names_the_known_ones() -> None:
 
 def test_pyramid_falls_in_equal_steps_as_published() -> None:
     """C 256, w 32, 32 layers: c_min 11, c_max 437, steps of 13."""
-    capacities = fall(256, 32, 32)
+    capacities = fall(256, 32, 32, 4096)
     assert capacities[0] == 437 + 32 and capacities[1] == capacities[0] - 13
     assert capacities[-1] == 437 - 31 * 13 + 32
 
@@ -45,7 +45,7 @@ def test_the_way_out_of_too_few_slots_works(name: str, layers: int) -> None:
     enough = int(str(refused.value).split(" to ")[-1].split()[0])
     room = plan_eviction(policy, enough, layers)
     assert all(keep < slots for keep, slots in zip(room.keep, room.slots, strict=True))
-    always = policy.sinks + (policy.recent or 0)
+    always = policy.sinks + policy.window
     assert all(keep > always for keep in room.keep)
     with pytest.raises(UsageError, match=f"raise --kv-slots to {enough}"):
         plan_eviction(policy, enough - 1, layers)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgetok.export.caches.zipcache.graphs import tier_of
 from edgetok.kv.stores import kivi, levels, ring, think, tidaldecode, zipcache
 
 G, H, HEADS = 2, 16, 4
@@ -170,8 +171,8 @@ def test_zipcache_packs_and_packs_again(prompt: int, padding: int) -> None:
     for time in range(times):
         new = draw(1, G, tail, H, seed=5 + time), draw(1, G, tail, H, seed=50 + time)
         score = draw(1, G, tail, seed=500 + time)
-        ring = dict(zip(shape.written, (*new, score), strict=True))
-        _file_tiers(held, zipcache.pack_ring(shape, held | ring))
+        waiting = dict(zip(shape.written, (*new, score), strict=True))
+        _file_tiers(held, zipcache.pack_ring(shape, held | waiting))
         seen = torch.tensor([float(tail - row) for row in range(tail)])  # steps since it came
         for tier in (0, 1):
             _zip_append(want[tier], *new, score / seen, tier)
@@ -191,7 +192,7 @@ def _file_tiers(held: dict[str, torch.Tensor], packed: dict[str, torch.Tensor]) 
 def _places(salience: torch.Tensor, group: int, tier: int) -> list[int]:
     scores = salience[0, group].tolist()
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    salient = round(0.6 * len(scores))
+    salient = len(scores) - int(0.4 * len(scores))
     return sorted(order[:salient] if tier == 0 else order[salient:])
 
 
@@ -202,8 +203,10 @@ def _zip_loop(
     heads = []
     for group in range(G):
         chosen = _places(salience, group, tier)
-        columns = keys[0, group, chosen]
-        largest = values[0, group, chosen].abs().max(0).values.tolist()
+        columns = keys[
+            0, group, chosen or slice(None)
+        ]  # a tier of no rows takes all for its ranges
+        largest = values[0, group].abs().max(0).values.tolist()
         heads.append(
             {
                 "ranges": [(float(c.min()), float(c.max())) for c in columns.T],
@@ -232,9 +235,7 @@ def _zip_append(
 
 def _compare_tiers(held: dict[str, torch.Tensor], want: list[list[dict]]) -> None:
     for (tier, bits), heads in zip(zipcache.BITS.items(), want, strict=True):
-        kinds = ("key", "value", "key_least", "key_step", "divisor", "value_least", "value_step")
-        rows = zipcache.Tier(*(held[f"{tier}_{kind}"] for kind in kinds))
-        keys, values = zipcache.read(rows, bits)
+        keys, values = zipcache.read(tier_of(held, tier), bits)
         for group, head in enumerate(heads):
             count = len(head["rows"])
             for got, side in ((keys, 0), (values, 1)):
@@ -312,17 +313,15 @@ def test_tidaldecode_reads_what_a_selection_layer_chose() -> None:
     keys, values = draw(1, G, slots, H), draw(1, G, slots, H, seed=1)
     asked, query = draw(1, HEADS, 1, H, seed=2), draw(1, HEADS, 1, H, seed=3)
     rows = tidaldecode.choose_rows(weigh(asked, keys, held), at(held), k)
-    places, true = tidaldecode.with_newest(rows, at(held))
-    picked = [tidaldecode.gather_rows(buffer, places) for buffer in (keys, values)]
-    got = tidaldecode.attend(query, *picked, true)
+    picked = [tidaldecode.gather_rows(buffer, rows) for buffer in (keys, values)]
+    got = tidaldecode.attend(query, *picked, rows >= 0)
     for group in range(G):
-        paid = [0.0] * held
+        paid = [0.0] * (held + 1)
         for head in (2 * group, 2 * group + 1):
             grown = [math.exp(float(asked[0, head, 0] @ keys[0, group, i])) for i in range(40)]
             paid = [p + g / sum(grown[: held + 1]) for p, g in zip(paid, grown, strict=False)]
-        chosen = sorted(range(held), key=lambda i: -paid[i])[:k]
-        assert sorted(rows[group].tolist()) == sorted(chosen)
-        read = [*chosen, held]
+        read = sorted(range(held + 1), key=lambda i: -paid[i])[:k]
+        assert sorted(rows[group].tolist()) == sorted(read)
         for head in (2 * group, 2 * group + 1):
             grown = [math.exp(float(query[0, head, 0] @ keys[0, group, i])) for i in read]
             want = sum(
@@ -331,13 +330,12 @@ def test_tidaldecode_reads_what_a_selection_layer_chose() -> None:
             torch.testing.assert_close(got[0, head, 0], want, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("held", [0, 3, 7])
+@pytest.mark.parametrize("held", [0, 3, 6])
 def test_tidaldecode_with_room_for_all_is_dense(held: int) -> None:
     keys, values, query = draw(1, G, 9, H), draw(1, G, 9, H, seed=1), draw(1, HEADS, 1, H, seed=2)
     rows = tidaldecode.choose_rows(weigh(query, keys, held), at(held), 7)
-    assert ((rows >= 0).sum(1) == held).all()
-    places, true = tidaldecode.with_newest(rows, at(held))
-    picked = [tidaldecode.gather_rows(buffer, places) for buffer in (keys, values)]
-    got = tidaldecode.attend(query, *picked, true)
+    assert ((rows >= 0).sum(1) == held + 1).all()
+    picked = [tidaldecode.gather_rows(buffer, rows.clamp(min=0)) for buffer in (keys, values)]
+    got = tidaldecode.attend(query, *picked, rows >= 0)
     dense = weigh(query, keys, held) @ values[0]
     torch.testing.assert_close(got, dense.reshape(1, HEADS, 1, H))

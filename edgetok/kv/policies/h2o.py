@@ -1,7 +1,12 @@
-"""H2O (arXiv 2306.14048): rows that received most attention since they came, and the last ones."""
+"""H2O (arXiv 2306.14048): rows that received most attention since they came, and the last ones.
+
+Half of what stays are the last rows, as in the released code (`heavy_ratio` and `recent_ratio` are
+alike); first rows have no place of their own.
+"""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from edgetok.kv.policy import SCORE, Policy
@@ -22,6 +27,8 @@ POLICY = Policy(
     summary="what received most attention in all, and the last rows",
     differs="drops a stretch at a time, not a row; attention is averaged over a group's heads",
     row_state=(SCORE,),
+    sinks=0,
+    recent=Fraction(1, 2),
     asks=ask,
     decay=1.0,
 )

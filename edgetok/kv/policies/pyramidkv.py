@@ -1,8 +1,10 @@
 """PyramidKV (arXiv 2406.02069): SnapKV with more rows in early layers than in late ones.
 
 With C slots on average and a window w: the last layer has (C - w) / 20 slots beside the window, the
-first as many more as that is fewer, and the layers between fall in equal steps. A prompt that fits
-into its layer's slots stays whole, so nothing else depends on how long it is.
+first as many more as that is fewer, and the layers between fall in equal steps. The first layer
+gets no more slots than the prompt has rows, and all get C for prompts shorter than 2 (C - w).
+
+Frozen: the prompt is the longest that the ladder takes, since a layer's slots are constants.
 """
 
 from __future__ import annotations
@@ -14,11 +16,17 @@ from edgetok.kv.policies import snapkv
 BETA = 20
 
 
-def fall(slots: int, layers: int, window: int) -> list[int]:
-    """Slots of each layer."""
+def fall(slots: int, layers: int, window: int, prompt_rows: int) -> list[int]:
+    """Slots of each layer.
+
+    >>> fall(160, 4, 32, 200), fall(160, 4, 32, 300)
+    ([160, 160, 160, 160], [282, 201, 120, 39])
+    """
     beside = slots - window
-    least = max(0, beside) // BETA
-    most = 2 * beside - least
+    if prompt_rows < 2 * beside:
+        return [slots] * layers
+    most = min(2 * beside - max(0, beside) // BETA, prompt_rows - window)
+    least = 2 * beside - most
     step = (most - least) // max(1, layers - 1)
     return [most - layer * step + window for layer in range(layers)]
 
@@ -28,5 +36,6 @@ POLICY = replace(
     name="pyramidkv",
     paper="arXiv 2406.02069",
     summary="SnapKV with slots that fall from layer to layer",
+    differs=f"{snapkv.POLICY.differs}; slots are those for the ladder's longest prompt",
     capacities=fall,
 )

@@ -3,6 +3,10 @@
 Attention of the last 32 rows is summed, averaged over five neighbours, and the highest stay beside
 those 32; neither changes at decode. The paper lets the cache grow from there. Here rows of the
 answer have no votes, so of them only the last 32 outlive a compaction.
+
+Attention is averaged over the query heads of a key/value head, which holds its rows once; the
+released code repeats keys and values and lets each query head choose. Window, average and its width
+are that code's defaults; the papers' own runs take the maximum of seven neighbours.
 """
 
 from __future__ import annotations
@@ -28,7 +32,9 @@ def with_window(window: int) -> Policy:
         name="snapkv",
         paper="arXiv 2404.14469",
         summary="what the prompt's last rows attend to, averaged over neighbours",
-        differs="generated rows beyond the window go; the paper keeps them all",
+        differs="generated rows beyond the window go, where the program keeps them all; a group's "
+        "heads choose together; averages of 5 scores as by default, where the papers' runs take "
+        "maxima of 7",
         row_state=(SCORE,),
         sinks=0,
         recent=window,

@@ -1,7 +1,8 @@
 """TidalDecode (arXiv 2410.05076): a few layers look at all rows and say which ones others read.
 
-The released code lets layer 2 choose, and layer 9 of 32 choose again; of other depths the second is
-the layer that lies as deep, if any lies between it and the first.
+The released code lets layer 2 choose, and in its evaluations layer 9 of 32 choose again (its
+example's entry point, `enable_tidal`, says 13); of other depths the second is the layer that lies
+as deep, if any lies between it and the first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ READING = Reading(
     name="tidaldecode",
     paper="arXiv 2410.05076",
     summary="every row; behind layers that choose, a step reads the chosen ones alone",
-    differs="rows are chosen for a key/value head, not for each query head",
+    differs="rows are chosen for a key/value head, not each query head; chosen again at layer 9 "
+    "of 32, as in the program's evaluations, where its example says 13",
     selects=list_selects,
 )

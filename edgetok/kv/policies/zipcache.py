@@ -27,7 +27,8 @@ POLICY = Policy(
     name="zipcache-salience",
     paper="arXiv 2405.14256",
     summary="mean attention from probe rows that could see the row",
-    differs="evicts what the paper stores in fewer bits; probes at constant steps, not random ones",
+    differs="evicts what the paper stores in fewer bits, but for 4 first and 16 last rows; probes "
+    "at constant steps, not random ones, and a row's attention is divided by the probes behind it",
     row_state=(SCORE, SEEN),
     asks=ask,
     decay=1.0,

@@ -100,7 +100,8 @@ def pack_keys(keys: Tensor, ring: int, bits: int) -> Packed:
     Returns:
         int8 [1, G, n, H * bits / 8], and float32 [1, G, n / R, H] twice.
     """
-    groups = keys.unflatten(2, (-1, ring))
+    (one, heads, rows, width) = keys.shape
+    groups = keys.reshape(one, heads, rows // ring, ring, width)
     least, step = find_range(groups, 3, bits)
     return to_levels(groups, least, step, bits).flatten(2, 3), least.squeeze(3), step.squeeze(3)
 
@@ -108,8 +109,8 @@ def pack_keys(keys: Tensor, ring: int, bits: int) -> Packed:
 def read_keys(levels: Tensor, least: Tensor, step: Tensor, bits: int) -> Tensor:
     """What `pack_keys` packed, up to rounding: float32 [1, G, n, H]."""
     ring = levels.shape[2] // least.shape[2]
-    spread = (part.repeat_interleave(ring, 2) for part in (least, step))
-    return from_levels(levels, *spread, bits)
+    least, step = (part.repeat_interleave(ring, 2) for part in (least, step))
+    return from_levels(levels, least, step, bits)
 
 
 def pack_values(values: Tensor, bits: int) -> Packed:
@@ -119,14 +120,15 @@ def pack_values(values: Tensor, bits: int) -> Packed:
         int8 [1, G, n, H * bits / 8], a range's bytes after another's, and float32 [1, G, n, H / c]
         twice.
     """
-    ranges = values.unflatten(3, (-1, channels_of_range(values.shape[3], bits)))
+    channels = channels_of_range(values.shape[3], bits)
+    ranges = values.reshape(*values.shape[:3], -1, channels)
     least, step = find_range(ranges, 4, bits)
     return to_levels(ranges, least, step, bits).flatten(3, 4), least.squeeze(4), step.squeeze(4)
 
 
 def read_values(levels: Tensor, least: Tensor, step: Tensor, bits: int) -> Tensor:
     """What `pack_values` packed, up to rounding: float32 [1, G, n, H]."""
-    ranges = levels.unflatten(3, (least.shape[3], -1))
+    ranges = levels.reshape(*least.shape, -1)
     return from_levels(ranges, least.unsqueeze(4), step.unsqueeze(4), bits).flatten(3, 4)
 
 

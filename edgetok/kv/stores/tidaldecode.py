@@ -1,7 +1,8 @@
 """TidalDecode (arXiv 2410.05076): a few layers look at all rows and say which ones others read.
 
 Nothing is evicted: reading is what gets cheaper. Selection layers attend to everything and take the
-k rows that receive most; the layers after them attend to those and the newest, until the next one.
+k rows that receive most, among which the newest has no place of its own; the layers after them
+attend to those, until the next one.
 
 Frozen: rows are chosen per key/value head, by the attention that the heads of its group pay
 together, where the paper chooses per query head, so that one gather serves a group.
@@ -22,24 +23,15 @@ def choose_rows(weights: Tensor, held: Tensor, count: int) -> Tensor:
 
     Args:
         weights: float32 [G, heads / G, C], attention of the newest row.
-        held: int64 [1], rows before the newest one. Where they are fewer than `count`, -1
-            stands for what is missing.
+        held: int64 [1], rows before the newest one. Where there are fewer than `count` with it,
+            -1 stands for what is missing.
     """
     import torch
 
     paid = weights.sum(1)
-    paid = torch.where(torch.arange(paid.shape[1]) < held, paid, -1.0)
+    paid = torch.where(torch.arange(paid.shape[1]) <= held, paid, -1.0)
     chosen = torch.topk(paid, count, dim=-1).indices
-    return torch.where(chosen < held, chosen, -1)
-
-
-def with_newest(chosen: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Places [G, k + 1] of chosen rows and the newest one, and which of them hold a row."""
-    import torch
-
-    newest = held.reshape(1, 1).expand(chosen.shape[0], 1)
-    rows = torch.cat([chosen, newest], dim=1)
-    return rows.clamp(min=0), rows >= 0
+    return torch.where(chosen <= held, chosen, -1)
 
 
 def gather_rows(buffer: Tensor, places: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """ZipCache (arXiv 2405.14256): salient rows in 4 bits, the others in 2, new ones as they are.
 
 Keys have a range per channel, over the rows of their tier. Values are divided by the root of each
-channel's largest magnitude, then have a range per row and head (channel-separable tokenwise).
+channel's largest magnitude among all rows, then have a range per row and head (channel-separable
+tokenwise).
 
 Frozen: which rows are salient is decided per head; ranges of keys and the values' divisors are
-those of the prompt, and rows that are packed later are clipped to them. How many rows are salient
-is a constant. The released code mixes rows of different heads in a value's range; this does not.
+those of the prompt, and rows that are packed later are clipped to them, where the released code
+finds both anew for each 100 rows. It mixes rows of different heads in a value's range; this does
+not.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "zipcache"
 BITS = {"high": 4, "low": 2}
-SALIENT, OF = 3, 5  # three rows of five are salient, rounded to the nearest
+PLAIN, OF = 2, 5  # two rows of five are not salient, rounded down, as in the released code
 SMALLEST_DIVISOR = 1e-4  # of a channel that is zero all over the prompt
 FAR = 1e30  # beyond every number of a row
 
@@ -30,10 +32,10 @@ FAR = 1e30  # beyond every number of a row
 def count_salient(rows: int) -> int:
     """How many of so many rows go to the high tier.
 
-    >>> count_salient(32)
-    19
+    >>> count_salient(32), count_salient(99)
+    (20, 60)
     """
-    return (2 * SALIENT * rows + OF) // (2 * OF)
+    return rows - PLAIN * rows // OF
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class ZipShape:
     written = ("ring_key", "ring_value", "ring_score")  # what a step writes
     waiting = (
         *written,
-        *(f"{tier}_{kind}" for tier in BITS for kind in ("key_least", "key_step", "divisor")),
+        *(f"{tier}_{kind}" for tier in BITS for kind in ("key_least", "key_step")),
+        "divisor",
     )  # what the flush graph reads
 
     @property
@@ -79,10 +82,10 @@ class ZipShape:
         found: dict[str, Place] = {}
         for tier, slots in self.tiers.items():
             found |= self._rows(tier, slots)
-            found |= {f"{tier}_{kind}": of_channel for kind in ("key_least", "key_step", "divisor")}
+            found |= {f"{tier}_{kind}": of_channel for kind in ("key_least", "key_step")}
         row: Place = ("float32", [1, self.kv_heads, self.ring, self.head_dim])
         score: Place = ("float32", [1, self.kv_heads, self.ring])
-        found |= {"ring_key": row, "ring_value": row, "ring_score": score}
+        found |= {"divisor": of_channel, "ring_key": row, "ring_value": row, "ring_score": score}
         return found | {"filled": ("int32", [2])}
 
     @property
@@ -107,17 +110,17 @@ class Tier:
     Args:
         keys, values: int8 [1, G, C, H * bits / 8].
         key_least, key_step: float32 [1, G, 1, H].
-        divisor: float32 [1, G, 1, H], of values.
         value_least, value_step: float32 [1, G, C, 1].
+        divisor: float32 [1, G, 1, H], of values; the same in both tiers.
     """
 
     keys: Tensor
     values: Tensor
     key_least: Tensor
     key_step: Tensor
-    divisor: Tensor
     value_least: Tensor
     value_step: Tensor
+    divisor: Tensor
 
 
 def split_salient(salience: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -147,13 +150,15 @@ def pack_prompt(
 
     rows = key.shape[2]
     order = torch.topk(salience, rows, dim=-1).indices
-    high = torch.div(2 * SALIENT * count + OF, 2 * OF, rounding_mode="floor")
+    high = count - torch.div(PLAIN * count, OF, rounding_mode="floor")
     rank = torch.arange(rows)
-    found: dict[str, Tensor] = {}
+    true = (rank < count)[:, None]
+    divisor, whole = _divisor(value, true), _span(key, true)
+    found: dict[str, Tensor] = {"divisor": divisor}
     for tier, mine in (("high", rank < high), ("low", (rank >= high) & (rank < count))):
-        size = count_salient(rows) if tier == "high" else rows - count_salient(rows) + 1
+        size = count_salient(rows) if tier == "high" else max(1, rows - count_salient(rows))
         places = torch.where(mine, order, rows).sort(-1).values[..., :size]
-        held = _pack_tier(key, value, places, BITS[tier])
+        held = _pack_tier(key, value / divisor, places, whole, BITS[tier])
         more = slots[tier] - held["key"].shape[2]
         for kind in ("key", "value", "value_least", "value_step"):
             held[kind] = functional.pad(held[kind], (0, 0, 0, max(0, more)))
@@ -162,32 +167,49 @@ def pack_prompt(
     return found | {"filled": torch.cat([high, count - high]).to(torch.int32)}
 
 
-def _pack_tier(key: Tensor, value: Tensor, places: Tensor, bits: int) -> dict[str, Tensor]:
-    """Rows at places [1, G, n] as a tier of n slots; places after the prompt are no rows."""
+def _divisor(value: Tensor, true: Tensor) -> Tensor:
+    """The root of each channel's largest magnitude in rows that are true: float32 [1, G, 1, H]."""
+    import torch
+
+    largest = torch.where(true, value.abs(), 0.0).amax(2, keepdim=True)
+    return largest.sqrt().clamp(min=SMALLEST_DIVISOR)
+
+
+def _span(rows: Tensor, mine: Tensor) -> Tensor:
+    """Least and most of each channel over the rows that are `mine`: float32 [1, G, 2, H]."""
+    import torch
+
+    least = torch.where(mine, rows, FAR).amin(2, keepdim=True)
+    return torch.cat([least, torch.where(mine, rows, -FAR).amax(2, keepdim=True)], 2)
+
+
+def _pack_tier(
+    key: Tensor, even: Tensor, places: Tensor, whole: Tensor, bits: int
+) -> dict[str, Tensor]:
+    """Rows at places [1, G, n] as a tier of n slots; places after the prompt are no rows.
+
+    Args:
+        even: the values, divided.
+        whole: span of all keys, for what comes later into a tier that has none of the prompt.
+    """
     import torch
 
     rows = key.shape[2]
     mine = (places < rows).unsqueeze(-1)
     at = places.clamp(max=rows - 1).unsqueeze(-1).expand(-1, -1, -1, key.shape[3])
-    keys, values = key.gather(2, at), value.gather(2, at)
-    least = torch.where(mine, keys, FAR).amin(2, keepdim=True)
-    most = torch.where(mine, keys, -FAR).amax(2, keepdim=True)
-    some = mine.any(2, keepdim=True)
-    span = torch.where(some, torch.cat([least, most], 2), 0.0)
+    keys, values = key.gather(2, at), even.gather(2, at)
+    span = torch.where(mine.any(2, keepdim=True), _span(keys, mine), whole)
     least, step = find_range(span, 2, bits)
-    largest = torch.where(mine, values.abs(), 0.0).amax(2, keepdim=True)
-    divisor = largest.sqrt().clamp(min=SMALLEST_DIVISOR)
-    packed, of_row = pack_rows(keys, values, least, step, divisor, bits)
+    packed, of_row = pack_rows(keys, values, least, step, bits)
     return dict(
         zip(("key", "value", "value_least", "value_step"), (*packed, *of_row), strict=True)
-    ) | {"key_least": least, "key_step": step, "divisor": divisor}
+    ) | {"key_least": least, "key_step": step}
 
 
 def pack_rows(
-    keys: Tensor, values: Tensor, key_least: Tensor, key_step: Tensor, divisor: Tensor, bits: int
+    keys: Tensor, even: Tensor, key_least: Tensor, key_step: Tensor, bits: int
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Rows [1, G, n, H] in the ranges of a tier: levels of both, and ranges of the values."""
-    even = values / divisor
+    """Rows [1, G, n, H], values divided, in the ranges of a tier: levels, and values' ranges."""
     least, step = find_range(even, 3, bits)
     levels = to_levels(keys, key_least, key_step, bits), to_levels(even, least, step, bits)
     return levels, (least, step)
@@ -204,8 +226,7 @@ def pack_ring(shape: ZipShape, held: dict[str, Tensor]) -> dict[str, Tensor]:
         at = places.unsqueeze(-1).expand(-1, -1, -1, shape.head_dim)
         keys, values = held["ring_key"].gather(2, at), held["ring_value"].gather(2, at)
         least, step = held[f"{tier}_key_least"], held[f"{tier}_key_step"]
-        divisor, bits = held[f"{tier}_divisor"], BITS[tier]
-        packed, of_row = pack_rows(keys, values, least, step, divisor, bits)
+        packed, of_row = pack_rows(keys, values / held["divisor"], least, step, BITS[tier])
         names = (f"{tier}_{kind}" for kind in ("key", "value", "value_least", "value_step"))
         made |= dict(zip(names, (*packed, *of_row), strict=True))
     return made

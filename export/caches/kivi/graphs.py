@@ -86,10 +86,10 @@ class KiviAttention(RowAttention):
         """
         (levels, least, step), size = packed, self.shape.ring
         asking = query.reshape(1, ring.shape[1], -1, ring.shape[3])
-        keys = kivi.read_keys(levels, least, step, self.shape.bits), ring
-        scores = (asking @ rows.transpose(2, 3) for rows in keys)
+        keys = kivi.read_keys(levels, least, step, self.shape.bits)
+        filed, waiting = (asking @ rows.transpose(2, 3) for rows in (keys, ring))
         first = torch.div(count, size, rounding_mode="floor") * size  # a full ring is filed before
-        return order_scores(*scores, first, self.shape.slots)
+        return order_scores(filed, waiting, first, self.shape.slots)
 
 
 class KiviPrefill(RingPrefill):

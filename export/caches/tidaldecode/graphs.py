@@ -12,7 +12,7 @@ from edgetok import names
 from edgetok.export.attention import merge_heads
 from edgetok.export.stages.decoder import Decoder, DecoderContext
 from edgetok.kv.reading import Reads
-from edgetok.kv.stores.tidaldecode import attend, choose_rows, with_newest
+from edgetok.kv.stores.tidaldecode import attend, choose_rows
 
 
 @dataclass
@@ -39,9 +39,9 @@ class SharedAttention:
             rows: Tensor = self.dense(module, query, key, value, scaling)
             return rows
         query = self.dense.append(query, key, value)
-        places, true = with_newest(self.chosen[-1], self.held)
-        keys, values = self.dense.pick(places)
-        return merge_heads(attend(query * scaling, keys, values, true))
+        rows = self.chosen[-1]
+        keys, values = self.dense.pick(rows.clamp(min=0))
+        return merge_heads(attend(query * scaling, keys, values, rows >= 0))
 
     def _choose(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float

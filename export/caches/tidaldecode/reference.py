@@ -55,7 +55,7 @@ class TidalReference(CacheReference):
         before = [at for at in self.reads.selects if at < layer]
         if new > 1 or not before or layer in self.reads.selects:
             return hidden
-        for row in range(count - 1):
+        for row in range(count):
             if row not in self.read[before[-1]][head]:
                 hidden[0, row] = True
         return hidden
@@ -63,7 +63,7 @@ class TidalReference(CacheReference):
     def _notice(self, layer: int, head: int, received: Array) -> None:
         if len(received) > 1 or layer not in self.reads.selects:
             return
-        paid = received[0, :-1].tolist()  # the newest row is read whatever it receives
+        paid = received[0].tolist()
         order = sorted(range(len(paid)), key=lambda row: (-paid[row], row))
         chosen = order[: self.reads.count]
         if self._found is not None:

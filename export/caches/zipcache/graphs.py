@@ -109,5 +109,5 @@ class ZipFlush(RingFlush):
 
 def tier_of(held: dict[str, Tensor], tier: str) -> zipcache.Tier:
     """The buffers of one tier."""
-    kinds = ("key", "value", "key_least", "key_step", "divisor", "value_least", "value_step")
-    return zipcache.Tier(*(held[f"{tier}_{kind}"] for kind in kinds))
+    kinds = ("key", "value", "key_least", "key_step", "value_least", "value_step")
+    return zipcache.Tier(*[held[name] for name in (*(f"{tier}_{k}" for k in kinds), "divisor")])

@@ -64,7 +64,8 @@ class ZipRows:
         self._cache: Any = DynamicCache()
         self._packed = 0
         self._scores: list[Array] = []  # per layer what waiting rows received, [G, waiting]
-        self._ranges: dict[tuple[int, int, int], tuple[Array, Array, Array]] = {}
+        self._ranges: dict[tuple[int, int, int], tuple[Array, Array]] = {}
+        self._divisors: dict[tuple[int, int], Array] = {}
 
     def begin(self, embeds: Tensor) -> Tensor:
         """A prompt [1, n, D] -> logits [W]."""
@@ -123,13 +124,17 @@ class ZipRows:
         held = self._cache.layers[layer]
         keys, values = held.keys[0].numpy().copy(), held.values[0].numpy().copy()
         for head, scores in enumerate(salience):
+            if first:
+                self._divisors[layer, head] = _divisor(values[head, rows])
+            divisor = self._divisors[layer, head]
             order = np.argsort(-scores, kind="stable")
-            high = int(np.floor(0.6 * len(order) + 0.5 + 1e-9))
+            high = len(order) - int(0.4 * len(order))
             for bits, chosen in ((4, order[:high]), (2, order[high:])):
                 at, key = rows.start + chosen, (layer, head, bits)
                 if first:
-                    self._ranges[key] = _measure(keys[head, at], values[head, at])
-                least, most, divisor = self._ranges[key]
+                    own = keys[head, at if len(at) else rows]
+                    self._ranges[key] = own.min(0), own.max(0)
+                least, most = self._ranges[key]
                 keys[head, at] = _round(keys[head, at], least, most, bits)
                 even = values[head, at] / divisor
                 bounds = even.min(1, keepdims=True), even.max(1, keepdims=True)
@@ -148,12 +153,9 @@ def _probed(attention: Array) -> Array:
     return salience
 
 
-def _measure(keys: Array, values: Array) -> tuple[Array, Array, Array]:
-    if not len(keys):
-        zeros = np.zeros(keys.shape[1], np.float32)
-        return zeros, zeros, zeros + np.float32(1e-4)
-    divisor = np.maximum(np.sqrt(np.abs(values).max(0)), np.float32(1e-4))
-    return keys.min(0), keys.max(0), divisor
+def _divisor(values: Array) -> Array:
+    root: Array = np.maximum(np.sqrt(np.abs(values).max(0)), np.float32(1e-4))
+    return root
 
 
 def _round(rows: Array, least: Array, most: Array, bits: int) -> Array:

@@ -290,7 +290,8 @@ def test_a_prompt_over_its_limit_is_refused(kept: Kept) -> None:
     [
         ({"kv_policy": "fifo"}, "KV policy 'fifo' is unknown; choose none, streaming"),
         ({"kv_slots": 30}, "30 KV slots need a policy"),
-        ({"kv_policy": "h2o", "kv_slots": 10}, r"raise --kv-slots to \d+ or more"),
+        ({"kv_policy": "h2o", "kv_slots": 2}, "raise --kv-slots to 3 or more"),
+        ({"kv_policy": "snapkv", "kv_slots": 10}, r"raise --kv-slots to \d+ or more"),
         ({"kv_policy": "h2o", "kv_slots": 0}, r"raise --kv-slots to \d+ or more"),
         (
             {"kv_policy": "h2o", "kv_slots": 300, "budgets": "full"},

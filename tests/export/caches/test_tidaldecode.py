@@ -124,10 +124,9 @@ def test_every_step_reads_the_reference_s_rows(flavour: str, bits, graphs, parts
         follow(runner, reference, embed(parts, rows), 1e-4 if bits is None else 1e-2)
 
 
-@pytest.mark.parametrize("count", [pytest.param(99, marks=pytest.mark.slow), 100])
-def test_reading_all_rows_is_dense(count: int, graphs, parts: Parts) -> None:
-    """100 slots: with 99 rows beside the newest, or more, nothing is left out."""
-    runner, rows = graphs(count), embed(parts, 28)
+def test_reading_all_rows_is_dense(graphs, parts: Parts) -> None:
+    """Of 100 slots."""
+    runner, rows = graphs(100), embed(parts, 28)
     reference = Reference(parts, find_method("visionzip"))
     want = reference.answer(rows, NEW)
     got = [runner.begin(VISUAL, rows[0].numpy()), *(runner.step(i) for i in want.ids[:-1])]

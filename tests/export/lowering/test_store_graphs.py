@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgetok.export.caches.zipcache.graphs import tier_of
 from edgetok.export.lowering import portable
 from edgetok.export.lowering.trace import quiet, trace
 from edgetok.kv.stores import kivi, ring, think, tidaldecode, zipcache
@@ -47,6 +48,9 @@ def _step(*x: Tensor) -> Any:
     return *left, ring.put_last(ring_key, key, count), *read
 
 
+LOW = tuple(
+    f"low_{kind}" for kind in ("key", "value", "key_least", "key_step", "value_least", "value_step")
+)
 SHAPE = zipcache.ZipShape(1, G, H, C + R + 1, C, R)
 
 
@@ -59,7 +63,8 @@ def _pack_ring(*waiting: Tensor) -> Any:
 
 
 def _read(*x: Tensor) -> Any:
-    return zipcache.read(zipcache.Tier(*x), zipcache.BITS["low"])
+    held = dict(zip(("divisor", *LOW), x, strict=True))
+    return zipcache.read(tier_of(held, "low"), zipcache.BITS["low"])
 
 
 def _think(query: Tensor, keys: Tensor, asked: Tensor, recent: Tensor) -> Any:
@@ -76,9 +81,9 @@ def _think_step(*x: Tensor) -> Any:
 
 def _tidal(query: Tensor, keys: Tensor, values: Tensor, count: Tensor) -> Any:
     weights = torch.softmax(query.reshape(G, -1, H) @ keys[0].transpose(1, 2), -1)
-    places, true = tidaldecode.with_newest(tidaldecode.choose_rows(weights, count, 5), count)
-    picked = [tidaldecode.gather_rows(buffer, places) for buffer in (keys, values)]
-    return (tidaldecode.attend(query, *picked, true),)
+    rows = tidaldecode.choose_rows(weights, count, 5)
+    picked = [tidaldecode.gather_rows(buffer, rows.clamp(min=0)) for buffer in (keys, values)]
+    return (tidaldecode.attend(query, *picked, rows >= 0),)
 
 
 def _inputs() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
@@ -93,14 +98,13 @@ def _inputs() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
     prompt = [keys, values, torch.rand(1, G, C), torch.tensor([C])]
     held = zipcache.pack_prompt(*prompt, SHAPE.tiers)
     waiting = {"ring_key": rows[0], "ring_value": rows[1], "ring_score": torch.rand(1, G, R)}
-    kinds = ("key", "value", "key_least", "key_step", "divisor", "value_least", "value_step")
     query, recent = torch.randn(1, HEADS, 1, H), torch.randn(1, G, 3, H)
     return {
         "kivi pack": (_pack, rows[:1]),
         "kivi step": (_step, [*packed, *rows, key, value, torch.rand(1, G, 2, C + R), count]),
         "zipcache prompt": (_pack_prompt, prompt),
         "zipcache ring": (_pack_ring, [(held | waiting)[kind] for kind in SHAPE.waiting]),
-        "zipcache read": (_read, [held[f"low_{kind}"] for kind in kinds]),
+        "zipcache read": (_read, [held[kind] for kind in ("divisor", *LOW)]),
         "think": (_think, [query, keys, torch.randn(1, HEADS, 6, H), recent]),
         "think step": (
             _think_step,
