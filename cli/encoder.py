@@ -148,7 +148,7 @@ def _png(values: NDArray[Any], source: bytes | Path) -> bytes:
     """An image as large as the one that was given: 16 bits of depth, or numbers of classes."""
     from PIL import Image
 
-    from edgetok.runtimes.images.preprocess import open_image
+    from edgetok.images.reading import open_image
 
     size = open_image(source).size
     if values.dtype == np.float32:

@@ -20,11 +20,11 @@ from edgetok.errors import InputError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from edgetok.images.reading import ImageInput
     from edgetok.runtimes.answers.answer import Answer
     from edgetok.runtimes.answers.auditing import Auditor
     from edgetok.runtimes.answers.model import Model
     from edgetok.runtimes.answers.stream import Stream
-    from edgetok.runtimes.images.preprocess import ImageInput
 
 _MIB = 1 << 20
 

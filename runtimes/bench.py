@@ -10,13 +10,13 @@ import numpy as np
 
 from edgetok.control import Row
 from edgetok.errors import UsageError
+from edgetok.images.reading import ImageInput
 from edgetok.runtimes.answers.answer import Answer
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.device import machine
 from edgetok.runtimes.device.energy import Meter, find_meter
 from edgetok.runtimes.device.sampled import Sampled
 from edgetok.runtimes.encoder.model import Encoder
-from edgetok.runtimes.images.preprocess import ImageInput
 from edgetok.runtimes.images.several import Pictures
 
 WARM_UP_ANSWERS = 1  # the first one touches pages of weights and cache for the first time

@@ -13,7 +13,8 @@ from edgetok.bundle.processor import (
     parse_prompt_plan,
 )
 from edgetok.bundle.reader import Bundle
-from edgetok.runtimes.images.preprocess import ImageInput, preprocess
+from edgetok.images.preprocess import preprocess
+from edgetok.images.reading import ImageInput
 from edgetok.runtimes.runtime.protocol import FloatArray
 from edgetok.text.prompt import (
     Prompt,

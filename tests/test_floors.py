@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 GROUND = {"errors", "limits", "ladder", "names", "options", "rules", "scratch", "tokens", "version"}
-TOOLS = {"methods", "prefill", "kv", "families", "bundle", "text", "control", "engines"}
+TOOLS = {"methods", "prefill", "kv", "families", "bundle", "text", "images", "control", "engines"}
 
 # Every import counts, those inside functions and under TYPE_CHECKING too.
 MAY_KNOW: dict[str, set[str]] = {
@@ -33,6 +33,7 @@ MAY_KNOW: dict[str, set[str]] = {
     # The plans that a bundle holds, and the code that reads them on a device.
     "families": GROUND | {"bundle", "text"},
     "text": {"errors", "limits", "bundle"},
+    "images": {"errors", "limits", "bundle"},
     "bundle": GROUND - {"tokens"},
     "control": GROUND - {"tokens"},
     "engines": GROUND - {"tokens"} | {"bundle", "control"},  # the user's cache directory
@@ -46,6 +47,7 @@ LIGHT_PACKAGES = (
     "runtimes",
     "bundle",
     "text",
+    "images",
     "control",
     "engines",
     "cli",

@@ -10,6 +10,7 @@ from typing import Unpack
 from edgetok.bundle.manifest import Manifest
 from edgetok.control import Fixed, load_table
 from edgetok.control.thumbnail import describe
+from edgetok.images.reading import ImageInput
 from edgetok.ladder import Ladder
 from edgetok.runtimes.answers.answer import Answer, Clock, Progress
 from edgetok.runtimes.answers.choosing import Chooser, Tables
@@ -24,7 +25,6 @@ from edgetok.runtimes.answers.request import (
 from edgetok.runtimes.answers.session import Session
 from edgetok.runtimes.answers.steps import Pipeline
 from edgetok.runtimes.answers.stream import Stream
-from edgetok.runtimes.images.preprocess import ImageInput
 from edgetok.runtimes.images.several import Pictures, require_weights
 from edgetok.runtimes.processor import Processor
 from edgetok.runtimes.runtime.protocol import FloatArray, Runtime, VisualTokens

@@ -20,6 +20,8 @@ from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.processor import IMAGE_FILE, ImagePlan, parse_image_plan
 from edgetok.bundle.reader import EncoderBundle
 from edgetok.errors import InputError, UsageError
+from edgetok.images.preprocess import preprocess
+from edgetok.images.reading import ImageInput
 from edgetok.runtimes.backends.backend import Backend
 from edgetok.runtimes.backends.ort import OrtBackend
 from edgetok.runtimes.backends.providers import provider_of
@@ -29,7 +31,6 @@ from edgetok.runtimes.encoder.requirements import (
     require_flavour,
     require_memory,
 )
-from edgetok.runtimes.images.preprocess import ImageInput, preprocess
 from edgetok.runtimes.runtime.protocol import FloatArray, IdArray
 from edgetok.runtimes.runtime.requirements import WEIGHTS_PREFIX, require_pixels, require_threads
 

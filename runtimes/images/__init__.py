@@ -1,1 +1,1 @@
-"""From image files to pixels."""
+"""The images of a prompt: several of them, and frames of videos."""

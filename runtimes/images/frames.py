@@ -20,7 +20,7 @@ from PIL import Image
 
 from edgetok import limits
 from edgetok.errors import IncompatibleError, InputError
-from edgetok.runtimes.images.preprocess import ImageInput, require_size
+from edgetok.images.reading import ImageInput, require_size
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of limits.IMAGE_FORMATS
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"

@@ -13,7 +13,7 @@ from PIL import Image
 from edgetok import names
 from edgetok.bundle.manifest import Manifest
 from edgetok.errors import InputError, UsageError
-from edgetok.runtimes.images.preprocess import ImageInput
+from edgetok.images.reading import ImageInput
 from edgetok.runtimes.runtime.protocol import FloatArray, TowerOutput
 
 Pictures = ImageInput | Collection[ImageInput]

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from transformers.image_transforms import convert_to_rgb
 
 from edgetok.errors import InputError
-from edgetok.runtimes.images.preprocess import preprocess
+from edgetok.images.preprocess import preprocess
 
 EXACT = 1e-6
 # Where torchvision is installed, transformers resamples with it: mostly one of 256 levels away.

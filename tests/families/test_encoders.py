@@ -26,9 +26,9 @@ from edgetok.families.checkpoint import Checkpoint, read_checkpoint
 from edgetok.families.encoder_heads import AttentionPool, MeanHead
 from edgetok.families.encoder_parts import Encoded, EncoderParts
 from edgetok.families.encoders import ENCODERS, open_encoder
+from edgetok.images.preprocess import preprocess
 from edgetok.methods import TOWER_METHODS, expedit, find_method
 from edgetok.runtimes.encoder.verify import verify_encoder
-from edgetok.runtimes.images.preprocess import preprocess
 
 KINDS = (
     *("vit", "vit embedding", "deit", "deit distilled", "dinov2", "dinov2 embedding"),

@@ -27,9 +27,9 @@ from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.pipeline import ExportReport, export_model
 from edgetok.export.reference.model import Reference
 from edgetok.families import FAMILIES, Parts, open_model
+from edgetok.images.preprocess import preprocess
 from edgetok.ladder import build_ladder
 from edgetok.methods import find_method
-from edgetok.runtimes.images.preprocess import preprocess
 
 ROWS = (
     *("llava_next 1x2", "llava_onevision", "llava_onevision 2x2", "internvl"),

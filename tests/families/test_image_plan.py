@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgetok.errors import InputError
 from edgetok.families.image_plan import plan_of
-from edgetok.runtimes.images.preprocess import preprocess
+from edgetok.images.preprocess import preprocess
 
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("ViTImageProcessorPil", {"size": {"height": 32, "width": 24}}),

@@ -13,7 +13,7 @@ from PIL import Image
 from edgetok.bundle.processor import IMAGE_FILE, ImagePlan, Tiles
 from edgetok.bundle.strict import encode_strict
 from edgetok.errors import InputError
-from edgetok.runtimes.images.preprocess import preprocess
+from edgetok.images.preprocess import preprocess
 
 BASE = ImagePlan(
     resize_shortest_px=None,

@@ -1,0 +1,1 @@
+"""From image files to pixels, alike at export and on the device."""
