@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from edgetok.bundle.processor import PromptPlan
 from edgetok.calibration.samples import Sample
-from edgetok.errors import InputError
 from edgetok.families.parts import Parts
 from edgetok.families.tokenizer import open_tokenizer
+from edgetok.images.reading import read_file
 from edgetok.text.prompt import strip_text
 
 SYNTHETIC_PROMPT = "What is in the picture?"
@@ -54,7 +54,7 @@ def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
     cases = []
     for number, sample in enumerate(samples):
         shown = [samples[(number + i) % len(samples)] for i in range(parts.vision.pictures)]
-        read = [(*_read(each), each.image.suffix.lower()) for each in shown]
+        read = [(*read_file(each.image), each.image.suffix.lower()) for each in shown]
         pixels = torch.cat([parts.process(processor, picture) for _, picture, _ in read])
         before, after = split_prompt(parts.prompt, tokenizer, sample.prompt)
         question = find_question(parts.prompt, tokenizer, sample.prompt)
@@ -142,28 +142,3 @@ def _pack(picture: Image.Image) -> bytes:
     packed = io.BytesIO()
     picture.save(packed, "PNG")
     return packed.getvalue()
-
-
-def _read(sample: Sample) -> tuple[bytes, Image.Image]:
-    try:
-        data = sample.image.read_bytes()
-        return data, _show(Image.open(io.BytesIO(data)))
-    except (OSError, ValueError) as error:
-        raise InputError(f"image {sample.image} cannot be read: {error}") from error
-
-
-def _show(picture: Image.Image) -> Image.Image:
-    """Upright RGB, as Hugging Face loads an image, transparency put on white as it converts one.
-
-    Raises:
-        ValueError: for more than 8 bits, which it clips.
-    """
-    if picture.mode[0] in "IF":
-        raise ValueError(f"grey levels of more than 8 bits (mode {picture.mode}); save it with 8")
-    picture = ImageOps.exif_transpose(picture)
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    shown = Image.new("RGB", picture.size, "white")
-    shown.paste(picture, mask=picture.getchannel("A"))
-    return shown

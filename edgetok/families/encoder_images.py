@@ -52,8 +52,9 @@ def _load(checkpoint: Checkpoint, changes: dict[str, Any]) -> Any:
     # DINOv3's own processor needs torchvision; this one does the same, but rounds resized pixels.
     own = checkpoint.model_type == "dinov3_vit"
     kind = transformers.ViTImageProcessorPil if own else transformers.AutoImageProcessor
+    how = {} if own else {"backend": "pil"}
     try:
-        return kind.from_pretrained(str(checkpoint.path), local_files_only=True, **changes)
+        return kind.from_pretrained(str(checkpoint.path), local_files_only=True, **how, **changes)
     except Exception as error:  # transformers raises whatever its dependencies do
         raise InputError(
             f"{checkpoint.path}: its image processor cannot be loaded: "

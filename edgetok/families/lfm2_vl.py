@@ -15,7 +15,7 @@ from edgetok.errors import UsageError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_processor_config, read_values
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Framing, Grid, Parts, VisionParts, merge_cells
+from edgetok.families.parts import Framing, Grid, Parts, VisionParts, merge_cells, stretch
 from edgetok.families.prompt_plan import read_prompt_plan, surround_image
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _process(size_px: Grid, patch: int, processor: Any, picture: Any) -> Tensor:
     """The processor's patches put together again as pixels [1, 3, h, w]."""
     height, width = size_px
     lines, columns = height // patch, width // patch
-    stretched = picture.resize((width, height), processor.resample)
+    stretched = stretch(processor, picture, size_px)
     out = processor(images=stretched, max_num_patches=lines * columns, return_tensors="pt")
     cut = out["pixel_values"].reshape(lines, columns, patch, patch, 3)
     pixels: Tensor = cut.permute(4, 0, 2, 1, 3).reshape(1, 3, height, width)

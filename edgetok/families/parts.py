@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgetok.bundle.manifest import Generation
@@ -68,6 +69,22 @@ def process(processor: Any, picture: Any) -> Tensor:
     """Pixels [1, 3, h, w] of an image, as most image processors have them."""
     pixels: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"]
     return pixels.float()
+
+
+def stretch(processor: Any, picture: Any, size_px: Grid) -> Any:
+    """A Pillow image of any kind as RGB of this height and width, by the processor's filter.
+
+    For families whose processor would keep the proportions. It is converted before it is resized,
+    as processors do.
+    """
+    import numpy as np
+    from PIL import Image
+    from transformers.image_transforms import convert_to_rgb
+
+    takes = signature(convert_to_rgb).parameters  # the older releases know no other return
+    told = {"return_numpy": True} if "return_numpy" in takes else {}
+    converted = Image.fromarray(np.asarray(convert_to_rgb(picture, **told)))
+    return converted.resize((size_px[1], size_px[0]), processor.resample)
 
 
 def open_processor(path: Path) -> Any:

@@ -15,7 +15,7 @@ from edgetok.errors import InputError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import load_settings, read_values
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Framing, Grid, Parts, VisionParts
+from edgetok.families.parts import Framing, Grid, Parts, VisionParts, stretch
 from edgetok.families.prompt_plan import read_prompt_plan
 from edgetok.families.timm_tower import find_whole_tower, require_timm
 
@@ -105,7 +105,7 @@ def _plan_image(checkpoint: Checkpoint, image_px: Grid) -> ImagePlan:
 
 
 def _process(image_px: Grid, processor: Any, picture: Any) -> Tensor:
-    stretched = picture.resize((image_px[1], image_px[0]), processor.resample)
+    stretched = stretch(processor, picture, image_px)
     out = processor(images=stretched, vision_input_type="vanilla", return_tensors="pt")
     pixels: Tensor = out["pixel_values"][0]
     return pixels.float()

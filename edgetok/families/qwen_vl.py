@@ -20,7 +20,7 @@ from edgetok.errors import UsageError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import load_settings, read_values
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Framing, Grid, Parts, VisionParts
+from edgetok.families.parts import Framing, Grid, Parts, VisionParts, stretch
 from edgetok.families.prompt_plan import read_prompt_plan
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _find_axes(decoder: Any) -> tuple[int, ...]:
 def _process(size_px: Grid, config: Any, processor: Any, picture: Any) -> Tensor:
     """The processor's patches put together again as pixels [1, 3, h, w]."""
     height, width = size_px
-    stretched = picture.resize((width, height), processor.resample)
+    stretched = stretch(processor, picture, size_px)
     size = {"shortest_edge": height * width, "longest_edge": height * width}
     patches = processor(images=stretched, size=size, return_tensors="pt")["pixel_values"]
     patch, merge = config.patch_size, config.spatial_merge_size

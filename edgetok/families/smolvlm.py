@@ -17,7 +17,16 @@ from edgetok.errors import InputError, UsageError
 from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import load_settings, read_values
 from edgetok.families.loading import load_checkpoint
-from edgetok.families.parts import Framing, Grid, Layout, Parts, TextParts, VisionParts, merge_cells
+from edgetok.families.parts import (
+    Framing,
+    Grid,
+    Layout,
+    Parts,
+    TextParts,
+    VisionParts,
+    merge_cells,
+    stretch,
+)
 from edgetok.families.pictures import repeat_pictures
 from edgetok.families.prompt_plan import read_gaps, read_prompt_plan, surround_image
 
@@ -201,7 +210,7 @@ def _process_tiles(side_px: int, tiles: Grid, processor: Any, picture: Any) -> T
     import torch
 
     height, width = tiles[0] * side_px, tiles[1] * side_px
-    canvas = picture.resize((width, height), processor.resample)
+    canvas = stretch(processor, picture, (height, width))
     out = processor(
         images=canvas,
         do_image_splitting=True,

@@ -50,6 +50,18 @@ def open_image(image: ImageInput) -> Image.Image:
     )
 
 
+def read_file(path: Path) -> tuple[bytes, Image.Image]:
+    """The bytes of an image file, and the upright RGB picture in them.
+
+    Raises:
+        InputError: as `open_image`.
+    """
+    with _open_file(path) as file:
+        _require_file_size(os.fstat(file.fileno()).st_size, str(path))
+        data = file.read()
+    return data, _decode(_open_header(io.BytesIO(data), str(path)), str(path))
+
+
 def _read_file(path: Path) -> Image.Image:
     with _open_file(path) as file:
         _require_file_size(os.fstat(file.fileno()).st_size, str(path))

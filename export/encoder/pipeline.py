@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from edgetok.bundle.processor import IMAGE_FILE, TOKENIZER_FILE
 from edgetok.bundle.strict import encode_strict
 from edgetok.bundle.writer import BundleWriter
 from edgetok.calibration.samples import draw, load_samples
-from edgetok.errors import InputError, UsageError
+from edgetok.errors import UsageError
 from edgetok.export.cases import synthetic_pictures
 from edgetok.export.encoder.builder import EncoderBuilder
 from edgetok.export.encoder.graphs import require_fit, require_movable
@@ -33,6 +32,7 @@ from edgetok.export.parity.sessions import GraphRunner
 from edgetok.families.checkpoint import Checkpoint
 from edgetok.families.encoder_parts import EncoderParts
 from edgetok.families.encoders import open_encoder
+from edgetok.images.reading import read_file
 from edgetok.ladder import parse_budgets
 from edgetok.methods import Method, find_method
 from edgetok.options import changed, flag_of, shown_of
@@ -166,11 +166,7 @@ def _read_pictures(
 
 
 def _read_picture(parts: EncoderParts, path: Path) -> Picture:
-    try:
-        data = path.read_bytes()
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, ValueError) as error:
-        raise InputError(f"image {path} cannot be read: {error}") from error
+    data, picture = read_file(path)
     return Picture(data, path.suffix.lower(), parts.process(picture))
 
 
