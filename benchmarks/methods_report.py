@@ -281,7 +281,7 @@ class Asker:
 
     @torch.no_grad()
     def _embed_prompt(self, sample: Sample) -> Prompt:
-        plan = self.parts.prompt, self._tokenizer, sample.prompt
+        plan = self.parts.prompt.plan, self._tokenizer, sample.prompt
         before, after = split_prompt(*plan)
         place = find_question(*plan)
         mask = torch.zeros(len(before) + len(after))
@@ -290,7 +290,7 @@ class Asker:
         return {names.TEXT_EMBEDS: rows, names.TEXT_MASK: mask}
 
     def _tokenise(self, sample: Sample) -> Asked:
-        _, after = split_prompt(self.parts.prompt, self._tokenizer, sample.prompt)
+        _, after = split_prompt(self.parts.prompt.plan, self._tokenizer, sample.prompt)
         answer = self._tokenizer.encode(f" {sample.answer}", add_special_tokens=False).ids
         return Asked(tuple(after), (*answer, self.parts.text.stop_ids[0]))
 

@@ -29,7 +29,7 @@ from transformers import AutoTokenizer
 from edgetok.bundle.processor import PromptPlan
 from edgetok.errors import InputError
 from edgetok.families.checkpoint import Checkpoint
-from edgetok.families.prompt_plan import read_prompt_plan
+from edgetok.families.prompt_plan import read_prompt
 from edgetok.text.prompt import TextTokenizer, encode_prompt, load_tokenizer
 
 VERSION, TEXTS, IMAGE = "3.7.2", 1000, "<edgetok-image>"
@@ -124,7 +124,7 @@ def measure(name: str, files: Path, texts: list[str]) -> dict[str, Any]:
         (place / "chat_template.jinja").write_text(make_template(before, behind))
         reference = AutoTokenizer.from_pretrained(place)
         reference.chat_template = make_template(before, behind)
-        plan = read_prompt_plan(Checkpoint(place, {}), image_id)
+        plan = read_prompt(Checkpoint(place, {}), image_id).plan
         tokenizer = load_tokenizer((place / "tokenizer.json").read_bytes())
         counts = {"equal": 0, "refused": 0, "decoded": 0}
         for text in texts:

@@ -14,7 +14,7 @@ from edgetok.cli.output import emit, table, working
 from edgetok.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
-    from edgetok.runtimes.verify import Report
+    from edgetok.runtimes.checks import Report
 
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 

@@ -56,8 +56,8 @@ def make_cases(parts: Parts, samples: Sequence[Sample]) -> list[Case]:
         shown = [samples[(number + i) % len(samples)] for i in range(parts.vision.pictures)]
         read = [(*read_file(each.image), each.image.suffix.lower()) for each in shown]
         pixels = torch.cat([parts.process(processor, picture) for _, picture, _ in read])
-        before, after = split_prompt(parts.prompt, tokenizer, sample.prompt)
-        question = find_question(parts.prompt, tokenizer, sample.prompt)
+        before, after = split_prompt(parts.prompt.plan, tokenizer, sample.prompt)
+        question = find_question(parts.prompt.plan, tokenizer, sample.prompt)
         (data, _, suffix), *others = read
         more = tuple((each, ending) for each, _, ending in others)
         cases.append(Case(data, suffix, sample.prompt, pixels, before, after, question, more))
@@ -125,8 +125,8 @@ def synthetic_cases(parts: Parts, count: int) -> list[Case]:
     """Cases for an export that was given no samples; they check graphs, not quality."""
     processor = parts.open_processor(parts.path)
     tokenizer = open_tokenizer(parts.path).backend_tokenizer
-    before, after = split_prompt(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
-    question = find_question(parts.prompt, tokenizer, SYNTHETIC_PROMPT)
+    before, after = split_prompt(parts.prompt.plan, tokenizer, SYNTHETIC_PROMPT)
+    question = find_question(parts.prompt.plan, tokenizer, SYNTHETIC_PROMPT)
     cases, several = [], parts.vision.pictures
     pictures = synthetic_pictures(count * several)
     for first in range(0, len(pictures), several):

@@ -29,6 +29,7 @@ from edgetok.export.manifest import describe
 from edgetok.export.options import METHOD, ExportOptions
 from edgetok.export.parity.gate import Subject, check_parity
 from edgetok.export.parity.golden import write_golden
+from edgetok.export.parity.inputs import InputReport, check_inputs
 from edgetok.export.parity.ledger import ParityReport, require_parity
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.reference.model import Reference
@@ -102,12 +103,15 @@ def export_model(
     with BundleWriter(out, force=asked.force, sources=[model_dir]) as writer:
         say("load model", 0.0)
         plan = _fit(asked, checkpoint, choice, method, Scratch(writer.path_of("")))
+        say("compare inputs with transformers", 0.08)
+        inputs = check_inputs(plan.parts)
         graphs = _build(plan, writer, lambda what, done: say(what, 0.1 + 0.5 * done))
         say("check against PyTorch", 0.6)
         sessions = _open_sessions(plan, graphs, writer.path_of(""))
-        report = _check(plan, sessions)
+        report = _check(plan, sessions, inputs.report)
         say("write", 0.95)
         _write_answers(plan, sessions["ort"], report, writer)
+        inputs.write(writer)
         stages = [graph.stage for graph in graphs]
         given = plan.parts, plan.method, plan.ladder, plan.cache, plan.precision
         digest = writer.publish(describe(*given, asked.seed, stages))
@@ -173,7 +177,9 @@ def _open_sessions(
     }
 
 
-def _check(plan: ExportPlan, sessions: Mapping[Flavour, GraphRunner]) -> ParityReport:
+def _check(
+    plan: ExportPlan, sessions: Mapping[Flavour, GraphRunner], inputs: InputReport
+) -> ParityReport:
     """Graphs against PyTorch.
 
     Raises:
@@ -181,8 +187,9 @@ def _check(plan: ExportPlan, sessions: Mapping[Flavour, GraphRunner]) -> ParityR
     """
     parts, method, ladder = plan.parts, plan.method, plan.ladder
     subject = Subject(parts, method, ladder, plan.cache, plan.precision, sessions)
-    report = check_parity(subject, plan.cases, synthetic=plan.asked.samples is None)
-    require_parity(report)
+    checks, synthetic = check_parity(subject, plan.cases), plan.asked.samples is None
+    report = ParityReport(plan.precision, len(plan.cases), synthetic, inputs, checks)
+    require_parity(checks)
     return report
 
 
@@ -192,7 +199,7 @@ def _write_answers(
     """What a device needs beside graphs, golden answers, and the report."""
     parts = plan.parts
     writer.write(IMAGE_FILE, encode_strict(parts.image))
-    writer.write(PROMPT_FILE, encode_strict(parts.prompt))
+    writer.write(PROMPT_FILE, encode_strict(parts.prompt.plan))
     writer.write(TOKENIZER_FILE, write_tokenizer(parts.path))
     reference = Reference(parts, plan.method)
     write_golden(writer, reference, sessions, plan.ladder, plan.cases[:GOLDEN_CASES])

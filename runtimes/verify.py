@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from itertools import pairwise
 
 import numpy as np
@@ -17,12 +16,21 @@ from edgetok.bundle.manifest import Flavour, Manifest
 from edgetok.bundle.reader import Bundle
 from edgetok.control import Certified
 from edgetok.control.certified import list_tried
-from edgetok.errors import VerificationError
 from edgetok.ladder import Rung
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.answers.request import EncodedImage
+from edgetok.runtimes.checks import (
+    Check,
+    Report,
+    cosine,
+    displaced,
+    largest_difference,
+    mismatches,
+    relative,
+)
 from edgetok.runtimes.images.several import join_outputs
 from edgetok.runtimes.runtime.interface import has_tower_per_rung
+from edgetok.runtimes.verify_inputs import input_checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,43 +82,8 @@ def tolerances_for(manifest: Manifest, flavour: Flavour = "ort") -> Tolerances:
     return INT8_CACHE if whole else INT4_CACHE
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One comparison. `value` must not exceed `tolerance`; 0 means equal."""
-
-    case: str
-    budget: int | None
-    what: str
-    value: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        return self.value <= self.tolerance  # False for NaN
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All comparisons of a verification."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if not check.passed)
-
-    def require_passed(self) -> None:
-        """Raises VerificationError naming the first failures."""
-        if self.failures:
-            listed = "; ".join(_describe(check) for check in self.failures[:5])
-            raise VerificationError(
-                f"{len(self.failures)} of {len(self.checks)} checks failed: {listed}; "
-                f"export again with this device's onnxruntime, or upgrade it"
-            )
-
-
 def verify(bundle: Bundle, model: Model, tolerances: Tolerances | None = None) -> Report:
-    """Run every golden case on every loaded rung.
+    """Run every golden case on every loaded rung, and make golden inputs again.
 
     Args:
         tolerances: fit for the bundle's precision when None.
@@ -125,7 +98,14 @@ def verify(bundle: Bundle, model: Model, tolerances: Tolerances | None = None) -
         for case in load_golden(bundle)
         for check in _case_checks(bundle, model, case, allowed)
     ]
-    return Report((*checks, *decision_checks(bundle)))
+    inputs = input_checks(
+        bundle,
+        lambda asked: _read_prompt(model, asked.text, asked.system),
+        model.processor.encode_turn,
+        model.processor.pixels,
+        allowed.pixels,
+    )
+    return Report((*checks, *inputs, *decision_checks(bundle)))
 
 
 def decision_checks(bundle: Bundle) -> Iterator[Check]:
@@ -146,17 +126,21 @@ def _case_checks(
 ) -> Iterator[Check]:
     shown = [model.processor.pixels(bundle.read(image)) for image in case.images]
     pixels = np.concatenate(shown)
-    prompt = model.processor.encode(case.prompt)
-    ids = [*prompt.before, IMAGE_PLACEHOLDER, *prompt.after]
+    ids = _read_prompt(model, case.prompt)
     difference = largest_difference(pixels.reshape(case.pixels.shape), case.pixels)
     yield Check(case.name, None, "pixels", difference, tolerances.pixels)
-    yield Check(case.name, None, "prompt ids", mismatches(ids, case.text_ids), 0)
+    yield Check(case.name, None, "prompt ids", mismatches(ids, case.text_ids.tolist()), 0)
     # From the golden pixels on, so that one cause fails one check.
     golden = np.split(case.pixels.reshape(pixels.shape), len(shown))
     output = join_outputs([model.runtime.encode(each) for each in golden])
     image = EncodedImage(output, model.digest)
     for rung in model.ladder:
         yield from _rung_checks(model, case, image, rung, tolerances)
+
+
+def _read_prompt(model: Model, text: str, system: str | None = None) -> list[int]:
+    prompt = model.processor.encode(text, system)
+    return [*prompt.before, IMAGE_PLACEHOLDER, *prompt.after]
 
 
 def _rung_checks(
@@ -203,45 +187,3 @@ def _regret(logits: NDArray[np.float32], token_id: int) -> float:
     if not 0 <= token_id < logits.size:
         return float("inf")
     return float(logits.max() - logits[token_id])
-
-
-def relative(difference: float, spread: float) -> float:
-    """A difference in units of `spread`; golden logits that are all alike allow none."""
-    if spread > 0 or np.isnan(spread):
-        return difference / spread
-    return 0.0 if difference == 0 else float("inf")
-
-
-def largest_difference(actual: NDArray[np.float32], golden: NDArray[np.float32]) -> float:
-    """Largest absolute difference; infinite for different shapes, NaN if one holds NaN."""
-    if actual.shape != golden.shape:
-        return float("inf")
-    return float(np.abs(actual.astype(np.float64) - golden).max(initial=0))
-
-
-def cosine(actual: NDArray[np.float32], golden: NDArray[np.float32]) -> float:
-    """Cosine of two vectors [W]; NaN if one is zero or holds NaN."""
-    a, b = actual.astype(np.float64), golden.astype(np.float64)
-    norms = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / norms) if norms else float("nan")
-
-
-def mismatches(actual: Sequence[int], golden: NDArray[np.int64]) -> float:
-    """How many places differ, missing ones included."""
-    wanted = golden.tolist()
-    differing = sum(a != b for a, b in zip(actual, wanted, strict=False))
-    return float(differing + abs(len(actual) - len(wanted)))
-
-
-def displaced(actual: Sequence[int], golden: NDArray[np.int64]) -> float:
-    """Share of the golden tokens that are missing or out of order; 0 means equal."""
-    wanted = golden.tolist()
-    if list(actual) == wanted:
-        return 0.0
-    blocks = SequenceMatcher(None, list(actual), wanted, autojunk=False).get_matching_blocks()
-    return 1 - sum(block.size for block in blocks) / max(len(actual), len(wanted))
-
-
-def _describe(check: Check) -> str:
-    where = check.case if check.budget is None else f"{check.case} at {check.budget} tokens"
-    return f"{check.what} of {where} off by {check.value:.3g} (at most {check.tolerance:.3g})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +18,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Processing:
+    """Hugging Face's processor: a Pillow image -> pixels [1, 3, h, w].
+
+    `fixed`: its settings that the export gives it.
+    """
+
+    processor: Any
+    fixed: Mapping[str, Any]
+
+    def __call__(self, picture: Any) -> Tensor:
+        return process(self.processor, picture)
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSide:
     """How images become pixels.
 
     Args:
         plan: what the bundle does with an image.
         size_px: height and width after it.
-        process: Hugging Face's processor: a Pillow image -> pixels [1, 3, h, w].
+        process: what Hugging Face's processor does with it.
     """
 
     plan: ImagePlan
     size_px: tuple[int, int]
-    process: Callable[[Any], Tensor]
+    process: Processing
 
 
 def find_image(checkpoint: Checkpoint, **changes: Any) -> ImageSide:
@@ -43,7 +57,7 @@ def find_image(checkpoint: Checkpoint, **changes: Any) -> ImageSide:
     read_processor_config(checkpoint)
     processor = _load(checkpoint, changes)
     plan = plan_of(processor.to_dict())
-    return ImageSide(plan, size_of(plan), lambda picture: process(processor, picture))
+    return ImageSide(plan, size_of(plan), Processing(processor, changes))
 
 
 def _load(checkpoint: Checkpoint, changes: dict[str, Any]) -> Any:

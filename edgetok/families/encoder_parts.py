@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from edgetok.bundle.encoders import Scores, Similarity, Task
+from edgetok.bundle.golden_inputs import GoldenPrompt
 from edgetok.bundle.processor import ImagePlan
 from edgetok.errors import InputError
+from edgetok.families.encoder_images import Processing
 from edgetok.families.parts import VisionParts
 
 
@@ -54,6 +56,7 @@ class TextEncoder:
         length: T, to which every text is padded.
         tokenizer: a `tokenizer.json` that pads by itself, as Hugging Face does.
         similarity: how two embeddings become a score.
+        texts: with the ids that transformers makes of them, padded.
     """
 
     module: nn.Module
@@ -61,6 +64,7 @@ class TextEncoder:
     length: int
     tokenizer: str
     similarity: Similarity
+    texts: tuple[GoldenPrompt, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class EncoderParts:
             back can serve it.
         movable: whether blocks take rows without asking where in the image they were.
         whole: pixels [1, 3, h, w] -> the output, by Hugging Face's own forward pass.
-        process: Hugging Face's image processor for one Pillow image -> pixels [1, 3, h, w].
+        process: Hugging Face's image processor.
         labels: of the classes, in order; empty where there are none.
         scores: what the logits of a classifier become.
     """
@@ -90,7 +94,7 @@ class EncoderParts:
     taps: tuple[int, ...]
     whole: Callable[[Tensor], Tensor]
     image: ImagePlan
-    process: Callable[[Any], Tensor]
+    process: Processing
     labels: tuple[str, ...] = ()
     scores: Scores = "softmax"
     text: TextEncoder | None = None

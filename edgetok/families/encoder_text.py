@@ -9,17 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from edgetok import limits
+from edgetok.bundle.golden_inputs import GoldenPrompt
 from edgetok.errors import InputError
 from edgetok.families.checkpoint import read_json_object, require_tokenizer
 from edgetok.families.encoder_heads import unit
 from edgetok.families.encoder_parts import TextEncoder
+from edgetok.families.prompt_check import BATTERY
 
 if TYPE_CHECKING:
     from edgetok.bundle.encoders import Similarity
     from edgetok.families.checkpoint import Checkpoint
 
 _OLD_END = 2
-PROBES = ("a photo of a cat", "Two DOGS, one café!", "")
+PROBES = ("a photo of a cat", "Two DOGS, one café!")
 
 
 def find_text_encoder(checkpoint: Checkpoint, model: Any, similarity: Similarity) -> TextEncoder:
@@ -42,18 +44,28 @@ def find_text_encoder(checkpoint: Checkpoint, model: Any, similarity: Similarity
     own = Tokenizer.from_str(data)
     own.no_truncation()
     own.enable_padding(direction=side, length=length, pad_id=pad_id, pad_token=theirs.pad_token)
-    for text in PROBES:
-        wanted = theirs(text, padding="max_length", max_length=length).input_ids
-        if own.encode(text).ids != wanted:
-            raise InputError(
-                f"{checkpoint.path}: tokenizer.json makes other tokens of {text!r} than the "
-                f"model's own {type(theirs).__name__}; save the tokenizer with transformers 5 first"
-            )
+    asked = (*PROBES, *BATTERY)
+    texts = tuple(_compare(checkpoint, own, theirs, text, length) for text in asked)
 
     def whole(ids: Tensor) -> Tensor:
         return unit(model.get_text_features(input_ids=ids).pooler_output)
 
-    return TextEncoder(TextTower(model, length), whole, length, own.to_str(), similarity)
+    return TextEncoder(TextTower(model, length), whole, length, own.to_str(), similarity, texts)
+
+
+def _compare(checkpoint: Checkpoint, own: Any, theirs: Any, text: str, length: int) -> GoldenPrompt:
+    """A text and its ids, which both tokenizers make alike; longer texts have more than `length`.
+
+    Raises:
+        InputError: if they differ.
+    """
+    wanted = theirs(text, padding="max_length", max_length=length).input_ids
+    if own.encode(text).ids != wanted:
+        raise InputError(
+            f"{checkpoint.path}: tokenizer.json makes other tokens of {text!r} than the model's "
+            f"own {type(theirs).__name__}; save the tokenizer with transformers 5 first"
+        )
+    return GoldenPrompt(text=text, system=None, ids=list(wanted))
 
 
 class TextTower(nn.Module):

@@ -13,7 +13,7 @@ from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Parts, VisionParts, keep_rows
-from edgetok.families.prompt_plan import read_prompt_plan
+from edgetok.families.prompt_plan import read_prompt
 from edgetok.families.timm_tower import find_whole_tower, require_timm
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=image,
-        prompt=read_prompt_plan(checkpoint, model.config.image_token_id),
+        prompt=read_prompt(checkpoint, model.config.image_token_id),
     )
 
 

@@ -14,7 +14,7 @@ from edgetok.families.decoder import find_text
 from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Parts, VisionParts
-from edgetok.families.prompt_plan import read_prompt_plan
+from edgetok.families.prompt_plan import read_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,8 +47,9 @@ def open_gemma3(checkpoint: Checkpoint, framing: Framing) -> Parts:
         projector=_norm_and_project(projector),
         text=find_text(model.model.language_model, model.lm_head, model, bidirectional="image"),
         image=read_image_plan(checkpoint, config.vision_config.image_size),
-        prompt=read_prompt_plan(checkpoint, config.image_token_id, spell=_surround),
+        prompt=read_prompt(checkpoint, config.image_token_id, spell=_surround),
         process=_process,
+        fixed={"do_pan_and_scan": False},
     )
 
 
@@ -71,9 +72,7 @@ def open_paligemma(checkpoint: Checkpoint, framing: Framing) -> Parts:
         projector=model.model.multi_modal_projector,
         text=find_text(decoder, head, model, bidirectional="prompt"),
         image=read_image_plan(checkpoint, config.vision_config.image_size),
-        prompt=read_prompt_plan(
-            checkpoint, config.image_token_id, template=_PREFIX, prefixed=False
-        ),
+        prompt=read_prompt(checkpoint, config.image_token_id, template=_PREFIX, prefixed=False),
     )
 
 

@@ -77,6 +77,20 @@ def plan_of(config: dict[str, Any]) -> ImagePlan:
     )
 
 
+def plan_stretched(config: dict[str, Any], size_px: tuple[int, int]) -> ImagePlan:
+    """The plan of a family of any size: images are stretched to this height and width.
+
+    Args:
+        config: the values of the loaded class.
+
+    Raises:
+        InputError: for values that no plan has.
+    """
+    return ImagePlan(
+        resize_shortest_px=None, resize_px=list(size_px), crop_px=None, **read_values(config)
+    )
+
+
 _CONVNEXT_WHOLE = 384
 
 

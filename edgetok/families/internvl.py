@@ -15,7 +15,7 @@ from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Parts, VisionParts, merge_cells
 from edgetok.families.pictures import repeat_pictures
-from edgetok.families.prompt_plan import read_gaps, read_prompt_plan, surround_image
+from edgetok.families.prompt_plan import read_gaps, read_prompt, surround_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +43,9 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=read_image_plan(checkpoint, vision.image_px[0]),
-        prompt=read_prompt_plan(checkpoint, token, around, pictures=framing.images),
+        prompt=read_prompt(checkpoint, token, around, pictures=framing.images),
         process=_process,
+        fixed={"crop_to_patches": False},
     )
     return repeat_pictures(parts, read_gaps(checkpoint, token, around, framing.images))
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgetok.bundle.processor import ImagePlan
 from edgetok.errors import UsageError
 from edgetok.families.decoder import find_text
-from edgetok.families.image_plan import read_processor_config, read_values
+from edgetok.families.image_plan import plan_stretched, read_processor_config
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Grid, Parts, VisionParts, merge_cells, stretch
-from edgetok.families.prompt_plan import read_prompt_plan, surround_image
+from edgetok.families.prompt_plan import read_prompt, surround_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +44,7 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
     _require_cells(size_px, checkpoint.config, processor)
     model = load_checkpoint(Lfm2VlForConditionalGeneration, checkpoint)
     config, patch = model.config, model.config.vision_config.patch_size
-    values = read_values(_open_processor(processor, patch, checkpoint.path).to_dict())
-    plan = ImagePlan(resize_shortest_px=None, resize_px=list(size_px), crop_px=None, **values)
+    settings = _open_processor(processor, patch, checkpoint.path).to_dict()
     return Parts(
         family="lfm2_vl",
         path=checkpoint.path,
@@ -54,10 +52,11 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
         vision=_find_vision(model, size_px),
         projector=_find_projector(model.model.multi_modal_projector),
         text=find_text(model.model.language_model, model.lm_head, model),
-        image=plan,
-        prompt=read_prompt_plan(
+        image=plan_stretched(settings, size_px),
+        prompt=read_prompt(
             checkpoint, config.image_token_id, surround_image(_IMAGE, _BEFORE, _BEHIND)
         ),
+        fixed={"size": list(size_px), "do_image_splitting": False},
         process=partial(_process, size_px, patch),
         open_processor=partial(_open_processor, processor, patch),
     )

@@ -14,7 +14,7 @@ from edgetok.families.image_plan import read_image_plan
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Grid, Parts, VisionParts
 from edgetok.families.pictures import repeat_pictures
-from edgetok.families.prompt_plan import read_gaps, read_prompt_plan
+from edgetok.families.prompt_plan import read_gaps, read_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=read_image_plan(checkpoint, config.vision_config.image_size),
-        prompt=read_prompt_plan(checkpoint, token, pictures=framing.images),
+        prompt=read_prompt(checkpoint, token, pictures=framing.images),
     )
     return repeat_pictures(parts, read_gaps(checkpoint, token, str, framing.images))
 

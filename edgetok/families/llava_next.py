@@ -20,7 +20,7 @@ from edgetok.families.llava import check_layout, find_vision
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Grid, Layout, Parts
 from edgetok.families.pictures import repeat_pictures
-from edgetok.families.prompt_plan import read_gaps, read_prompt_plan
+from edgetok.families.prompt_plan import read_gaps, read_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,10 +72,11 @@ def _open(checkpoint: Checkpoint, kind: Any, tiles: Grid | None, pictures: int =
         vision=vision,
         projector=model.model.multi_modal_projector,
         text=find_text(model.model.language_model, model.lm_head, model),
-        image=_plan_image(checkpoint, config.vision_config.image_size, tiles),
-        prompt=read_prompt_plan(checkpoint, token, pictures=pictures),
+        image=plan_image(load_settings(checkpoint), config.vision_config.image_size, tiles),
+        prompt=read_prompt(checkpoint, token, pictures=pictures),
         layout=Layout(order_lines(vision.grid, tiles), newline),
         process=_processing(config.vision_config.image_size, tiles),
+        fixed=_fix(config.vision_config.image_size, tiles),
     )
     return repeat_pictures(parts, read_gaps(checkpoint, token, str, pictures))
 
@@ -99,8 +100,9 @@ def order_lines(grid: Grid, tiles: Grid | None) -> tuple[int, ...]:
     return tuple(order)
 
 
-def _plan_image(checkpoint: Checkpoint, side_px: int, tiles: Grid | None) -> ImagePlan:
-    values = read_values(load_settings(checkpoint))
+def plan_image(config: dict[str, Any], side_px: int, tiles: Grid | None) -> ImagePlan:
+    """The plan of a processor of these values, for a grid of tiles or images in one part."""
+    values = read_values(config)
     return ImagePlan(
         resize_shortest_px=None,
         resize_px=[side_px, side_px],
@@ -111,16 +113,20 @@ def _plan_image(checkpoint: Checkpoint, side_px: int, tiles: Grid | None) -> Ima
     )
 
 
+def _fix(side_px: int, tiles: Grid | None) -> dict[str, Any]:
+    """One grid for all images; none where there are two of them, of which neither is cut."""
+    if tiles is None:
+        return {"batch_num_images": 2}
+    return {"image_grid_pinpoints": [[tiles[0] * side_px, tiles[1] * side_px]]}
+
+
 def _processing(side_px: int, tiles: Grid | None) -> Callable[[Any, Any], Tensor]:
     def process_tiles(processor: Any, picture: Any) -> Tensor:
-        rows, columns = tiles or (1, 1)
-        resolution = [[rows * side_px, columns * side_px]]
-        out = processor(images=picture, image_grid_pinpoints=resolution, return_tensors="pt")
+        out = processor(images=picture, return_tensors="pt", **_fix(side_px, tiles))
         pixels: Tensor = out["pixel_values"]
         return pixels[0].float()
 
     def process_whole(processor: Any, picture: Any) -> Tensor:
-        # Of two images, neither is cut.
         pixels: Tensor = processor(images=[[picture] * 2], return_tensors="pt")["pixel_values"]
         return pixels[0].float()
 

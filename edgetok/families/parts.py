@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgetok.bundle.manifest import Generation
-from edgetok.bundle.processor import ImagePlan, PromptPlan
+from edgetok.bundle.processor import ImagePlan
+from edgetok.families.prompt_check import PromptSide
 from edgetok.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -261,6 +262,8 @@ class Parts:
             have no separators.
         process: the family's own image processor and a Pillow image -> pixels [P, 3, h, w], the
             thumbnail first: what the image plan is held against.
+        fixed: settings of the image processor that `process` gives it, where it has others by
+            itself; `size` where the image is stretched before.
         open_processor: the model directory -> the image processor that `process` is given.
         deepstack_projectors: for each of `vision.deepstack`, from its groups to what is added to
             the rows of the image after one of the decoder's first layers (DeepStack).
@@ -274,9 +277,10 @@ class Parts:
     projector: nn.Module
     text: TextParts
     image: ImagePlan
-    prompt: PromptPlan
+    prompt: PromptSide
     layout: Layout | None = None
     process: Callable[[Any, Any], Tensor] = process
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     open_processor: Callable[[Path], Any] = open_processor
     deepstack_projectors: tuple[nn.Module, ...] = ()
     scratch: Scratch = field(default_factory=Scratch)

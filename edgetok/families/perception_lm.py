@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from edgetok.bundle.processor import ImagePlan
 from edgetok.errors import InputError
 from edgetok.families.decoder import find_text
-from edgetok.families.image_plan import load_settings, read_values
+from edgetok.families.image_plan import load_settings, plan_stretched
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Grid, Parts, VisionParts, stretch
-from edgetok.families.prompt_plan import read_prompt_plan
+from edgetok.families.prompt_plan import read_prompt
 from edgetok.families.timm_tower import find_whole_tower, require_timm
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def open_parts(checkpoint: Checkpoint, framing: Framing) -> Parts:
         projector=model.model.multi_modal_projector.linear_2,
         text=find_text(model.model.language_model, model.lm_head, model),
         image=_plan_image(checkpoint, vision.image_px),
-        prompt=read_prompt_plan(checkpoint, model.config.image_token_id),
+        prompt=read_prompt(checkpoint, model.config.image_token_id),
         process=partial(_process, vision.image_px),
+        fixed={"size": list(vision.image_px), "vision_input_type": "vanilla"},
     )
 
 
@@ -99,9 +100,7 @@ def _plan_image(checkpoint: Checkpoint, image_px: Grid) -> ImagePlan:
             f"the image processor makes tiles of {side_px} pixels, but the tower wants "
             f"{image_px[0]} x {image_px[1]}"
         )
-    return ImagePlan(
-        resize_shortest_px=None, resize_px=list(image_px), crop_px=None, **read_values(config)
-    )
+    return plan_stretched(config, image_px)
 
 
 def _process(image_px: Grid, processor: Any, picture: Any) -> Tensor:

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgetok.bundle.processor import ImagePlan
 from edgetok.errors import UsageError
 from edgetok.families.decoder import find_text
-from edgetok.families.image_plan import load_settings, read_values
+from edgetok.families.image_plan import load_settings, plan_stretched
 from edgetok.families.loading import load_checkpoint
 from edgetok.families.parts import Framing, Grid, Parts, VisionParts, stretch
-from edgetok.families.prompt_plan import read_prompt_plan
+from edgetok.families.prompt_plan import read_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,12 +69,6 @@ def _open(checkpoint: Checkpoint, kind: Any, framing: Framing) -> Parts:
     _require_whole(size_px, vision_config)
     model = load_checkpoint(kind, checkpoint)
     config, decoder = model.config, model.model.language_model
-    plan = ImagePlan(
-        resize_shortest_px=None,
-        resize_px=list(size_px),
-        crop_px=None,
-        **read_values(load_settings(checkpoint)),
-    )
     return Parts(
         family=checkpoint.model_type,
         path=checkpoint.path,
@@ -83,8 +76,9 @@ def _open(checkpoint: Checkpoint, kind: Any, framing: Framing) -> Parts:
         vision=_find_vision(model.model.visual, size_px),
         projector=_find_projector(model.model.visual.merger),
         text=find_text(decoder, model.lm_head, model, mrope_axes=_find_axes(decoder)),
-        image=plan,
-        prompt=read_prompt_plan(checkpoint, config.image_token_id),
+        image=plan_stretched(load_settings(checkpoint), size_px),
+        prompt=read_prompt(checkpoint, config.image_token_id),
+        fixed={"size": list(size_px)},
         process=partial(_process, size_px, config.vision_config),
         deepstack_projectors=_find_deep(model.model.visual),
     )

@@ -28,7 +28,7 @@ from edgetok.families.parts import (
     stretch,
 )
 from edgetok.families.pictures import repeat_pictures
-from edgetok.families.prompt_plan import read_gaps, read_prompt_plan, surround_image
+from edgetok.families.prompt_plan import read_gaps, read_prompt, surround_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,10 +80,11 @@ def _open(checkpoint: Checkpoint, kind: Any, framing: Framing) -> Parts:
         vision=vision,
         projector=model.model.connector.modality_projection,
         text=text,
-        image=_plan_image(checkpoint, side_px, tiles),
-        prompt=read_prompt_plan(checkpoint, token, around, pictures=framing.images),
+        image=plan_image(load_settings(checkpoint), side_px, tiles),
+        prompt=read_prompt(checkpoint, token, around, pictures=framing.images),
         layout=None if tiles is None else _lay_out(checkpoint, vision, text, token),
         process=_processing(side_px, tiles),
+        fixed=_fix(side_px, tiles),
     )
     return repeat_pictures(parts, read_gaps(checkpoint, token, around, framing.images))
 
@@ -177,8 +178,12 @@ def spell_tiles(tiles: Grid, image: str) -> str:
     return f"{words}\n{_AROUND}{_GLOBAL}{image}{_AROUND}"
 
 
-def _plan_image(checkpoint: Checkpoint, side_px: int, tiles: Grid | None) -> ImagePlan:
-    config = load_settings(checkpoint)
+def plan_image(config: dict[str, Any], side_px: int, tiles: Grid | None) -> ImagePlan:
+    """The plan of a processor of these values, for a grid of tiles or images in one part.
+
+    Raises:
+        InputError: if it makes other parts than the tower wants.
+    """
     longest = config.get("size", {}).get("longest_edge")
     part = config.get("max_image_size", {}).get("longest_edge")
     if part != side_px or longest is None:
@@ -198,6 +203,12 @@ def _plan_image(checkpoint: Checkpoint, side_px: int, tiles: Grid | None) -> Ima
 
 def _processing(side_px: int, tiles: Grid | None) -> Callable[[Any, Any], Tensor]:
     return _process_whole if tiles is None else partial(_process_tiles, side_px, tiles)
+
+
+def _fix(side_px: int, tiles: Grid | None) -> dict[str, Any]:
+    if tiles is None:
+        return {"do_image_splitting": False}
+    return {"do_image_splitting": True, "size": [tiles[0] * side_px, tiles[1] * side_px]}
 
 
 def _process_whole(processor: Any, picture: Any) -> Tensor:

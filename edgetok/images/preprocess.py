@@ -131,6 +131,11 @@ def normalise(pixels: NDArray[np.uint8], plan: ImagePlan) -> NDArray[np.float32]
     return output
 
 
+def normalise_parts(levels: NDArray[np.uint8], plan: ImagePlan) -> NDArray[np.float32]:
+    """uint8 [P, h, w, 3] to float32 [P, 3, h, w]."""
+    return np.concatenate([normalise(part, plan) for part in levels])
+
+
 def _crop_axis(pixels: NDArray[np.uint8], axis: int, wanted: int) -> NDArray[np.uint8]:
     have = pixels.shape[axis]
     if have >= wanted:

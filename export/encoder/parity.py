@@ -19,6 +19,7 @@ from edgetok.export.encoder.reference import EncoderReference
 from edgetok.export.lowering import portable
 from edgetok.export.lowering.quantize import ENCODER_BITS
 from edgetok.export.lowering.rounding import round_linears
+from edgetok.export.parity.inputs import InputReport
 from edgetok.export.parity.ledger import LIMITS, Check, Ledger, Limits
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.parity.undecided import NUDGE, nudged
@@ -36,6 +37,7 @@ class EncoderParity(msgspec.Struct, frozen=True):
     weights: Weights
     cases: int
     synthetic: bool
+    inputs: InputReport
     checks: list[Check]
 
 

@@ -27,6 +27,7 @@ from edgetok.export.encoder.parity import EncoderParity, check_encoder
 from edgetok.export.encoder.reference import EncoderReference
 from edgetok.export.lowering import weight_file
 from edgetok.export.options import ExportOptions
+from edgetok.export.parity.inputs import check_encoder_inputs
 from edgetok.export.parity.ledger import require_parity
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.families.checkpoint import Checkpoint
@@ -103,6 +104,7 @@ def export_encoder(
         vision = parts.vision
         chosen = chosen.for_tower(vision.prefix_tokens, len(vision.blocks))
         ladder = _choose_budgets(parts, chosen, asked.budgets)
+        inputs = check_encoder_inputs(parts)
         pictures = _read_pictures(parts, samples, asked.parity_images, seed)
         builder = EncoderBuilder(parts, inside, ladder, weights, flavour, scratch)
         graphs = builder.build(lambda what, done: say(what, 0.1 + 0.5 * done))
@@ -118,13 +120,14 @@ def export_encoder(
         reference, texts = EncoderReference(parts, inside), _encode_texts(parts, TEXTS)
         pixels = [picture.pixels for picture in pictures]
         checks = check_encoder(reference, runners, ladder, pixels, texts, weights)
-        report = EncoderParity(weights, len(pictures), samples is None, checks)
-        require_parity(report)
+        report = EncoderParity(weights, len(pictures), samples is None, inputs.report, checks)
+        require_parity(checks)
         say("write", 0.95)
         writer.write(IMAGE_FILE, encode_strict(parts.image))
         if parts.text is not None:
             writer.write(TOKENIZER_FILE, parts.text.tokenizer.encode())
         _write_golden(writer, parts, runners["ort"], ladder, pictures[:GOLDEN_CASES], texts)
+        inputs.write(writer)
         writer.write("reports/parity.json", encode_strict(report))
         stages = [graph.stage for graph in graphs]
         digest = writer.publish(_describe(parts, chosen, ladder, weights, stages))

@@ -22,7 +22,7 @@ from edgetok.export.attention import Scales
 from edgetok.export.cases import Case
 from edgetok.export.lowering.rounding import hold_rounded
 from edgetok.export.parity.agreement import PARITY_TOKENS, agreement
-from edgetok.export.parity.ledger import LIMITS, Check, Ledger, Limits, ParityReport
+from edgetok.export.parity.ledger import LIMITS, Check, Ledger, Limits
 from edgetok.export.parity.prompt import Prompt
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.parity.tower_reducing import check_reducing_tower
@@ -95,7 +95,7 @@ class Ledgers:
             yield msgspec.structs.replace(check, stage=named)
 
 
-def check_parity(subject: Subject, cases: Sequence[Case], *, synthetic: bool) -> ParityReport:
+def check_parity(subject: Subject, cases: Sequence[Case]) -> list[Check]:
     """Compare graphs and chain on every case, in every flavour.
 
     Each flavour is compared with PyTorch on the weights that it rounded itself. The chain is
@@ -112,7 +112,7 @@ def check_parity(subject: Subject, cases: Sequence[Case], *, synthetic: bool) ->
             for case, answers in zip(cases, expected, strict=True):
                 check.check_case(case, answers)
         checks += ledgers.checks(flavour)
-    return ParityReport(subject.precision, len(cases), synthetic, checks)
+    return checks
 
 
 def open_ledgers(subject: Subject, flavour: Flavour) -> Ledgers:

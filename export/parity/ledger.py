@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgetok.bundle.manifest import Precision
 from edgetok.errors import VerificationError
+from edgetok.export.parity.inputs import InputReport
 
 Array = npt.NDArray[Any]
 
@@ -58,9 +59,12 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class ParityReport(msgspec.Struct, frozen=True):
+    """What `reports/parity.json` holds."""
+
     precision: Precision
     cases: int
     synthetic: bool
+    inputs: InputReport
     checks: list[Check]
 
 
@@ -104,20 +108,13 @@ class Ledger:
         return Check(stage, budget, output, measure, float(value), limit, bool(fits))
 
 
-class Checked(Protocol):
-    """A report of any kind of bundle."""
-
-    @property
-    def checks(self) -> list[Check]: ...
-
-
-def require_parity(report: Checked) -> None:
+def require_parity(checks: Sequence[Check]) -> None:
     """Raise unless every check passed.
 
     Raises:
         VerificationError: naming how many failed and the first three.
     """
-    failed = [check for check in report.checks if not check.passed]
+    failed = [check for check in checks if not check.passed]
     if failed:
         shown = "; ".join(
             f"{c.stage}{'' if c.budget is None else f' at {c.budget}'}: {c.measure} of {c.output} "
@@ -125,6 +122,6 @@ def require_parity(report: Checked) -> None:
             for c in failed[:3]
         )
         raise VerificationError(
-            f"{len(failed)} of {len(report.checks)} comparisons with PyTorch failed, nothing was "
+            f"{len(failed)} of {len(checks)} comparisons with PyTorch failed, nothing was "
             f"published: {shown}"
         )

@@ -8,24 +8,22 @@ import numpy as np
 
 from edgetok.bundle.encoder_golden import EncoderCase, load_encoder_golden
 from edgetok.bundle.reader import EncoderBundle
-from edgetok.runtimes.encoder.model import Encoder
-from edgetok.runtimes.runtime.protocol import FloatArray
-from edgetok.runtimes.verify import (
-    EXACT,
-    QUANTIZED_WEIGHTS,
-    REDUCING_TOWER,
+from edgetok.runtimes.checks import (
     Check,
     Report,
-    Tolerances,
     cosine,
     largest_difference,
     mismatches,
     relative,
 )
+from edgetok.runtimes.encoder.model import Encoder
+from edgetok.runtimes.runtime.protocol import FloatArray
+from edgetok.runtimes.verify import EXACT, QUANTIZED_WEIGHTS, REDUCING_TOWER, Tolerances
+from edgetok.runtimes.verify_inputs import input_checks
 
 
 def verify_encoder(bundle: EncoderBundle, encoder: Encoder) -> Report:
-    """Run every golden case on every loaded rung, and the golden text.
+    """Run every golden case on every loaded rung, and the golden text; make golden inputs again.
 
     Raises:
         BundleError: if the golden files are missing or malformed.
@@ -34,10 +32,19 @@ def verify_encoder(bundle: EncoderBundle, encoder: Encoder) -> Report:
     checks = [check for case in cases for check in _case_checks(bundle, encoder, case)]
     if text is not None:
         ids = encoder.read_text(text.text)
-        checks.append(Check("text", None, "text ids", mismatches(ids.tolist(), text.ids), 0))
+        checks.append(
+            Check("text", None, "text ids", mismatches(ids.tolist(), text.ids.tolist()), 0)
+        )
         tolerances = tolerances_for(bundle, bundle.manifest.vision.full_tokens)
         made = encoder.describe(text.text)
         checks += _compare("text", None, made, text.embedding, tolerances)
+    checks += input_checks(
+        bundle,
+        lambda asked: encoder.read_text(asked.text).tolist(),
+        lambda _: (),  # an encoder has no conversations
+        encoder.pixels,
+        EXACT.pixels,
+    )
     return Report(tuple(checks))
 
 

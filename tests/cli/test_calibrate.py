@@ -23,8 +23,9 @@ from edgetok.control.thumbnail import describe
 from edgetok.errors import BundleError, VerificationError
 from edgetok.rules import Rule, Scorer, Thumbnail
 from edgetok.runtimes.calibrate import calibrate
+from edgetok.runtimes.checks import Report
 from edgetok.runtimes.load import load
-from edgetok.runtimes.verify import Report, decision_checks
+from edgetok.runtimes.verify import decision_checks
 
 from .conftest import Run
 

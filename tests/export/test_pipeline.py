@@ -29,6 +29,10 @@ def test_bundle_states_its_ladder_and_its_proof(bundle: Path) -> None:
     assert not report["synthetic"]
     kept = [c["worst"] for c in report["checks"] if c["measure"] == "kept"]
     assert kept and min(kept) == 1.0
+    pictures = report["inputs"]["pictures"]
+    assert (report["inputs"]["texts"], report["inputs"]["conversations"]) == (34, 34)
+    assert (pictures["processor"], pictures["compared"]) == ("CLIPImageProcessorPil", 16)
+    assert pictures["max_abs"] <= pictures["limit"] == 1e-6
 
 
 def test_second_rung_adds_less_than_two_percent(

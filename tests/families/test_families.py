@@ -114,7 +114,7 @@ def test_parts_answer_as_hugging_face_does(
     reference = Reference(parts, find_method("pool"))
     processor = parts.open_processor(parts.path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "model/tokenizer.json"))
-    before, after = split_prompt(parts.prompt, tokenizer, QUESTION)
+    before, after = split_prompt(parts.prompt.plan, tokenizer, QUESTION)
     visual = range(len(before), len(before) + parts.full_tokens)
     for picture in tiny.pictures(2):
         pixels = parts.process(processor, picture)

@@ -43,7 +43,7 @@ def test_parts_answer_as_hugging_face_does(tiny: ModuleType, tmp_path: Path, nam
     reference = Reference(parts, find_method("pool").for_pictures(COUNT))
     processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
     tokenizer = Tokenizer.from_file(str(tmp_path / "model/tokenizer.json"))
-    before, after = split_prompt(parts.prompt, tokenizer, QUESTION)
+    before, after = split_prompt(parts.prompt.plan, tokenizer, QUESTION)
     visual = range(len(before), len(before) + parts.full_tokens)
     hugging_face = tiny.HuggingFace(tmp_path / "model", name)
     for seed in range(2):
@@ -250,7 +250,7 @@ def test_llava_reads_the_line_ends_between_pictures(
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     assert parts.layout is not None
     assert len(parts.layout.separators) == (COUNT - 1) * len(tokenizer.encode("\n").ids) > 0
-    before, after = split_prompt(parts.prompt, tokenizer, QUESTION)
+    before, after = split_prompt(parts.prompt.plan, tokenizer, QUESTION)
     rendered = "<image>" * 16 + "\n"
     text = f"<s>USER: {rendered * COUNT}{QUESTION} ASSISTANT:"
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False).ids])

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 
 from edgetok.errors import InputError, UsageError
 from edgetok.families.checkpoint import read_checkpoint
-from edgetok.families.prompt_plan import read_prompt_plan
+from edgetok.families.prompt_check import BATTERY
+from edgetok.families.prompt_plan import read_prompt
 from edgetok.families.tokenizer import write_tokenizer
 from edgetok.text.prompt import encode_prompt, load_tokenizer
 
@@ -67,7 +68,7 @@ def ask_transformers(path: Path, text: str, system: Any = None) -> list[int]:
 
 
 def require_same(path: Path, system: str | None = None, shown: Any = None) -> None:
-    plan = read_prompt_plan(read_checkpoint(path), IMAGE)
+    plan = read_prompt(read_checkpoint(path), IMAGE).plan
     tokenizer = load_tokenizer(write_tokenizer(path))
     for text in TEXTS:
         prompt = encode_prompt(plan, tokenizer, text, system)
@@ -113,7 +114,7 @@ def test_templates_strip_texts(copy: Path, text: str) -> None:
 def test_templates_that_change_texts_are_refused(copy: Path, text: str) -> None:
     write_template(copy, text=text)
     with pytest.raises(InputError, match="template"):
-        read_prompt_plan(read_checkpoint(copy), IMAGE)
+        read_prompt(read_checkpoint(copy), IMAGE)
 
 
 def test_own_tokens_on_both_sides(copy: Path) -> None:
@@ -141,7 +142,7 @@ def test_truncation_and_padding_of_the_file_do_nothing(copy: Path) -> None:
     wanted = ask_transformers(copy, "word " * 40)
     cut = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"truncation": cut}))
-    plan = read_prompt_plan(read_checkpoint(copy), IMAGE)
+    plan = read_prompt(read_checkpoint(copy), IMAGE).plan
     prompt = encode_prompt(plan, load_tokenizer(write_tokenizer(copy)), "word " * 40)
     assert [*prompt.before, IMAGE, *prompt.after] == wanted
 
@@ -185,6 +186,52 @@ def test_a_template_without_system_messages(copy: Path) -> None:
     template = copy / "chat_template.jinja"
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     template.write_text(refusal + template.read_text())
-    plan = read_prompt_plan(read_checkpoint(copy), IMAGE)
+    plan = read_prompt(read_checkpoint(copy), IMAGE).plan
     with pytest.raises(UsageError, match="takes no system message"):
         encode_prompt(plan, load_tokenizer(write_tokenizer(copy)), "x", "y")
+
+
+def converse(path: Path, texts: list[str], reply: str, system: str | None) -> list[int]:
+    """Ids of a whole conversation by transformers, the question of its last turn included."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    messages: list[Any] = [] if system is None else [{"role": "system", "content": system}]
+    for turn, text in enumerate(texts):
+        content = [{"type": "image"}] * (not turn) + [{"type": "text", "text": text}]
+        answer = {"role": "assistant", "content": [{"type": "text", "text": reply}]}
+        messages += [*([answer] if turn else []), {"role": "user", "content": content}]
+    template = (path / "chat_template.jinja").read_text()
+    rendered = tokenizer.apply_chat_template(
+        messages, chat_template=template, tokenize=False, add_generation_prompt=True
+    )
+    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content + '\n' }}"
+    "{% else %}{{ '<|user|>' if m.role == 'user' else '<|assistant|>\n' }}{% for c in m.content %}"
+    "{% if c.type == 'image' %}{{ '<image>\n' }}{% else %}{{ c.text | trim }}{% endif %}"
+    "{% endfor %}{{ '<|end|>\n' }}{% endif %}{% endfor %}{{ '<|assistant|>\n' }}"
+)
+
+
+def test_conversations_are_compared(copy: Path) -> None:
+    add_tokens(copy)
+    (copy / "chat_template.jinja").write_text(CHAT)
+    side = read_prompt(read_checkpoint(copy), IMAGE)
+    assert side.conversations == len(side.prompts) == 2 * len(BATTERY)
+    assert [turn.text for turn in side.turns] == [*BATTERY[2:], *BATTERY[:2]]
+    assert {prompt.system for prompt in side.prompts} == {None, SYSTEM}
+    for turn in side.turns:
+        for system in (None, "Be brief."):
+            ids = converse(copy, ["what?", "and then", turn.text], "nothing at all", system)
+            assert ids[-len(turn.ids) :] == turn.ids
+            assert len(turn.ids) > 3
+
+
+def test_a_text_that_changes_in_later_turns_alone_is_refused(copy: Path) -> None:
+    add_tokens(copy)
+    later = "(c.text if m in messages[:2] else c.text | replace('123', '321')) | trim"
+    (copy / "chat_template.jinja").write_text(CHAT.replace("c.text | trim", later))
+    wanted = r"the chat template makes of the conversation .* then '1234567890 .* another one: "
+    with pytest.raises(InputError, match=wanted):
+        read_prompt(read_checkpoint(copy), IMAGE)

@@ -12,7 +12,7 @@ from edgetok import limits
 from edgetok.errors import InputError
 from edgetok.export.cases import split_prompt
 from edgetok.families.checkpoint import read_checkpoint
-from edgetok.families.prompt_plan import read_prompt_plan
+from edgetok.families.prompt_plan import read_prompt
 
 IMAGE = 3
 
@@ -25,7 +25,7 @@ def copy(model_dir: Path, tmp_path: Path) -> Path:
 def _plan(path: Path, template: str | None = None):  # type: ignore[no-untyped-def]
     if template is not None:
         (path / "chat_template.jinja").write_text(template)
-    return read_prompt_plan(read_checkpoint(path), IMAGE)
+    return read_prompt(read_checkpoint(path), IMAGE).plan
 
 
 def test_segments_of_the_template(copy: Path) -> None:

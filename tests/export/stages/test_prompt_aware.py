@@ -67,8 +67,8 @@ def test_the_device_keeps_what_pytorch_keeps(model_dir: Path, model: Any) -> Non
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     pixels = torch.from_numpy(model.processor.pixels(PHOTO))
     for text in TEXTS:
-        before, after = cases.split_prompt(parts.prompt, tokenizer, text)
-        question = cases.find_question(parts.prompt, tokenizer, text)
+        before, after = cases.split_prompt(parts.prompt.plan, tokenizer, text)
+        question = cases.find_question(parts.prompt.plan, tokenizer, text)
         case = cases.Case(b"", "", text, pixels, before, after, question)
         wanted = reference.compress(reference.look(case), 8)
         found = model.compress(model.encode(PHOTO), text, budget=8)
