@@ -83,7 +83,7 @@ def encode_levels(levels: npt.NDArray[np.uint8]) -> bytes:
     """Levels uint8 [P, h, w, 3] as a PNG."""
     parts, height, width, _ = levels.shape
     packed = io.BytesIO()
-    Image.fromarray(levels.reshape(parts * height, width, 3)).save(packed, "PNG")
+    Image.fromarray(levels.reshape(parts * height, width, 3)).save(packed, "PNG", compress_level=3)
     return packed.getvalue()
 
 

@@ -50,6 +50,24 @@ class Compared:
     pixels: Float32
 
 
+@dataclass(frozen=True)
+class Difference:
+    """The largest difference of a pixel of a picture; infinite for other shapes and for NaN."""
+
+    kind: str
+    value: float
+    words: str
+
+    @classmethod
+    def between(cls, kind: str, got: Float32, wanted: Float32) -> Difference:
+        if got.shape != wanted.shape:
+            words = f"pixels of shape {list(got.shape)}, not of {list(wanted.shape)}, the shape of"
+            return cls(kind, float("inf"), words)
+        off = float(np.abs(got.astype(np.float64) - wanted).max(initial=0))
+        words = f"pixels up to {off:.3g}, and so more than {LIMIT:g}, away from"
+        return cls(kind, off if np.isfinite(off) else float("inf"), words)
+
+
 def compare_pictures(
     plan: ImagePlan,
     process: Callable[[Any], Any],
@@ -69,18 +87,16 @@ def compare_pictures(
     stored = parse_image_plan(encode_strict(plan))
     found: list[Compared] = []
     left_out: list[str] = []
-    farthest, worst = 0.0, ""
+    worst = Difference("", 0.0, "")
     for picture in make_odd_pictures():
         wanted, got = _process(process, picture.data), _preprocess(picture.data, stored)
         if wanted is None or got is None:
             left_out.append(picture.kind)
             continue
         found.append(Compared(picture, wanted))
-        off = _measure(got, wanted)
-        if not off <= farthest:
-            farthest, worst = off, picture.kind
-    _require_equal(processor, farthest, worst, found)
-    report = PictureReport(processor, dict(fixed or {}), len(found), farthest, LIMIT, left_out)
+        worst = max(worst, Difference.between(picture.kind, got, wanted), key=lambda d: d.value)
+    _require_equal(processor, worst, found)
+    report = PictureReport(processor, dict(fixed or {}), len(found), worst.value, LIMIT, left_out)
     return report, found
 
 
@@ -110,18 +126,11 @@ def _preprocess(data: bytes, plan: ImagePlan) -> Float32 | None:
         return None
 
 
-def _measure(got: Float32, wanted: Float32) -> float:
-    if got.shape != wanted.shape:
-        return float("inf")
-    return float(np.abs(got.astype(np.float64) - wanted).max(initial=0))
-
-
-def _require_equal(processor: str, off: float, kind: str, found: Sequence[Compared]) -> None:
-    if off <= LIMIT and found:
+def _require_equal(processor: str, worst: Difference, found: Sequence[Compared]) -> None:
+    if worst.value <= LIMIT and found:
         return
     what = (
-        f"pixels of the picture {kind!r} differ by up to {off:.3g} from those of {processor}; "
-        f"at most {LIMIT:g} is right"
+        f"the picture {worst.kind!r} has {worst.words} those of {processor}"
         if found
         else f"{processor} or edgetok refuses every picture that was tried"
     )

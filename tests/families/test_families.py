@@ -59,6 +59,11 @@ def odd(load_helper: object) -> ModuleType:
     return load_helper("families/odd_pictures")  # type: ignore[operator]
 
 
+@pytest.fixture(scope="module")
+def classes(load_helper: object) -> ModuleType:
+    return load_helper("families/processor_classes")  # type: ignore[operator]
+
+
 def require_tower_of(name: str) -> None:
     """Skip a family whose tower nobody has installed."""
     if name in OF_TIMM:
@@ -105,7 +110,7 @@ def compare_pixels(tiny: ModuleType, path: Path, name: str) -> float:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_parts_answer_as_hugging_face_does(
-    tiny: ModuleType, odd: ModuleType, tmp_path: Path, name: str
+    tiny: ModuleType, odd: ModuleType, classes: ModuleType, tmp_path: Path, name: str
 ) -> None:
     """What the family file says, put together in PyTorch: the reference of every graph."""
     require_tower_of(name)
@@ -126,6 +131,24 @@ def test_parts_answer_as_hugging_face_does(
         assert (got.logits - want).abs().max() < 1e-3
     assert compare_pixels(tiny, tmp_path, name) < 1e-6
     require_odd_pictures_agree(odd, parts, processor)
+    if name in classes.CLASSES:
+        require_prompt_of_class(classes, parts, name, (before, after))
+
+
+def require_prompt_of_class(
+    classes: ModuleType, parts: Parts, name: str, around: tuple[list[int], list[int]]
+) -> None:
+    """The family's processor class writes the same ids around as many rows of the image."""
+    processor = parts.open_processor(parts.path)
+    try:
+        ids = classes.ask(parts.path, name, QUESTION, processor)
+    except ImportError:  # of a package that only this class needs
+        return
+    before, after = around
+    assert (ids[: len(before)], ids[-len(after) :]) == around
+    assert len(ids) == len(before) + parts.full_tokens + len(after)
+    token = parts.model.config.image_token_id
+    assert ids[len(before) :].count(token) >= parts.vision.full_tokens
 
 
 def require_odd_pictures_agree(odd: ModuleType, parts: Parts, processor: object) -> None:
