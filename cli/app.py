@@ -7,26 +7,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from edgetok.cli import (
-    bench,
-    build,
-    calibrate,
-    chat,
-    clean,
-    doctor,
-    eval,
-    export,
-    inspect,
-    methods,
-    replay,
-    run,
-    tune,
-    verify,
-)
 from edgetok.cli.failures import EXIT_CODES, Failure, explain
 from edgetok.cli.output import emit_json, say
 from edgetok.cli.signals import Terminated, signals_as_exceptions
@@ -42,6 +27,22 @@ Start with:
 
 [bold]edgetok run[/] out.bundle --image sign.png --prompt "What does it say?"
 """
+VERBS = (
+    "export",
+    "build",
+    "run",
+    "chat",
+    "inspect",
+    "verify",
+    "bench",
+    "eval",
+    "calibrate",
+    "tune",
+    "replay",
+    "methods",
+    "doctor",
+    "clean",
+)
 _INTERRUPTED = 130
 _PIPE_CLOSED = 141  # as a shell shows SIGPIPE
 _EPILOG = "Exit codes: " + " · ".join(f"{code} {what}" for code, what in EXIT_CODES.items())
@@ -54,24 +55,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_show_locals=False,  # locals hold prompts
 )
-for verb in (
-    export,
-    build,
-    run,
-    chat,
-    inspect,
-    verify,
-    bench,
-    eval,
-    calibrate,
-    tune,
-    replay,
-    methods,
-    doctor,
-    clean,
-):
-    name = verb.__name__.rpartition(".")[2]
-    app.command(name, epilog=_EPILOG)(getattr(verb, f"{name}_command"))
 
 
 def _show_version(wanted: bool) -> None:
@@ -99,6 +82,28 @@ def start(
     logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+def build_command(names: Sequence[str] = VERBS) -> Any:
+    """The command with these verbs; what others import is not loaded."""
+    group = typer.main.get_command(app)
+    for name in names:
+        group.add_command(_load_verb(name), name)  # type: ignore[attr-defined]
+    return group
+
+
+def _load_verb(name: str) -> Any:
+    function = getattr(import_module(f"edgetok.cli.{name}"), f"{name}_command")
+    apart = typer.Typer(rich_markup_mode="rich")
+    apart.callback()(start)  # or its one command would stand for itself
+    apart.command(name, epilog=_EPILOG)(function)
+    return typer.main.get_command(apart).commands[name]  # type: ignore[attr-defined]
+
+
+def _find_verbs(arguments: Sequence[str]) -> Sequence[str]:
+    """The verb that is asked for; all where help or an error is to list them."""
+    first = next((word for word in arguments if not word.startswith("-")), "")
+    return (first,) if first in VERBS else VERBS
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -132,7 +137,7 @@ def _run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with signals_as_exceptions():
-            command = typer.main.get_command(app)
+            command = build_command(_find_verbs(arguments))
             code = command.main(args=list(arguments), prog_name="edgetok", standalone_mode=False)
         if code == _INTERRUPTED:  # typer has swallowed the exception
             return _report(KeyboardInterrupt(), arguments)

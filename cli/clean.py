@@ -34,7 +34,7 @@ def clean_command(
 
 
 def _remove_tables() -> list[Path]:
-    from edgetok.control.table import cache_directory
+    from edgetok.user_cache import cache_directory
 
     found = sorted((cache_directory() / "bench").glob("*.json"))
     for path in found:

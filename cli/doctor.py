@@ -104,7 +104,7 @@ def _try_caches(provider: str, result: str) -> dict[str, str]:
 
 def _describe_cache() -> str:
     """Where measured tables are kept, and whether they can be."""
-    from edgetok.control.table import cache_directory
+    from edgetok.user_cache import cache_directory
 
     path = cache_directory()
     nearest = next((p for p in (path, *path.parents) if p.exists()), path)

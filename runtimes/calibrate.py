@@ -13,9 +13,9 @@ from edgetok.bundle.reader import Bundle
 from edgetok.calibration.certify import Aim, Found, certify, require_samples
 from edgetok.calibration.records import ask_rungs
 from edgetok.calibration.samples import Sample
-from edgetok.control.table import cache_directory
 from edgetok.errors import UsageError
 from edgetok.runtimes.load import load
+from edgetok.user_cache import cache_directory
 
 Report = Callable[[str, float], None]
 

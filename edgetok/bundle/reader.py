@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from edgetok import limits
-from edgetok.bundle.admission import admit_graph
+from edgetok.bundle.admitted import require_admitted
 from edgetok.bundle.encoder_parse import parse_encoder_manifest
 from edgetok.bundle.encoders import EncoderManifest
 from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, Stage
@@ -112,7 +112,7 @@ class Opened(Generic[AnyManifest]):
         if self._file(stage.file).bytes > limits.GRAPH_BYTES:
             raise BundleError(f"{stage.file}: a graph has at most {limits.GRAPH_BYTES} bytes")
         data = self.read(stage.file)
-        admit_graph(data, stage, self.manifest.files)
+        require_admitted(data, stage, self.manifest.files)
         return data
 
     def tokenizer(self) -> bytes:

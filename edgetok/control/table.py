@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import platformdirs
 
 from edgetok import limits
 from edgetok.errors import ResourceError, UsageError
-
-CACHE_VARIABLE = "EDGETOK_CACHE_DIR"
+from edgetok.user_cache import CACHE_VARIABLE, cache_directory
 
 Measured = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -49,12 +47,6 @@ class BenchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def row(self, budget: int) -> Row | None:
         """The measurement of this rung, if there is one."""
         return next((row for row in self.rows if row.budget == budget), None)
-
-
-def cache_directory() -> Path:
-    """Where measurements are kept: EDGETOK_CACHE_DIR, or the user's cache directory."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given) if given else platformdirs.user_cache_path("edgetok")
 
 
 def table_path(bundle_digest: str, device: str) -> Path:

@@ -22,11 +22,11 @@ import msgspec
 import numpy as np
 
 from edgetok import limits
-from edgetok.control.table import CACHE_VARIABLE, cache_directory
 from edgetok.engines.device import Device
 from edgetok.engines.plan import EngineJob
 from edgetok.engines.toolkit import MODULES, Target, Toolkit
 from edgetok.errors import ResourceError
+from edgetok.user_cache import CACHE_VARIABLE, cache_directory
 from edgetok.version import VERSION
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]

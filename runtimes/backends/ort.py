@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from edgetok.bundle.manifest import Manifest, Stage, Tensor, digest_content
 from edgetok.bundle.paths import require_unicode_path
 from edgetok.bundle.reader import Bundle, EncoderBundle
-from edgetok.control.table import cache_directory
 from edgetok.errors import BundleError, EdgetokError, IncompatibleError, ResourceError
 from edgetok.runtimes.backends.providers import (
     DEVICES,
@@ -25,6 +24,7 @@ from edgetok.runtimes.backends.providers import (
     import_onnxruntime,
     require_provider_in_use,
 )
+from edgetok.user_cache import cache_directory
 
 CPU = DEVICES["cpu"]
 _FATAL = 4  # ONNX Runtime's own log; what it would print on stderr is in our errors

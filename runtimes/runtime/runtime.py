@@ -14,7 +14,6 @@ from edgetok.ladder import Rung
 from edgetok.runtimes.backends.backend import Backend, Graph
 from edgetok.runtimes.backends.ort import OrtBackend
 from edgetok.runtimes.backends.providers import ENGINE_DEVICES, provider_of
-from edgetok.runtimes.backends.tensorrt import EngineBackend
 from edgetok.runtimes.runtime.cache import CacheRows, HeldRows, list_chunks
 from edgetok.runtimes.runtime.feeding import feed_prompt, feed_rows, feed_visual
 from edgetok.runtimes.runtime.graphs import LoadedGraphs
@@ -74,6 +73,10 @@ class BundleRuntime:
         self._left: int | None = None
         self._backend: Backend
         if provider is None:
+            from edgetok.runtimes.backends.tensorrt import (
+                EngineBackend,
+            )  # what builds them is large
+
             self._backend = EngineBackend(bundle, device, self.flavour, precision)
         else:
             require_cache(self.manifest, self.flavour, provider)

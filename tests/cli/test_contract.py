@@ -7,9 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import typer
 
-from edgetok.cli.app import app
+from edgetok.cli.app import build_command
 from edgetok.cli.failures import EXIT_CODES, EXTRA_OF_MODULE, explain
 from edgetok.cli.signals import Terminated
 from edgetok.errors import (
@@ -44,7 +43,7 @@ VERBS = (
 
 
 def test_all_verbs_are_there() -> None:
-    assert tuple(typer.main.get_command(app).list_commands(None)) == VERBS  # type: ignore[attr-defined]
+    assert tuple(build_command().list_commands(None)) == VERBS
 
 
 def test_alone_it_shows_help_with_a_first_example(edgetok: Run) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from edgetok import limits
 from edgetok.control import BenchTable, Row, load_table, save_table
-from edgetok.control.table import CACHE_VARIABLE, cache_directory, table_path
+from edgetok.control.table import table_path
 from edgetok.errors import ResourceError, UsageError
+from edgetok.user_cache import CACHE_VARIABLE, cache_directory
 
 DIGEST = "0123456789abcdef" * 4
 TABLE = BenchTable(DIGEST, "cpu", (Row(64, 80.5, 91.0, 6.25, 210.0), Row(576, 300, 342, 6.5, 250)))

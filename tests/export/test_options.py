@@ -12,7 +12,7 @@ import pytest
 import typer
 
 import edgetok
-from edgetok.cli.app import app
+from edgetok.cli.app import build_command
 from edgetok.cli.options import with_options
 from edgetok.errors import UsageError
 from edgetok.export.caches.choose import NAMES
@@ -27,7 +27,7 @@ OWN = {"model", "output", "as_json", "help"}  # of the verb: where from, where t
 
 
 def test_the_command_line_has_the_options_of_python_and_their_defaults() -> None:
-    command = typer.main.get_command(app).get_command(None, "export")  # type: ignore[attr-defined]
+    command = build_command().get_command(None, "export")
     shown = {one.name: one for one in command.params if one.name not in OWN}
     assert [*shown] == [found.name for found in fields(ExportOptions)]
     for found in fields(ExportOptions):

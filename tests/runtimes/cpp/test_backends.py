@@ -16,8 +16,8 @@ import pytest
 
 import edgetok
 from edgetok.cli.app import execute
-from edgetok.control.table import cache_directory
 from edgetok.runtimes.backends.providers import DEVICES, ENGINE_DEVICES, import_onnxruntime
+from edgetok.user_cache import cache_directory
 
 HERE = Path(__file__).parent
 BUDGETS = (8, 4, 16, 4)
