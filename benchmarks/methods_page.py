@@ -20,6 +20,7 @@ from edgetok.prefill.table import describe_prefill
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS, PLOT = DOCS / "results/methods.json", DOCS / "results/methods.png"
+AUTHORS = DOCS / "results/authors.json"
 BASELINES = ("random", "pool")
 KNOWN = METHODS | TOWER_METHODS
 ALPHA = 0.05
@@ -39,10 +40,11 @@ a tower without a CLS token, methods that rank by its attention rank by the atte
 receive, as an own formulation, and those that read something else of it are refused.
 
 **Differs from the authors' program**: their functions and ours got the same tensors; a percentage
-is the share of their kept tokens, or of their groups, that ours has too. `nothing` means all of
-them. Rounding decides where scores nearly agree: similarities are compared on a grid of 1/4096
-here, so that every runtime keeps the same tokens, and the authors' own programs in half and in
-single precision keep sets that differ as much or more. `not compared`: no program was found, or
+is the share of their kept tokens, or of their groups, that ours has too
+([all comparisons](#beside-the-authors-programs)). `nothing` means all of them. Rounding decides
+where scores nearly agree: similarities are compared on a grid of 1/4096 here, so that every runtime
+keeps the same tokens, and the authors' own programs in half and in single precision keep sets that
+differ as much or more. `not compared`: no program was found, or
 nobody has run it beside ours.
 
 **FLOPs** of choosing and mixing, for N visual tokens of the tower, K kept, rows of width D, keys
@@ -106,6 +108,30 @@ takes nothing away and has no slots: `--kv-reads ROWS` says how many rows a step
 """
 
 
+BESIDE = """
+## Beside the authors' programs
+
+`benchmarks/authors` takes functions out of the authors' files, at the commits named, and hands them
+and ours the same tensors: random ones, plain, in clusters or peaked, of the shapes that their
+models have. **Share** is how much of what theirs makes (kept tokens, groups, merged rows) ours
+makes too, mean over the cases; **equal** counts the cases in which that is all of it. "On our grid"
+runs their code with its cosines rounded, and its sorting stable, as ours: where that makes all
+cases equal, rounding is the whole difference.
+
+| method | authors' code | compared | equal | share, % |
+|---|---|---|---|---|
+"""
+
+
+def describe_authors(found: Sequence[dict[str, Any]]) -> str:
+    """What `benchmarks/authors` found, a row for each comparison."""
+    return BESIDE + "".join(
+        f"| `{row['system']}` | {row['code']} | {row['compared']} | {row['equal']} of "
+        f"{row['cases']} | {100 * row['overlap']:.1f} |\n"
+        for row in found
+    )
+
+
 def render(report: dict[str, Any] | None) -> str:
     """The whole page; without a report, what the code states."""
     late = AT_PREFILL + describe_prefill(PREFILL_METHODS.values()) + AT_PREFILL_LEGEND
@@ -113,6 +139,7 @@ def render(report: dict[str, Any] | None) -> str:
     cache = IN_CACHE + describe_policies(policies) + "\n"
     frames = OF_FRAMES + describe_methods(FRAME_METHODS.values()) + "\n"
     page = HEAD + describe_methods(KNOWN.values()) + LEGEND + frames + late + cache
+    page += describe_authors(json.loads(AUTHORS.read_text()))
     return page + _accuracy(report) if report else page
 
 

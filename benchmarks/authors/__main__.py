@@ -14,11 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import behind
+import merged
 import prefill
+import quarters
+import tiles
 import tower
+import windows
 from frame import Row, Source
 
-ROWS: Sequence[Row] = (*tower.ROWS, *behind.ROWS, *prefill.ROWS)
+ROWS: Sequence[Row] = (
+    *(*tower.ROWS, *windows.ROWS, *behind.ROWS, *merged.ROWS, *tiles.ROWS),
+    *(*prefill.ROWS, *quarters.ROWS),
+)
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "authors.json"
 HEAD = ("system", "authors' code", "compared", "equal cases", "mean overlap")
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-GRID_STEPS = 4096
+GRID_STEPS, RANK_STEPS = 4096, 65536
 GRID = "; their cosines on our grid"  # what was compared, with `Source.take(grid=True)`
 
 
@@ -32,8 +32,9 @@ class Source:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def lines(self, path: str, first: int, last: int) -> str:
-        """Lines of a file, counted from 1, without the indentation that they share."""
-        return textwrap.dedent("\n".join(self.text(path).split("\n")[first - 1 : last]))
+        """Lines of a file, counted from 1, without comments and the indentation that they share."""
+        wanted = self.text(path).split("\n")[first - 1 : last]
+        return textwrap.dedent("\n".join(x for x in wanted if not x.lstrip().startswith("#")))
 
     def take(self, path: str, *wanted: str, grid: bool = False, **given: Any) -> SimpleNamespace:
         """Functions and classes of a file by their names, with `given` in place of its imports.
@@ -80,6 +81,18 @@ class Rounding(ast.NodeTransformer):
         return node
 
 
+class CoarseRanks:
+    """torch, but it sorts what is near to each other, by 1/65536 of the largest, by place."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def argsort(self, scores: Tensor, descending: bool = False, **_: Any) -> Tensor:
+        """Of scores [1, n]."""
+        coarse = (scores / scores.abs().max() * RANK_STEPS).round()
+        return coarse.argsort(dim=-1, descending=descending, stable=True)
+
+
 class Blank:
     """Stands for a name of annotations."""
 
@@ -121,6 +134,11 @@ def equal_rows(theirs: Tensor, ours: Tensor, off: float = 1e-4) -> float:
     return float(((theirs - ours).abs().amax(1) <= off * scale).float().mean())
 
 
+def rounded(rows: Tensor) -> list[tuple[float, ...]]:
+    """The first 8 numbers of each row [n, D] to 3 places, for `overlap`."""
+    return [tuple(row) for row in (rows[:, :8] * 1e3).round().tolist()]
+
+
 def random_rows(n: int, widths: Iterable[int] = (64, 256), seeds: int = 4) -> Iterator[Tensor]:
     """[n, width], plain, and in clusters of rows that are nearly alike."""
     for width in widths:
@@ -133,6 +151,6 @@ def random_rows(n: int, widths: Iterable[int] = (64, 256), seeds: int = 4) -> It
             yield rows
 
 
-def on_grid(values: Tensor) -> Tensor:
+def on_grid(values: Tensor, steps: int = GRID_STEPS) -> Tensor:
     """To multiples of 1/4096, as ours compares cosines."""
-    return (values * GRID_STEPS).round() / GRID_STEPS
+    return (values * steps).round() / steps

@@ -27,9 +27,10 @@ IMAGE = slice(START, START + N)
 
 @dataclass(frozen=True)
 class Prompt:
-    """One layer of a prompt: logits [heads, S, S] with their mask, rotated keys, rows [S, D]."""
+    """One layer of a prompt: logits [heads, S, S], rotated queries and keys, rows [S, D]."""
 
     logits: Tensor
+    query: Tensor
     keys: Tensor
     rows: Tensor
     entered: Tensor
@@ -43,15 +44,15 @@ class Prompt:
     def look(self) -> Look:
         half = self.cos.shape[1] // 2
         signs = torch.cat([-torch.ones(half), torch.ones(half)])
-        ones = self.cos + signs * self.sin
+        maps = Maps(self.maps, self.keys, START, N, self.cos + signs * self.sin)
         return Look(
             visual=self.rows[IMAGE],
             text=self.rows[IMAGE.stop :],
             is_text=torch.ones(AFTER),
             visual_input=self.entered[IMAGE],
             text_input=self.entered[IMAGE.stop :],
-            previous=Maps(self.maps, self.keys, START, N, ones),
-            next=None,
+            previous=maps,
+            next=maps,
             gates=None,
             layer=3,
             norm=lambda rows: rows / rows.square().mean(-1, keepdim=True).sqrt(),
@@ -74,7 +75,7 @@ def prompts(heads: int = 32, sharp: float = 1.0, seeds: int = 20) -> Iterator[Pr
         if seed % 2:
             homes = torch.randint(12, (N,), generator=draw)
             x[IMAGE] = torch.randn(12, 64, generator=draw)[homes] + 0.3 * x[IMAGE]
-        yield Prompt(logits, key[0], x, 0.3 * entered, cos[0], sin[0])
+        yield Prompt(logits, query[0], key[0], x, 0.3 * entered, cos[0], sin[0])
 
 
 def cut(name: str, prompt: Prompt, keep: int) -> Plan:

@@ -7,7 +7,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-from frame import GRID, Row, Source, equal_rows, overlap, random_rows
+from frame import (
+    GRID,
+    CoarseRanks,
+    Row,
+    Source,
+    equal_rows,
+    overlap,
+    random_rows,
+    rounded,
+)
 from torch import Tensor
 
 from edgetok.methods import find_method
@@ -66,7 +75,8 @@ def compare_tome(prefix: int, grid: bool = False) -> Any:
 
 def compare_pitome(block: int, grid: bool = False) -> Any:
     def run(source: Source) -> Iterator[float]:
-        code = source.take("algo/pitome/merge.py", *PITOME, grid=grid)
+        ranks = {"torch": CoarseRanks()} if grid and block > 12 else {}
+        code = source.take("algo/pitome/merge.py", *PITOME, grid=grid, **ranks)
         margin = 0.9 - 0.9 * block / 24
         for x in random_rows(N + 1):
             for keep in (0.95, 0.75, 0.6):
@@ -77,13 +87,9 @@ def compare_pitome(block: int, grid: bool = False) -> Any:
                 look = see(x, 1, uneven(N + 1, 1), block)
                 plan = inside_of("pitome").reduce(look, len(made) - 1)
                 ours = plan.apply(x)
-                yield overlap(_rounded(made), _rounded(ours))
+                yield overlap(rounded(made), rounded(ours))
 
     return run
-
-
-def _rounded(rows: Tensor) -> list[tuple[float, ...]]:
-    return [tuple(row) for row in (rows[:, :8] * 1e3).round().tolist()]
 
 
 def compare_mctf(prefix: int) -> Any:
@@ -100,7 +106,7 @@ def compare_mctf(prefix: int) -> Any:
                 made, sizes, _ = code.merge_wavg(merge, x[None], size, maps, 1, pooling_type=1)
                 plan = inside_of("mctf").reduce(look, N - r)
                 ours = torch.cat([plan.sizes[:, None], plan.apply(x)], 1)
-                yield overlap(_rounded(torch.cat([sizes[0], made[0]], 1)), _rounded(ours))
+                yield overlap(rounded(torch.cat([sizes[0], made[0]], 1)), rounded(ours))
 
     return run
 
@@ -151,7 +157,7 @@ def compare_evit(fuse: bool) -> Any:
                     made = code.Block.forward(block, rows[None])[0][0]
                     look = see(rows, 1)
                     plan = inside_of("evit" if fuse else "topk").reduce(look, len(made) - 1)
-                    yield overlap(_rounded(made), _rounded(plan.apply(rows)))
+                    yield overlap(rounded(made), rounded(plan.apply(rows)))
 
     return run
 

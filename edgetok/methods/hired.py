@@ -68,6 +68,6 @@ METHOD = Method(
     retile=for_tiles,
     differs=(
         "nothing on pictures in one part; tiles: rectangles where theirs are strips, and "
-        "remainders (98 % or more)"
+        "remainders (97.8 %)"
     ),
 )

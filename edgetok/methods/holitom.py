@@ -61,6 +61,6 @@ METHOD = Method(
     space="projected",
     differs=(
         "a constant number; no pooling of 2 x 2 before, static tokens compete where theirs "
-        "are clustered; segments are theirs"
+        "are clustered (58.8 % of tokens, 96.7 % of dynamic ones); segments are theirs"
     ),
 )

@@ -77,6 +77,7 @@ METHOD = method_inside(
     inside=Inside(reduce, schedules.geometric, place="after block"),
     differs=(
         "the same share of patches from each block is one that ends at K; rounding (94 to "
-        "99.5 % of rows); towers other than CLIP reduce as CLIP of Hugging Face"
+        "99.5 % of rows, all with cosines and ranks on our grids); towers other than CLIP "
+        "reduce as CLIP of Hugging Face"
     ),
 )

@@ -55,5 +55,8 @@ METHOD = Method(
     budgets=budgets,
     space="projected",
     cost="2 K N D + 4 K N",
-    differs="a constant number, no cuts in the language model; read beside it only",
+    differs=(
+        "a constant number, no cuts in the language model; quarters of the grid where theirs are "
+        "cells of 16 patches from its corner (97.2 % of tokens at their number; scores are theirs)"
+    ),
 )

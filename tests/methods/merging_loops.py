@@ -85,7 +85,8 @@ def prumerge(features: Any, k: int) -> Result:
 
 def prumerge_plus(features: Any, k: int) -> Result:
     n, count = len(features.x), k - 1 - round((k - 1) / 4)
-    centres = {i * n // count for i in range(count)} if count else set()
+    steps = [s for s in range(max(1, round(n / count)), n + 1) if len(range(0, n - 1, s)) < k]
+    centres = set(range(0, n - 1, steps[0]))
     for i in ranked(features.probe("next_wide_attention").tolist()):
         if len(centres) < k - 1:
             centres.add(i)

@@ -16,7 +16,7 @@ from torch import Tensor
 from edgetok import tokens
 from edgetok.export.reference.flow import Values
 from edgetok.export.stages.probes import probe_flow
-from edgetok.methods import TOWER_METHODS, expedit, find_method
+from edgetok.methods import TOWER_METHODS, expedit, find_method, prumerge
 from edgetok.methods.inside import Inside
 from edgetok.tokens import Look, Rows, reduce_inside
 from edgetok.tokens.schedules import Encoder
@@ -193,12 +193,23 @@ def test_flowcut_scores_of_the_reference() -> None:
 @pytest.mark.parametrize("n", [576, 729])
 def test_even_places_of_prumerge_plus_cover_the_picture(n: int) -> None:
     """The authors' `arange(0, 575, step)` ends within a step of the end, whatever the step."""
-    for budget in range(2, n):
-        count = (budget - 1) - round((budget - 1) / 4)
-        places = tokens.spread_indices(n, count).tolist()
-        assert len(set(places)) == count and places[0] == 0
-        gaps = [b - a for a, b in zip(places, [*places[1:], n], strict=True)]
-        assert max(gaps) - min(gaps) <= 1
+    for centres in range(1, n):
+        places = prumerge.even_places(n, centres).tolist()
+        step = places[1] if len(places) > 1 else n
+        assert places == list(range(0, n - 1, step)) and len(places) <= centres
+        assert places[-1] + step >= n - 1
+
+
+@pytest.mark.parametrize(
+    "outliers, centres, step", [(30, 121, 6), (40, 174, 4), (50, 225, 3), (63, 234, 3)]
+)
+def test_prumerge_plus_steps_as_its_authors_do(outliers: int, centres: int, step: int) -> None:
+    """`int(int(1 / ratio) / 3)` of LLaVA-PruMerge@097c041, ratio the share of outliers in 576.
+
+    `centres`: how many its function makes where outliers are spread over the picture.
+    """
+    assert int(int(576 / outliers) / 3) == step
+    assert prumerge.even_places(576, centres).tolist() == list(range(0, 575, step))
 
 
 # --- GlobalCom2 -----------------------------------------------------------------------------------
