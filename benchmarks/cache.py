@@ -8,7 +8,7 @@ turns about one image, in which the cache is emptied again and again; later turn
 by token, with the model's own answers between them. Beside FILE, `FILE-bits.json` compares caches
 of fewer bits or channels, and steps that read fewer rows (`--reads`, TidalDecode), with float32: KL
 divergence of the logits along the float32 answer, and whole answers. With `--questions 0` that is
-all.
+all, and with `--prompts 0` it is left out. Rows of what was not measured stay in the files.
 """
 
 from __future__ import annotations
@@ -105,9 +105,11 @@ def main() -> None:
     )
     if options.questions:
         _report_policies(options)
+    if not options.prompts:
+        return
     beside = options.json and options.json.with_name(f"{options.json.stem}-bits.json")
     title = f"caches of fewer bits on {options.prompts} prompts"
-    common.report(title, list(_bits_rows(options)), beside)
+    common.report(title, list(_bits_rows(options)), beside, of=("kv",))
 
 
 def _report_policies(options: Any) -> None:
@@ -120,7 +122,7 @@ def _report_policies(options: Any) -> None:
         rows.append({"policy": policy, "slots": slots or max(model.manifest.kv.slots)} | row)
         print(rows[-1], file=sys.stderr, flush=True)
     title = f"{options.tokens} visual tokens, {options.kv} cache: right answers in percent"
-    common.report(title, rows, options.json)
+    common.report(title, rows, options.json, of=("policy", "slots"))
 
 
 def _load(options: Any, policy: str, slots: int, kv: str, reads: int = 0) -> Model:

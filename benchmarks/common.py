@@ -108,8 +108,14 @@ def facts() -> dict[str, Any]:
     return machine.facts() | {name: version(name) for name in libraries}
 
 
-def report(title: str, rows: Sequence[dict[str, Any]], path: Path | None) -> None:
-    """Print facts and rows as a Markdown table; write both as JSON if a path is given."""
+def report(
+    title: str, rows: Sequence[dict[str, Any]], path: Path | None, of: Sequence[str] = ()
+) -> None:
+    """Print facts and rows as a Markdown table; write both as JSON if a path is given.
+
+    Rows under the same title in a file that is there stay, unless they agree in the columns `of`
+    with a new one; without `of` none stays.
+    """
     print(f"\n{title}\n{json.dumps(facts())}\n")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
@@ -118,7 +124,23 @@ def report(title: str, rows: Sequence[dict[str, Any]], path: Path | None) -> Non
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         result = {"title": title, "machine": facts(), "rows": list(rows)}
+        if of and path.exists():
+            result["rows"] = merge_rows(json.loads(path.read_text()), title, rows, of)
         path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def merge_rows(
+    before: dict[str, Any], title: str, rows: Sequence[dict[str, Any]], of: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of a report under this title, each new one in the place of that with its `of`.
+
+    >>> old = {"title": "t", "rows": [{"kv": "a", "n": 1}, {"kv": "b", "n": 2}]}
+    >>> merge_rows(old, "t", [{"kv": "a", "n": 3}, {"kv": "c", "n": 4}], ["kv"])
+    [{'kv': 'a', 'n': 3}, {'kv': 'b', 'n': 2}, {'kv': 'c', 'n': 4}]
+    """
+    old = before["rows"] if before["title"] == title else []
+    found = {tuple(row[name] for name in of): row for row in [*old, *rows]}
+    return list(found.values())
 
 
 def _show(value: Any) -> str:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import behind
 import merged
+import policies
 import prefill
 import quarters
+import stores
 import tiles
 import tower
 import windows
@@ -24,7 +26,7 @@ from frame import Row, Source
 
 ROWS: Sequence[Row] = (
     *(*tower.ROWS, *windows.ROWS, *behind.ROWS, *merged.ROWS, *tiles.ROWS),
-    *(*prefill.ROWS, *quarters.ROWS),
+    *(*prefill.ROWS, *quarters.ROWS, *policies.ROWS, *stores.ROWS),
 )
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "authors.json"
 HEAD = ("system", "authors' code", "compared", "equal cases", "mean overlap")
@@ -66,8 +68,8 @@ def main() -> None:
         found = compare(row, given.repositories)
         print(as_line(found), flush=True)
         before[row.system, row.compared] = found
-    written = [before[key] for key in sorted(before)]
-    RESULTS.write_text(json.dumps(written, indent=1) + "\n")
+        written = [before[key] for key in sorted(before)]
+        RESULTS.write_text(json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":

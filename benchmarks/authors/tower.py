@@ -38,7 +38,7 @@ def see(
     x: Tensor, prefix: int, sizes: Tensor | None = None, block: int = 0, depth: int = 24
 ) -> Look:
     """A block whose queries, keys and values are its rows, in heads of 32."""
-    heads = torch.stack(x.split(32, 1))
+    heads = torch.stack(x.chunk(x.shape[1] // 32, 1))
     of = torch.ones(len(x)) if sizes is None else sizes
     encoder = Encoder(N, (SIDE, SIDE), prefix, depth - 1, depth)
     return Look(x, heads * 32**-0.5, heads, heads, of, encoder, block)
