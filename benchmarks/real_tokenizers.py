@@ -30,7 +30,8 @@ from edgetok.bundle.processor import PromptPlan
 from edgetok.errors import InputError
 from edgetok.families.checkpoint import Checkpoint
 from edgetok.families.prompt_plan import read_prompt
-from edgetok.text.prompt import TextTokenizer, encode_prompt, load_tokenizer
+from edgetok.text.prompt import encode_prompt
+from edgetok.text.tokenizer import TextTokenizer, load_tokenizer
 
 VERSION, TEXTS, IMAGE = "3.7.2", 1000, "<edgetok-image>"
 # What stands before and behind a question, and the package that has the tokenizer.

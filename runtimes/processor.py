@@ -16,13 +16,8 @@ from edgetok.bundle.reader import Bundle
 from edgetok.images.preprocess import preprocess
 from edgetok.images.reading import ImageInput
 from edgetok.runtimes.runtime.protocol import FloatArray
-from edgetok.text.prompt import (
-    Prompt,
-    TextTokenizer,
-    encode_prompt,
-    encode_turn,
-    load_tokenizer,
-)
+from edgetok.text.prompt import Prompt, encode_prompt, encode_turn
+from edgetok.text.tokenizer import TextTokenizer, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)

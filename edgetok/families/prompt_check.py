@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from edgetok.bundle.golden import IMAGE_PLACEHOLDER
 from edgetok.bundle.golden_inputs import GoldenPrompt, GoldenTurn
 from edgetok.errors import InputError
-from edgetok.text.prompt import Strip, TextTokenizer, encode_prompt, encode_turn, strip_text
+from edgetok.text.prompt import Strip, encode_prompt, encode_turn, strip_text
+from edgetok.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

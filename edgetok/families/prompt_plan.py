@@ -16,7 +16,8 @@ from edgetok.families.prompt_check import SYSTEM, PlanCheck, PromptSide
 from edgetok.families.template import read_template
 from edgetok.families.template_writer import STRIPS, TemplateWriter
 from edgetok.families.tokenizer import open_tokenizer, write_tokenizer
-from edgetok.text.prompt import Strip, load_tokenizer
+from edgetok.text.prompt import Strip
+from edgetok.text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

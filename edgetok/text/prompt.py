@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from tokenizers import Tokenizer
+from typing import Literal
 
 from edgetok import limits
 from edgetok.bundle.processor import PromptPlan, Segment
 from edgetok.errors import BundleError, InputError, UsageError
+from edgetok.text.tokenizer import Before, TextTokenizer, Tokens
 
 Strip = Literal["left", "right", "both"] | None
 _REPLACEMENT = "\ufffd"  # what decoders print for a cut UTF-8 character
@@ -45,63 +43,6 @@ class Prompt:
         return (*self.before, *self.after)[self.question.start : self.question.stop]
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Ids of a text and the characters that each one stands for, first and after the last."""
-
-    ids: list[int]
-    spans: list[tuple[int, int]]
-
-    def count_before(self, character: int) -> int:
-        """Tokens that end at or before this character."""
-        return sum(end <= character for _, end in self.spans)
-
-    def count_from(self, character: int) -> int:
-        """Tokens that start at or after this character."""
-        return sum(start >= character for start, _ in self.spans)
-
-
-@dataclass(frozen=True, slots=True)
-class TextTokenizer:
-    """A tokenizer for which `<image>` and `</s>` in a text are ordinary characters.
-
-    Args:
-        first: encodes the beginning of a prompt.
-        later: the same without the space that some tokenizers put before the first word.
-    """
-
-    first: Tokenizer
-    later: Tokenizer
-
-    def encode(self, text: str, *, first: bool) -> list[int]:
-        return self.split(text, first=first).ids
-
-    def split(self, text: str, *, first: bool) -> Tokens:
-        tokenizer = self.first if first else self.later
-        found = tokenizer.encode(text, add_special_tokens=False)
-        return Tokens(list(found.ids), list(found.offsets))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.first.decode(list(ids), skip_special_tokens=True))
-
-
-def load_tokenizer(data: bytes) -> TextTokenizer:
-    """Read a `tokenizer.json`.
-
-    Raises:
-        BundleError: if it is damaged or of a version that this `tokenizers` cannot read.
-    """
-    try:
-        description = json.loads(data)
-        first = _plain_tokenizer(description)
-        _never_prepend(description)
-        return TextTokenizer(first, _plain_tokenizer(description))
-    except Exception as error:  # the binding raises bare Exception
-        raise BundleError(
-            f"the tokenizer cannot be read ({error}); upgrade `tokenizers` or export again"
-        ) from error
-
-
 def encode_prompt(
     plan: PromptPlan, tokenizer: TextTokenizer, user_text: str, system: str | None = None
 ) -> Prompt:
@@ -127,7 +68,8 @@ def encode_prompt(
     images = sum(segment.slot == "image" for segment in segments)
     if images != 1:
         raise BundleError(f"the prompt has {images} image slots instead of 1; export again")
-    return _Writer(plan, tokenizer, texts, starts=plan.starts_with_text).write(segments)
+    before: Before = "nothing" if plan.starts_with_text else "token"
+    return _Writer(plan, tokenizer, texts, before).write(segments)
 
 
 def encode_turn(plan: PromptPlan, tokenizer: TextTokenizer, user_text: str) -> tuple[int, ...]:
@@ -142,7 +84,7 @@ def encode_turn(plan: PromptPlan, tokenizer: TextTokenizer, user_text: str) -> t
             "this model's chat template writes earlier turns anew when later ones come, so this "
             "bundle has no conversations; ask single questions"
         )
-    return _Writer(plan, tokenizer, {"user": user_text}, starts=False).write(plan.turn).before
+    return _Writer(plan, tokenizer, {"user": user_text}, "words").write(plan.turn).before
 
 
 def strip_text(text: str, strip: Strip) -> str:
@@ -157,15 +99,20 @@ class _Writer:
 
     Args:
         texts: by slot, what is given beside the plan.
-        starts: whether the first text begins the prompt.
+        before: what stands before the first text.
     """
 
     def __init__(
-        self, plan: PromptPlan, tokenizer: TextTokenizer, texts: Mapping[str, str], *, starts: bool
+        self,
+        plan: PromptPlan,
+        tokenizer: TextTokenizer,
+        texts: Mapping[str, str],
+        before: Before,
     ) -> None:
         for text in texts.values():
             _require_text(text)
-        self._plan, self._tokenizer, self._texts, self._first = plan, tokenizer, texts, starts
+        self._plan, self._tokenizer, self._texts = plan, tokenizer, texts
+        self._before = before
         self._sides: list[list[int]] = [[]]
         self._pending = ""
         self._user: range | None = None  # where the user's text is in what is pending
@@ -183,7 +130,8 @@ class _Writer:
                 self._sides[-1] += segment.ids or []
                 if segment.slot == "image":
                     self._sides.append([])
-                    self._first = False
+                if segment.slot == "image" or self._before == "words":
+                    self._before = "token"
                 self._takes_space = segment.strip in ("right", "both")
         self._flush(takes_space=False)
         before, after = (*self._sides, [])[:2]
@@ -205,13 +153,13 @@ class _Writer:
         self._pending, self._user = "", None
         if not text:
             return
-        found = _encode_text(self._plan, self._tokenizer, text, self._first)
+        found = _encode_text(self._plan, self._tokenizer, text, self._before)
         if user is not None:
             start, stop = (min(max(at - removed, 0), len(text)) for at in (user.start, user.stop))
             skipped = sum(map(len, self._sides))
             self._question = _find_question(found, start, stop, skipped)
         self._sides[-1] += found.ids
-        self._first = False
+        self._before = "token"
 
 
 def _find_question(found: Tokens, start: int, stop: int, skipped: int) -> range:
@@ -287,8 +235,8 @@ def _require_text(user_text: str) -> None:
         )
 
 
-def _encode_text(plan: PromptPlan, tokenizer: TextTokenizer, text: str, first: bool) -> Tokens:
-    found = tokenizer.split(text, first=first)
+def _encode_text(plan: PromptPlan, tokenizer: TextTokenizer, text: str, before: Before) -> Tokens:
+    found = tokenizer.split(text, before=before)
     forbidden = set(plan.forbidden_ids).intersection(found.ids)
     if forbidden:
         raise InputError(
@@ -296,23 +244,3 @@ def _encode_text(plan: PromptPlan, tokenizer: TextTokenizer, text: str, first: b
             f"only the chat template may place; remove it"
         )
     return found
-
-
-def _plain_tokenizer(description: dict[str, Any]) -> Tokenizer:
-    tokenizer = Tokenizer.from_str(json.dumps(description))
-    tokenizer.no_truncation()  # a prompt is refused, never cut
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # encode them as text, that is
-    return tokenizer
-
-
-def _never_prepend(node: object) -> None:
-    """Switch every `Metaspace` that prepends a space to the first word to never do so."""
-    if isinstance(node, dict):
-        if node.get("type") == "Metaspace" and node.get("prepend_scheme") == "first":
-            node["prepend_scheme"] = "never"
-        for child in node.values():
-            _never_prepend(child)
-    elif isinstance(node, list):
-        for child in node:
-            _never_prepend(child)

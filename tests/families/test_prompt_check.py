@@ -15,7 +15,8 @@ from edgetok.families.checkpoint import read_checkpoint
 from edgetok.families.prompt_check import BATTERY
 from edgetok.families.prompt_plan import read_prompt
 from edgetok.families.tokenizer import write_tokenizer
-from edgetok.text.prompt import encode_prompt, load_tokenizer
+from edgetok.text.prompt import encode_prompt
+from edgetok.text.tokenizer import load_tokenizer
 
 IMAGE = 3
 TEXTS = (

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -26,7 +27,8 @@ from edgetok import limits
 from edgetok.bundle.processor import PROMPT_FILE, TOKENIZER_FILE, PromptPlan, Segment
 from edgetok.bundle.strict import encode_strict
 from edgetok.errors import InputError
-from edgetok.text.prompt import Detokenizer, encode_prompt, encode_turn, load_tokenizer
+from edgetok.text.prompt import Detokenizer, encode_prompt, encode_turn
+from edgetok.text.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[3]
 UNICODE = ROOT / "runtimes/cpp/src/tokenizer/unicode14.hpp"
@@ -86,6 +88,12 @@ def chat_plan(tokenizer: bytes) -> PromptPlan:
         forbidden_ids=ids,
         turn=[one, Segment(text="u:"), user, other],
     )
+
+
+def continuing_plan(tokenizer: bytes) -> PromptPlan:
+    """A later turn begins with words, right behind an answer."""
+    turn = [Segment(text="\nu: "), Segment(slot="user"), Segment(text="\nit:")]
+    return replace(chat_plan(tokenizer), turn=turn)
 
 
 def bare_plan() -> PromptPlan:
@@ -163,6 +171,14 @@ def test_many_questions_have_the_same_ids(both, kinds):
         both.require_same(text)
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "vicuna", "llama2", "words", "gemma"])
+def test_a_turn_may_continue_an_answer(open_text, kinds, tiny_vlm, kind):
+    tokenizer = read_kind(kind, kinds, tiny_vlm)
+    both = Both(open_text, tokenizer, continuing_plan(tokenizer))
+    for text in [*kinds.CORPUS[:4], *kinds.QUESTIONS]:
+        both.require_same(text)
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "vicuna", "llama2"])
 def test_a_question_may_be_the_beginning(open_text, kinds, tiny_vlm, kind):
     both = Both(open_text, read_kind(kind, kinds, tiny_vlm), bare_plan())
@@ -174,7 +190,7 @@ def test_answers_have_the_same_text(both, kinds):
     dice = random.Random(3)
     last = max(both.python.first.get_vocab().values())
     for text in kinds.CORPUS:
-        both.require_same_text(both.python.encode(text, first=False))
+        both.require_same_text(both.python.encode(text, before="token"))
     for _ in range(50):  # ids that are none and broken characters among them
         both.require_same_text([dice.randrange(last + 3) for _ in range(dice.randrange(25))])
 

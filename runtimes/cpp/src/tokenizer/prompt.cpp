@@ -99,8 +99,8 @@ void require_user_text(const std::string& text) {
 class Writer {
  public:
   Writer(const PromptPlan& plan, const TextTokenizer& tokenizer, const std::string& user, const std::string* system,
-         bool starts)
-      : plan_(plan), tokenizer_(tokenizer), user_(user), system_(system), first_(starts) {
+         Before before)
+      : plan_(plan), tokenizer_(tokenizer), user_(user), system_(system), before_(before) {
     require_user_text(user);
     if (system != nullptr) require_user_text(*system);
   }
@@ -114,10 +114,9 @@ class Writer {
       } else {
         flush(segment.strips_left);
         side_->insert(side_->end(), segment.ids.begin(), segment.ids.end());
-        if (segment.kind == Segment::Kind::image) {
-          side_ = &out_.after;
-          first_ = false;
-        }
+        const bool image = segment.kind == Segment::Kind::image;
+        if (image) side_ = &out_.after;
+        if (image || before_ == Before::words) before_ = Before::token;
         takes_space_ = segment.strips_right;
       }
     }
@@ -143,11 +142,11 @@ class Writer {
     text_.clear();
     marked_ = {};
     if (text.empty()) return;
-    const Tokens found = tokenizer_.encode(text, first_, marked);
+    const Tokens found = tokenizer_.encode(text, before_, marked);
     require_allowed(found.ids);
     if (marked.begin < marked.end) find_question(found, out_.size(), out_);
     side_->insert(side_->end(), found.ids.begin(), found.ids.end());
-    first_ = false;
+    before_ = Before::token;
   }
 
   void require_allowed(const Ids& ids) const {
@@ -176,7 +175,7 @@ class Writer {
   const TextTokenizer& tokenizer_;
   const std::string& user_;
   const std::string* system_;
-  bool first_;
+  Before before_;
   Prompt out_;
   Ids* side_ = &out_.before;
   std::string text_;
@@ -204,7 +203,7 @@ Prompt encode_prompt(const PromptPlan& plan, const TextTokenizer& tokenizer, con
   if (system != nullptr && plan.system.empty()) {
     throw usage_error("this model's chat template takes no system message; put it before the question");
   }
-  return Writer(plan, tokenizer, user_text, system, plan.starts_with_text)
+  return Writer(plan, tokenizer, user_text, system, plan.starts_with_text ? Before::nothing : Before::token)
       .write(system == nullptr ? plan.segments : plan.system);
 }
 
@@ -214,7 +213,7 @@ Ids encode_turn(const PromptPlan& plan, const TextTokenizer& tokenizer, const st
         "this model's chat template writes earlier turns anew when later ones come, so this bundle has no "
         "conversations; ask single questions");
   }
-  return Writer(plan, tokenizer, user_text, nullptr, false).write(plan.turn).before;
+  return Writer(plan, tokenizer, user_text, nullptr, Before::words).write(plan.turn).before;
 }
 
 std::string Detokenizer::push(std::int64_t id) {

@@ -139,7 +139,7 @@ Range TextTokenizer::place(const Fragment& fragment, const std::string& normalis
   return {move(marked.begin), move(marked.end)};
 }
 
-Tokens TextTokenizer::encode(const std::string& text, bool first, Range marked) const {
+Tokens TextTokenizer::encode(const std::string& text, Before before, Range marked) const {
   require_text(text, file_.nfc);
   Tokens out;
   std::size_t base = 0;
@@ -147,10 +147,11 @@ Tokens TextTokenizer::encode(const std::string& text, bool first, Range marked) 
     bool prefix = false;
     if (file_.words && fragment.id < 0) {
       using Prefix = Words::Prefix;
-      const bool begins = first && fragment.begin == 0;
+      const bool begins = before == Before::nothing && fragment.begin == 0;
       const bool spaced = starts_with(fragment.text, " ") || starts_with(fragment.text, kSpace);
       const auto wanted = file_.words->prefix;
-      prefix = (wanted == Prefix::every || (wanted == Prefix::first && begins)) &&
+      const bool every = wanted == Prefix::every && before != Before::words;
+      prefix = (every || (wanted == Prefix::first && begins)) &&
                (file_.words->before_spaces || !spaced);
     }
     const std::string normalised = fragment.id < 0 ? normalise(fragment.text, prefix) : fragment.text;

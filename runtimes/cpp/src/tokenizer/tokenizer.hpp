@@ -19,14 +19,17 @@ struct Tokens {
   Range marked;  // where the marked bytes of the text are in the normalised one
 };
 
+// What stands before a text; some tokenizers put a space before the first word, or before each that follows a token.
+enum class Before { nothing, token, words };
+
 class TextTokenizer {
  public:
   // Throws as parse_tokenizer and Merger do.
   TextTokenizer(const std::string& tokenizer_json, const std::string& library);
 
-  // `first`: it is the beginning of a prompt. `marked`: bytes of the text, between whole characters.
+  // `marked`: bytes of the text, between whole characters.
   // Throws Error(input) for a text that would be encoded otherwise than by `tokenizers`.
-  Tokens encode(const std::string& text, bool first, Range marked) const;
+  Tokens encode(const std::string& text, Before before, Range marked) const;
 
   // Special tokens and unknown ids are left out; bytes that are no UTF-8 become U+FFFD.
   std::string decode(const Ids& ids) const;
