@@ -6,7 +6,8 @@ All towers are float32 graphs of one model in one process, one thread each by de
 runs each tower once, in turn, so that drift of the machine hits all alike; the speed-up is the
 median of the rounds' ratios to the plain tower of the same round. FLOPs are those of matrix
 products, attention and convolution, 2 per multiplication, from the shapes in the graphs; what a
-method spends on choosing is among them where it multiplies matrices.
+method spends on choosing is among them where it multiplies matrices. Rows of methods that were not
+measured stay in the file.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def main() -> None:
     base = (PLAIN, vision.full_tokens)
     rows = [row(key, times[key], times[base], work[key] / work[base], work[key]) for key in towers]
     threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
-    common.report(f"towers of one image, float32, {threads}", rows, options.json)
+    title = f"towers of one image, float32, {threads}"
+    common.report(title, rows, options.json, of=("tower", "tokens"))
 
 
 def reducing_towers(
