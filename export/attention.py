@@ -8,7 +8,6 @@ untouched. Stages know the protocols here and no lowering; lowerings know no sta
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from edgetok.errors import IncompatibleError
+from edgetok.families.internals import register_attention, using_attention
 from edgetok.families.parts import TextParts
 
 if TYPE_CHECKING:
@@ -178,20 +177,18 @@ def attend(
     return _active[-1](module, query, key, value, scale), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+register_attention(NAME, attend)
 
 
 @contextmanager
 def emitting(model: Any, emitter: Emitter) -> Iterator[None]:
     """Route the attention of `model` (a Hugging Face model) through `emitter`."""
-    before = model.config._attn_implementation
-    model.config._attn_implementation = NAME
-    _active.append(emitter)
-    try:
-        yield
-    finally:
-        _active.pop()
-        model.config._attn_implementation = before
+    with using_attention(model.config, NAME):
+        _active.append(emitter)
+        try:
+            yield
+        finally:
+            _active.pop()
 
 
 @contextmanager
@@ -313,9 +310,3 @@ def require_plain_attention(text: TextParts, what: str, way_out: str) -> None:
             f"this decoder has {' and '.join(has)}, and {what} knows plain attention only; "
             f"{way_out}"
         )
-
-
-def name_cache_argument(layer: nn.Module) -> str:
-    """What a layer or model calls its cache: `past_key_values` up to transformers 5.23."""
-    known = inspect.signature(layer.forward).parameters
-    return "cache" if "cache" in known else "past_key_values"

@@ -130,7 +130,7 @@ class Packed:
         """A block over rows [1, n, V]; each window attends to itself."""
         import sys
 
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+        from edgetok.families.internals import find_attention
 
         attention, count = block.attn, rows.shape[1]
         windows, heads = self.windows[id(block)], attention.num_heads
@@ -139,7 +139,7 @@ class Packed:
         rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
         query, key = rotate(query, key, self.cos, self.sin)
         parts = [p.reshape(windows, -1, *p.shape[1:]).transpose(1, 2) for p in (query, key, value)]
-        attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
+        attend = find_attention(attention.config)
         found, _ = attend(attention, *parts, None, scaling=attention.scaling)
         rows = rows + attention.proj(found.reshape(1, count, -1))
         out: Tensor = rows + block.mlp(block.norm2(rows))

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from edgetok.export.reference.mixing import mix
 from edgetok.export.reference.rows import UNDECIDED, Rounding, Row
+from edgetok.families.internals import register_attention
 from edgetok.families.parts import TextParts
 from edgetok.kv import EvictionPlan, Policy
 from edgetok.kv.policy import SCORE, SEEN, TEXT
@@ -283,7 +283,7 @@ class _routed:
 
     def __enter__(self) -> None:
         self.before = self.config._attn_implementation
-        ALL_ATTENTION_FUNCTIONS.register(NAME, self.attend)
+        register_attention(NAME, self.attend)
         self.config._attn_implementation = NAME
 
     def __exit__(self, *_: object) -> None:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from edgetok import names
-from edgetok.export.attention import name_cache_argument
 from edgetok.export.cases import Case
 from edgetok.export.reference.cache import CacheReference
 from edgetok.export.reference.flow import Values
 from edgetok.export.reference.packed import look_packed
 from edgetok.export.reference.probes import Projections, other_probe
 from edgetok.export.reference.tower_reducing import ReducingReference
+from edgetok.families.internals import name_cache_argument
 from edgetok.families.parts import Layout, Parts, TextParts, VisionParts, attention_of
 from edgetok.methods import Method
 from edgetok.tokens import Features, elbow_tokens

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from edgetok.export.attention import name_cache_argument
 from edgetok.export.reference.model import Answer, Reference
 from edgetok.export.reference.slots import SlotReference
+from edgetok.families.internals import DynamicCache, name_cache_argument, using_attention
 from edgetok.families.parts import Parts, TextParts
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
@@ -332,12 +331,8 @@ def causal(rows: int) -> Tensor:
 @contextmanager
 def eager(config: Any) -> Iterator[None]:
     """Hugging Face's attention that returns its maps."""
-    before = config._attn_implementation
-    config._attn_implementation = "eager"
-    try:
+    with using_attention(config, "eager"):
         yield
-    finally:
-        config._attn_implementation = before
 
 
 @contextmanager

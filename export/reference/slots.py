@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from edgetok.export.reference.model import Reference
 from edgetok.export.reference.rows import Rounding
+from edgetok.families.internals import DynamicCache
 from edgetok.families.parts import TextParts
 
 Array = npt.NDArray[np.float32]

@@ -21,10 +21,10 @@ from edgetok.export.attention import (
     Scales,
     StageModule,
     emitting,
-    name_cache_argument,
     rotary_inside,
 )
 from edgetok.export.stages.short_convolutions import Convolutions
+from edgetok.families.internals import name_cache_argument
 from edgetok.families.parts import UNROTATED, TextParts
 
 

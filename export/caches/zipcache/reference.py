@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from edgetok.export.attention import name_cache_argument
 from edgetok.export.reference.model import Answer, Reference
+from edgetok.families.internals import DynamicCache, name_cache_argument
 from edgetok.families.parts import Parts
 from edgetok.methods import Method
 

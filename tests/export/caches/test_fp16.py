@@ -9,16 +9,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache
 
 import edgetok
 from edgetok.bundle.buffers import cache_bytes, list_buffers
 from edgetok.bundle.manifest import Flavour
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
-from edgetok.export.attention import name_cache_argument
 from edgetok.export.pipeline import export_model
 from edgetok.families import open_model
+from edgetok.families.internals import DynamicCache, name_cache_argument
 from edgetok.families.parts import Parts
 from edgetok.runtimes.runtime.runtime import BundleRuntime
 from edgetok.runtimes.verify import verify
