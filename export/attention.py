@@ -8,7 +8,6 @@ untouched. Stages know the protocols here and no lowering; lowerings know no sta
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgetok.errors import IncompatibleError
-from edgetok.families.internals import register_attention, using_attention
+from edgetok.families.internals import register_attention, replaced, using_attention
 from edgetok.families.parts import TextParts
 
 if TYPE_CHECKING:
@@ -168,13 +167,10 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Hugging Face's attention interface, answered by the active emitter."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _active[-1](module, query, key, value, scale), None
+    scaling: float,
+) -> Tensor:
+    """Hugging Face's attention, answered by the active emitter."""
+    return _active[-1](module, query, key, value, scaling)
 
 
 register_attention(NAME, attend)
@@ -192,45 +188,14 @@ def emitting(model: Any, emitter: Emitter) -> Iterator[None]:
 
 
 @contextmanager
-def rotary_inside(layers: tuple[nn.Module, ...]) -> Iterator[None]:
-    """Leave rotary embedding to the attention operator: queries and keys arrive unrotated."""
-    modules = {
-        sys.modules[type(module).__module__] for layer in layers for module in layer.modules()
-    }
-    with ExitStack() as stack:
-        for module in modules:
-            if hasattr(module, "apply_rotary_pos_emb"):
-                stack.enter_context(_replaced(module, "apply_rotary_pos_emb", _keep))
-        yield
-
-
-def _keep(query: Tensor, key: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-    return query, key
-
-
-@contextmanager
 def replaced_forward(
     modules: Iterator[nn.Module], build: Callable[[nn.Module], Callable[..., Any]]
 ) -> Iterator[None]:
     """Give each module another `forward` for the time of a trace."""
     with ExitStack() as stack:
         for module in modules:
-            stack.enter_context(_replaced(module, "forward", build(module)))
+            stack.enter_context(replaced(module, "forward", build(module)))
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    missing = object()
-    own = vars(owner).get(name, missing)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if own is missing:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
 
 
 def norm_constants(norm: Any) -> tuple[Tensor, float]:

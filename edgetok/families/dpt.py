@@ -109,20 +109,17 @@ class DptAttention(nn.Module):
         self.inner, self.out_proj = inner, attention.output.dense
         self.q_proj, self.k_proj, self.v_proj = inner.query, inner.key, inner.value
 
-    def forward(self, rows: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        from transformers.models.dpt.modeling_dpt import eager_attention_forward
-
-        from edgetok.families.internals import find_attention
+    def forward(
+        self, rows: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        from edgetok.families.internals import run_attention
 
         inner: Any = self.inner
         query, key, value = (
             project(rows).reshape(1, rows.shape[1], inner.num_attention_heads, -1).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attend = find_attention(inner.config, eager_attention_forward)
-        mixed, maps = attend(
-            inner, query, key, value, attention_mask, scaling=inner.scaling, dropout=0.0
-        )
+        mixed, maps = run_attention(inner, query, key, value, attention_mask)
         return self.out_proj(mixed.reshape(rows.shape)), maps
 
 

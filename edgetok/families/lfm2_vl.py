@@ -142,11 +142,11 @@ def _open_processor(config: dict[str, Any], patch: int, _: Path) -> Any:
 
     The family's own makes the same of an image that has its size already, but needs torchvision.
     """
-    from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+    from edgetok.families.internals import open_patch_processor
 
     names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample")
     told = {name: config[name] for name in names if name in config}
-    return Siglip2ImageProcessorPil(**told, do_resize=False, patch_size=patch)
+    return open_patch_processor(patch, told)
 
 
 def _process(size_px: Grid, patch: int, processor: Any, picture: Any) -> Tensor:

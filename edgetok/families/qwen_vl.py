@@ -128,19 +128,15 @@ class Packed:
 
     def run(self, block: Any, rows: Tensor) -> Tensor:
         """A block over rows [1, n, V]; each window attends to itself."""
-        import sys
-
-        from edgetok.families.internals import find_attention
+        from edgetok.families.internals import rotate_vision, run_attention
 
         attention, count = block.attn, rows.shape[1]
         windows, heads = self.windows[id(block)], attention.num_heads
         split = attention.qkv(block.norm1(rows[0])).reshape(count, 3, heads, -1)
         query, key, value = split.permute(1, 0, 2, 3).unbind(0)  # [n, heads, H]
-        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
-        query, key = rotate(query, key, self.cos, self.sin)
+        query, key = rotate_vision(attention, query, key, self.cos, self.sin)
         parts = [p.reshape(windows, -1, *p.shape[1:]).transpose(1, 2) for p in (query, key, value)]
-        attend = find_attention(attention.config)
-        found, _ = attend(attention, *parts, None, scaling=attention.scaling)
+        found, _ = run_attention(attention, *parts)
         rows = rows + attention.proj(found.reshape(1, count, -1))
         out: Tensor = rows + block.mlp(block.norm2(rows))
         return out
@@ -167,21 +163,9 @@ def _find_deep(tower: Any) -> tuple[nn.Module, ...]:
 
 def _find_places(tower: Any, patches: Grid) -> Tensor | float:
     """Rows [n, V] that are added to patches for their places; 0 where rotation says it all."""
-    import torch
+    from edgetok.families.internals import interpolate_places
 
-    if not hasattr(tower, "pos_embed"):
-        return 0.0
-    from transformers.vision_utils import get_vision_interpolation_indices_and_weights
-
-    index, weights = get_vision_interpolation_indices_and_weights(
-        torch.tensor([[1, *patches]]),
-        num_grid_per_side=tower.num_grid_per_side,
-        mode=tower.interpolation_mode,
-        align_corners=tower.interpolation_align_corners,
-        spatial_merge_size=tower.spatial_merge_size,
-    )
-    rows: Tensor = (tower.pos_embed(index) * weights[:, :, None]).sum(1).detach()
-    return rows
+    return interpolate_places(tower, *patches) if hasattr(tower, "pos_embed") else 0.0
 
 
 def _find_vision(tower: Any, size_px: Grid) -> VisionParts:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgetok.export.reference.mixing import mix
 from edgetok.export.reference.rows import UNDECIDED, Rounding, Row
-from edgetok.families.internals import register_attention
+from edgetok.families.internals import Attend, register_attention, using_attention
 from edgetok.families.parts import TextParts
 from edgetok.kv import EvictionPlan, Policy
 from edgetok.kv.policy import SCORE, SEEN, TEXT
@@ -92,25 +92,25 @@ class CacheReference:
     def _run(self, rows: Tensor, places: Sequence[range]) -> Tensor:
         for layer, block in enumerate(self.text.layers):
             rotations = self.text.rotary(rows, position_ids=torch.tensor([list(places[layer])]))
-            with _routed(self.text.model, self._attend(layer)):
+            register_attention(NAME, self._attend(layer))
+            with using_attention(self.text.model.config, NAME):
                 rows = block(rows, attention_mask=None, position_embeddings=rotations)
         logits: Tensor = self.text.head(self.text.norm(rows[0, -1]))
         return logits
 
-    def _attend(self, layer: int) -> Callable[..., tuple[Tensor, None]]:
-        """Attention of one layer over its rows, in Hugging Face's interface."""
+    def _attend(self, layer: int) -> Attend:
+        """Attention of one layer over its rows."""
 
         def attend(
-            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **more: Any
-        ) -> tuple[Tensor, None]:
-            scaling = more.get("scaling") or query.shape[-1] ** -0.5
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+        ) -> Tensor:
             group = query.shape[1] // key.shape[1]
             out = [
                 self._attend_group(layer, head, query[0, head * group : (head + 1) * group],
                                    key[0, head].numpy(), value[0, head].numpy(), scaling)
                 for head in range(key.shape[1])
             ]  # fmt: skip
-            return torch.cat(out).transpose(0, 1)[None], None
+            return torch.cat(out).transpose(0, 1)[None]
 
         return attend
 
@@ -273,18 +273,3 @@ def _pooled(scores: Sequence[float], window: int, width: int) -> list[float]:
     padded = [0.0] * reach + before + [0.0] * reach
     pooled = [sum(padded[at : at + width]) / width for at in range(len(before))]
     return pooled + [window + 1.0] * (len(scores) - len(before))
-
-
-class _routed:
-    """Sends a model's attention through a function for a time."""
-
-    def __init__(self, model: Any, attend: Callable[..., Any]) -> None:
-        self.config, self.attend = model.config, attend
-
-    def __enter__(self) -> None:
-        self.before = self.config._attn_implementation
-        register_attention(NAME, self.attend)
-        self.config._attn_implementation = NAME
-
-    def __exit__(self, *_: object) -> None:
-        self.config._attn_implementation = self.before

@@ -19,7 +19,7 @@ from edgetok.export.reference.flow import Values
 from edgetok.export.reference.packed import look_packed
 from edgetok.export.reference.probes import Projections, other_probe
 from edgetok.export.reference.tower_reducing import ReducingReference
-from edgetok.families.internals import name_cache_argument
+from edgetok.families.internals import begin_cache, name_cache_argument
 from edgetok.families.parts import Layout, Parts, TextParts, VisionParts, attention_of
 from edgetok.methods import Method
 from edgetok.tokens import Features, elbow_tokens
@@ -168,11 +168,11 @@ class Reference:
             return self._answer_from(self.cache, embeds, new_tokens, visual)
         ids: list[int] = []
         logits: list[Tensor] = []
-        cache, cache_name = self.begin_cache(), name_cache_argument(text.model)
+        cache = begin_cache(text.model) if (own := self.begin_cache()) is None else own
+        told = {name_cache_argument(text.model): cache, "use_cache": True}
         given = self.inputs(embeds, visual, prompt_rows, made)
         while len(ids) < new_tokens:
-            out = text.model(**given, **{cache_name: cache}, use_cache=True)
-            cache = out.past_key_values
+            out = text.model(**given, **told)
             logits.append(text.head(out.last_hidden_state[0, -1]))
             ids.append(int(logits[-1].argmax()))
             if ids[-1] in text.stop_ids:

@@ -6,13 +6,13 @@ its merger reads, and attention is computed from what the last block's projectio
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgetok import names
+from edgetok.families.internals import find_window_order, rotate_vision
 from edgetok.families.parts import VisionParts
 
 
@@ -42,8 +42,7 @@ def look_packed(vision: VisionParts, pixels: Tensor) -> dict[str, Tensor]:
             hook.remove()
     order = _order(vision)
     rows = last.qkv(seen["rows"]).reshape(len(seen["rows"]), 3, vision.heads, -1)
-    rotate = sys.modules[type(last).__module__].apply_rotary_pos_emb_vision
-    query, key = rotate(rows[:, 0], rows[:, 1], *seen["turns"])
+    query, key = rotate_vision(last, rows[:, 0], rows[:, 1], *seen["turns"])
     scores = torch.einsum("qhd,khd->hqk", query, key) * last.scaling
     received = scores.softmax(-1).mean((0, 1))
     wide = [rows.reshape(len(order), -1)[order] for rows in deep]
@@ -74,13 +73,9 @@ def _order(vision: VisionParts) -> Tensor:
     tower: Any = vision.model
     if not hasattr(tower, "fullatt_block_indexes"):
         return torch.arange(vision.full_tokens)
-    from transformers.vision_utils import get_vision_window_index
-
     lines, columns = (side * vision.cell for side in vision.grid)
-    index, _ = get_vision_window_index(
-        torch.tensor([[1, lines, columns]]), vision.cell, tower.window_size, tower.patch_size
-    )
-    return torch.argsort(index)
+    order = find_window_order(lines, columns, vision.cell, tower.window_size, tower.patch_size)
+    return torch.argsort(order)
 
 
 def _mean_of_groups(rows: Tensor, cell: int, order: Tensor) -> Tensor:

@@ -6,8 +6,6 @@ NumPy makes of the same rows one by one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,13 +13,13 @@ from torch import Tensor
 
 from edgetok.export.reference.model import Reference
 from edgetok.export.reference.rows import Rounding
-from edgetok.families.internals import DynamicCache
+from edgetok.families.internals import DynamicCache, StoringCache
 from edgetok.families.parts import TextParts
 
 Array = npt.NDArray[np.float32]
 
 
-class SlotCache(DynamicCache):  # type: ignore[misc]  # transformers is not typed
+class SlotCache(StoringCache):
     """Rows are rounded when they enter; the first prompt attends to itself unrounded.
 
     Args:
@@ -36,16 +34,10 @@ class SlotCache(DynamicCache):  # type: ignore[misc]  # transformers is not type
         attending = (n for n in range(len(text.layers)) if n not in text.convolutions)
         self._scales, self._bits = dict(zip(attending, scales, strict=True)), bits
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append rows [1, G, S, H]; what the call attends to."""
-        is_first = self.get_seq_length(layer_idx) == 0
-        of_keys, of_values = self._scales[layer_idx]
-        keys = self._round(key_states, of_keys)
-        values = self._round(value_states, of_values)
-        held = super().update(keys, values, layer_idx, *args, **kwargs)
-        return (key_states, value_states) if is_first else held
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [1, G, S, H], each rounded by its channels' scales."""
+        of_keys, of_values = self._scales[layer]
+        return self._round(keys, of_keys), self._round(values, of_values)
 
     def _round(self, rows: Tensor, measured: Tensor) -> Tensor:
         given, channels = rows.numpy(), measured.numpy()

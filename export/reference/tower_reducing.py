@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edgetok import names
+from edgetok.families.internals import using_attention
 from edgetok.families.parts import VisionParts
 from edgetok.methods.inside import Inside
 from edgetok.tokens import Look, Plan
@@ -60,17 +61,14 @@ class ReducingReference:
     ) -> State:
         """The rows after the last block, prefix rows first; `watch` is told of each block."""
         config: Any = self.vision.model.config
-        prefix, before = self.encoder.prefix, config._attn_implementation
+        prefix = self.encoder.prefix
         x = self.vision.embed(pixels)[0]
         patches = [-1] * prefix + list(range(self.encoder.n_tokens))
         state = State(x, patches, torch.ones(x.shape[0]))
-        config._attn_implementation = "eager"
-        try:
+        with using_attention(config, "eager"):
             for number, keep in enumerate(self.inside.steps(self.encoder, budget)):
                 self._run_block(state, number, keep if keep < len(state.x) - prefix else None)
                 watch(number, state)
-        finally:
-            config._attn_implementation = before
         return state
 
     def _run_block(self, state: State, number: int, keep: int | None) -> None:

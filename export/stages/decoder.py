@@ -21,10 +21,9 @@ from edgetok.export.attention import (
     Scales,
     StageModule,
     emitting,
-    rotary_inside,
 )
 from edgetok.export.stages.short_convolutions import Convolutions
-from edgetok.families.internals import name_cache_argument
+from edgetok.families.internals import name_cache_argument, without_rotation
 from edgetok.families.parts import UNROTATED, TextParts
 
 
@@ -158,7 +157,7 @@ class Decoder(StageModule):
         dummy = torch.zeros(1)  # rotary happens inside the attention operator
         with (
             emitting(self.model, attention),
-            rotary_inside(self.text.layers),
+            without_rotation(self.text.layers),
             self.lowering.norms(self.model),
         ):
             for number, layer in enumerate(self.text.layers):

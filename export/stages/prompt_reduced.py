@@ -18,11 +18,11 @@ from edgetok.export.attention import (
     emitting,
     merge_heads,
     replaced_forward,
-    rotary_inside,
 )
 from edgetok.export.stages.decoder import Decoder, DecoderContext
 from edgetok.export.stages.prompt_probes import Peek, PromptAttention, of_rows, recorded_gates
 from edgetok.export.stages.prompt_rows import Rows, surviving_rows, text_rows, weave
+from edgetok.families.internals import without_rotation
 from edgetok.prefill import Prefill
 from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Probe, Span
@@ -70,7 +70,7 @@ class ReducingPrefill(Decoder):
         kept: list[Tensor] = []
         with (
             emitting(self.model, attention),
-            rotary_inside(self.text.layers),
+            without_rotation(self.text.layers),
             self.lowering.norms(self.model),
         ):
             for number, layer in enumerate(self.text.layers):

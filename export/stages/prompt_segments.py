@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from edgetok import names
-from edgetok.export.attention import emitting, rotary_inside
+from edgetok.export.attention import emitting
 from edgetok.export.stages.decoder import DecoderContext
 from edgetok.export.stages.prompt_probes import PromptAttention
 from edgetok.export.stages.prompt_reduced import ReducingPrefill
 from edgetok.export.stages.prompt_rows import Rows
+from edgetok.families.internals import without_rotation
 from edgetok.prefill import Prefill
 from edgetok.prefill.look import Look
 from edgetok.prefill.probes import Span
@@ -106,7 +107,7 @@ class Segment(ReducingPrefill):
         attention, angles = PromptAttention(cache, self.lowering), (torch.zeros(1), torch.zeros(1))
         with (
             emitting(self.model, attention),
-            rotary_inside(self.text.layers),
+            without_rotation(self.text.layers),
             self.lowering.norms(self.model),
         ):
             for layer in self.text.layers[part]:

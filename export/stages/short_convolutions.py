@@ -6,19 +6,15 @@ so all that a later row needs are the J - 1 rows before it, whatever the length 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from edgetok.families.internals import TracedCache
 from edgetok.families.parts import TextParts
 
 
-class Convolutions:
-    """Stands in for Hugging Face's cache while layers are traced.
-
-    transformers passes more arguments to a cache from one release to the next (5.24: `kwargs` of
-    the call); what a cache of this kind has no use for is taken and ignored.
+class Convolutions(TracedCache):
+    """Stands in for Hugging Face's cache while layers are traced; rows of attention pass through.
 
     Args:
         text: the decoder.
@@ -31,23 +27,13 @@ class Convolutions:
         self._past, self._lengths, self._reach = past, lengths, text.kernel - 1
         self.present: list[Tensor] = []
 
-    def get_conv_state(self, layer_idx: int, **_: Any) -> None:
-        """Nothing that the layer might update in place: it then asks `update_conv_state`."""
-
-    def update_conv_state(self, conv_states: Tensor, layer_idx: int, **_: Any) -> Tensor:
-        """Rows [1, D, S] of the next convolution -> with those before them in front."""
+    def convolve(self, rows: Tensor) -> Tensor:
         if self._lengths is None:
-            rows = torch.cat([self._past[len(self.present)], conv_states], dim=2)
-            self.present.append(rows[:, :, -self._reach :])
-            return rows
+            joined = torch.cat([self._past[len(self.present)], rows], dim=2)
+            self.present.append(joined[:, :, -self._reach :])
+            return joined
         # Zeros stand before the first row; what pads the prompt is not to be remembered.
-        zeros = torch.zeros(1, conv_states.shape[1], self._reach)
+        zeros = torch.zeros(1, rows.shape[1], self._reach)
         last = self._lengths[:1].to(torch.int64) + 1 + torch.arange(self._reach)
-        self.present.append(torch.cat([zeros, conv_states], dim=2).index_select(2, last))
-        return conv_states
-
-    def update(
-        self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Rows of attention as they are: its operator puts them into the KV cache."""
-        return key, value
+        self.present.append(torch.cat([zeros, rows], dim=2).index_select(2, last))
+        return rows

@@ -17,7 +17,7 @@ from edgetok.bundle.reader import Bundle
 from edgetok.errors import BundleError, IncompatibleError, InputError, UsageError
 from edgetok.export.pipeline import export_model
 from edgetok.families import open_model
-from edgetok.families.internals import DynamicCache, name_cache_argument
+from edgetok.families.internals import DynamicCache, StoringCache, name_cache_argument
 from edgetok.families.parts import Parts
 from edgetok.runtimes.runtime.runtime import BundleRuntime
 from edgetok.runtimes.verify import verify
@@ -27,14 +27,11 @@ SIZES = {"budgets": "full", "prompt_tokens": PROMPT, "new_tokens": NEW, "parity_
 FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
 
 
-class RoundedRows(DynamicCache):  # type: ignore[misc]  # transformers is not typed
+class RoundedRows(StoringCache):
     """Hugging Face's cache; a prompt sees its own rows as they are, all later rows see float16."""
 
-    def update(self, key: Any, value: Any, layer: int, *more: Any, **told: Any) -> Any:
-        first = self.get_seq_length(layer) == 0
-        rounded = (torch.from_numpy(x.numpy().astype(np.float16)).float() for x in (key, value))
-        held = super().update(*rounded, layer, *more, **told)
-        return (key, value) if first else held
+    def store(self, _layer: int, *rows: Any) -> Any:
+        return (torch.from_numpy(x.numpy().astype(np.float16)).float() for x in rows)
 
 
 @pytest.fixture(scope="module")

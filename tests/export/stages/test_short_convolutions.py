@@ -49,7 +49,7 @@ def test_what_pads_a_prompt_is_not_remembered(parts: Parts, true_rows: int) -> N
     given = rows.clone()
     given[:, :, true_rows:] = 1e6
     memory = Convolutions(text, (), torch.tensor([true_rows - 1, 99], dtype=torch.int32))
-    assert torch.equal(memory.update_conv_state(given, 0), given)
+    assert torch.equal(memory.convolve(given), given)
     want = [torch.zeros(WIDTH)] * (KERNEL - 1) + [rows[0, :, at] for at in range(true_rows)]
     assert torch.equal(memory.present[0][0], torch.stack(want[1 - KERNEL :], dim=1))
 
@@ -63,7 +63,7 @@ def test_each_layer_goes_on_from_its_own_rows(parts: Parts) -> None:
         lengths = torch.tensor([stop - 1]) if first == 0 else None
         memory = Convolutions(text, past, lengths)
         for layer in rows:
-            seen = memory.update_conv_state(layer[:, :, first:stop], 0)
+            seen = memory.convolve(layer[:, :, first:stop])
             assert torch.equal(seen, layer[:, :, max(0, first - 3) : stop])
         past = tuple(memory.present)
     assert [p.shape for p in past] == [(1, WIDTH, KERNEL - 1)] * 2
