@@ -36,7 +36,11 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 2, "num_key_value_heads": 1,
 }  # fmt: skip
 # transformers.<module>: where it may be imported, beside internals.py.
-PUBLIC = {"transformers.utils": {"loading.py"}}  # logging
+PUBLIC = {
+    "transformers.utils": {"loading.py"},  # logging
+    "transformers.image_transforms": {"parts.py"},
+    "transformers.image_utils": {"pictures.py"},
+}
 LIGHT = {
     "transformers.utils.chat_template_utils": {"render_template.py"}
 }  # a process without torch

@@ -336,8 +336,9 @@ def test_a_decode_cache_holds_survivors_alone(
 
 def held_bytes(runtime: Any) -> int:
     """What the KV cache of a runtime takes."""
-    storage = runtime._memory._storage.items()
-    return sum(s.nbytes for (name, _), s in storage if name.startswith(("past_key", "past_value")))
+    graph = runtime._graphs.decode.inputs
+    held = (name for name in graph if name.startswith("past_") and name != "past_lengths")
+    return sum(graph[name].host.nbytes for name in held)
 
 
 @pytest.mark.slow
