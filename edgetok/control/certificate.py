@@ -15,8 +15,6 @@ from itertools import takewhile
 
 from edgetok.errors import UsageError
 
-_MOST_SAMPLES = 1 << 24  # the search for a number of samples ends here
-
 
 def binomial_p(wrong: int, total: int, risk: float) -> float:
     """P(Bin(total, risk) <= wrong), exact: how likely so few losses are if the risk were `risk`.
@@ -73,31 +71,6 @@ def count_certified(p_values: Sequence[float], error: float) -> int:
     """How many policies of a path, from its safest on, pass at once with probability 1 - error."""
     _require_open("error", error)
     return sum(1 for _ in takewhile(lambda p: p <= error, p_values))
-
-
-def count_samples(share: float, risk: float, error: float) -> int | None:
-    """How many samples certify `risk` if this share of them is lost; None if no number would.
-
-    >>> count_samples(0.0, 0.02, 0.05)
-    149
-    """
-    _require_open("risk", risk)
-    _require_open("error", error)
-    if share >= risk:
-        return None
-    low, high = 0, 1
-    while not _certifies(high, share, risk, error):
-        low, high = high, 2 * high
-        if high > _MOST_SAMPLES:
-            return None
-    while high - low > 1:  # p falls with the number, up to the steps of whole losses
-        middle = (low + high) // 2
-        low, high = (low, middle) if _certifies(middle, share, risk, error) else (middle, high)
-    return high
-
-
-def _certifies(total: int, share: float, risk: float, error: float) -> bool:
-    return binomial_p(math.ceil(total * share), total, risk) <= error
 
 
 def _divergence(a: float, b: float) -> float:

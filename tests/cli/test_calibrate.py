@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -335,3 +336,102 @@ def test_the_thumbnail_of_a_controller_chooses_live(calibrated: Path, questions:
     short = msgspec.structs.replace(made, thumbnail=Thumbnail(cells=2, bias=0.0, weights=[1.0] * 7))
     with pytest.raises(BundleError, match="7 weights for 2 cells a side, which need 8"):
         put_controller(opened, short)
+
+
+@pytest.fixture
+def others(questions: Path, tmp_path: Path) -> Path:
+    """Other questions about the pictures of a calibration, two each, of which some are known."""
+    lines = []
+    for number in range(0, 44, 4):
+        image = str(questions.parent / f"{number}.png")
+        for prompt in (f"And {number}?", "What else?"):
+            lines.append({"image": image, "prompt": prompt})
+    path = tmp_path / "others.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return path
+
+
+def test_a_certificate_is_held_against_other_questions(
+    edgetok: Run, calibrated: Path, others: Path
+) -> None:
+    """Counted here one by one, with the answers of `generate` as a user calls it."""
+    asked = [json.loads(line) for line in others.read_text().splitlines()]
+    model, same, tokens = load(calibrated), [], []
+    for one in asked:
+        model.forget()
+        answer = model.generate(Path(one["image"]), one["prompt"])
+        model.forget()
+        full = model.generate(Path(one["image"]), one["prompt"], budget=16)
+        same.append(answer.text == full.text)
+        tokens.append(sum(attempt.budget for attempt in answer.attempts))
+    fields = edgetok("eval", calibrated, "--data", others, "--controller", "--json").json
+    assert (fields["samples"], fields["images"]) == (22, 11)
+    assert (fields["same"]["right"], fields["same"]["total"]) == (sum(same), 22)
+    assert sum(same) > 0 and fields["mean_loss"] == pytest.approx(1 - np.mean(same))
+    assert fields["mean_tokens"] == pytest.approx(np.mean(tokens))
+    assert (fields["risk"], fields["confidence"], fields["loss"]) == (0.7, 0.5, "differs")
+    assert fields["right"] is None and sum(fields["taken"].values()) == 22
+    assert fields["holds"] and fields["p_value"] > 0.5
+    shown = edgetok("eval", calibrated, "--data", others, "--controller", "--count", "4")
+    assert shown.code == 0 and "nothing here speaks against the certificate" in shown.out
+
+
+def test_a_certificate_that_does_not_hold_is_told(
+    edgetok: Run, calibrated: Path, questions: Path
+) -> None:
+    """The smallest rung for everything, under a promise that nobody tested."""
+    opened = Bundle.open(calibrated)
+    controller = opened.manifest.controller
+    assert controller is not None
+    rule = Rule(budget=4, enter=Scorer(), enter_at_most=1.0, accept=Scorer(), accept_at_most=1.0)
+    promise = msgspec.structs.replace(controller.certificate, risk=0.01, confidence=0.95)
+    bold = msgspec.structs.replace(controller, rules=[rule], cases=[], certificate=promise)
+    put_controller(opened, bold)
+    options = ("--data", questions, "--controller")
+    fields = edgetok("eval", calibrated, *options, "--json").json
+    lost = fields["samples"] - fields["same"]["right"]
+    assert lost > 3 and not fields["holds"] and fields["taken"] == {"4": 44}
+    # P(Bin(44, 0.01) >= lost), written out.
+    tail = sum(math.comb(44, k) * 0.01**k * 0.99 ** (44 - k) for k in range(lost, 45))
+    assert fields["p_value"] == pytest.approx(tail)
+    assert (
+        "the certificate does not hold on these samples"
+        in edgetok("eval", calibrated, *options).out
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(("--budgets", "4"), "--budgets exclude"), (("--plot", "x.png"), "--plot exclude")],
+)
+def test_the_controller_is_asked_alone(
+    edgetok: Run, calibrated: Path, questions: Path, options: tuple[str, ...], says: str
+) -> None:
+    done = edgetok("eval", calibrated, "--data", questions, "--controller", *options)
+    assert done.code == 2 and says in done.err
+
+
+def test_a_bundle_without_a_controller_has_none_to_ask(
+    edgetok: Run, own: Path, questions: Path
+) -> None:
+    done = edgetok("eval", own, "--data", questions, "--controller")
+    assert done.code == 2 and "edgetok calibrate" in done.err
+
+
+def test_wrong_answers_need_known_ones(edgetok: Run, calibrated: Path, questions: Path) -> None:
+    opened = Bundle.open(calibrated)
+    controller = opened.manifest.controller
+    assert controller is not None
+    promise = msgspec.structs.replace(controller.certificate, loss="wrong")
+    put_controller(opened, msgspec.structs.replace(controller, cases=[], certificate=promise))
+    done = edgetok("eval", calibrated, "--data", questions, "--controller")
+    assert done.code == 5 and "44 of 44 samples have no `answer`" in done.err
+    known = questions.with_name("known.jsonl")
+    lines = [json.loads(line) | {"answer": "x"} for line in questions.read_text().splitlines()]
+    known.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    fields = edgetok("eval", calibrated, "--data", known, "--controller", "--json").json
+    assert (fields["right"]["total"], fields["full_right"]["right"], fields["mean_loss"]) == (
+        44,
+        0,
+        0.0,
+    )
