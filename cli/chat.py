@@ -4,52 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from edgetok import limits
-from edgetok.cli.options import BundleDir, Device, Json, Seed, Threads
+from edgetok.cli.options import BundleDir, Json, with_options
 from edgetok.cli.output import echo, emit_json, say, working
+from edgetok.cli.run_options import ChatOptions
 from edgetok.cli.streams import is_terminal, read_input
 from edgetok.errors import InputError
 
 if TYPE_CHECKING:
     from edgetok.runtimes.answers.answer import Answer
     from edgetok.runtimes.answers.conversation import Conversation
+    from edgetok.runtimes.answers.request import TurnOptions
 
-_SAMPLING = "Sampling"
 
-
+@with_options
 def chat_command(
     bundle: BundleDir,
     image: Annotated[
         list[Path],
         typer.Argument(metavar="IMAGE...", help="JPEG, PNG or WebP; all pictures of the prompt."),
     ],
-    system: Annotated[
-        str | None, typer.Option(help="A system message, where the chat template takes one.")
-    ] = None,
-    budget: Annotated[
-        int | None, typer.Option(help="This many visual tokens; the largest rung if left out.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="End each answer after this many tokens.")
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(help="0 takes the likeliest.", rich_help_panel=_SAMPLING)
-    ] = 0.0,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Draw among the likeliest that hold this; the model's own.",
-            rich_help_panel=_SAMPLING,
-        ),
-    ] = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    threads: Threads = None,
+    asked: ChatOptions,
     as_json: Json = False,
 ) -> None:
     """Talk about an image: each line of standard input is a question, answered in turn.
@@ -60,8 +40,7 @@ def chat_command(
 
     Example: printf 'What does it say?\\nWhich colour is it?\\n' | edgetok chat out.bundle sign.png
     """
-    talk = _begin(bundle, image, system, budget, device, threads, as_json)
-    options = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    talk = _begin(bundle, image, asked, as_json)
     turns = []
     at_terminal = is_terminal()
     for line in _read_lines(at_terminal):
@@ -69,7 +48,7 @@ def chat_command(
             question = _decode(line)
             if not question:
                 continue
-            answer = _answer(talk, question, options | {"max_new_tokens": max_new_tokens}, as_json)
+            answer = _answer(talk, question, asked.generation, as_json)
             turns.append({"question": question, **msgspec.to_builtins(answer)})
         except InputError as error:
             if not at_terminal:
@@ -79,28 +58,20 @@ def chat_command(
         emit_json({"turns": turns, "tokens_left": talk.tokens_left})
 
 
-def _begin(
-    bundle: Path,
-    image: list[Path],
-    system: str | None,
-    budget: int | None,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-) -> Conversation:
+def _begin(bundle: Path, image: list[Path], asked: ChatOptions, as_json: bool) -> Conversation:
     """Open the bundle and read the image, so that their errors come before the first question."""
     with working(as_json) as progress:
         from edgetok.runtimes.load import load
 
         progress("loading", 0.0)
-        budgets = None if budget is None else (budget,)
-        model = load(bundle, device=device, budgets=budgets, threads=threads)
+        budgets = None if asked.budget is None else (asked.budget,)
+        model = load(bundle, device=asked.device, budgets=budgets, threads=asked.threads)
         progress("looking", 0.5)
-        encoded = model.encode(image, budget=budget)
-        return model.converse(encoded, system=system, budget=budget)
+        encoded = model.encode(image, budget=asked.budget)
+        return model.converse(encoded, system=asked.system, budget=asked.budget)
 
 
-def _answer(talk: Conversation, question: str, options: dict[str, Any], as_json: bool) -> Answer:
+def _answer(talk: Conversation, question: str, options: TurnOptions, as_json: bool) -> Answer:
     """The answer, shown while it is generated."""
     with talk.stream(question, **options) as stream:
         for piece in stream:

@@ -83,14 +83,7 @@ def _ask(model: Model, pictures: Collection[ImageInput], prompt: str, asked: Run
         signal=asked.signal,
         weights=asked.frame_weights,
         system=asked.system,
-        max_new_tokens=asked.max_new_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        seed=asked.seed,
-        top_k=asked.top_k,
-        repetition_penalty=asked.repetition_penalty,
-        no_repeat_ngram_size=asked.no_repeat_ngram_size,
-        min_new_tokens=asked.min_new_tokens,
+        **asked.generation,
     )
 
 

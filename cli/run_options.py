@@ -1,4 +1,4 @@
-"""What `edgetok run` may be asked for, and what of it excludes what.
+"""What `edgetok run` and `edgetok chat` may be asked for, and what of it excludes what.
 
 Bundles without a language model take the fields that say `encoder` and refuse any other that is
 given; bundles that answer refuse those that do not say `answers`.
@@ -6,13 +6,16 @@ given; bundles that answer refuse those that do not say `answers`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgetok.cli.options import DEVICE, SEED, THREADS, parse_weights
 from edgetok.errors import UsageError
 from edgetok.options import changed, flag_of, option, shown_of
+
+if TYPE_CHECKING:
+    from edgetok.runtimes.answers.request import TurnOptions
 
 _CHOICE = {"rich_help_panel": "Which rung"}
 _SAMPLING = {"rich_help_panel": "Sampling"}
@@ -20,7 +23,50 @@ _ENCODERS = {"rich_help_panel": "Bundles without a language model"}
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class GenerationOptions:
+    """How the tokens of an answer are chosen; names as of `sampling.Sampling`."""
+
+    max_new_tokens: int | None = option(None, "Stop after this many tokens.")
+    temperature: float = option(0.0, "0 takes the likeliest.", typer=_SAMPLING)
+    top_p: float | None = option(
+        None, "Draw among the likeliest that hold this; the model's own.", typer=_SAMPLING
+    )
+    top_k: int | None = option(
+        None, "Draw among so many of the likeliest; 0: all.", typer={"min": 0, **_SAMPLING}
+    )
+    repetition_penalty: float | None = option(
+        None, "Of tokens that were seen; 1: none, the model's own if left out.", typer=_SAMPLING
+    )
+    no_repeat_ngram_size: int | None = option(
+        None, "No so many tokens in a row come twice; 0: any.", typer={"min": 0, **_SAMPLING}
+    )
+    min_new_tokens: int | None = option(
+        None, "Do not end before so many tokens.", typer={"min": 0, **_SAMPLING}
+    )
+    seed: int = option(0, SEED, encoder=True)
+
+    @property
+    def generation(self) -> TurnOptions:
+        """As `stream` of a model or of a conversation takes them."""
+        return {found.name: getattr(self, found.name) for found in fields(GenerationOptions)}  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class ChatOptions(GenerationOptions):
+    """Options of `edgetok chat` besides the bundle, its pictures and `--json`."""
+
+    system: str | None = option(
+        None,
+        "A system message, where the chat template takes one.",
+        typer={"metavar": "TEXT"},
+    )
+    budget: int | None = option(None, "This many visual tokens; the largest rung if left out.")
+    device: str = option("cpu", DEVICE)
+    threads: int | None = option(None, THREADS)
+
+
+@dataclass(frozen=True)
+class RunOptions(GenerationOptions):
     """Options of `edgetok run` besides the bundle and `--json`."""
 
     prompt: str | None = option(
@@ -87,24 +133,6 @@ class RunOptions:
         None, "Let the image choose, by this signal.", typer=_CHOICE
     )
     stream: bool = option(False, "Print the answer while it is generated.")
-    max_new_tokens: int | None = option(None, "Stop after this many tokens.")
-    temperature: float = option(0.0, "0 takes the likeliest.", typer=_SAMPLING)
-    top_p: float | None = option(
-        None, "Draw among the likeliest that hold this; the model's own.", typer=_SAMPLING
-    )
-    top_k: int | None = option(
-        None, "Draw among so many of the likeliest; 0: all.", typer={"min": 0, **_SAMPLING}
-    )
-    repetition_penalty: float | None = option(
-        None, "Of tokens that were seen; 1: none, the model's own if left out.", typer=_SAMPLING
-    )
-    no_repeat_ngram_size: int | None = option(
-        None, "No so many tokens in a row come twice; 0: any.", typer={"min": 0, **_SAMPLING}
-    )
-    min_new_tokens: int | None = option(
-        None, "Do not end before so many tokens.", typer={"min": 0, **_SAMPLING}
-    )
-    seed: int = option(0, SEED, encoder=True)
     flavour: Literal["ort", "portable"] | None = option(
         None, "Which graphs to run, if the bundle was exported with both.", encoder=True
     )

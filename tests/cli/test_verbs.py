@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -283,6 +284,48 @@ def test_chat_answers_line_by_line(
     assert (fields["ok"], fields["tokens_left"]) == (True, talk.tokens_left)
     assert [turn["question"] for turn in fields["turns"]] == ["What is 3?", "a"]
     assert [turn["token_ids"] for turn in fields["turns"]] == [list(a.token_ids) for a in wanted]
+
+
+def test_chat_generates_as_run_does(
+    edgetok: Run, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each option reaches the tokens of both turns, as it does in Python."""
+    model = load(bundle)
+    asked: dict[str, Any] = {"budget": 8, "max_new_tokens": 12, "seed": 3}
+    plain = None
+    for more in (
+        {},
+        {"repetition_penalty": 3.0},
+        {"no_repeat_ngram_size": 1},
+        {"temperature": 2.0},
+        {"temperature": 2.0, "top_k": 2},
+        {"temperature": 2.0, "top_p": 0.3},
+    ):
+        told = asked | more
+        turns = {name: value for name, value in told.items() if name != "budget"}
+        talk = model.converse(image, budget=8)
+        wanted = [list(talk.ask(text, **turns).token_ids) for text in ("a", "b")]
+        options = [
+            word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", value)
+        ]
+        type_in(monkeypatch, b"a\nb\n")
+        fields = edgetok("chat", bundle, image, *options, "--json").json
+        found = [turn["token_ids"] for turn in fields["turns"]]
+        assert found == wanted
+        plain = plain or found
+        assert not more or found != plain, more
+        run = edgetok("run", bundle, "--image", image, "--prompt", "a", *options, "--json").json
+        assert run["token_ids"] == found[0]
+
+
+def test_chat_does_not_end_too_soon(
+    edgetok: Run, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever would have ended the answer, it has six tokens."""
+    options = ("--min-new-tokens", 6, "--max-new-tokens", 6, "--json")
+    type_in(monkeypatch, b"a\nWhat is 3?\n")
+    turns = edgetok("chat", bundle, image, *options).json["turns"]
+    assert [len(turn["token_ids"]) for turn in turns] == [6, 6]
 
 
 def test_chat_without_a_question_is_no_error(

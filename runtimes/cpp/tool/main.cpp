@@ -2,19 +2,25 @@
 //     opens a bundle, admits every graph of it and says what it holds
 // edgetok-cpp measure [--packed] BUNDLE IMAGE "IDS BEFORE" "IDS AFTER" REPEATS [BUDGET ...]
 //     answers at each rung that it loads, all without budgets; a line of JSON per rung
-// edgetok-cpp ask BUNDLE IMAGE "QUESTION" [--text-library PATH]
+// edgetok-cpp ask BUNDLE IMAGE "QUESTION" [--text-library PATH] [--system TEXT] [--budget N]
+//             [--max-new-tokens N] [--min-new-tokens N] [--temperature X] [--top-p X] [--top-k N]
+//             [--repetition-penalty X] [--no-repeat-ngram-size N] [--seed N]
 //     answers in words, as they come; PATH is libortextensions.so of onnxruntime-extensions, which
-//     EDGETOK_TEXT_LIBRARY may name too
+//     EDGETOK_TEXT_LIBRARY may name too. The other options are those of `edgetok run`: what is left
+//     out is the model's own
 #include <edgetok/edgetok.hpp>
 
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <sstream>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 namespace {
 
@@ -43,13 +49,18 @@ Integers read_ids(const std::string& text) {
   return {std::istream_iterator<std::int64_t>(words), std::istream_iterator<std::int64_t>()};
 }
 
-std::int64_t read_number(const char* word) {
+template <typename Number>
+Number read(const char* word, const char* kind) {
   const char* end = word + std::strlen(word);
-  std::int64_t number = 0;
+  Number number = 0;
   const auto found = std::from_chars(word, end, number);
   if (found.ec == std::errc() && found.ptr == end) return number;
-  throw std::invalid_argument(std::string(word) + " is no whole number");
+  throw std::invalid_argument(std::string(word) + " is no " + kind);
 }
+
+std::int64_t read_number(const char* word) { return read<std::int64_t>(word, "whole number"); }
+
+double read_real(const char* word) { return read<double>(word, "number"); }
 
 std::vector<std::uint8_t> read_file(const char* path) {
   std::ifstream file(path, std::ios::binary);
@@ -103,7 +114,9 @@ int say_usage() {
   std::fprintf(stderr,
                "usage: edgetok-cpp inspect BUNDLE\n"
                "       edgetok-cpp measure [--packed] BUNDLE IMAGE \"IDS BEFORE\" \"IDS AFTER\" REPEATS [BUDGET ...]\n"
-               "       edgetok-cpp ask BUNDLE IMAGE \"QUESTION\" [--text-library PATH]\n");
+               "       edgetok-cpp ask BUNDLE IMAGE \"QUESTION\" [--text-library PATH] [--system TEXT] [--budget N]\n"
+               "           [--max-new-tokens N] [--min-new-tokens N] [--temperature X] [--top-p X] [--top-k N]\n"
+               "           [--repetition-penalty X] [--no-repeat-ngram-size N] [--seed N]\n");
   return EDGETOK_USAGE;
 }
 
@@ -129,10 +142,44 @@ int measure(int count, char** words) {
   return 0;
 }
 
-std::string find_library(int count, char** words) {
-  if (count == 7 && std::strcmp(words[5], "--text-library") == 0) return words[6];
+struct Asked {
+  edgetok_request request = EDGETOK_INIT(edgetok_request);
+  std::string library, system;
+};
+
+// Here 0 is a number of its own, in the library it is the model's own value.
+std::int64_t or_none(std::int64_t number) {
+  if (number < 0) throw std::invalid_argument(std::to_string(number) + " is negative; 0 is none");
+  return number == 0 ? -1 : number;
+}
+
+double above_zero(const std::string& option, double number) {
+  if (number > 0) return number;
+  throw std::invalid_argument(option + " " + std::to_string(number) + " is not above 0");
+}
+
+void read_option(Asked& asked, const std::string& option, const char* word) {
+  edgetok_request& request = asked.request;
+  if (option == "--text-library") asked.library = word;
+  else if (option == "--system") asked.system = word;
+  else if (option == "--budget") request.budget = read_number(word);
+  else if (option == "--max-new-tokens") request.max_new_tokens = read<std::int32_t>(word, "whole number");
+  else if (option == "--min-new-tokens") request.min_new_tokens = or_none(read_number(word));
+  else if (option == "--temperature") request.temperature = read_real(word);
+  else if (option == "--top-p") request.top_p = above_zero(option, read_real(word));
+  else if (option == "--top-k") request.top_k = or_none(read_number(word));
+  else if (option == "--repetition-penalty") request.repetition_penalty = above_zero(option, read_real(word));
+  else if (option == "--no-repeat-ngram-size") request.no_repeat_ngram_size = or_none(read_number(word));
+  else if (option == "--seed") request.seed = read<std::uint64_t>(word, "whole number from 0 on");
+  else throw std::invalid_argument("there is no option " + option);
+}
+
+Asked read_options(int count, char** words) {
+  Asked asked;
   const char* named = std::getenv("EDGETOK_TEXT_LIBRARY");  // NOLINT(concurrency-mt-unsafe): one thread
-  return named == nullptr ? "" : named;
+  if (named != nullptr) asked.library = named;
+  for (int i = 5; i < count; i += 2) read_option(asked, words[i], words[i + 1]);
+  return asked;
 }
 
 void print(const std::string& piece) {
@@ -141,14 +188,15 @@ void print(const std::string& piece) {
 }
 
 int ask(int count, char** words) {
+  const Asked asked = read_options(count, words);
   const edgetok::Bundle bundle(words[2]);
-  const edgetok::Text text(bundle, find_library(count, words));
-  const edgetok::Prompt prompt = text.encode(words[4]);
+  const edgetok::Text text(bundle, asked.library);
+  const edgetok::Prompt prompt = asked.system.empty() ? text.encode(words[4]) : text.encode(words[4], asked.system);
   const auto file = read_file(words[3]);
   edgetok::Model model(bundle);
   edgetok::Decoder decoder = text.decoder();
   const edgetok::Image image = model.image(file.data(), file.size());
-  model.generate(image, prompt, EDGETOK_INIT(edgetok_request), [&](std::int64_t token) {
+  model.generate(image, prompt, asked.request, [&](std::int64_t token) {
     print(decoder.push(token));
     return true;
   });
@@ -159,7 +207,7 @@ int ask(int count, char** words) {
 int run(int count, char** words) {
   if (count == 3 && std::strcmp(words[1], "inspect") == 0) return inspect(words[2]);
   if (count >= 7 && std::strcmp(words[1], "measure") == 0) return measure(count, words);
-  if ((count == 5 || count == 7) && std::strcmp(words[1], "ask") == 0) return ask(count, words);
+  if (count >= 5 && count % 2 == 1 && std::strcmp(words[1], "ask") == 0) return ask(count, words);
   return say_usage();
 }
 

@@ -8,6 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from transformers import generation as hf
+
+import edgetok
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +117,69 @@ def test_what_the_checkpoint_asks_is_done_alike(
     talk = asking.converse(pairs.picture(1), 4)
     for text in ("a", "b"):
         talk.ask(text, max_new_tokens=8)
+
+
+GOLDEN: tuple[dict[str, Any], ...] = (
+    {"repetition_penalty": 1.5},
+    {"repetition_penalty": 0.5},
+    {"no_repeat_ngram_size": 1},
+    {"no_repeat_ngram_size": 2},
+    {"suppress_tokens": list(range(0, 260, 3))},
+    {"begin_suppress_tokens": list(range(0, 260, 2))},
+    {"min_new_tokens": 5},
+    {"min_length": 24},
+    {
+        "repetition_penalty": 1.2,
+        "no_repeat_ngram_size": 2,
+        "min_new_tokens": 4,
+        "suppress_tokens": [3, 4, 5],
+        "begin_suppress_tokens": list(range(1, 260, 2)),
+    },
+)
+
+
+@pytest.mark.parametrize("asked", GOLDEN, ids=str)
+def test_tokens_are_those_of_transformers_processors(
+    asked: dict[str, Any], library, capi, tiny_vlm, tmp_path, pairs
+) -> None:
+    """Each token of C++ is the likeliest of what transformers' own processors leave.
+
+    Half of all ids end an answer, so that holding them back shows.
+    """
+    stops, image_id, budget = list(range(0, tiny_vlm.VOCABULARY, 2)), 1, 4
+    folder = tiny_vlm.write(tmp_path / "x.bundle", tiny_vlm.Recipe(slots=100, stop_ids=stops))
+    path, names = folder / "manifest.json", {"suppress_tokens": "suppress_ids"}
+    names |= {"begin_suppress_tokens": "begin_suppress_ids"}
+    told = {names.get(name, name): value for name, value in asked.items()}
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps(tree | {"generation": told | {"image_id": image_id}}))
+    python, cpp = edgetok.load(folder, threads=1), capi.Model(capi.Bundle(library, folder))
+    changed = False
+    for number in range(4):
+        shown, prompt = pairs.picture(number), python.processor.encode(f"a{number}")
+        found = cpp.generate(cpp.image(shown), prompt.before, prompt.after, budget=budget)
+        seen = [*prompt.before, *[image_id] * budget, *prompt.after]
+        theirs = processors(asked, len(seen), stops)
+        logits = python.first_logits(shown, f"a{number}", budget=budget)
+        assert found.tokens
+        for token in found.tokens:
+            scores = theirs(torch.tensor([seen]), torch.from_numpy(logits.copy())[None])[0]
+            assert token == int(scores.argmax())
+            changed |= token != int(logits.argmax())
+            seen.append(token)
+            if token in stops:
+                break
+            logits = python.runtime.step(token).copy()
+    assert changed, "no case in which the option shows"
+
+
+def processors(asked: dict[str, Any], prompt_length: int, stops: list[int]) -> Any:
+    """Those that `generate` would put together, by transformers itself."""
+    config = hf.GenerationConfig(**asked)
+    config._eos_token_tensor = torch.tensor(stops)
+
+    class Bare(hf.GenerationMixin):
+        class config:
+            is_encoder_decoder = False
+
+    return Bare()._get_logits_processor(config, prompt_length, device="cpu")

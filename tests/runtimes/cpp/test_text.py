@@ -493,12 +493,24 @@ def test_many_threads_use_one_text(open_text, kinds, tiny_vlm):
     assert not wrong
 
 
+# What the tool takes as `edgetok run` does.
+ASKED = (
+    {"budget": 4, "max_new_tokens": 3},
+    {"repetition_penalty": 3.0, "min_new_tokens": 9},
+    {"no_repeat_ngram_size": 1, "top_k": 0},
+    {"temperature": 1.5, "seed": 2**64 - 1},
+    {"temperature": 1.5, "top_k": 3, "seed": 7},
+    {"temperature": 1.5, "top_p": 0.4, "repetition_penalty": 1.0, "seed": 7},
+)
+
+
 def test_the_tool_asks(build, library, tiny_vlm, extensions, tmp_path):
     """The same words as Python's, as another program prints them."""
     folder = tiny_vlm.write(tmp_path / "tiny.bundle")
     picture = np.random.default_rng(2).integers(0, 256, (20, 24, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.png")
-    want = edgetok.load(folder, threads=1).generate(picture, "What is this?")
+    model = edgetok.load(folder, threads=1)
+    want = model.generate(picture, "What is this?")
     # The wheel's library takes Python's symbols from the process; a build of its own needs none.
     python = Path(sysconfig.get_config_var("LIBDIR") or "") / str(
         sysconfig.get_config_var("LDLIBRARY")
@@ -511,6 +523,13 @@ def test_the_tool_asks(build, library, tiny_vlm, extensions, tmp_path):
     done = subprocess.run(tool, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode() == want.text + "\n"
+    for asked in ASKED:
+        want = model.generate(picture, "What is this?", **asked)
+        flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in asked.items()]
+        words = [*tool, *(word for flag in flags for word in flag)]
+        done = subprocess.run(words, capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.decode() == want.text + "\n", asked
     missing = [*tool, "--text-library", tmp_path / "none.so"]
     done = subprocess.run(missing, capture_output=True, env=os.environ, check=False)
     assert done.returncode == 4

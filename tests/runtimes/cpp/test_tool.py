@@ -22,6 +22,12 @@ import pytest
         (("measure", "BUNDLE", "PICTURE", "1", "999999", "1"), 5, "outside the vocabulary"),
         (("measure", "BUNDLE", "PICTURE", "1", "2", "1", "5"), 2, "no rung of 5"),
         (("ask", "BUNDLE", "PICTURE", "Hi", "--text-library", "/none.so"), 4, "/none.so"),
+        (("ask", "BUNDLE", "PICTURE", "Hi", "--top-k"), 2, "usage: "),
+        (("ask", "BUNDLE", "PICTURE", "Hi", "--top-k", "-1"), 2, "-1 is negative; 0 is none"),
+        (("ask", "BUNDLE", "PICTURE", "Hi", "--temperature", "hot"), 2, "hot is no number"),
+        (("ask", "BUNDLE", "PICTURE", "Hi", "--repetition-penalty", "0"), 2, "is not above 0"),
+        (("ask", "BUNDLE", "PICTURE", "Hi", "--seed", "-1"), 2, "-1 is no whole number from 0 on"),
+        (("ask", "BUNDLE", "PICTURE", "Hi", "--beams", "4"), 2, "there is no option --beams"),
     ],
     ids=str,
 )
