@@ -90,6 +90,13 @@ def test_other_pixels_are_named(rewrite: Rewrite, bundle: Path) -> None:
     assert (failed.case, failed.what) == (f"picture {picture.kind}", "pixels of odd pictures")
 
 
+def test_what_the_device_refuses_is_named(rewrite: Rewrite, bundle: Path) -> None:
+    """A picture that is none, as it would be for a Pillow without its decoder."""
+    picture = load_inputs(Bundle.open(bundle)).pictures[0]
+    (failed,) = find_failures(rewrite({picture.image: b"no picture"}))
+    assert (failed.case, failed.value) == (f"picture {picture.kind}", float("inf"))
+
+
 def test_a_list_that_names_other_files_is_refused(rewrite: Rewrite, bundle: Path) -> None:
     inputs = load_inputs(Bundle.open(bundle))
     pictures = [replace(inputs.pictures[0], image="golden/none.png")]
