@@ -1,7 +1,8 @@
-"""Methods between decoder layers that rank by one row of attention, or by that among the tokens."""
+"""Methods between decoder layers that rank by few rows of attention, and MustDrop's two ends."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,12 @@ from frame import Row, Source, equal_rows, overlap
 from prefill import AFTER, IMAGE, MODEL, MUST, START, WIDTH, N, Prompt, cut, prompts
 from torch import Tensor
 
+from edgetok import names
+from edgetok.methods import METHODS
 from edgetok.prefill import PREFILL_METHODS
 from edgetok.prefill.mustdrop import LAYERS
 from edgetok.prefill.schedules import by_powers
+from edgetok.tokens import Features
 
 FASTV = "src/FastV/llava-hf/transformers/src/transformers/models/llama/modeling_llama.py"
 
@@ -117,6 +121,23 @@ def compare_held(source: Source) -> Iterator[float]:
         yield sum(a == b for a, b in zip(made, ours, strict=True)) / DEPTH
 
 
+def compare_key_set(source: Source) -> Iterator[float]:
+    """The lines of their tower that take 8 % of the patches for good."""
+    lines = source.lines("llava/model/multimodal_encoder/clip_encoder.py", 100, 107)
+    for seed in range(12):
+        draw = torch.Generator().manual_seed(seed)
+        maps = torch.randn(1, 16, 1, N + 1, generator=draw).softmax(-1)
+        scope: dict[str, Any] = {
+            **{"torch": torch, "math": math, "self": SimpleNamespace()},
+            **{"hidden_states": torch.zeros(1, N + 1, 1), "layer_outputs": (None, maps)},
+        }
+        exec(lines, scope)
+        theirs = scope["index"][0].tolist()
+        probes = {names.NEXT_CLS_ATTENTION: maps[0, :, 0, 1:].mean(0)}
+        features = Features(torch.zeros(N, 1), (24, 24), probes)
+        yield overlap(theirs, METHODS["mustdrop"].compress(features, len(theirs)).indices.tolist())
+
+
 LLAMA = "llava/model/modeling_llama_"
 
 ROWS = (
@@ -135,5 +156,6 @@ ROWS = (
         "rows behind a cut",
         compare_rank_drop("visiondrop", LLAMA + "visiondrop.py", "visiondrop_rank_drop", pairs),
     ),
+    Row("mustdrop", *MUST, "patches of its key set", compare_key_set),
     Row("mustdrop", *MUST, "layers by how many tokens their cache holds", compare_held),
 )

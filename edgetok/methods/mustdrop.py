@@ -29,4 +29,6 @@ METHOD = Method(
     reduce=reduce,
     cost="9 N",
     ranked=(names.NEXT_CLS_ATTENTION,),
+    differs="nothing in the key set at its number; theirs protects it at later cuts, and here "
+    "nothing else stays",
 )

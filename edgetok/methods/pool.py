@@ -27,4 +27,5 @@ METHOD = Method(
     summary="averages the patches of K cells of nearly equal area",
     reduce=reduce,
     cost="2 K N D + 4 K N",
+    differs="a baseline, of no program",
 )

@@ -63,6 +63,7 @@ METHOD = Method(
     reduce=reduce,
     space="projected",
     shares=True,
+    differs="K in all, where theirs rounds each frame down to a square; read beside it only",
 )
 
 BY_TEXT = Method(

@@ -29,6 +29,7 @@ def with_seed(seed: int) -> Method:
         reduce=reduce,
         reseed=with_seed,
         cost="0",
+        differs="a baseline, of no program",
     )
 
 

@@ -44,4 +44,5 @@ METHOD = Method(
     reduce=reduce,
     cost="2 N² H + 20 N²",
     ranked=(names.CLS_ATTENTION,),
+    differs="its repository holds no program",
 )

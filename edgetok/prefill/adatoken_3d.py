@@ -29,4 +29,5 @@ METHOD = replace(
     summary="halves at each quarter what the last token attended to in the layer before",
     reads=("previous attention",),
     cut=cut,
+    differs="",
 )

@@ -44,4 +44,5 @@ METHOD = PrefillMethod(
     ratio_is="share that stays from a sixth of the depth on",
     counts=counts,
     cut=cut,
+    differs="a constant number, gone for good behind one layer; read beside it only",
 )

@@ -25,4 +25,5 @@ METHOD = replace(
     summary="keeps tokens drawn once and for all",
     reads=(),
     cut=cut,
+    differs="a baseline, of no program",
 )

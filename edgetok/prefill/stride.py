@@ -20,4 +20,5 @@ METHOD = replace(
     summary="keeps tokens at even steps",
     reads=(),
     cut=cut,
+    differs="a baseline, of no program",
 )

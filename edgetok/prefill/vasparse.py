@@ -36,4 +36,5 @@ METHOD = replace(
     verdict="own formulation",
     summary="keeps what the last token attends to and what attends to the image",
     cut=cut,
+    differs="",
 )

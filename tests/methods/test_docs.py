@@ -55,3 +55,14 @@ def test_what_does_not_beat_a_baseline_is_marked(page: ModuleType, tmp_path: Pat
     assert "| pool | 40.0 (20.0–90.0) **r** |" in text
     page.plot(report, tmp_path / "plot.png")
     assert 1000 < (tmp_path / "plot.png").stat().st_size < 200_000
+
+
+def test_what_says_that_nothing_differs_was_compared_and_is_equal(page: ModuleType) -> None:
+    found = json.loads(page.AUTHORS.read_text(encoding="utf-8"))
+    methods = [*page.KNOWN.values(), *page.FRAME_METHODS.values(), *page.PREFILL_METHODS.values()]
+    alike = {method.name: method for method in methods if method.differs == "nothing"}
+    assert len(alike) > 5
+    for name, method in alike.items():
+        rows = [row for row in found if row["system"] == name]
+        assert rows and all(row["equal"] == row["cases"] for row in rows), name
+        assert method.verdict == "exact", name
