@@ -7,7 +7,8 @@ runs each tower once, in turn, so that drift of the machine hits all alike; the 
 median of the rounds' ratios to the plain tower of the same round. FLOPs are those of matrix
 products, attention and convolution, 2 per multiplication, from the shapes in the graphs; what a
 method spends on choosing is among them where it multiplies matrices. Rows of methods that were not
-measured stay in the file.
+measured stay in the file. `--busy 1` has the title say that the machine had other work, which makes
+milliseconds longer, and ratios hardly different.
 """
 
 from __future__ import annotations
@@ -41,7 +42,12 @@ PLAIN = "plain"
 
 def main() -> None:
     options = common.arguments(
-        __doc__, rounds=15, threads=1, budgets=(64, 128, 192), methods=tuple(TOWER_METHODS)
+        __doc__,
+        rounds=15,
+        threads=1,
+        budgets=(64, 128, 192),
+        methods=tuple(TOWER_METHODS),
+        busy=0,
     )
     parts = open_model(options.model)
     vision = parts.vision
@@ -59,7 +65,8 @@ def main() -> None:
     base = (PLAIN, vision.full_tokens)
     rows = [row(key, times[key], times[base], work[key] / work[base], work[key]) for key in towers]
     threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
-    title = f"towers of one image, float32, {threads}"
+    beside = ", beside other work on the machine" * options.busy
+    title = f"towers of one image, float32, {threads}{beside}"
     common.report(title, rows, options.json, of=("tower", "tokens"))
 
 
