@@ -16,6 +16,7 @@ from edgetok.cli.failures import EXIT_CODES, Failure, explain
 from edgetok.cli.output import emit_json, say
 from edgetok.cli.signals import Terminated, signals_as_exceptions
 from edgetok.cli.streams import flush_output, prepare_streams
+from edgetok.cli.versions import NEEDED, checked
 from edgetok.errors import ResourceError
 
 _FIRST_EXAMPLE = """\
@@ -96,7 +97,7 @@ def _load_verb(name: str) -> Any:
     function = getattr(import_module(f"edgetok.cli.{name}"), f"{name}_command")
     apart = typer.Typer(rich_markup_mode="rich")
     apart.callback()(start)  # or its one command would stand for itself
-    apart.command(name, epilog=_EPILOG)(function)
+    apart.command(name, epilog=_EPILOG)(checked(function, NEEDED.get(name, ())))
     return typer.main.get_command(apart).commands[name]  # type: ignore[attr-defined]
 
 

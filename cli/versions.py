@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import traceback
+from collections.abc import Callable, Iterable
 from importlib import metadata
+from typing import Any
+
+from edgetok.errors import IncompatibleError
 
 # The newest that edgetok was tried with; what is newer may differ inside. `make lock` moves them.
 TRIED = {
+    "onnx": "1.23.2",
+    "onnxruntime": "1.32.0",
     "torch": "2.13.0",
     "transformers": "5.24.0",
     "onnxscript": "0.7.2",
     "onnx-ir": "1.1.0",
     "optimum": "2.3.0",
+}
+# What a verb must find at its bound or above, if it is installed; other verbs run with anything.
+_RUNNING = ("onnx", "onnxruntime", "onnxruntime-gpu", "tokenizers", "msgspec")
+_EXPORTING = (*_RUNNING, "torch", "transformers", "onnxscript", "onnx-ir", "safetensors", "optimum")
+NEEDED = {
+    **dict.fromkeys(("run", "chat", "build", "verify", "bench", "eval", "calibrate"), _RUNNING),
+    **dict.fromkeys(("export", "tune"), _EXPORTING),
 }
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*>=\s*([0-9.]+)")
 # What raises them inside a package has changed there, more often than it is wrong here.
@@ -46,6 +60,23 @@ def misfit(package: str, *, newer: bool = False) -> str | None:
         way_out = f'{install},<={tried}"'
         return f"{package} {version} is newer than {tried}, the newest that was tried: {way_out}"
     return None
+
+
+def checked(command: Callable[..., None], packages: Iterable[str]) -> Callable[..., None]:
+    """A command that refuses to begin with a package older than its bound.
+
+    Raises:
+        IncompatibleError: when the command is called, naming package, version and bound.
+    """
+
+    @functools.wraps(command)
+    def run(*given: Any, **named: Any) -> None:
+        for package in packages:
+            if says := misfit(package):
+                raise IncompatibleError(says)
+        command(*given, **named)
+
+    return run
 
 
 def blame_package(error: BaseException) -> str | None:
