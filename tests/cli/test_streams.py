@@ -71,25 +71,39 @@ def image(samples: Path) -> Path:
     return samples.parent / "3.png"
 
 
+# These load or time graphs, and write what they find as the others do.
+LONG = ("bench", "doctor", "verify")
+EVERY_VERB = [
+    pytest.param(verb, marks=pytest.mark.slow) if verb in LONG else verb for verb in VERBS
+]
+# Quick: results in words and failures in JSON, or the other way round, by turns.
+WRITTEN = [
+    (redirected, *((("--json",), ()) if number % 2 else ((), ("--json",))))
+    for number, redirected in enumerate(SHELL)
+]
+ALL_WRITTEN = [
+    *WRITTEN,
+    *(pytest.param(each, b, a, marks=pytest.mark.slow) for each, a, b in WRITTEN),
+]
+
+
 @pytest.mark.parametrize("redirected", [">/dev/full"])
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", EVERY_VERB)
 def test_every_verb_ends_with_a_documented_code(
     bundle: Path, image: Path, tmp_path: Path, verb: str, redirected: str
 ) -> None:
     require_documented(shell(redirected, *call(verb, bundle, image, tmp_path), cwd=tmp_path))
 
 
-@pytest.mark.parametrize("redirected", SHELL)
-@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize(("redirected", "of_result", "of_failure"), ALL_WRITTEN)
 def test_streams_of_results_and_of_failures(
-    tmp_path: Path, redirected: str, options: tuple[str, ...]
+    tmp_path: Path, redirected: str, of_result: tuple[str, ...], of_failure: tuple[str, ...]
 ) -> None:
-    for arguments in (("methods",), ("inspect", tmp_path / "none")):
-        done = shell(redirected, *arguments, *options)
-        require_documented(done)
-        lost = "full" in redirected or "1<" in redirected
-        if arguments == ("methods",):
-            assert done.returncode == (6 if lost else 0), done.stderr
+    done = shell(redirected, "methods", *of_result)
+    require_documented(done)
+    lost = "full" in redirected or "1<" in redirected
+    assert done.returncode == (6 if lost else 0), done.stderr
+    require_documented(shell(redirected, "inspect", tmp_path / "none", *of_failure))
 
 
 def test_a_full_standard_error_is_no_failure() -> None:
