@@ -69,7 +69,7 @@ def main() -> None:
             prompts = [text.embed(row) for row in ids]
             scales = measure_kv_scales(text, prompts[:MEASURED], 8)
             exact = answer(text, prompts[MEASURED:], None)
-            rounded = answer(text, prompts[MEASURED:], Rounding(scales, 8, True))
+            rounded = answer(text, prompts[MEASURED:], Rounding(scales, 8))
             found.append(float(torch.cosine_similarity(rounded, exact).min()))
         print(f"| {layers} | {' | '.join(f'{value:.4f}' for value in found)} |")
 

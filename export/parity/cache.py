@@ -28,20 +28,18 @@ class Stored:
     Args:
         scales: per layer key and value scales [1, G, 1, H]; None for float32.
         in_slots: each slot has a scale of its own, beside what `scales` say of channels.
-        prompt: a prompt attends to rounded rows too, not only what follows it.
     """
 
     scales: Scales | None
     bits: int
     in_slots: bool
-    prompt: bool
 
     def rounding(self) -> Rounding | None:
         """What PyTorch is to make of the same rows."""
         if self.scales is None:
             return None
         kind = SlotRounding if self.in_slots else Rounding
-        return kind(self.scales, self.bits, prompt=self.prompt)
+        return kind(self.scales, self.bits)
 
     def read_keys(self, sessions: GraphRunner, layer: int) -> Array:
         """Keys [G, C, H] of a layer as they are now, float32."""

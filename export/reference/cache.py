@@ -120,7 +120,7 @@ class CacheReference:
         """The query heads [heads, n, H] of one key-value head, after its new rows [n, H] came."""
         rows, new = self.rows[layer][head], len(key)
         first = not rows
-        if self.rounding is not None and not (first and not self.rounding.prompt):
+        if self.rounding is not None and not first:
             key, value = self._rounded(layer, head, key, value)
         rows += [self._born(layer, head, place, key, value) for place in range(new)]
         keys = torch.from_numpy(self._read(layer, head, query, rows))

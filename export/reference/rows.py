@@ -15,17 +15,15 @@ UNDECIDED = 1e-4  # scores that differ by less, relatively, may rank either way 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What storing rows in whole numbers makes of them.
+    """What storing rows in whole numbers makes of them; a prompt attends to itself unrounded.
 
     Args:
         scales: per layer key and value scales [1, G, 1, H].
         bits: of a number.
-        prompt: a prompt attends to rounded rows too, not only what follows it.
     """
 
     scales: list[tuple[Tensor, Tensor]]
     bits: int
-    prompt: bool
 
     def keys(self, layer: int, head: int, rows: Array) -> Array:
         return self._round(rows, self.scales[layer][0][0, head].numpy())

@@ -96,7 +96,7 @@ class EvictingCache(CacheScheme):
         if held.cache is None:
             raise TypeError("an evicting cache without its reference")
         in_slots = sessions.has_buffer(names.past_key_scale(0))
-        stored = Stored(self.scales, self.bits, in_slots, prompt=False)  # rounded once attended to
+        stored = Stored(self.scales, self.bits, in_slots)
         for long in (False, True):
             check_cache(ledger, held.cache, sessions, prompt, stored, long=long)
         return True

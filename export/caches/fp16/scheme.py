@@ -40,7 +40,7 @@ class Fp16Cache(RingCache):
     def check(self, ledger: Ledger, held: Reference, sessions: GraphRunner, prompt: Prompt) -> bool:
         if held.cache is None:
             raise TypeError("a float16 cache without its reference")
-        check_cache(ledger, held.cache, sessions, prompt, HalfRows(None, 16, False, False))
+        check_cache(ledger, held.cache, sessions, prompt, HalfRows(None, 16, False))
         return True
 
 
@@ -48,7 +48,7 @@ class HalfRows(Stored):
     """How the graphs store rows."""
 
     def rounding(self) -> Rounding:
-        return HalfRounding([], self.bits, self.prompt)
+        return HalfRounding([], self.bits)
 
     def read_keys(self, sessions: GraphRunner, layer: int) -> Array:
         keys: Array = sessions.buffer(names.past_key(layer))[0].astype(np.float32)

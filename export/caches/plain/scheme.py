@@ -133,8 +133,7 @@ class PlainCache(CacheScheme):
 
     def stored(self, sessions: GraphRunner) -> Stored:
         """How the graphs of a flavour store rows."""
-        in_slots = self._in_slots(sessions)  # then a prompt is rounded once it was attended to
-        return Stored(self.scales, self.bits, in_slots, prompt=not in_slots)
+        return Stored(self.scales, self.bits, self._in_slots(sessions))
 
     def _in_slots(self, sessions: GraphRunner) -> bool:
         return sessions.has_buffer(names.past_key_scale(0))

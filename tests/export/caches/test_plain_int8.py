@@ -55,6 +55,6 @@ def test_graphs_are_what_rounding_makes_of_pytorch(
         found += [runner.begin(4, prompt[0].numpy()), *(runner.step(token) for token in IDS)]
     got = torch.stack([torch.from_numpy(row).flatten() for row in found])
     exact = answer(parts, prompts[8:], None)
-    rounded = answer(parts, prompts[8:], Rounding(scales, 8, True))
+    rounded = answer(parts, prompts[8:], Rounding(scales, 8))
     assert worst_cosine(got, rounded) > 0.99999
     assert worst_cosine(got, exact) == pytest.approx(worst_cosine(rounded, exact), abs=1e-4)

@@ -119,7 +119,7 @@ def test_every_step_reads_the_reference_s_rows(flavour: str, bits, graphs, parts
     reference = TidalReference(parts.text, Reads(TWICE, READ, (1, 3)), LADDER.largest.cache_slots)
     if bits is not None:
         kind = SlotRounding if flavour == "portable" else Rounding
-        reference.rounding = kind(draw_scales(parts, bits), bits, prompt=flavour == "ort")
+        reference.rounding = kind(draw_scales(parts, bits), bits)
     for rows in (5, 28):  # fewer than are read, and more
         follow(runner, reference, embed(parts, rows), 1e-4 if bits is None else 1e-2)
 
