@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetok.kv import AT_PREFILL as HELD
-from edgetok.kv import POLICIES, READINGS
-from edgetok.kv.table import describe_policies
+from edgetok.kv import POLICIES, READINGS, STORES
+from edgetok.kv.table import describe_policies, describe_stores
 from edgetok.methods import FRAME_METHODS, METHODS, TOWER_METHODS
 from edgetok.methods.table import describe_methods
 from edgetok.prefill import PREFILL_METHODS
@@ -107,6 +107,15 @@ takes nothing away and has no slots: `--kv-reads ROWS` says how many rows a step
 
 """
 
+IN_STORES = """
+## Stores of the KV cache
+
+`edgetok export --kv NAME` says how rows are held. `int8` and `int4` round with scales that are
+measured on `--samples`, `fp16` converts; these follow papers, and need no samples. Made from
+`edgetok/kv/stores/`; their buffers are in [bundle-files.md](bundle-files.md).
+
+"""
+
 
 BESIDE = """
 ## Beside the authors' programs
@@ -137,6 +146,7 @@ def render(report: dict[str, Any] | None) -> str:
     late = AT_PREFILL + describe_prefill(PREFILL_METHODS.values()) + AT_PREFILL_LEGEND
     policies = [*POLICIES.values(), *READINGS.values(), *HELD.values()]
     cache = IN_CACHE + describe_policies(policies) + "\n"
+    cache += IN_STORES + describe_stores(STORES) + "\n"
     frames = OF_FRAMES + describe_methods(FRAME_METHODS.values()) + "\n"
     page = HEAD + describe_methods(KNOWN.values()) + LEGEND + frames + late + cache
     page += describe_authors(json.loads(AUTHORS.read_text()))

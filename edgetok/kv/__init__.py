@@ -21,11 +21,14 @@ from edgetok.kv.policies import (
 )
 from edgetok.kv.policy import EvictionPlan, Policy, keep_all, plan_eviction
 from edgetok.kv.reading import Reading, Reads, make_reads
+from edgetok.kv.stores import kivi, think
+from edgetok.kv.stores import zipcache as zipcache_store
 
 __all__ = [
     "AT_PREFILL",
     "POLICIES",
     "READINGS",
+    "STORES",
     "EvictionPlan",
     "Policy",
     "Reading",
@@ -56,6 +59,8 @@ POLICIES: dict[str, Policy] = {
 # Of a method of the same name, which alone decides what the cache holds: `edgetok.prefill`.
 AT_PREFILL: dict[str, Policy] = {mustdrop.POLICY.name: mustdrop.POLICY}
 # Asked for by the same option: these take no row away, but read a part of them.
+# Ways to hold rows that a paper describes; all that `--kv` takes: `edgetok.export.caches.choose`.
+STORES = (kivi.STORE, zipcache_store.STORE, think.STORE)
 READINGS: dict[str, Reading] = {tidaldecode.READING.name: tidaldecode.READING}
 
 

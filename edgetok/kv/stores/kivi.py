@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgetok.kv.stores.buffers import Filing, Place
+from edgetok.kv.stores.buffers import Filing, Place, Store
 from edgetok.kv.stores.levels import find_range, from_levels, to_levels
 from edgetok.kv.stores.ring import rows_of_slots, write_row
 
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 BITS = {"kivi": 2, "kivi4": 4}  # of a packed number, by name of the scheme
 RING_ROWS = 32  # the paper's group
 RANGE_CHANNELS = 32  # of a value that share a range, as in the released code
+STORE = Store(
+    names=tuple(BITS),
+    paper="arXiv 2402.02750",
+    summary="keys and values in 2 or 4 bits, the last rows in float32",
+    differs="nothing at heads that 32 divides; others take fewer channels to a range",
+)
 
 
 def channels_of_range(head_dim: int, bits: int) -> int:

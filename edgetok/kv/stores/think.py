@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgetok.kv.stores.buffers import Filing, Place
+from edgetok.kv.stores.buffers import Filing, Place, Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,12 @@ WINDOW = 32  # last queries that are asked
 NAME = "think"
 RING_ROWS = 32  # last keys that are whole, as in the released code
 PRUNED, OF = 2, 5  # two channels of five go, as in the released code
+STORE = Store(
+    names=(NAME,),
+    paper="arXiv 2407.21018",
+    summary="keys without the channels that questions hardly use, the last ones and values whole",
+    differs="nothing where a query head has keys of its own; else a group's heads choose together",
+)
 
 
 def count_channels(head_dim: int) -> int:

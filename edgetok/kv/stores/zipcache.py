@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgetok.kv.stores.buffers import Filing, Place
+from edgetok.kv.stores.buffers import Filing, Place, Store
 from edgetok.kv.stores.kivi import RING_ROWS
 from edgetok.kv.stores.levels import find_range, from_levels, to_levels
 
@@ -27,6 +27,14 @@ BITS = {"high": 4, "low": 2}
 PLAIN, OF = 2, 5  # two rows of five are not salient, rounded down, as in the released code
 SMALLEST_DIVISOR = 1e-4  # of a channel that is zero all over the prompt
 FAR = 1e30  # beyond every number of a row
+STORE = Store(
+    names=(NAME,),
+    paper="arXiv 2405.14256",
+    summary="three rows of five in 4 bits, the others in 2, the last ones in float32",
+    differs="values have a range for each head, where the program's spans rows of all heads; rows "
+    "after the prompt take its ranges of keys, where the program finds new ones for each 100; "
+    "probes at constant steps, not random ones",
+)
 
 
 def count_salient(rows: int) -> int:
