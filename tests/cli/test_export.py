@@ -159,7 +159,7 @@ def test_a_policy_and_its_bytes_are_shown(edgetok: Run, model_dir: Path, tmp_pat
 
 def test_policies_are_refused_in_one_sentence(edgetok: Run, model_dir: Path, tmp_path: Path):
     refused = edgetok(
-        "export", model_dir, "-o", tmp_path / "x", "--kv-policy", "h2o", "--kv-slots", "9"
+        "export", model_dir, "-o", tmp_path / "x", "--kv-policy", "h2o", "--kv-slots", "2"
     )
     assert refused.code == 2
     assert "raise --kv-slots to" in refused.err and "Traceback" not in refused.err
