@@ -75,7 +75,7 @@ class Sampling:
             raise UsageError(f"top_p {self.top_p} is outside 0..1; 1 draws among all tokens")
         penalty = self.repetition_penalty
         if not 0 < penalty <= 1e6:  # type: ignore[operator]
-            raise UsageError(f"repetition_penalty {penalty} is not above 0 and up to 1e6; 1 is none")
+            raise UsageError(f"repetition_penalty {penalty} is not above 0, or above 1e6; 1: none")
         for name in ("top_k", "no_repeat_ngram_size", "min_new_tokens"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} {getattr(self, name)} is negative; 0 is none")

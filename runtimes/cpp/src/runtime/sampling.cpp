@@ -165,7 +165,7 @@ void require_sampling(const Sampling& s) {
     throw usage_error("temperature " + format_number(s.temperature, 6) + " is outside 0..inf; 0 is greedy");
   }
   if (!(s.repetition_penalty >= 0 && s.repetition_penalty <= 1e6)) {
-    throw usage_error("repetition_penalty " + format_number(s.repetition_penalty, 6) + " is not above 0 and up to 1e6; 1 is none");
+    throw usage_error("repetition_penalty " + format_number(s.repetition_penalty, 6) + " is not above 0, or above 1e6; 1: none");
   }
   if (!(s.top_p >= 0 && s.top_p <= 1)) {
     throw usage_error("top_p " + format_number(s.top_p, 6) + " is outside 0..1; 1 draws among all tokens");
