@@ -13,6 +13,7 @@ from edgetok.export.lowering import fusion, opset20, ort, portable, portable_dec
 from edgetok.export.lowering.ort_eviction import PackingAttention
 from edgetok.export.lowering.portable_eviction import SlotPacking, StandardPacking
 from edgetok.export.lowering.quantize import Quantizer
+from edgetok.export.lowering.quantize_embedding import gather_blocks
 from edgetok.export.lowering.trace import trace
 from edgetok.scratch import Scratch
 
@@ -46,6 +47,8 @@ class OrtLowering:
 
     def lower(self, module: StageModule, stage: str, title: str) -> ir.Model:
         model = fusion.fuse(trace(module, module.inputs, module.outputs, title))
+        if "table" in self._bits:
+            gather_blocks(model, self._bits["table"])
         return self._quantizer.quantize(model, stage, self._bits)
 
 

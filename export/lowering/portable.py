@@ -18,6 +18,7 @@ from torch import Tensor
 from edgetok.export.attention import TowerEmitter, merge_heads
 from edgetok.export.lowering.fusion import simplify
 from edgetok.export.lowering.quantize import constant_matrix, is_quantizable
+from edgetok.export.lowering.quantize_embedding import find_table
 
 OPSET, IR_VERSION = 24, 12
 BLOCK = 32  # rows that share a scale at 4 bits; at 8 bits a column does, which is what engines take
@@ -55,6 +56,8 @@ def lower(model: ir.Model, stage: str, bits: Mapping[str, int]) -> ir.Model:
     """From a traced stage to this flavour, its weights rounded to the bits of the stage, if any."""
     model.ir_version = IR_VERSION
     simplify(model)
+    if "table" in bits:
+        _dequantize_tables(model, bits["table"])
     if stage not in bits:
         return model
     return quantize(model, bits[stage], None if stage == "compress" else bits["head"])
@@ -73,21 +76,34 @@ def quantize(model: ir.Model, bits: int, head_bits: int | None = None) -> ir.Mod
             if name not in done:
                 is_head = node.outputs[0].is_graph_output() and head_bits is not None
                 own = head_bits if is_head and head_bits is not None else bits
-                done[name] = _dequantized(model.graph, node, weight, own)
+                done[name] = _dequantized(model.graph, node, 1, weight, own)
             node.replace_input_with(1, done[name])
     passes.RemoveUnusedNodesPass()(model)
     return model
 
 
+def _dequantize_tables(model: ir.Model, bits: int) -> None:
+    """Let rows of token ids be gathered from a table after DequantizeLinear.
+
+    Not before it, which would dequantize no other rows: TensorRT takes 8-bit constants nowhere
+    else than there.
+    """
+    for node in list(model.graph):
+        table = find_table(node)
+        if table is not None:
+            node.replace_input_with(0, _dequantized(model.graph, node, 0, table.T, bits))
+    passes.RemoveUnusedNodesPass()(model)
+
+
 def _dequantized(
-    graph: ir.Graph, node: ir.Node, weight: npt.NDArray[np.float32], bits: int
+    graph: ir.Graph, node: ir.Node, place: int, weight: npt.NDArray[np.float32], bits: int
 ) -> ir.Value:
-    """A DequantizeLinear that makes the weight of `node`, before it."""
+    """A DequantizeLinear before `node` that makes its operand, whose values `weight` [K, N] has."""
     levels, scales = round_levels(weight, bits)
-    transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
+    transposed = node.op_type == "Gather" or bool(node.attributes.get_int("transB", 0))
     if transposed:  # as the node reads it: [N, K]
         levels, scales = np.ascontiguousarray(levels.T), np.ascontiguousarray(scales.T)
-    name = node.inputs[1].name
+    name = node.inputs[place].name
     kind = ir.DataType.INT4 if bits == 4 else ir.DataType.INT8
     packed = ir.tensor(levels, dtype=kind, name=f"{name}_int{bits}")
     inputs = [_register(graph, packed)]
@@ -97,8 +113,8 @@ def _dequantized(
         attributes, scales = {"axis": int(not transposed)}, scales.reshape(-1)
     inputs.append(_register(graph, ir.tensor(scales, name=f"{name}_scales")))
     new = ir.node("DequantizeLinear", inputs, attributes=attributes)
-    new.outputs[0].name = f"{name}_dequantized"
-    new.outputs[0].shape, new.outputs[0].type = node.inputs[1].shape, node.inputs[1].type
+    new.outputs[0].name = f"{name}_{'dequantized' if place else 'table'}"
+    new.outputs[0].shape, new.outputs[0].type = ir.Shape(levels.shape), node.inputs[place].type
     graph.insert_before(node, new)
     return new.outputs[0]
 
@@ -130,6 +146,8 @@ def round_matrix(weight: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.f
 
 
 def _register(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    if tensor.name in graph.initializers:
+        return graph.initializers[tensor.name]  # a table is the head's matrix
     value = ir.Value(
         name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
     )

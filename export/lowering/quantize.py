@@ -28,11 +28,12 @@ SMALLEST_ROWS = 64  # below this a matrix is smaller than what quantizing it wou
 
 DECODER = ("prefill", names.SEGMENT, names.EXITED, "extend", "decode")
 # Bits per stage; a stage that is not named stays float32. The head decides between words and the
-# tower between tokens, so both keep 8 bits; fewer were not tried.
+# tower between tokens, so both keep 8 bits; fewer were not tried. `table` is the embedding, of the
+# head's bits, so that it is the head's own bytes where a checkpoint ties them.
 BITS: dict[str, dict[str, int]] = {
     "fp32": {},
-    "int8": {"tower": 8, "compress": 8, **dict.fromkeys(DECODER, 8), "head": 8},
-    "int4": {"tower": 8, "compress": 8, **dict.fromkeys(DECODER, 4), "head": 8},
+    "int8": {"tower": 8, "compress": 8, **dict.fromkeys(DECODER, 8), "head": 8, "table": 8},
+    "int4": {"tower": 8, "compress": 8, **dict.fromkeys(DECODER, 4), "head": 8, "table": 8},
 }
 # Of all matrices alike: an encoder is its tower, so that keeping it at 8 bits would keep all.
 ENCODER = (names.ENCODE, names.DESCRIBE, "head")

@@ -7,7 +7,7 @@ are. How much the coarser weights cost is reported beside it, end to end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -49,6 +49,9 @@ def hold_rounded(
         for stage, modules in stages.items():
             if stage in bits:
                 stack.enter_context(round_linears(modules, bits[stage], rounding, parts.scratch))
+        if "table" in bits:
+            table = (parts.text.embed,)
+            stack.enter_context(round_weights(table, bits["table"], rounding, parts.scratch))
         if "decode" in bits and flavour == "portable":
             stack.enter_context(_rounded_layers(parts, bits["decode"], scales))
         elif "decode" in bits:
@@ -89,14 +92,23 @@ def round_linears(
     `rounding` takes a weight [K, N] and bits; that of the `ort` flavour if None.
     """
     linears, scratch = list(_linears(modules)), scratch or Scratch()
-    before = [linear.weight for linear in linears]
+    with round_weights(linears, bits, rounding or _round_blocks, scratch):
+        yield
+
+
+@contextmanager
+def round_weights(
+    owners: Sequence[nn.Linear | nn.Embedding], bits: int, rounding: Rounding, scratch: Scratch
+) -> Iterator[None]:
+    """Round the matrix of each for a time: [N, K] of a linear, or a table [V, D]."""
+    before = [owner.weight for owner in owners]
     try:
-        for linear in linears:
-            linear.weight = _rounded(linear.weight, bits, rounding or _round_blocks, scratch)
+        for owner in owners:
+            owner.weight = _rounded(owner.weight, bits, rounding, scratch)
         yield
     finally:
-        for linear, weight in zip(linears, before, strict=True):
-            linear.weight = weight
+        for owner, weight in zip(owners, before, strict=True):
+            owner.weight = weight
 
 
 def _linears(modules: Iterable[nn.Module]) -> Iterable[nn.Linear]:

@@ -24,6 +24,7 @@ from edgetok.engines.cache import EngineCache
 from edgetok.engines.plan import plan_engines, widen_softmax
 from edgetok.engines.toolkit import Target, find_toolkit, parse_target
 from edgetok.errors import IncompatibleError, ResourceError, UsageError
+from edgetok.export.pipeline import export_model
 
 pytest.importorskip(
     "tensorrt_rtx", reason="pip install 'edgetok[rtx]'; engines build without a GPU"
@@ -60,6 +61,16 @@ def test_other_precisions_build_where_the_gpu_has_them(
     build_engine(decode, portable_bundle, toolkit, Target("rtx", ("sm86", "sm120")))
     with pytest.raises(IncompatibleError, match="sm75"):
         build_engine(decode, portable_bundle, toolkit, Target("rtx", ("sm75",)))
+
+
+def test_engines_of_a_quantized_embedding_build(model_dir: Path, tmp_path: Path) -> None:
+    out, options = tmp_path / "int8.bundle", {"prompt_tokens": 32, "new_tokens": 8}
+    options |= {"budgets": "4", "flavour": "portable", "weights": "int8", "parity_images": 1}
+    export_model(model_dir, out, **options)
+    toolkit, target = find_toolkit("rtx"), Target("rtx", ("sm86",))
+    jobs = {job.name: job for job in plan_engines(Bundle.open(out), flavour="portable")}
+    for name in ("embed", "decode"):  # whose constants TensorRT takes before DequantizeLinear alone
+        assert build_engine(jobs[name], out, toolkit, target).data
 
 
 def test_an_exception_of_the_waiting_thread_ends_the_build(portable_bundle: Path) -> None:

@@ -1,0 +1,83 @@
+"""The embedding table in 8 or 4 bits: rows are gathered first, then dequantized.
+
+`ort` graphs have com.microsoft's GatherBlockQuantized over the very bytes of a MatMulNBits matrix,
+so a table that is the head as well is stored once. `portable` graphs have a Gather after
+DequantizeLinear, since TensorRT takes 8-bit constants nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from edgetok import names
+from edgetok.export.lowering.names import CONTRIB
+from edgetok.export.lowering.quantize import is_quantizable, quantize_matrix
+
+_IDS = (names.TOKEN_ID, names.TOKEN_IDS)
+
+
+def find_table(node: ir.Node) -> npt.NDArray[np.float32] | None:
+    """The table [V, D] of a Gather of rows by token ids, if it is large enough, else None."""
+    if node.op_type != "Gather" or node.inputs[0] is None or node.inputs[1] is None:
+        return None
+    tensor = node.inputs[0].const_value
+    if node.inputs[1].name not in _IDS or tensor is None or len(tensor.shape) != 2:
+        return None
+    table: npt.NDArray[np.float32] = tensor.numpy()
+    return table if is_quantizable(table.T) else None
+
+
+def gather_blocks(model: ir.Model, bits: int) -> None:
+    """Replace every lookup of token ids by GatherBlockQuantized, in place."""
+    for node in list(model.graph):
+        table = find_table(node)
+        if table is not None:
+            _replace(model.graph, node, table, bits)
+            model.graph.opset_imports[CONTRIB] = 1
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, table: npt.NDArray[np.float32], bits: int) -> None:
+    packed, scales = quantize_matrix(table.T, bits)
+    (words, blocks, block_bytes), block = packed.shape, packed.shape[2] * 8 // bits
+    name, width = str(node.inputs[0].name), table.shape[1]
+    rows = packed.reshape(words, blocks * block_bytes)
+    made = ir.node(
+        "GatherBlockQuantized",
+        [
+            _constant(graph, f"{name}_q{bits}", rows),
+            node.inputs[1],
+            _constant(graph, f"{name}_scales", scales),
+        ],
+        attributes={"bits": bits, "block_size": block, "quantize_axis": 1, "gather_axis": 0},
+        domain=CONTRIB,
+    )
+    added = [made]
+    if blocks * block > width:  # the last block is padded
+        ends = {"starts": [0], "ends": [width], "axes": [-1]}
+        given = [_constant(graph, f"{name}_{k}", np.asarray(v, np.int64)) for k, v in ends.items()]
+        made.outputs[0].name = f"{node.outputs[0].name}_padded"
+        added.append(ir.node("Slice", [made.outputs[0], *given]))
+    _put_in_place(graph, node, added)
+
+
+def _put_in_place(graph: ir.Graph, node: ir.Node, added: Sequence[ir.Node]) -> None:
+    """Put nodes where `node` was; the last one makes what it made."""
+    old, new = node.outputs[0], added[-1].outputs[0]
+    new.shape, new.type = old.shape, old.type
+    graph.insert_before(node, added)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    new.name = old.name
+
+
+def _constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    own = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=own.shape, type=ir.TensorType(own.dtype), const_value=own)
+    graph.register_initializer(value)
+    return value
