@@ -14,6 +14,7 @@ import typer
 
 from edgetok.cli.failures import EXIT_CODES, Failure, explain
 from edgetok.cli.output import emit_json, say
+from edgetok.cli.plain_values import read_plain_values
 from edgetok.cli.signals import Terminated, signals_as_exceptions
 from edgetok.cli.streams import flush_output, prepare_streams
 from edgetok.cli.versions import NEEDED, checked
@@ -89,7 +90,10 @@ def build_command(names: Sequence[str] = VERBS) -> Any:
     """The command with these verbs; what others import is not loaded."""
     group = typer.main.get_command(app)
     for name in names:
-        group.add_command(_load_verb(name), name)  # type: ignore[attr-defined]
+        verb = _load_verb(name)
+        read_plain_values(verb)
+        group.add_command(verb, name)  # type: ignore[attr-defined]
+    read_plain_values(group)
     return group
 
 

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from edgetok.cli.options import Json
 from edgetok.cli.output import emit, emit_json, table
-from edgetok.cli.versions import installed_version, list_bounds, misfit
+from edgetok.cli.versions import list_bounds, misfit
 from edgetok.errors import IncompatibleError
+from edgetok.installed import version_of
 
 _PACKAGES = (
     "edgetok",
@@ -71,7 +72,7 @@ def doctor_command(as_json: Json = False) -> None:
 
 def _list_versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"python": platform.python_version()}
-    return found | {package: installed_version(package) for package in _PACKAGES}
+    return found | {package: version_of(package) for package in _PACKAGES}
 
 
 def _try_providers() -> tuple[list[dict[str, Any]], list[str]]:

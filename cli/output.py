@@ -6,12 +6,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
-from rich.console import Console, RenderableType
-from rich.table import Table
+
+if TYPE_CHECKING:  # rich takes a tenth of the time in which `edgetok run` answers
+    from rich.console import Console, RenderableType
+    from rich.table import Table
 
 Report = Callable[[str, float], None]  # what is being done, and the share that is done, 0..1
 
@@ -22,6 +24,8 @@ _PIPE_COLUMNS = 160  # a pipe has no width; tables must not be cut at 80
 
 def console(*, error: bool = False) -> Console:
     """A console for results, or for what accompanies them; NO_COLOR is honoured by rich."""
+    from rich.console import Console
+
     stream = sys.stderr if error else sys.stdout
     width = None if stream.isatty() else _PIPE_COLUMNS
     # Names in a bundle are a stranger's: they are text, never markup.
@@ -94,6 +98,8 @@ def disarm(text: str) -> str:
 
 def table(title: str, *columns: str) -> Table:
     """A plain table; a column whose name starts with > holds figures and leans right."""
+    from rich.table import Table
+
     made = Table(title=title, title_justify="left", box=None, pad_edge=False)
     made.title_style = made.header_style = "bold"  # no colour
     for column in columns:

@@ -6,10 +6,10 @@ import functools
 import re
 import traceback
 from collections.abc import Callable, Iterable
-from importlib import metadata
 from typing import Any
 
 from edgetok.errors import IncompatibleError
+from edgetok.installed import requirements_of, version_of
 
 # The newest that edgetok was tried with; what is newer may differ inside. `make lock` moves them.
 TRIED = {
@@ -35,21 +35,13 @@ _MOVED = (AttributeError, ImportError, TypeError)
 
 def list_bounds() -> dict[str, str]:
     """Of each package with a lower bound, that bound."""
-    found = map(_REQUIREMENT.match, metadata.requires("edgetok") or ())
+    found = map(_REQUIREMENT.match, requirements_of("edgetok"))
     return {match[1].lower(): match[2] for match in found if match}
-
-
-def installed_version(package: str) -> str | None:
-    """The version of a package; None if it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def misfit(package: str, *, newer: bool = False) -> str | None:
     """A sentence if a package is older than its bound or, if asked, newer than what was tried."""
-    version, least = installed_version(package), list_bounds().get(package)
+    version, least = version_of(package), list_bounds().get(package)
     if version is None or least is None:
         return None
     tried = TRIED.get(package, least)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from edgetok.installed import version_of
 
-try:
-    VERSION = version("edgetok")
-except PackageNotFoundError:  # run from a checkout that is not installed
-    VERSION = "0.0.0"
+VERSION = version_of("edgetok") or "0.0.0"  # the latter in a checkout that is not installed

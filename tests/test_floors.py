@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 GROUND = {
     *("errors", "limits", "ladder", "names", "options", "rules", "scratch", "tokens"),
-    *("user_cache", "version"),
+    *("user_cache", "version", "installed"),
 }
 TOOLS = {"methods", "prefill", "kv", "families", "bundle", "text", "images", "control", "engines"}
 
@@ -27,7 +27,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "names": set(),
     "options": {"errors"},
     "rules": set(),
-    "version": set(),
+    "installed": set(),
+    "version": {"installed"},
     "scratch": {"errors"},
     "user_cache": set(),
     "tokens": {"errors", "limits", "names"},

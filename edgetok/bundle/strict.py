@@ -57,10 +57,11 @@ def require_plain_json(data: bytes, what: str, limit_bytes: int) -> None:
     if len(data) > limit_bytes:
         raise BundleError(f"{what}: {len(data)} bytes, more than the limit of {limit_bytes}")
     _require_depth(data, what)
+    pairs = _Pairs()
     try:
         tree = json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_pairs,
+            object_pairs_hook=pairs.read,
             parse_constant=_refuse_constant,
             parse_int=str,  # values do not matter here; converting long digit strings is slow
             parse_float=str,
@@ -69,7 +70,7 @@ def require_plain_json(data: bytes, what: str, limit_bytes: int) -> None:
         raise BundleError(f"{what}: not UTF-8 at byte {error.start}") from error
     except ValueError as error:
         raise BundleError(f"{what}: not valid JSON: {shorten(str(error), 200)}") from error
-    if (path := _duplicate_path(tree, "$")) is not None:
+    if pairs.have_duplicates and (path := _duplicate_path(tree, "$")) is not None:
         raise BundleError(f"{what}: duplicate key at `{shorten(path, 200)}`")
 
 
@@ -109,13 +110,19 @@ class _Duplicate(dict[str, object]):
         self.key = key
 
 
-def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            return _Duplicate(pairs, key)
-        seen.add(key)
-    return dict(pairs)
+class _Pairs:
+    """Reads objects, and notes whether a key of any occurs twice: only then is its path sought."""
+
+    have_duplicates = False
+
+    def read(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        read = dict(pairs)
+        if len(read) == len(pairs):
+            return read
+        self.have_duplicates = True
+        seen: set[str] = set()
+        key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        return _Duplicate(pairs, key)
 
 
 def _duplicate_path(tree: object, path: str) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from edgetok.errors import IncompatibleError, ResourceError, UsageError
+from edgetok.installed import version_of
 
 DEVICES = {
     "cpu": "CPUExecutionProvider",
@@ -102,12 +102,8 @@ def import_onnxruntime() -> ModuleType:
 
 
 def installed_wheels() -> list[str]:
-    """Those of `WHEELS` that are installed.
-
-    They are looked up by name: asking which distributions own the folder reads the files of every
-    distribution there is, 170 ms beside torch.
-    """
-    return [name for name in WHEELS if _is_installed(name)]
+    """Those of `WHEELS` that are installed."""
+    return [name for name in WHEELS if version_of(name) is not None]
 
 
 def provider_of(device: str) -> str:
@@ -185,11 +181,3 @@ def require_provider_in_use(used: list[str], wanted: str) -> None:
 def _repair(wheels: list[str], extra: str) -> str:
     # All of them must go: each has overwritten files of the others.
     return f"repair with: pip uninstall -y {' '.join(wheels)} && pip install 'edgetok[{extra}]'"
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -12,7 +12,7 @@ from edgetok.bundle.buffers import list_buffers
 from edgetok.bundle.manifest import Flavour, Manifest, shared_stages
 from edgetok.errors import InputError, ResourceError, UsageError
 from edgetok.ladder import Ladder
-from edgetok.runtimes.backends.kernel_support import CPU, require_kv_bits
+from edgetok.runtimes.backends.providers import DEVICES
 from edgetok.runtimes.device import machine
 from edgetok.runtimes.runtime.protocol import FloatArray, VisualTokens
 
@@ -80,10 +80,12 @@ def require_cache(manifest: Manifest, flavour: Flavour, provider: str) -> None:
     Raises:
         IncompatibleError: with the provider's own words.
     """
-    if flavour != "ort" or provider == CPU or manifest.kv.ring:
+    if flavour != "ort" or provider == DEVICES["cpu"] or manifest.kv.ring:
         return  # a ring's rows are not that operator's
     key = list_buffers(manifest, flavour).get(names.past_key(0))
     if key is not None and key.dtype in _CACHE_BITS:
+        from edgetok.runtimes.backends.kernel_support import require_kv_bits  # imports onnx
+
         require_kv_bits(provider, _CACHE_BITS[key.dtype])
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from edgetok.cli import versions
 from edgetok.cli.failures import explain
 from edgetok.cli.versions import TRIED, blame_package, list_bounds, misfit
+from edgetok.installed import version_of
 
 from .conftest import Run
 
@@ -49,7 +50,7 @@ def test_what_was_tried_is_what_is_locked() -> None:
 def test_a_misfit_names_both_versions(
     monkeypatch: pytest.MonkeyPatch, version: str, newer: bool, says: str | None
 ) -> None:
-    monkeypatch.setattr("edgetok.cli.versions.installed_version", lambda _: version)
+    monkeypatch.setattr(versions, "version_of", lambda _: version)
     found = misfit("transformers", newer=newer)
     assert found is None if says is None else found is not None and says in found
 
@@ -57,9 +58,9 @@ def test_a_misfit_names_both_versions(
 def test_an_error_inside_a_newer_package_is_4_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     moved = ImportError("cannot import name 'Cache'", name="transformers.cache_utils")
     assert explain(moved).exit_code == 1, "the version fits: a bug of ours"
-    real = metadata.version
+    real = version_of
     newer = {"transformers": "5.99.0"}
-    monkeypatch.setattr(metadata, "version", lambda name: newer.get(name) or real(name))
+    monkeypatch.setattr(versions, "version_of", lambda name: newer.get(name) or real(name))
     failure = explain(moved)
     assert (failure.exit_code, failure.code) == (4, "incompatible")
     assert "transformers 5.99.0 is newer than 5.24.0" in failure.message
@@ -86,8 +87,8 @@ def test_verbs_refuse_what_is_too_old_before_they_begin(
     verbs: tuple[str, ...],
 ) -> None:
     """Package, its version and the one that works; other verbs do not ask."""
-    real = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda name: old if name == package else real(name))
+    real = version_of
+    monkeypatch.setattr(versions, "version_of", lambda name: old if name == package else real(name))
     least = list_bounds()[package]
     calls: dict[str, tuple[object, ...]] = {
         "export": (tmp_path, "-o", tmp_path / "x.bundle"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -248,12 +247,7 @@ def test_a_provider_that_did_not_start_is_an_error() -> None:
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, *wheels: str) -> None:
-    def distribution(name: str) -> str:
-        if name not in wheels:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return name
-
-    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    monkeypatch.setattr(providers, "version_of", lambda name: "1" if name in wheels else None)
 
 
 def test_two_wheels_are_an_error(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,18 @@ def test_answering_loads_neither_torch_nor_transformers(bundle_dir: Path, tmp_pa
     assert not loaded.intersection({"torch", "transformers", "onnxscript", "jinja2"})
 
 
+def test_a_second_start_reads_no_graph_with_onnx_and_draws_no_table(bundle_dir: Path) -> None:
+    """Graphs are admitted once on a device; importing what that needs takes 50 ms."""
+    code = (
+        "import edgetok, edgetok.cli.app, edgetok.cli.run, numpy\n"
+        "model = edgetok.load(sys.argv[1])\n"
+        "model.generate(numpy.zeros((9, 9, 3), 'uint8'), 'what?')\n"
+    )
+    modules_after(code, str(bundle_dir))
+    unused = {"onnx", "rich", "pydantic", "importlib.metadata"}
+    assert not modules_after(code, str(bundle_dir)).intersection(unused)
+
+
 def test_every_public_name_is_there() -> None:
     for name in edgetok.__all__:
         assert getattr(edgetok, name) is not None
