@@ -88,6 +88,8 @@ EXTEND = "extend"  # only where every row stays: a policy looks at each row as i
 SEGMENT = "segment"  # prefill from a layer on, with visual rows; only where a signal may end them
 EXITED = "exited"  # prefill from a layer on, without visual rows
 FLUSH = "flush"  # only where rows of a KIVI cache wait to be packed
+UNPACK = "unpack"  # makes int8 weights of packed ones, once; only where graphs read them
+UNPACKED = "unpacked_weight_"  # and a number: int8 [K, N], what `unpack` makes
 COMPACT = "compact"  # one for each layer where a policy empties the cache; none elsewhere
 
 

@@ -158,6 +158,10 @@ class Lowering(Protocol):
         """The graph of a module, its weights rounded to the bits of the stage."""
         ...
 
+    def make_unpack(self) -> ir.Model | None:
+        """A graph of the weights that graphs so far read as inputs; None where none does."""
+        ...
+
 
 _active: list[Emitter] = []
 

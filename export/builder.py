@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import onnx_ir as ir
+
 from edgetok import names
 from edgetok.bundle.manifest import Stage
 from edgetok.export.attention import Lowering, StageModule
@@ -45,6 +47,10 @@ class GraphBuilder:
         for done, (spec, lowering) in enumerate(jobs):
             progress(spec.title.replace("_", " "), done / len(jobs))
             graphs.append(build_graph(spec, lowering, self.store))
+        for lowering in self.lowerings:
+            if (unpack := lowering.make_unpack()) is not None:
+                spec = StageSpec(names.UNPACK, None, StageModule)
+                graphs.append(describe_graph(spec, lowering, unpack, self.store))
         return graphs
 
     def list_stages(self, lowering: Lowering) -> Iterator[StageSpec]:
@@ -86,6 +92,13 @@ def build_graph(spec: StageSpec, lowering: Lowering, store: WeightStore) -> Grap
     """One graph of one flavour; its weights go into the store."""
     with quiet():
         model = lowering.lower(spec.build().eval(), spec.name, spec.title)
+    return describe_graph(spec, lowering, model, store)
+
+
+def describe_graph(
+    spec: StageSpec, lowering: Lowering, model: ir.Model, store: WeightStore
+) -> Graph:
+    """A graph as the manifest lists it; its weights go into the store."""
     stage = Stage(
         stage=spec.name,  # type: ignore[arg-type]  # one of the literal's names
         budget=spec.budget,

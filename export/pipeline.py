@@ -33,6 +33,7 @@ from edgetok.export.parity.inputs import InputReport, check_inputs
 from edgetok.export.parity.ledger import ParityReport, require_parity
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.reference.model import Reference
+from edgetok.export.smoothing import smooth
 from edgetok.families import open_model
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint, require_tokenizer
 from edgetok.families.encoders import is_encoder
@@ -146,6 +147,9 @@ def _fit(
     choice.plan(ladder, parts.text)  # refuses slots that do not fit, before samples are read
     cases, calibration = gather_cases(parts, asked, measured=choice.is_measured)
 
+    if asked.weights != "fp32":
+        smooth(Reference(parts, method), calibration or cases)
+
     def measure(bits: int) -> Any:
         return measure_scales(Reference(parts, method), calibration, bits)
 
@@ -156,8 +160,9 @@ def _fit(
 
 def _build(plan: ExportPlan, writer: BundleWriter, progress: Progress) -> list[Graph]:
     """All graphs, written, and their weights."""
-    lowerings = list_lowerings(plan.asked.flavour, BITS[plan.asked.weights], plan.parts.scratch)
-    builder = GraphBuilder(plan.parts, plan.method, plan.ladder, plan.cache, lowerings)
+    parts, bits = plan.parts, BITS[plan.asked.weights]
+    lowerings = list_lowerings(plan.asked.flavour, bits, parts.scratch, parts.text.is_tied)
+    builder = GraphBuilder(parts, plan.method, plan.ladder, plan.cache, lowerings)
     graphs = builder.build(progress)
     writer.write(weight_file.FILE, builder.store.chunks())
     for graph in graphs:

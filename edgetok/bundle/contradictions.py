@@ -32,6 +32,7 @@ def find_contradictions(manifest: Manifest) -> Iterator[str]:
     yield from _compaction_problems(manifest)
     yield from _ring_problems(manifest)
     yield from _exit_problems(manifest)
+    yield from _unpack_problems(manifest)
     yield from _controller_problems(manifest)
     for stage in manifest.stages:
         yield from tensor_problems(stage)
@@ -131,6 +132,22 @@ def _exit_problems(manifest: Manifest) -> Iterator[str]:
         found = [(s.stage, s.layer, s.budget) for s in graphs if s.flavour == flavour]
         if Counter(found) != wanted:
             yield f"$.stages: {flavour} graphs of segment and exited do not fit exits {exits}"
+
+
+def _unpack_problems(manifest: Manifest) -> Iterator[str]:
+    """Weights that graphs read as inputs are made by one graph of their flavour."""
+    for flavour in sorted({s.flavour for s in manifest.stages}):
+        own = [s for s in manifest.stages if s.flavour == flavour]
+        makers = [s for s in own if s.stage == names.UNPACK]
+        if len(makers) > 1 or any(s.budget is not None or s.inputs for s in makers):
+            yield f"$.stages: {flavour} has {len(makers)} graphs of unpack, not one without inputs"
+        made = {t.name: t for s in makers for t in s.outputs}
+        for tensor in made.values():
+            if not tensor.name.startswith(names.UNPACKED) or tensor.dtype != "int8":
+                yield f"$.stages: unpack makes {tensor.name} of {tensor.dtype}, no int8 weight"
+        read = [t for s in own for t in s.inputs if t.name.startswith(names.UNPACKED)]
+        for name in sorted({t.name for t in read if made.get(t.name) != t}):
+            yield f"$.stages: no {flavour} graph of unpack makes {name} as it is read"
 
 
 def _ring_problems(manifest: Manifest) -> Iterator[str]:

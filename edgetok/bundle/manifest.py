@@ -64,6 +64,7 @@ class Stage(Struct, frozen=True):
         "extend",
         "decode",
         "flush",
+        "unpack",
         "compact",
         "encode",
         "describe",

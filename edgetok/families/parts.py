@@ -239,6 +239,11 @@ class TextParts:
         """The layers that have a KV cache, in order: all but convolutions."""
         return tuple(b for n, b in enumerate(self.layers) if n not in self.convolutions)
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether the embedding is the head's matrix as well."""
+        return getattr(self.head, "weight", None) is self.embed.weight
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

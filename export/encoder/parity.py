@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.bundle.manifest import Flavour, Weights
 from edgetok.export.encoder.reference import EncoderReference
-from edgetok.export.lowering import portable
+from edgetok.export.lowering.levels import round_matrix
 from edgetok.export.lowering.quantize import ENCODER_BITS
 from edgetok.export.lowering.rounding import round_linears
 from edgetok.export.parity.inputs import InputReport
@@ -163,6 +163,6 @@ def hold_rounded(reference: EncoderReference, weights: Weights, flavour: Flavour
         yield
         return
     together = nn.ModuleList([parts.model, parts.head])
-    rounding = None if flavour == "ort" else portable.round_matrix
+    rounding = None if flavour == "ort" else round_matrix
     with round_linears([together], bits, rounding), torch.no_grad():
         yield

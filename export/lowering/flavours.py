@@ -13,7 +13,7 @@ from edgetok.export.lowering import fusion, opset20, ort, portable, portable_dec
 from edgetok.export.lowering.ort_eviction import PackingAttention
 from edgetok.export.lowering.portable_eviction import SlotPacking, StandardPacking
 from edgetok.export.lowering.quantize import Quantizer
-from edgetok.export.lowering.quantize_embedding import gather_blocks
+from edgetok.export.lowering.quantize_embedding import gather_blocks, gather_columns
 from edgetok.export.lowering.trace import trace
 from edgetok.scratch import Scratch
 
@@ -26,18 +26,19 @@ FLAVOURS: dict[str, tuple[Flavour, int]] = {
 
 
 class OrtLowering:
-    """Fused operators of ONNX Runtime, weights as MatMulNBits.
+    """Fused operators of ONNX Runtime, with products of whole numbers.
 
     Args:
         bits: of the weights of each stage, as `quantize.BITS` has them.
+        tied: whether the embedding is the head as well.
     """
 
     flavour: Flavour = "ort"
     tower_attention = ort.TowerAttention
     fused_attention = staticmethod(ort.fused_attention)
 
-    def __init__(self, bits: Mapping[str, int], scratch: Scratch) -> None:
-        self._bits, self._quantizer = bits, Quantizer(scratch)
+    def __init__(self, bits: Mapping[str, int], scratch: Scratch, tied: bool = False) -> None:
+        self._bits, self._quantizer, self._tied = bits, Quantizer(scratch), tied
 
     def decoder(self, kv: str) -> DecoderLowering:
         return ort.lower_decoder(kv)
@@ -47,9 +48,14 @@ class OrtLowering:
 
     def lower(self, module: StageModule, stage: str, title: str) -> ir.Model:
         model = fusion.fuse(trace(module, module.inputs, module.outputs, title))
-        if "table" in self._bits:
+        if "table" in self._bits and self._tied:
+            gather_columns(model)
+        elif "table" in self._bits:
             gather_blocks(model, self._bits["table"])
         return self._quantizer.quantize(model, stage, self._bits)
+
+    def make_unpack(self) -> ir.Model | None:
+        return self._quantizer.make_unpack()
 
 
 class PortableLowering:
@@ -79,9 +85,14 @@ class PortableLowering:
         model = portable.lower(model, stage, self._bits)
         return opset20.lower(model) if self._opset == opset20.OPSET else model
 
+    def make_unpack(self) -> ir.Model | None:
+        return None  # an engine multiplies what DequantizeLinear gives it
 
-def list_lowerings(asked: str, bits: Mapping[str, int], scratch: Scratch) -> list[Lowering]:
+
+def list_lowerings(
+    asked: str, bits: Mapping[str, int], scratch: Scratch, tied: bool = False
+) -> list[Lowering]:
     """Those of a bundle: `ort` always, and `portable` where it is asked for."""
     flavour, opset = FLAVOURS[asked]
-    found: list[Lowering] = [OrtLowering(bits, scratch)]
+    found: list[Lowering] = [OrtLowering(bits, scratch, tied)]
     return found if flavour == "ort" else [*found, PortableLowering(bits, opset)]

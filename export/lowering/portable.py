@@ -17,11 +17,11 @@ from torch import Tensor
 
 from edgetok.export.attention import TowerEmitter, merge_heads
 from edgetok.export.lowering.fusion import simplify
+from edgetok.export.lowering.levels import BLOCK, round_levels
 from edgetok.export.lowering.quantize import constant_matrix, is_quantizable
 from edgetok.export.lowering.quantize_embedding import find_table
 
 OPSET, IR_VERSION = 24, 12
-BLOCK = 32  # rows that share a scale at 4 bits; at 8 bits a column does, which is what engines take
 
 
 class TowerAttention(TowerEmitter):
@@ -117,32 +117,6 @@ def _dequantized(
     new.outputs[0].shape, new.outputs[0].type = ir.Shape(levels.shape), node.inputs[place].type
     graph.insert_before(node, new)
     return new.outputs[0]
-
-
-def round_levels(
-    weight: npt.NDArray[np.float32], bits: int
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """weight [K, N] -> levels [K, N] int8 and scales [1, N] at 8 bits, [K / 32, N] at 4.
-
-    Symmetric, from -127 to 127 or -7 to 7.
-    """
-    rows, columns = weight.shape
-    height = BLOCK if bits == 4 else rows
-    blocks = -(-rows // height)
-    padded = np.zeros((blocks * height, columns), np.float32)
-    padded[:rows] = weight
-    grouped = padded.reshape(blocks, height, columns)
-    largest = np.abs(grouped).max(1)
-    scales = np.where(largest > 0, largest / (2 ** (bits - 1) - 1), 1).astype(np.float32)
-    levels = np.rint(grouped / scales[:, None]).astype(np.int8)
-    return levels.reshape(-1, columns)[:rows], scales
-
-
-def round_matrix(weight: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:
-    """What `DequantizeLinear` makes of the levels of `weight` [K, N]: [K, N] float32."""
-    levels, scales = round_levels(weight, bits)
-    height = BLOCK if bits == 4 else weight.shape[0]
-    return levels.astype(np.float32) * np.repeat(scales, height, axis=0)[: weight.shape[0]]
 
 
 def _register(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:

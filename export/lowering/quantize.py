@@ -1,7 +1,10 @@
-"""Weight-only quantization of graphs: each constant matrix becomes one MatMulNBits.
+"""Quantization of graphs: constant matrices of few bits, and products that read them.
 
-The arithmetic is ONNX Runtime's own block quantizer (symmetric, one scale per block of 32). A
-matrix that several graphs share is quantized once.
+Matrices of 8 bits are int8 with a scale per column, in products of whole numbers
+(`integer_products`). Those of 4 bits are blocks of ONNX Runtime's own quantizer (symmetric, one
+scale per block of 32): a MatMulNBits where one row is multiplied, and where several are, an int8
+matrix that the `unpack` graph makes of the blocks when a bundle is loaded (`unpacking`). A matrix
+that several graphs share is quantized once.
 """
 
 from __future__ import annotations
@@ -19,13 +22,20 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgetok import names
+from edgetok.export.lowering.integer_products import IntegerProducts, register, take_place
+from edgetok.export.lowering.levels import round_levels
 from edgetok.export.lowering.names import CONTRIB
+from edgetok.export.lowering.unpacking import PackedMatrix, make_unpack
 from edgetok.scratch import Scratch
 
 BLOCK = 32  # 5 bits per int4 weight; 128 would be 4.25 bits and coarser
+Matrix = npt.NDArray[np.float32]
 ACCURACY_LEVEL = 4  # int8 activations: 2.7 times faster than float32 ones on a CPU
 SMALLEST_ROWS = 64  # below this a matrix is smaller than what quantizing it would add
 
+# Stages that multiply 4 bits as they are stored: a step has one row, which is quicker so, and hosts
+# of encoders run no `unpack`.
+OF_BLOCKS = ("decode", names.ENCODE, names.DESCRIBE)
 DECODER = ("prefill", names.SEGMENT, names.EXITED, "extend", "decode")
 # Bits per stage; a stage that is not named stays float32. The head decides between words and the
 # tower between tokens, so both keep 8 bits; fewer were not tried. `table` is the embedding, of the
@@ -49,29 +59,59 @@ class Quantizer:
     """Quantizes matrices, remembering those it has seen in scratch space."""
 
     scratch: Scratch = field(default_factory=Scratch)
-    _seen: dict[tuple[str, int], tuple[ir.Tensor, ir.Tensor]] = field(default_factory=dict)
+    _columns: dict[str, tuple[ir.Tensor, ir.Tensor]] = field(default_factory=dict)
+    _blocks: dict[str, tuple[str, PackedMatrix]] = field(default_factory=dict)
+    _unpacked: dict[str, PackedMatrix] = field(default_factory=dict)
 
     def quantize(self, model: ir.Model, stage: str, bits: Mapping[str, int]) -> ir.Model:
         """Replace MatMul and Gemm with constant weights in place, by the bits of `BITS`."""
         if stage not in bits:
             return model
         model.graph.opset_imports[CONTRIB] = 1
+        products = IntegerProducts(model.graph)
         for node in list(model.graph):
             weight = constant_matrix(node)
             if weight is None or not is_quantizable(weight):
                 continue
             is_head = node.outputs[0].is_graph_output() and "head" in bits and stage != "compress"
-            self._replace(model.graph, node, weight, bits["head" if is_head else stage])
+            if bits["head" if is_head else stage] == 8:
+                products.replace(node, *self._in_columns(model.graph, node, weight))
+            elif stage in OF_BLOCKS:
+                self._multiply_blocks(model.graph, node, weight)
+            else:
+                products.replace(node, *self._unpack(model.graph, node, weight))
         passes.RemoveUnusedNodesPass()(model)
         return model
 
-    def _replace(
-        self, graph: ir.Graph, node: ir.Node, weight: npt.NDArray[np.float32], bits: int
-    ) -> None:
-        packed, scales = self._pack(weight, bits)
-        name = node.outputs[0].name
-        inputs = [node.inputs[0], _constant(graph, f"{name}_q{bits}", packed)]
-        inputs.append(_constant(graph, f"{name}_scales", scales))
+    def make_unpack(self) -> ir.Model | None:
+        """The `unpack` graph of all matrices that graphs so far read unpacked; None without any."""
+        return make_unpack(self._unpacked) if self._unpacked else None
+
+    def _in_columns(
+        self, graph: ir.Graph, node: ir.Node, weight: Matrix
+    ) -> tuple[ir.Value, ir.Value]:
+        key = _digest(weight)
+        if key not in self._columns:
+            levels, scales = round_levels(weight, 8)
+            hold = self.scratch.hold
+            self._columns[key] = ir.tensor(hold(levels)), ir.tensor(hold(scales.reshape(-1)))
+        levels, scales = self._columns[key]
+        return _constant(graph, node, "int8", levels), _constant(graph, node, "scales", scales)
+
+    def _unpack(self, graph: ir.Graph, node: ir.Node, weight: Matrix) -> tuple[ir.Value, ir.Value]:
+        name, matrix = self._pack(weight)
+        self._unpacked[name] = matrix
+        value = next((each for each in graph.inputs if each.name == name), None)
+        if value is None:
+            shape = ir.Shape([matrix.rows, matrix.columns])
+            value = ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT8))
+            graph.inputs.append(value)
+        return value, _constant(graph, node, "scales", ir.tensor(matrix.column_scales))
+
+    def _multiply_blocks(self, graph: ir.Graph, node: ir.Node, weight: Matrix) -> None:
+        _, matrix = self._pack(weight)
+        inputs = [node.inputs[0], _constant(graph, node, "q4", ir.tensor(matrix.packed))]
+        inputs.append(_constant(graph, node, "scales", ir.tensor(matrix.scales)))
         if node.op_type == "Gemm" and len(node.inputs) > 2:
             inputs += [None, None, node.inputs[2]]
         new = ir.node(
@@ -80,26 +120,27 @@ class Quantizer:
             attributes={
                 "K": weight.shape[0],
                 "N": weight.shape[1],
-                "bits": bits,
+                "bits": 4,
                 "block_size": BLOCK,
                 "accuracy_level": ACCURACY_LEVEL,
             },
             domain=CONTRIB,
         )
-        result = new.outputs[0]
-        result.shape, result.type = node.outputs[0].shape, node.outputs[0].type
         graph.insert_before(node, new)
-        node.outputs[0].replace_all_uses_with(result, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        result.name = name
+        take_place(graph, node, new.outputs[0])
 
-    def _pack(self, weight: npt.NDArray[np.float32], bits: int) -> tuple[ir.Tensor, ir.Tensor]:
-        key = (sha256(np.ascontiguousarray(weight).tobytes()).hexdigest(), bits)
-        if key not in self._seen:
-            packed, scales = quantize_matrix(weight, bits)
-            hold = self.scratch.hold
-            self._seen[key] = ir.tensor(hold(packed)), ir.tensor(hold(scales))
-        return self._seen[key]
+    def _pack(self, weight: Matrix) -> tuple[str, PackedMatrix]:
+        """A matrix in blocks, and its name among those that are unpacked."""
+        key = _digest(weight)
+        if key not in self._blocks:
+            packed, scales = (self.scratch.hold(part) for part in quantize_matrix(weight, 4))
+            matrix = PackedMatrix(packed, scales, weight.shape[0])
+            self._blocks[key] = f"{names.UNPACKED}{len(self._blocks)}", matrix
+        return self._blocks[key]
+
+
+def _digest(weight: Matrix) -> str:
+    return sha256(np.ascontiguousarray(weight).tobytes()).hexdigest()
 
 
 def is_quantizable(weight: npt.NDArray[np.float32]) -> bool:
@@ -158,8 +199,5 @@ def constant_matrix(node: ir.Node) -> npt.NDArray[np.float32] | None:
     return matrix.T if node.attributes.get_int("transB", 0) else matrix
 
 
-def _constant(graph: ir.Graph, name: str, tensor: ir.Tensor) -> ir.Value:
-    own = ir.tensor(tensor.numpy(), name=name)
-    value = ir.Value(name=name, shape=own.shape, type=ir.TensorType(own.dtype), const_value=own)
-    graph.register_initializer(value)
-    return value
+def _constant(graph: ir.Graph, node: ir.Node, kind: str, tensor: ir.Tensor) -> ir.Value:
+    return register(graph, ir.tensor(tensor.numpy(), name=f"{node.outputs[0].name}_{kind}"))

@@ -1,8 +1,8 @@
 """The embedding table in 8 or 4 bits: rows are gathered first, then dequantized.
 
-`ort` graphs have com.microsoft's GatherBlockQuantized over the very bytes of a MatMulNBits matrix,
-so a table that is the head as well is stored once. `portable` graphs have a Gather after
-DequantizeLinear, since TensorRT takes 8-bit constants nowhere else.
+`ort` graphs have com.microsoft's GatherBlockQuantized, and for a table that is the head as well a
+Gather of columns of the head's very matrix, so that it is stored once. `portable` graphs have a
+Gather after DequantizeLinear, since TensorRT takes 8-bit constants nowhere else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgetok import names
+from edgetok.export.lowering.levels import round_levels
 from edgetok.export.lowering.names import CONTRIB
 from edgetok.export.lowering.quantize import is_quantizable, quantize_matrix
 
@@ -40,6 +41,29 @@ def gather_blocks(model: ir.Model, bits: int) -> None:
             _replace(model.graph, node, table, bits)
             model.graph.opset_imports[CONTRIB] = 1
     passes.RemoveUnusedNodesPass()(model)
+
+
+def gather_columns(model: ir.Model) -> None:
+    """Replace every lookup of token ids by one in int8 columns [D, V], a scale each, in place."""
+    for node in list(model.graph):
+        table = find_table(node)
+        if table is not None:
+            _replace_by_columns(model.graph, node, table)
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def _replace_by_columns(graph: ir.Graph, node: ir.Node, table: npt.NDArray[np.float32]) -> None:
+    levels, scales = round_levels(table.T, 8)
+    name, ids = str(node.inputs[0].name), node.inputs[1]
+    columns = ir.node(
+        "Gather", [_constant(graph, f"{name}_int8", levels), ids], attributes={"axis": 1}
+    )
+    rank = len(node.outputs[0].shape or ())
+    turned = ir.node("Transpose", columns.outputs, attributes={"perm": [*range(1, rank), 0]})
+    floats = ir.node("Cast", turned.outputs, attributes={"to": ir.DataType.FLOAT})
+    steps = ir.node("Gather", [_constant(graph, f"{name}_steps", scales.reshape(-1, 1)), ids])
+    rows = ir.node("Mul", [floats.outputs[0], steps.outputs[0]])
+    _put_in_place(graph, node, [columns, turned, floats, steps, rows])
 
 
 def _replace(graph: ir.Graph, node: ir.Node, table: npt.NDArray[np.float32], bits: int) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from edgetok.bundle.manifest import Flavour, Weights
 from edgetok.export.attention import Scales
-from edgetok.export.lowering import portable, portable_decoder
+from edgetok.export.lowering import portable_decoder
+from edgetok.export.lowering.levels import round_matrix
 from edgetok.export.lowering.quantize import (
     BITS,
     dequantize_matrix,
@@ -44,14 +45,16 @@ def hold_rounded(
     projectors = (parts.projector, *parts.deepstack_projectors)
     tower = (*vision.blocks, *vision.stems)
     stages = {"tower": tower, "compress": projectors, "head": (parts.text.head,)}
-    rounding = portable.round_matrix if flavour == "portable" else _round_blocks
+    rounding = round_matrix if flavour == "portable" else _round_as_stored
+    in_blocks = flavour == "ort" and not parts.text.is_tied
     with ExitStack() as stack:
         for stage, modules in stages.items():
             if stage in bits:
                 stack.enter_context(round_linears(modules, bits[stage], rounding, parts.scratch))
         if "table" in bits:
-            table = (parts.text.embed,)
-            stack.enter_context(round_weights(table, bits["table"], rounding, parts.scratch))
+            table, own = (parts.text.embed,), bits["table"]
+            rounds = _round_blocks if in_blocks else rounding
+            stack.enter_context(round_weights(table, own, rounds, parts.scratch))
         if "decode" in bits and flavour == "portable":
             stack.enter_context(_rounded_layers(parts, bits["decode"], scales))
         elif "decode" in bits:
@@ -75,9 +78,9 @@ def _rounded_layers(parts: Parts, bits: int, scales: Scales | None) -> Iterator[
 def _round_folded(factors: Tensor | None) -> Rounding:
     """Round a matrix whose rows are multiplied by `factors` [K], and take them out again."""
     if factors is None:
-        return portable.round_matrix
+        return round_matrix
     by = factors.numpy()[:, None]
-    return lambda weight, bits: portable.round_matrix(weight * by, bits) / by
+    return lambda weight, bits: round_matrix(weight * by, bits) / by
 
 
 @contextmanager
@@ -92,7 +95,7 @@ def round_linears(
     `rounding` takes a weight [K, N] and bits; that of the `ort` flavour if None.
     """
     linears, scratch = list(_linears(modules)), scratch or Scratch()
-    with round_weights(linears, bits, rounding or _round_blocks, scratch):
+    with round_weights(linears, bits, rounding or _round_as_stored, scratch):
         yield
 
 
@@ -114,6 +117,11 @@ def round_weights(
 def _linears(modules: Iterable[nn.Module]) -> Iterable[nn.Linear]:
     for module in modules:
         yield from (inner for inner in module.modules() if isinstance(inner, nn.Linear))
+
+
+def _round_as_stored(weight: Matrix, bits: int) -> Matrix:
+    """As the `ort` flavour stores a matrix: by columns at 8 bits, in blocks at 4."""
+    return round_matrix(weight, bits) if bits == 8 else _round_blocks(weight, bits)
 
 
 def _round_blocks(weight: Matrix, bits: int) -> Matrix:

@@ -23,13 +23,16 @@ Array = npt.NDArray[Any]
 Made = Mapping[str, Array]  # the outputs of a compress graph, by name
 
 
+_ROUNDING = (b"MatMulNBits", b"MatMulIntegerToFloat")
+
+
 def _is_float(graph: Graph) -> bool:
     """Whether packed and unpacked kernels give the same: packing would copy every weight.
 
     Where a graph rounds they do not, and what is checked must be what the runtime ships.
     """
     few_bits = any(tensor.dtype in ("int8", "uint8") for tensor in graph.stage.inputs)
-    return not few_bits and b"MatMulNBits" not in graph.data
+    return not few_bits and not any(each in graph.data for each in _ROUNDING)
 
 
 class GraphRunner:
@@ -58,12 +61,14 @@ class GraphRunner:
         self.signals: dict[int, float] = {}
         self.left = 0  # the layer before which visual rows left, after a prefill in segments
         self._sessions: dict[tuple[str, int | None], Any] = {}
+        self._unpacked: dict[str, Array] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
         for graph in graphs:
             options = ort.SessionOptions()
             options.log_severity_level = 3
             # PyTorch works between two calls; threads that spin meanwhile would take its cores.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            options.add_session_config_entry("session.x64quantprecision", "1")
             folder = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(folder, str(root))
             unpacked = "1" if graph.stage.stage != "decode" or _is_float(graph) else "0"
@@ -76,6 +81,8 @@ class GraphRunner:
             self._sessions[stage, part] = session
             for spec in graph.stage.inputs:
                 self._shapes[spec.name] = (spec.shape, spec.dtype)
+        if (names.UNPACK, None) in self._sessions:
+            self._unpacked = self.run(names.UNPACK, None, {})
 
     def run(self, stage: str, budget: int | None, feeds: dict[str, Array]) -> dict[str, Array]:
         """Run a rung's graph, or the shared one; inputs that it does not have are left out."""
@@ -83,7 +90,8 @@ class GraphRunner:
         session = self._sessions[own if own in self._sessions else (stage, None)]
         wanted = [value.name for value in session.get_inputs()]
         found = [value.name for value in session.get_outputs()]
-        values = session.run(found, {name: feeds[name] for name in wanted})
+        given = feeds | self._unpacked
+        values = session.run(found, {name: given[name] for name in wanted})
         return dict(zip(found, values, strict=True))
 
     def look(self, budget: int | None, pixels: Array) -> dict[str, Array]:

@@ -204,6 +204,8 @@ def _settings(ort: Any, options: StageOptions, root: Path, threads: int) -> Any:
     entries = {
         "session.model_external_initializers_file_folder_path": require_unicode_path(root),
         "session.disable_prepacking": "0" if options.prepack else "1",
+        # Where int8 products overflow (AVX2), slower exact ones; no effect elsewhere.
+        "session.x64quantprecision": "1",
         "session.intra_op.allow_spinning": "1" if options.spinning else "0",
     }
     for key, value in entries.items():

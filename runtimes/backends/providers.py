@@ -58,6 +58,7 @@ STAGE_OPTIONS = {
     "segment": StageOptions(False, False, False, "a part of prefill"),
     "exited": StageOptions(False, False, False, "a part of prefill"),
     "flush": StageOptions(False, False, False, "some roundings, once in many steps"),
+    "unpack": StageOptions(False, False, False, "once, at load"),
     "compact": StageOptions(False, False, False, "a gather, once in many steps"),
     "encode": StageOptions(False, False, False, "as the tower, and there is one per rung"),
     "describe": StageOptions(False, False, False, "a few rows, once per text"),

@@ -34,6 +34,7 @@ class LoadedGraphs:
         require_buffers(bundle.manifest, flavour)
         self._bundle, self._ladder, self._flavour = bundle, ladder, flavour
         self._backend = backend
+        self._unpack()
         self._graphs = self._load()
         self.decode = self.find("decode", ladder.smallest)
         self.extend = self._graphs.get((names.EXTEND, ladder.smallest.budget))
@@ -53,6 +54,12 @@ class LoadedGraphs:
                 f"the rung of {rung.budget} visual tokens is not loaded; loaded are "
                 f"{self._ladder.budgets}"
             ) from None
+
+    def _unpack(self) -> None:
+        """Make the weights that graphs read as inputs; they lie in the buffers that all share."""
+        for stage in self._bundle.manifest.stages:
+            if (stage.stage, stage.flavour) == (names.UNPACK, self._flavour):
+                self._backend.bind(stage).run()
 
     def _load_room(self) -> Room:
         kv, rung, cache = self._bundle.manifest.kv, self._ladder.largest, self.decode.inputs

@@ -210,5 +210,6 @@ def _misfits(side: str, tensors: list[Tensor], expected: Interface) -> Iterator[
 
 def _unfed(stage: Stage, expected: Interface) -> Iterator[str]:
     for tensor in stage.inputs:
-        if tensor.name not in expected and not is_buffer(tensor):
+        is_fed = is_buffer(tensor) or tensor.name.startswith(names.UNPACKED)
+        if tensor.name not in expected and not is_fed:
             yield f"input {tensor.name} is one that nothing feeds"

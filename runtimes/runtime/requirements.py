@@ -26,9 +26,10 @@ def needed_bytes(manifest: Manifest, ladder: Ladder, flavour: Flavour = "ort") -
     weights = sum(f.bytes for path, f in manifest.files.items() if path.startswith(WEIGHTS_PREFIX))
     budgets, cache = {None, *ladder.budgets}, list_buffers(manifest, flavour)
     stages = [s for s in manifest.stages if s.flavour == flavour and s.budget in budgets]
-    tensors = (t for stage in stages for t in stage.inputs + stage.outputs if t.name not in cache)
-    held = sum(tensor.bytes for tensor in cache.values())
-    return weights + held + _SCRATCH * max(tensor.bytes for tensor in tensors)
+    tensors = [t for stage in stages for t in stage.inputs + stage.outputs if t.name not in cache]
+    unpacked = {t.name: t for t in tensors if t.name.startswith(names.UNPACKED)}
+    held = sum(tensor.bytes for tensor in (*cache.values(), *unpacked.values()))
+    return weights + held + _SCRATCH * max(t.bytes for t in tensors if t.name not in unpacked)
 
 
 def loaded_ladder(ladder: Ladder, budgets: Iterable[int] | None) -> Ladder:

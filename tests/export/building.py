@@ -31,7 +31,9 @@ def make_builder(
     """A builder of this flavour alone; every row in float32 if there is no cache."""
     bits = BITS[weights]
     portable = flavour == "portable"
-    lowering = PortableLowering(bits) if portable else OrtLowering(bits, parts.scratch)
+    lowering = (
+        PortableLowering(bits) if portable else OrtLowering(bits, parts.scratch, parts.text.is_tied)
+    )
     return GraphBuilder(parts, method, ladder, cache or keep_rows(ladder), [lowering])
 
 

@@ -119,6 +119,8 @@ constexpr char EXTEND[] = "extend";
 constexpr char SEGMENT[] = "segment";
 constexpr char EXITED[] = "exited";
 constexpr char FLUSH[] = "flush";
+constexpr char UNPACK[] = "unpack";
+constexpr char UNPACKED[] = "unpacked_weight_";
 constexpr char COMPACT[] = "compact";
 }  // namespace names
 

@@ -31,7 +31,8 @@ const Weights::Map& Weights::map(const std::string& path) {
 namespace {
 
 // Operators whose kernels pack a weight.
-const std::set<std::string> kPacking = {"MatMul", "Gemm", "MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul"};
+const std::set<std::string> kPacking = {"MatMul", "Gemm", "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat",
+                                        "DynamicQuantizeMatMul"};
 
 // What such operators alone read. A session does not fold what it was lent, so lending more costs more
 // than it saves.

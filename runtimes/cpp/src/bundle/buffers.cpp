@@ -264,6 +264,8 @@ void missing_problems(const Manifest& m, const Stage& stage, const Buffers& buff
 
 bool is_buffer(const std::string& name) { return begins(name, "past_") && name != names::PAST_LENGTHS; }
 
+bool is_unpacked(const std::string& name) { return begins(name, names::UNPACKED); }
+
 std::string layered(const std::string& name, std::int64_t layer) { return name + "_" + std::to_string(layer); }
 
 Buffers list_buffers(const Manifest& m, const std::string& flavour) {

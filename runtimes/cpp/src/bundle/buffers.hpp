@@ -17,6 +17,8 @@ using Buffers = std::map<std::string, Tensor>;  // by name
 
 // Whether a graph's input is a part of the cache.
 bool is_buffer(const std::string& name);
+// Whether a tensor is a weight that `unpack` makes.
+bool is_unpacked(const std::string& name);
 
 // past_key, 3 -> past_key_3
 std::string layered(const std::string& name, std::int64_t layer);

@@ -3,6 +3,7 @@
 #include <set>
 #include <tuple>
 
+#include "bundle/buffers.hpp"
 #include "bundle/contradictions.hpp"
 #include "bundle/files.hpp"
 #include "error.hpp"
@@ -166,6 +167,42 @@ void exit_problems(const Manifest& m, Found& out) {
   }
 }
 
+// Weights that graphs read as inputs are made by one graph of their flavour.
+void unpack_problems(const Manifest& m, Found& out) {
+  std::set<std::string> flavours;
+  for (const auto& stage : m.stages) flavours.insert(stage.flavour);
+  for (const auto& flavour : flavours) {
+    std::int64_t makers = 0;
+    bool alone = true;
+    std::map<std::string, Tensor> made;
+    std::set<std::string> missing;
+    for (const auto& stage : m.stages) {
+      if (stage.flavour != flavour || stage.stage != names::UNPACK) continue;
+      ++makers;
+      alone = alone && !stage.budget && stage.inputs.empty();
+      for (const auto& tensor : stage.outputs) made[tensor.name] = tensor;
+    }
+    if (makers > 1 || !alone) {
+      out.push_back("$.stages: " + flavour + " has " + str(makers) + " graphs of unpack, not one without inputs");
+    }
+    for (const auto& [name, tensor] : made) {
+      if (is_unpacked(name) && tensor.dtype == "int8") continue;
+      out.push_back("$.stages: unpack makes " + name + " of " + tensor.dtype + ", no int8 weight");
+    }
+    for (const auto& stage : m.stages) {
+      if (stage.flavour != flavour) continue;
+      for (const auto& tensor : stage.inputs) {
+        if (!is_unpacked(tensor.name)) continue;
+        const auto found = made.find(tensor.name);
+        if (found == made.end() || !(found->second == tensor)) missing.insert(tensor.name);
+      }
+    }
+    for (const auto& name : missing) {
+      out.push_back("$.stages: no " + flavour + " graph of unpack makes " + name + " as it is read");
+    }
+  }
+}
+
 void ring_problems(const Manifest& m, Found& out) {
   const Kv& kv = m.kv;
   if (kv.filing != "none" && kv.ring == 0) {
@@ -302,6 +339,7 @@ std::vector<std::string> find_contradictions(const Manifest& m) {
   compaction_problems(m, out);
   ring_problems(m, out);
   exit_problems(m, out);
+  unpack_problems(m, out);
   controller_problems(m, out);
   for (const auto& stage : m.stages) {
     tensor_problems(stage, out);

@@ -90,7 +90,7 @@ const Schema* tensor_schema() {
 
 const Schema* stage_schema() {
   static const Schema* const made = object({
-      {"stage", choice({"compact", "compress", "decode", "describe", "embed", "encode", "exited", "extend", "flush", "prefill", "segment", "tower"}), {}},
+      {"stage", choice({"compact", "compress", "decode", "describe", "embed", "encode", "exited", "extend", "flush", "prefill", "segment", "tower", "unpack"}), {}},
       {"budget", nullable(integer(1, 1099511627776)), {}},
       {"flavour", choice({"ort", "portable"}), {}},
       {"file", text("", 0, 240), {}},

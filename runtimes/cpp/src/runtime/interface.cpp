@@ -190,7 +190,7 @@ void require_interface(const Served& at) {
   find_misfits("input", at.stage.inputs, expected.inputs, problems);
   find_misfits("output", at.stage.outputs, expected.outputs, problems);
   for (const auto& tensor : at.stage.inputs) {
-    if (expected.inputs.count(tensor.name) == 0 && !is_buffer(tensor.name)) {
+    if (expected.inputs.count(tensor.name) == 0 && !is_buffer(tensor.name) && !is_unpacked(tensor.name)) {
       problems.push_back("input " + tensor.name + " is one that nothing feeds");
     }
   }

@@ -46,6 +46,7 @@ std::vector<Rung> pick_rungs(const std::vector<Rung>& all, const std::vector<std
 double needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, const std::string& flavour) {
   const auto size_of = [](const Tensor& tensor) { return static_cast<double>(bytes_of(tensor)); };
   double widest = 0, total = static_cast<double>(weights_bytes(m));
+  std::map<std::string, double> unpacked;
   for (const auto& stage : m.stages) {
     const bool loaded = !stage.budget || std::any_of(ladder.begin(), ladder.end(), [&](const Rung& rung) {
       return rung.budget == *stage.budget;
@@ -53,11 +54,16 @@ double needed_bytes(const Manifest& m, const std::vector<Rung>& ladder, const st
     if (stage.flavour != flavour || !loaded) continue;
     for (const auto* side : {&stage.inputs, &stage.outputs}) {
       for (const auto& tensor : *side) {
-        if (!is_buffer(tensor.name)) widest = std::max(widest, size_of(tensor));
+        if (is_unpacked(tensor.name)) {
+          unpacked[tensor.name] = size_of(tensor);
+        } else if (!is_buffer(tensor.name)) {
+          widest = std::max(widest, size_of(tensor));
+        }
       }
     }
   }
   for (const auto& [name, tensor] : list_buffers(m, flavour)) total += size_of(tensor);
+  for (const auto& [name, bytes] : unpacked) total += bytes;
   return total + kScratch * widest;
 }
 
@@ -103,6 +109,9 @@ void Runtime::require(const Bundle& bundle, const Stage& stage, const Rung& rung
 
 void Runtime::load(const Bundle& bundle, const MakeGraph& make) {
   require_memory(manifest_, ladder_, flavour_);
+  for (const auto& stage : manifest_.stages) {  // weights that graphs read as inputs
+    if (stage.stage == names::UNPACK && stage.flavour == flavour_) backend_->bind(stage)->run();
+  }
   std::vector<std::string> stages(std::begin(kStages), std::end(kStages));
   if (manifest_.kv.extends) stages.emplace_back(names::EXTEND);
   for (const auto& name : stages) {
