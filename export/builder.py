@@ -47,11 +47,13 @@ class GraphBuilder:
         for done, (spec, lowering) in enumerate(jobs):
             progress(spec.title.replace("_", " "), done / len(jobs))
             graphs.append(build_graph(spec, lowering, self.store))
-        for lowering in self.lowerings:
-            if (unpack := lowering.make_unpack()) is not None:
-                spec = StageSpec(names.UNPACK, None, StageModule)
-                graphs.append(describe_graph(spec, lowering, unpack, self.store))
-        return graphs
+        return [*graphs, *self.build_unpack()]
+
+    def build_unpack(self) -> list[Graph]:
+        """Of each flavour, what makes the weights that graphs so far read as inputs."""
+        spec = StageSpec(names.UNPACK, None, StageModule)
+        made = [(lowering, lowering.make_unpack()) for lowering in self.lowerings]
+        return [describe_graph(spec, by, model, self.store) for by, model in made if model]
 
     def list_stages(self, lowering: Lowering) -> Iterator[StageSpec]:
         """Stages of one flavour, those of single layers apart."""

@@ -90,7 +90,7 @@ def smooth(reference: Reference, cases: Sequence[Case]) -> None:
             before = look_and_read(reference, case)
     if not torch.isfinite(before).all():
         raise InputError("the model makes NaN of the samples; look at them, or at the checkpoint")
-    for step in (smooth_norms, smooth_chains):
+    for step in (smooth_chains, smooth_norms):  # chains change the columns that norms look at
         changed = step(ranges, parts)
         after = look_and_read(reference, given[-1])
         if not torch.allclose(after, before, rtol=0, atol=NEAR * float(before.abs().max())):

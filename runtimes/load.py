@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgetok.bundle.manifest import Flavour, digest_content
+from edgetok.bundle.manifest import Flavour, Manifest, digest_content
 from edgetok.bundle.reader import Bundle
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.backends.providers import runs_engines
@@ -32,7 +32,8 @@ def load(
         budgets: the rungs to load; all when None.
         threads: threads per operator; one per physical core when None.
         flavour: "ort", or "portable" for the graphs of standard operators that `edgetok export
-            --flavour portable` adds; "portable" for engines and "ort" elsewhere when None.
+            --flavour portable` adds. When None, "portable" for engines and for quantized bundles on
+            a GPU, which has no kernels for the others' products; "ort" elsewhere.
         precision: of matrix products in engines: "fp32", "fp16" or "bf16".
 
     Raises:
@@ -48,7 +49,13 @@ def load(
         device=device,
         budgets=budgets,
         threads=threads,
-        flavour=flavour or ("portable" if runs_engines(device) else "ort"),
+        flavour=flavour or _flavour_on(device, opened.manifest),
         precision=precision,
     )
     return Model(runtime, processor, digest_content(opened.manifest))
+
+
+def _flavour_on(device: str, manifest: Manifest) -> Flavour:
+    quantized = manifest.precision.weights != "fp32" and device != "cpu"
+    has_portable = any(stage.flavour == "portable" for stage in manifest.stages)
+    return "portable" if runs_engines(device) or (quantized and has_portable) else "ort"

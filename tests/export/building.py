@@ -48,7 +48,8 @@ def build(builder: GraphBuilder, *wanted: str) -> list[Graph]:
     specs = [*builder.list_stages(lowering), *builder.list_later(lowering)]
     if wanted:
         specs = [spec for spec in specs if spec.name in wanted or spec.title in wanted]
-    return [build_graph(spec, lowering, builder.store) for spec in specs]
+    graphs = [build_graph(spec, lowering, builder.store) for spec in specs]
+    return [*graphs, *builder.build_unpack()]
 
 
 def write_weights(builder: GraphBuilder, folder: Path) -> None:

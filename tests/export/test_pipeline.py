@@ -137,7 +137,6 @@ def test_breach_of_a_portable_graph_is_seen(
         return levels[::-1].copy(), scales
 
     monkeypatch.setattr(portable, "round_levels", wrong)
-    monkeypatch.setattr(portable, "round_matrix", lambda weight, bits: weight)
     with pytest.raises(VerificationError, match="portable tower"):
         export_model(model_dir, tmp_path / "x.bundle", weights="int8", flavour="portable", **SMALL)
     assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,7 @@ from edgetok.bundle.manifest import Flavour
 from edgetok.errors import UsageError
 from edgetok.export.graph import Graph
 from edgetok.export.lowering import portable
+from edgetok.export.lowering.levels import round_matrix
 from edgetok.export.reference.model import Reference
 from edgetok.families import open_model
 from edgetok.families.parts import Parts
@@ -172,7 +173,7 @@ def test_dequantized_weights_are_the_rounded_ones(bits: int, turned: bool) -> No
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {"x": x})
-    rounded = portable.round_matrix(weight, bits)
+    rounded = round_matrix(weight, bits)
     np.testing.assert_allclose(got, rounded, rtol=0, atol=1e-6)
     step = np.abs(weight).max() / (2 ** (bits - 1) - 1)
     assert 0 < np.abs(rounded - weight).max() <= step / 2 * 1.001

@@ -1,5 +1,7 @@
 #include "backends/backend.hpp"
 
+#include <algorithm>
+
 #include "backends/engines.hpp"
 #include "backends/providers.hpp"
 #include "backends/session.hpp"
@@ -12,8 +14,11 @@ const Buffer& Graph::find(const std::map<std::string, Buffer>& buffers, const st
   return found->second;
 }
 
-std::string pick_flavour(const std::string& device, const std::string& asked) {
-  const bool standard = needs_standard_operators(device);
+std::string pick_flavour(const std::string& device, const std::string& asked, const Manifest& m) {
+  const bool portable = std::any_of(m.stages.begin(), m.stages.end(),
+                                    [](const Stage& stage) { return stage.flavour == "portable"; });
+  const bool quantized = m.weights != "fp32" && device != "cpu";  // products that no GPU has kernels for
+  const bool standard = needs_standard_operators(device) || (quantized && portable);
   return !asked.empty() ? asked : standard ? "portable" : "ort";
 }
 

@@ -62,7 +62,7 @@ struct BackendOptions {
 
 // Which of a bundle's graphs are read: the device's unless others are asked for. Throws Error(usage)
 // for an unknown device.
-std::string pick_flavour(const std::string& device, const std::string& asked);
+std::string pick_flavour(const std::string& device, const std::string& asked, const Manifest& m);
 
 // The bundle must outlive it. Throws Error(usage) for an unknown device, Error(incompatible) for one
 // that this library or this machine does not have.

@@ -85,7 +85,7 @@ Encoder::Encoder(std::shared_ptr<const Bundle> bundle, const LoadOptions& option
       plan_(parse_image_plan(bundle_->read("processor/image.json"))) {
   const Manifest& m = bundle_->manifest();
   const auto budgets = pick_budgets(m, options.budgets);
-  const std::string flavour = pick_flavour(options.device, options.flavour);
+  const std::string flavour = pick_flavour(options.device, options.flavour, m);
   require_flavour(m, flavour);
   backend_ = make_backend(*bundle_, {options.device, flavour, options.precision, pick_threads(options.threads),
                                      options.packed});

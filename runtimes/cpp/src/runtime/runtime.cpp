@@ -85,7 +85,7 @@ std::vector<float> copy_floats(const Buffer& buffer) {
 
 Runtime::Runtime(const Bundle& bundle, const LoadOptions& options)
     : manifest_(bundle.manifest()),
-      flavour_(pick_flavour(options.device, options.flavour)),
+      flavour_(pick_flavour(options.device, options.flavour, bundle.manifest())),
       ladder_(pick_rungs(bundle.manifest().ladder, options.budgets)),
       rows_(bundle.manifest().kv, bundle.manifest().text.max_positions) {
   require_flavour(manifest_, flavour_);
