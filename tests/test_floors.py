@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 GROUND = {
-    *("errors", "limits", "ladder", "names", "options", "rules", "scratch", "tokens"),
+    *("errors", "limits", "ladder", "names", "options", "overflow", "rules", "scratch", "tokens"),
     *("user_cache", "version", "installed"),
 }
 TOOLS = {"methods", "prefill", "kv", "families", "bundle", "text", "images", "control", "engines"}
@@ -22,6 +22,7 @@ TOOLS = {"methods", "prefill", "kv", "families", "bundle", "text", "images", "co
 # Every import counts, those inside functions and under TYPE_CHECKING too.
 MAY_KNOW: dict[str, set[str]] = {
     "errors": set(),
+    "overflow": set(),
     "limits": set(),
     "ladder": {"errors", "limits"},
     "names": set(),

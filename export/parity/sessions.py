@@ -17,6 +17,7 @@ import onnxruntime as ort
 from edgetok import names
 from edgetok.export.graph import Graph
 from edgetok.kv import EvictionPlan
+from edgetok.overflow import EXACT, overflows
 from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
@@ -68,11 +69,12 @@ class GraphRunner:
             options.log_severity_level = 3
             # PyTorch works between two calls; threads that spin meanwhile would take its cores.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            options.add_session_config_entry("session.x64quantprecision", "1")
             folder = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(folder, str(root))
             unpacked = "1" if graph.stage.stage != "decode" or _is_float(graph) else "0"
             options.add_session_config_entry("session.disable_prepacking", unpacked)
+            if graph.stage.flavour == "ort" and overflows():
+                options.add_session_config_entry(*EXACT)
             session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
             stage, layer = graph.stage.stage, graph.stage.layer
             part = graph.stage.budget if layer is None else layer

@@ -16,10 +16,10 @@ from edgetok.bundle.manifest import Manifest, Stage, Tensor, digest_content
 from edgetok.bundle.paths import require_unicode_path
 from edgetok.bundle.reader import Bundle, EncoderBundle
 from edgetok.errors import BundleError, EdgetokError, IncompatibleError, ResourceError
+from edgetok.overflow import EXACT, overflows
 from edgetok.runtimes.backends.providers import (
     DEVICES,
     STAGE_OPTIONS,
-    StageOptions,
     configure,
     import_onnxruntime,
     require_provider_in_use,
@@ -182,7 +182,7 @@ def make_session(
     """
     import onnxruntime as ort
 
-    settings = _settings(ort, STAGE_OPTIONS[stage.stage], root, threads)
+    settings = _settings(ort, stage, root, threads)
     first = providers[0]
     provider = first if isinstance(first, str) else first[0]
     if provider != CPU:
@@ -195,7 +195,8 @@ def make_session(
     return session
 
 
-def _settings(ort: Any, options: StageOptions, root: Path, threads: int) -> Any:
+def _settings(ort: Any, stage: Stage, root: Path, threads: int) -> Any:
+    options = STAGE_OPTIONS[stage.stage]
     settings = ort.SessionOptions()
     settings.log_severity_level = _FATAL
     settings.intra_op_num_threads = threads
@@ -204,10 +205,10 @@ def _settings(ort: Any, options: StageOptions, root: Path, threads: int) -> Any:
     entries = {
         "session.model_external_initializers_file_folder_path": require_unicode_path(root),
         "session.disable_prepacking": "0" if options.prepack else "1",
-        # Where int8 products overflow (AVX2), slower exact ones; no effect elsewhere.
-        "session.x64quantprecision": "1",
         "session.intra_op.allow_spinning": "1" if options.spinning else "0",
     }
+    if stage.flavour == "ort" and overflows():  # others have no such products
+        entries |= [EXACT]
     for key, value in entries.items():
         settings.add_session_config_entry(key, value)
     return settings

@@ -85,6 +85,21 @@ int pick_threads(int threads) {
   return threads;
 }
 
+bool overflows_in_int8() {
+#if defined(__x86_64__)
+  static const bool kOverflows = [] {
+    std::ifstream file = open_plain("/proc/cpuinfo");
+    for (std::string word; file >> word;) {
+      if (word == "avx512_vnni" || word == "avx_vnni") return false;
+    }
+    return true;
+  }();
+  return kOverflows;
+#else
+  return false;
+#endif
+}
+
 std::int64_t available_bytes() {
   const auto system = field_bytes("/proc/meminfo", "MemAvailable"), group = cgroup_left();
   return group < 0 || (system >= 0 && system < group) ? system : group;

@@ -6,6 +6,7 @@
 #include "backends/providers.hpp"
 #include "backends/user_cache.hpp"
 #include "bundle/buffers.hpp"
+#include "machine.hpp"
 
 namespace edgetok_impl {
 
@@ -83,8 +84,7 @@ Ort::SessionOptions make_options(const Stage& stage, const std::string& root, in
   if (!step) options.DisableCpuMemArena();
   options.AddConfigEntry("session.model_external_initializers_file_folder_path", root.c_str());
   options.AddConfigEntry("session.disable_prepacking", step || packed ? "0" : "1");
-  // Where int8 products overflow (AVX2), slower exact ones; no effect elsewhere.
-  options.AddConfigEntry("session.x64quantprecision", "1");
+  if (stage.flavour == "ort" && overflows_in_int8()) options.AddConfigEntry("session.x64quantprecision", "1");
   if (packed) options.AddConfigEntry("optimization.disable_specified_optimizers", kTurnWeights);
   options.AddConfigEntry("session.intra_op.allow_spinning", step ? "1" : "0");
   return options;
