@@ -33,7 +33,7 @@ from edgetok.export.parity.inputs import InputReport, check_inputs
 from edgetok.export.parity.ledger import ParityReport, require_parity
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.reference.model import Reference
-from edgetok.export.smoothing import smooth
+from edgetok.export.reference.smoothing import smooth
 from edgetok.families import open_model
 from edgetok.families.checkpoint import Checkpoint, read_checkpoint, require_tokenizer
 from edgetok.families.encoders import is_encoder

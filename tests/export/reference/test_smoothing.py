@@ -14,7 +14,7 @@ from edgetok.errors import InputError
 from edgetok.export.cases import synthetic_cases
 from edgetok.export.lowering.levels import round_matrix
 from edgetok.export.reference.model import Reference
-from edgetok.export.smoothing import look_and_read, smooth
+from edgetok.export.reference.smoothing import look_and_read, smooth
 from edgetok.families import open_model
 from edgetok.methods import METHODS
 

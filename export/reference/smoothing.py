@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from edgetok import names
 from edgetok.errors import InputError
 from edgetok.export.cases import Case
-from edgetok.export.parity.gate import visual_rows
 from edgetok.export.reference.model import Reference
 from edgetok.families.parts import Parts
 from edgetok.scratch import Scratch
@@ -109,7 +108,7 @@ def look_and_read(reference: Reference, case: Case) -> Tensor:
     seen = reference.look(case, full)
     made = reference.compress(seen, full)
     embeds = reference.embed(case.before, made[names.VISUAL_TOKENS], case.after)
-    visual = visual_rows(len(case.before), full)
+    visual = range(len(case.before), len(case.before) + full)
     logits = reference.answer(embeds, 1, visual, made=made).logits[0]
     return torch.cat([seen[names.FEATURES].reshape(-1), torch.as_tensor(logits).reshape(-1)])
 
