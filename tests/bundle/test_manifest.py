@@ -1,6 +1,8 @@
 """The manifest: one way in, one way out, and nothing but a BundleError in between."""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -125,11 +127,50 @@ CONTRADICTIONS = {
         lambda m: m["stages"].append(m["stages"][-1] | {"stage": "segment", "layer": 1}),
         r"ort graphs of segment and exited do not fit exits \[\]",
     ),
+    "a weight that nothing unpacks": (
+        lambda m: _read_unpacked(m),
+        "no ort graph of unpack makes unpacked_weight_0 as it is read",
+    ),
+    "a weight of another shape": (
+        lambda m: (_read_unpacked(m), _unpack(m, shape=[4, 5])),
+        "no ort graph of unpack makes unpacked_weight_0 as it is read",
+    ),
+    "a weight of another flavour": (
+        lambda m: (_read_unpacked(m), _unpack(m, flavour="portable")),
+        "no ort graph of unpack makes unpacked_weight_0 as it is read",
+    ),
+    "weights unpacked twice": (
+        lambda m: (_unpack(m), _unpack(m)),
+        "ort has 2 graphs of unpack, not one without inputs",
+    ),
+    "unpacking that reads something": (
+        lambda m: _unpack(m, inputs=[_weight(name="pixels")]),
+        "ort has 1 graphs of unpack, not one without inputs",
+    ),
+    "something else unpacked": (
+        lambda m: _unpack(m, name="past_key_0"),
+        "unpack makes past_key_0 of int8, no int8 weight",
+    ),
     "tensor twice": (
         lambda m: m["stages"][0]["inputs"].append(m["stages"][0]["inputs"][0]),
         "pixels is listed twice",
     ),
 }
+
+
+def _weight(**changes: Any) -> dict:
+    return {"name": "unpacked_weight_0", "dtype": "int8", "shape": [4, 4]} | changes
+
+
+def _read_unpacked(manifest: dict) -> None:
+    prefill = next(stage for stage in manifest["stages"] if stage["stage"] == "prefill")
+    prefill["inputs"].append(_weight())
+
+
+def _unpack(manifest: dict, flavour: str = "ort", inputs: Sequence[dict] = (), **made: Any) -> None:
+    of_all = {"stage": "unpack", "budget": None, "flavour": flavour, "inputs": list(inputs)}
+    file = manifest["stages"][0]["file"]
+    manifest["stages"].append(of_all | {"file": file, "outputs": [_weight(**made)]})
 
 
 def _file(path: str, size_bytes: int = 0) -> dict:

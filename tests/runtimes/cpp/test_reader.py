@@ -135,6 +135,8 @@ def test_newer_format_names_who_wrote_it(library, capi, tiny, bundle_dir):
         lambda t: t["stages"].append(t["stages"][0]),
         lambda t: t["stages"][0].update(layer=0),
         lambda t: t["stages"].pop(),
+        lambda t: t["stages"][0]["inputs"].append(_WEIGHT),
+        lambda t: t["stages"].append(t["stages"][0] | {"stage": "unpack", "outputs": [_WEIGHT]}),
         lambda t: t["files"].pop("processor/image.json"),
     ],
 )
@@ -143,6 +145,9 @@ def test_contradiction(library, capi, tiny, bundle_dir, edit):
     with pytest.raises(BundleError):
         tiny.use(bundle_dir)
     _refused(library, capi, bundle_dir, "^manifest.json: ")
+
+
+_WEIGHT = {"name": "unpacked_weight_0", "dtype": "int8", "shape": [4, 4]}
 
 
 @pytest.fixture
