@@ -18,6 +18,7 @@ from edgetok.errors import UsageError
 from edgetok.ladder import parse_budgets
 
 if TYPE_CHECKING:
+    from edgetok.bundle.reader import Bundle
     from edgetok.calibration.recheck import Recheck
     from edgetok.calibration.samples import Sample
 
@@ -73,7 +74,9 @@ def eval_command(
         evaluation = evaluate(model, chosen, model.ladder.budgets, progress)
         if plot is not None:
             plotting.plot_accuracy(evaluation, plot, f"{bundle.name}, {evaluation.samples} samples")
-    emit(msgspec.to_builtins(evaluation), as_json, *_show(evaluation))
+    rounding = _read_rounding(opened)
+    found = msgspec.to_builtins(evaluation) | {"rounding": rounding}
+    emit(found, as_json, *_show(evaluation), *([f"weights by {rounding}"] if rounding else []))
     if plot is not None:
         say(f"plot in {plot}")
 
@@ -161,6 +164,15 @@ def _judge(found: Recheck) -> str:
 def _parse_budgets(budgets: str | None, manifest: Manifest) -> tuple[int, ...] | None:
     """Rungs as typed; what `full` means depends on the bundle."""
     return None if budgets is None else parse_budgets(budgets, manifest.vision.full_tokens)
+
+
+def _read_rounding(bundle: Bundle) -> str | None:
+    """How weights of 4 bits were rounded, as the export's report says; None without such."""
+    path = "reports/parity.json"
+    if path not in bundle.manifest.files:
+        return None
+    rounding: str | None = msgspec.json.decode(bundle.read(path)).get("rounding")
+    return rounding
 
 
 def _show(evaluation: Evaluation) -> list[Table | str]:

@@ -11,6 +11,8 @@ from edgetok.calibration.samples import draw, load_samples
 from edgetok.errors import UsageError
 from edgetok.export.attention import Scales
 from edgetok.export.cases import Case, make_cases, synthetic_cases
+from edgetok.export.lowering.gptq import RoundedWeights, round_layers
+from edgetok.export.lowering.quantize import BITS
 from edgetok.export.options import BUDGETS, ExportOptions
 from edgetok.export.parity.gate import visual_rows
 from edgetok.export.reference.model import Reference
@@ -20,6 +22,7 @@ from edgetok.ladder import Ladder, build_ladder, parse_budgets
 from edgetok.methods import Method
 
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
+GPTQ_SAMPLES = 8
 
 
 def fit_method(method: Method, vision: VisionParts, images: int) -> Method:
@@ -76,17 +79,29 @@ def gather_cases(
 
 def measure_scales(reference: Reference, cases: Sequence[Case], bits: int) -> Scales:
     """Scales of a cache of so many bits, from the rows of these cases at all visual tokens."""
-    full = reference.parts.full_tokens
-
-    def rows() -> Iterable[Any]:
-        for case in cases:
-            made = reference.compress(reference.encode(case.pixels, full), full)
-            embeds = reference.embed(case.before, made[names.VISUAL_TOKENS], case.after)
-            yield reference.inputs(embeds, visual_rows(len(case.before), full), made=made)
-
-    scales = measure_kv_scales(reference.parts.text, rows(), bits)
+    scales = measure_kv_scales(reference.parts.text, list_inputs(reference, cases), bits)
     require_scales(scales)
     return scales
+
+
+def round_to_four(reference: Reference, cases: Sequence[Case]) -> RoundedWeights:
+    """The decoder's weights in 4 bits, by what they read of the first of these cases."""
+    text = reference.parts.text
+
+    def passes() -> Iterable[Any]:
+        for given in list_inputs(reference, cases[:GPTQ_SAMPLES]):
+            yield text.model(**given, use_cache=False)
+
+    return round_layers(text.layers, passes(), BITS["int4"]["decode"], reference.parts.scratch)
+
+
+def list_inputs(reference: Reference, cases: Sequence[Case]) -> Iterable[Any]:
+    """What the decoder is given of each case at all visual tokens."""
+    full = reference.parts.full_tokens
+    for case in cases:
+        made = reference.compress(reference.encode(case.pixels, full), full)
+        embeds = reference.embed(case.before, made[names.VISUAL_TOKENS], case.after)
+        yield reference.inputs(embeds, visual_rows(len(case.before), full), made=made)
 
 
 def _require_prompts_fit(cases: Sequence[Case], prompt_tokens: int) -> None:

@@ -19,18 +19,19 @@ from edgetok.export.caches.choose import CacheChoice, choose_cache
 from edgetok.export.caches.scheme import CacheScheme
 from edgetok.export.cases import Case
 from edgetok.export.encoder.pipeline import export_encoder, refuse_options
-from edgetok.export.fit import fit_ladder, fit_method, gather_cases, measure_scales
+from edgetok.export.fit import fit_ladder, fit_method, gather_cases, measure_scales, round_to_four
 from edgetok.export.graph import Graph, Progress
 from edgetok.export.learned_weights import with_scorer
 from edgetok.export.lowering import weight_file
 from edgetok.export.lowering.flavours import FLAVOURS, list_lowerings
+from edgetok.export.lowering.gptq import RoundedWeights
 from edgetok.export.lowering.quantize import BITS
 from edgetok.export.manifest import describe
 from edgetok.export.options import METHOD, ExportOptions
 from edgetok.export.parity.gate import Subject, check_parity
 from edgetok.export.parity.golden import write_golden
 from edgetok.export.parity.inputs import InputReport, check_inputs
-from edgetok.export.parity.ledger import ParityReport, require_parity
+from edgetok.export.parity.ledger import ParityReport, Rounding, require_parity
 from edgetok.export.parity.sessions import GraphRunner
 from edgetok.export.reference.model import Reference
 from edgetok.export.reference.smoothing import smooth
@@ -68,6 +69,14 @@ class ExportPlan:
     ladder: Ladder
     cache: CacheScheme
     cases: Sequence[Case]
+    rounded: RoundedWeights
+
+    @property
+    def rounding(self) -> Rounding | None:
+        """How weights of 4 bits are rounded, if there are any."""
+        if self.asked.weights != "int4":
+            return None
+        return "gptq" if self.rounded.weights else "nearest"
 
     @property
     def precision(self) -> Precision:
@@ -145,7 +154,9 @@ def _fit(
     choice.require_decoder(parts.text, asked.flavour)
     ladder = fit_ladder(parts, method, asked)
     choice.plan(ladder, parts.text)  # refuses slots that do not fit, before samples are read
-    cases, calibration = gather_cases(parts, asked, measured=choice.is_measured)
+    in_four = asked.weights == "int4" and asked.samples is not None
+    measured = choice.is_measured or in_four
+    cases, calibration = gather_cases(parts, asked, measured=measured)
 
     if asked.weights != "fp32":
         smooth(Reference(parts, method), calibration or cases)
@@ -153,9 +164,9 @@ def _fit(
     def measure(bits: int) -> Any:
         return measure_scales(Reference(parts, method), calibration, bits)
 
-    return ExportPlan(
-        *(asked, parts, method, ladder), choice.fit(parts, ladder, asked.seed, measure), cases
-    )
+    rounded = round_to_four(Reference(parts, method), calibration) if in_four else RoundedWeights()
+    cache = choice.fit(parts, ladder, asked.seed, measure)
+    return ExportPlan(asked, parts, method, ladder, cache, cases, rounded)
 
 
 def _build(plan: ExportPlan, writer: BundleWriter, progress: Progress) -> list[Graph]:
@@ -163,7 +174,8 @@ def _build(plan: ExportPlan, writer: BundleWriter, progress: Progress) -> list[G
     parts, bits = plan.parts, BITS[plan.asked.weights]
     lowerings = list_lowerings(plan.asked.flavour, bits, parts.scratch, parts.text.is_tied)
     builder = GraphBuilder(parts, plan.method, plan.ladder, plan.cache, lowerings)
-    graphs = builder.build(progress)
+    with plan.rounded.hold():
+        graphs = builder.build(progress)
     writer.write(weight_file.FILE, builder.store.chunks())
     for graph in graphs:
         writer.write(graph.stage.file, graph.data)
@@ -191,9 +203,10 @@ def _check(
         VerificationError: if they differ.
     """
     parts, method, ladder = plan.parts, plan.method, plan.ladder
-    subject = Subject(parts, method, ladder, plan.cache, plan.precision, sessions)
+    subject = Subject(parts, method, ladder, plan.cache, plan.precision, sessions, plan.rounded)
     checks, synthetic = check_parity(subject, plan.cases), plan.asked.samples is None
-    report = ParityReport(plan.precision, len(plan.cases), synthetic, inputs, checks)
+    given = plan.precision, plan.rounding, len(plan.cases), synthetic
+    report = ParityReport(*given, inputs, checks)
     require_parity(checks)
     return report
 

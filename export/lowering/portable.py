@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from edgetok.export.attention import TowerEmitter, merge_heads
+from edgetok.export.lowering.blocks import choose_block
 from edgetok.export.lowering.fusion import simplify
-from edgetok.export.lowering.levels import BLOCK, round_levels
+from edgetok.export.lowering.levels import round_levels
 from edgetok.export.lowering.quantize import constant_matrix, is_quantizable
 from edgetok.export.lowering.quantize_embedding import find_table
 
@@ -108,7 +109,8 @@ def _dequantized(
     packed = ir.tensor(levels, dtype=kind, name=f"{name}_int{bits}")
     inputs = [_register(graph, packed)]
     if bits == 4:
-        attributes: dict[str, int] = {"axis": int(transposed), "block_size": BLOCK}
+        size = choose_block(len(weight), bits)
+        attributes: dict[str, int] = {"axis": int(transposed), "block_size": size}
     else:
         attributes, scales = {"axis": int(not transposed)}, scales.reshape(-1)
     inputs.append(_register(graph, ir.tensor(scales, name=f"{name}_scales")))

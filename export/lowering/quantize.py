@@ -1,20 +1,16 @@
 """Quantization of graphs: constant matrices of few bits, and products that read them.
 
 Matrices of 8 bits are int8 with a scale per column, in products of whole numbers
-(`integer_products`). Those of 4 bits are blocks of ONNX Runtime's own quantizer (symmetric, one
-scale per block of 32): a MatMulNBits where one row is multiplied, and where several are, an int8
-matrix that the `unpack` graph makes of the blocks when a bundle is loaded (`unpacking`). A matrix
-that several graphs share is quantized once.
+(`integer_products`). Those of 4 bits have a scale per block (`blocks`): a MatMulNBits where one row
+is multiplied, and where several are, an int8 matrix that the `unpack` graph makes of the blocks
+when a bundle is loaded (`unpacking`). A matrix that several graphs share is quantized once.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from types import ModuleType
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +18,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgetok import names
+from edgetok.export.lowering.blocks import round_blocks
 from edgetok.export.lowering.integer_products import IntegerProducts, register, take_place
 from edgetok.export.lowering.levels import round_levels
 from edgetok.export.lowering.names import CONTRIB
 from edgetok.export.lowering.unpacking import PackedMatrix, make_unpack
 from edgetok.scratch import Scratch
 
-BLOCK = 32  # 5 bits per int4 weight; 128 would be 4.25 bits and coarser
 Matrix = npt.NDArray[np.float32]
 ACCURACY_LEVEL = 4  # int8 activations: 2.7 times faster than float32 ones on a CPU
 SMALLEST_ROWS = 64  # below this a matrix is smaller than what quantizing it would add
@@ -121,7 +117,7 @@ class Quantizer:
                 "K": weight.shape[0],
                 "N": weight.shape[1],
                 "bits": 4,
-                "block_size": BLOCK,
+                "block_size": matrix.packed.shape[2] * 2,
                 "accuracy_level": ACCURACY_LEVEL,
             },
             domain=CONTRIB,
@@ -155,22 +151,7 @@ def quantize_matrix(
     weight: npt.NDArray[np.float32], bits: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     """weight [K, N] -> packed [N, blocks, bytes] uint8 and scales [N, blocks] float32."""
-    library = _import_quantizer()
-    config = library.DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
-    quantizer = library.DefaultWeightOnlyQuantizer(config)
-    packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(weight))
-    return packed, scales
-
-
-def _import_quantizer() -> ModuleType:
-    """ONNX Runtime's quantizer; importing it configures the root logger, which is undone here."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    from onnxruntime.quantization import matmul_nbits_quantizer as library
-
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    return cast(ModuleType, library)
+    return round_blocks(weight, bits)
 
 
 def dequantize_matrix(

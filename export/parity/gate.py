@@ -8,7 +8,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -20,6 +20,7 @@ from edgetok import names
 from edgetok.bundle.manifest import Flavour, Precision
 from edgetok.export.attention import Scales
 from edgetok.export.cases import Case
+from edgetok.export.lowering.gptq import RoundedWeights
 from edgetok.export.lowering.rounding import hold_rounded
 from edgetok.export.parity.agreement import PARITY_TOKENS, agreement
 from edgetok.export.parity.ledger import LIMITS, Check, Ledger, Limits
@@ -65,6 +66,7 @@ class Subject:
     cache: Cache
     precision: Precision
     sessions: Mapping[Flavour, GraphRunner]
+    rounded: RoundedWeights = field(default_factory=RoundedWeights)
 
     @property
     def has_one_tower(self) -> bool:
@@ -107,7 +109,7 @@ def check_parity(subject: Subject, cases: Sequence[Case]) -> list[Check]:
     for flavour, sessions in subject.sessions.items():
         ledgers = open_ledgers(subject, flavour)
         weights, scales = subject.precision.weights, subject.cache.scales
-        with hold_rounded(subject.parts, weights, flavour, scales):
+        with subject.rounded.hold(), hold_rounded(subject.parts, weights, flavour, scales):
             check = FlavourCheck(subject, flavour, sessions, ledgers)
             for case, answers in zip(cases, expected, strict=True):
                 check.check_case(case, answers)

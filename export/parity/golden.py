@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from edgetok import names
 from edgetok.bundle import golden
@@ -54,15 +53,16 @@ def _golden_rung(
     reference: Reference, runner: GraphRunner, case: Case, budget: int
 ) -> golden.GoldenRung:
     seen = runner.look(budget, case.pixels.numpy())
-    seen |= runner.read_prompt([*case.before, *case.after], case.question)
+    ids = [*case.before, *case.after]
+    seen |= runner.read_prompt(ids, case.question)
     pictures = reference.parts.vision.pictures
     seen |= {names.PICTURE_WEIGHTS: np.ones(pictures, np.float32)}  # as nobody says otherwise
     out = runner.run("compress", budget, seen)
-    tokens = torch.from_numpy(out[names.VISUAL_TOKENS])
-    embeds = reference.embed(case.before, tokens, case.after)[0].numpy()
+    first, last = np.split(seen[names.TEXT_EMBEDS][: len(ids)], [len(case.before)])
+    embeds = np.concatenate([first, out[names.VISUAL_TOKENS], last])
     stop_ids, start = reference.parts.text.stop_ids, len(case.before)
-    logits, ids = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, made=out)
-    return golden.GoldenRung(kept=out[names.KEPT], logits=logits[0], answer_ids=_int64(ids))
+    logits, answer = runner.answer(budget, embeds, PARITY_TOKENS, stop_ids, start, made=out)
+    return golden.GoldenRung(kept=out[names.KEPT], logits=logits[0], answer_ids=_int64(answer))
 
 
 def _int64(values: Sequence[int]) -> Any:

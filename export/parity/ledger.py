@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,6 +15,9 @@ from edgetok.errors import VerificationError
 from edgetok.export.parity.inputs import InputReport
 
 Array = npt.NDArray[Any]
+
+
+Rounding = Literal["nearest", "gptq"]
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -59,9 +62,14 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class ParityReport(msgspec.Struct, frozen=True):
-    """What `reports/parity.json` holds."""
+    """What `reports/parity.json` holds.
+
+    `rounding` says how weights of 4 bits were rounded: to the `nearest` level of their blocks, or
+    by `gptq` on samples; null where there are none.
+    """
 
     precision: Precision
+    rounding: Rounding | None
     cases: int
     synthetic: bool
     inputs: InputReport

@@ -176,7 +176,8 @@ def test_dequantized_weights_are_the_rounded_ones(bits: int, turned: bool) -> No
     rounded = round_matrix(weight, bits)
     np.testing.assert_allclose(got, rounded, rtol=0, atol=1e-6)
     step = np.abs(weight).max() / (2 ** (bits - 1) - 1)
-    assert 0 < np.abs(rounded - weight).max() <= step / 2 * 1.001
+    # Of numbers between levels that are a step apart; a few are clipped to have all others nearer.
+    assert 0 < np.square(rounded - weight).mean() <= step**2 / 12
 
 
 def _linear(weight: np.ndarray, turned: bool) -> ir.Model:
