@@ -30,11 +30,12 @@ demo: $(STAMP)  ## Export the demo model as a ladder and ask it about pictures.
 demo-eval: $(STAMP)  ## Ask the demo model 2,000 questions with Hugging Face's generate (minutes).
 	$(BIN)/python examples/demo_vlm/evaluate.py --count 2000
 
-docs: $(STAMP)  ## Write docs/methods.md, families.md, encoders.md and what the C++ library takes from code and reports.
+docs: $(STAMP)  ## Write docs/methods.md, families.md, encoders.md, performance.md and what the C++ library takes from code and reports.
 	$(BIN)/python runtimes/cpp/make_generated.py
 	$(BIN)/python benchmarks/methods_page.py
 	$(BIN)/python benchmarks/families_page.py
 	$(BIN)/python benchmarks/encoders_page.py
+	$(BIN)/python benchmarks/peers_page.py
 
 methods-report: $(STAMP)  ## Ask the demo model 2,000 questions with every method (over half an hour), then docs.
 	$(BIN)/python benchmarks/methods_report.py --model $(MODEL) --json docs/results/methods.json

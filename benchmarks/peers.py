@@ -17,15 +17,15 @@ import argparse
 import itertools
 import json
 import os
+import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from peers.bounds import count_operations, measure_bounds
 from peers.contestants import CONTESTANTS, FILES, MODELS, PROGRAMS, Contestant
-from peers.making import CannotMake, make_checkpoint, make_file
+from peers.making import ROOT, CannotMake, make_checkpoint, make_file
 from peers.rounds import measure_answers, measure_starts
 from peers.startup import measure_commands
 
@@ -78,7 +78,7 @@ def _measure(model: str, chosen: Sequence[Contestant], options: argparse.Namespa
     made, failed = _make_files(model, mine)
     mine = [c for c in mine if not failed.keys() & set(c.files.values())]
     out: Report = {
-        "at": time.strftime("%Y-%m-%d %H:%M"),
+        "commit": _name_commit(),
         "load": os.getloadavg(),
         "made": made,
         "failed": failed,
@@ -96,6 +96,12 @@ def _measure(model: str, chosen: Sequence[Contestant], options: argparse.Namespa
     checkpoint = make_checkpoint(model)
     out["operations"] = {count: count_operations(checkpoint, count) for count in rows}
     return out
+
+
+def _name_commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def _make_files(model: str, contestants: Sequence[Contestant]) -> tuple[Report, dict[str, str]]:

@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -25,8 +24,9 @@ PAGE = ROOT / "docs/performance.md"
 HEAD = """# Performance beside others
 
 Made by `make docs` from `docs/results/peers.json`, which `benchmarks/peers.py` writes: edgetok,
-llama.cpp, openvino.genai and onnxruntime-genai on the same random checkpoints, in one run. Weights
-are random, so nothing is said here about answers; [results.md](results.md) does that.
+llama.cpp, openvino.genai and onnxruntime-genai on the same random checkpoints, all that run a
+checkpoint in one run. Weights are random, so nothing is said here about answers;
+[results.md](results.md) does that.
 
 """
 AIMS = """
@@ -91,7 +91,7 @@ What `benchmarks/peers/bounds.c` measured: reading memory, multiply-adds of floa
 of 8 bits added into 32 (VPDPBUSD or SDOT), both in registers; an operation is a multiplication or
 an addition. No program can be faster.
 
-| threads | reading {} , GB/s | float32, Gop/s | int8, Gop/s |
+| threads | reading {}, GB/s | float32, Gop/s | int8, Gop/s |
 |---|---|---|---|
 """
 STAGES = """
@@ -137,7 +137,7 @@ def render(report: Report, qwen_2b_mb: float) -> str:
     """The page."""
     lines = list(ratios.list_lines(report, qwen_2b_mb))
     parts = [HEAD, _facts(report), AIMS, *map(_line, lines)]
-    behind = [line.what for line in lines if line.is_ratio and (line.value or 0) > 1]
+    behind = [line.what for line in lines if line.is_behind]
     parts += [LOSES.format("; ".join(behind) or "nothing"), _failures(report)]
     parts += [ONE, *_answers(report, 1), TWO, *_answers(report, 2), QWENS, *_qwen(report)]
     parts += [STARTS, *_starts(report), FILES, *_files(report), *_bounds(report)]
@@ -179,21 +179,22 @@ def _line(line: ratios.Line) -> str:
 def _facts(report: Report) -> str:
     machine = report.found["machine"]
     versions: dict[str, str] = {}
-    for model in report.models.values():
-        for row in model.get("answers", []):
+    for model in report.models:
+        for row in report.rows(model, "answers"):
             versions |= row["versions"]
     told = ", ".join(f"{name} {version}" for name, version in versions.items())
     loads = [
         costs["load"]
-        for model in report.models.values()
-        for row in [*model.get("answers", []), *model.get("commands", [])]
+        for model in report.models
+        for row in [*report.rows(model, "answers"), *report.rows(model, "commands")]
         for costs in row["rounds"]
     ]
+    commits = dict.fromkeys(model["commit"] for model in report.models.values())
     load = f"{min(loads):.1f} to {max(loads):.1f}"
     return (
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory_mib']} MiB; load "
         f"average {load}. {told}; exported with torch {machine['torch']}, transformers "
-        f"{machine['transformers']}.\n"
+        f"{machine['transformers']}. Commit {', '.join(commits)}.\n"
     )
 
 
@@ -207,7 +208,7 @@ def _failures(report: Report) -> str:
 
 
 def _contestants(report: Report, model: str) -> list[str]:
-    return list(dict.fromkeys(row["contestant"] for row in report.models[model]["answers"]))
+    return list(dict.fromkeys(row["contestant"] for row in report.rows(model, "answers")))
 
 
 def _answers(report: Report, threads: int) -> Iterator[str]:
@@ -227,7 +228,7 @@ def _answers(report: Report, threads: int) -> Iterator[str]:
     head = ["", "tower", "prefill of 64 + 64", "of 576 + 64", "first token, 64 tokens"]
     head += ["576 tokens", "decode at 128 rows, ms per token", "at 640 rows"]
     rows = [[who, *(cell(who, *a) for a in asked)] for who in _contestants(report, LLAVA)]
-    return _table(head, rows)
+    return _table(head, [row for row in rows if set(row[1:]) != {"–"}])
 
 
 def _qwen(report: Report) -> Iterator[str]:
@@ -253,7 +254,7 @@ def _qwen(report: Report) -> Iterator[str]:
 
 
 def _starts(report: Report) -> Iterator[str]:
-    for row in report.models[LLAVA]["starts"]:
+    for row in report.rows(LLAVA, "starts"):
         who, start = row["contestant"], row["start"]
         name = f"{who}, {start}" if start else who
         times = [report.started(who, start, f"{n}_cpu_ms") for n in ("loaded", "first_answer")]
@@ -284,7 +285,7 @@ def _stages(report: Report) -> Iterator[str]:
         rows = tokens + ratios.TEXT_TOKENS
         bound = report.bound_ms(model, rows, stage)
         took = report.cost(model, ratios.OURS, tokens, f"{stage}_cpu_ms")
-        work: dict[str, Any] = report.models[model]["operations"].get(str(rows), {}).get(stage, {})
+        work = report.work(model, rows).get(stage, {})
         share = ratios.divide(bound, took)
         name = stage if stage == "tower" else f"prefill of {rows} rows"
         counts = [_ms(work.get(kind)) for kind in ("products", "attention")]
@@ -293,7 +294,7 @@ def _stages(report: Report) -> Iterator[str]:
 
 
 def _commands(report: Report) -> Iterator[str]:
-    for row in report.models[ratios.DEMO]["commands"]:
+    for row in report.rows(ratios.DEMO, "commands"):
         yield _row([f"`{row['command']}`", _ms(report.command(row["command"]))])
 
 

@@ -38,9 +38,11 @@ FILES = {
         None, f"{_EXPORT} --budgets 64,128,192,full --weights int4 {_SCALES} -o"
     ),
     ("llava135", "edgetok-int8.bundle"): File(
-        None, f"{_EXPORT} --budgets 64,full --weights int8 {_SCALES} -o"
+        None, f"{_EXPORT} --budgets 64,full --weights int8 {_SCALES} --parity-images 1 -o"
     ),
-    ("llava135", "edgetok-fp32.bundle"): File(None, f"{_EXPORT} --budgets 64,full -o"),
+    ("llava135", "edgetok-fp32.bundle"): File(
+        None, f"{_EXPORT} --budgets 64,full --parity-images 1 -o"
+    ),
     ("llava135", "decoder-Q4_0-Q8_0.gguf"): File("llama.cpp", f"{_GGUF} Q4_0 Q8_0"),
     ("llava135", "decoder-Q4_0.gguf"): File("llama.cpp", f"{_GGUF} Q4_0 Q4_0"),
     ("llava135", "decoder-Q8_0.gguf"): File("llama.cpp", f"{_GGUF} Q8_0 Q8_0"),

@@ -75,8 +75,11 @@ def run_measured(command: Command, log: Path) -> dict[str, float]:
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        said = log.read_text(errors="replace").strip().splitlines()
-        raise CannotMake(" ".join(said[-1:]) or f"exit code {process.returncode}")
+        said = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
+        ended = f"exit code {process.returncode}"
+        if process.returncode < 0:  # 9: most often for want of memory
+            ended = f"signal {-process.returncode}"
+        raise CannotMake(f"{ended}: {said[-1]}")
     wall = time.perf_counter() - wall
     cpu = used.ru_utime + used.ru_stime
     return {"cpu_s": cpu, "wall_s": wall, "peak_bytes": used.ru_maxrss << 10}

@@ -28,26 +28,32 @@ class Report:
         self, model: str, who: str, tokens: int, name: str, do: str = "answer", threads: int = 1
     ) -> float | None:
         """The median over rounds of one figure, such as `first_cpu_ms`."""
-        wanted = {"contestant": who, "tokens": tokens, "do": do, "threads": threads}
-        return _median(self._rows(model, "answers", wanted), name)
+        rows = self.rows(model, "answers", contestant=who, tokens=tokens, do=do, threads=threads)
+        return _median(rows, name)
 
     def started(self, who: str, start: str, name: str) -> float | None:
         """The median over starts on llava135."""
-        return _median(self._rows(LLAVA, "starts", {"contestant": who, "start": start}), name)
+        return _median(self.rows(LLAVA, "starts", contestant=who, start=start), name)
 
     def command(self, name: str) -> float | None:
         """Processor milliseconds of a command on the demo model."""
-        return _median(self._rows(DEMO, "commands", {"command": name}), "cpu_ms")
+        return _median(self.rows(DEMO, "commands", command=name), "cpu_ms")
 
     def made(self, model: str, name: str, what: str) -> float | None:
         """`cpu_s`, `peak_bytes` or `bytes` of a file."""
         return self.models.get(model, {}).get("made", {}).get(name, {}).get(what)
 
+    def work(self, model: str, rows: int) -> dict[str, dict[str, float]]:
+        """Operations by stage, of a prompt of so many rows; empty where they were not counted."""
+        counted = self.models.get(model, {}).get("operations", {})
+        found: dict[str, dict[str, float]] = counted.get(str(rows), {})
+        return found
+
     def bound_ms(self, model: str, rows: int, stage: str, threads: int = 1) -> float | None:
         """Time of a stage at the peak of 8-bit products, attention at that of floats."""
-        work = self.models.get(model, {}).get("operations", {}).get(str(rows))
+        work = self.work(model, rows)
         peak = next((b for b in self.found["bounds"] if b["threads"] == threads), None)
-        if work is None or peak is None or not peak["int8_gop_s"]:
+        if not work or peak is None or not peak["int8_gop_s"]:
             return None
         products, attention = work[stage]["products"], work[stage]["attention"]
         return 1e3 * (products / peak["int8_gop_s"] + attention / peak["float_gop_s"])
@@ -57,7 +63,8 @@ class Report:
         found = [self.cost(LLAVA, who, tokens, name, "text") for who in people]
         return min((value for value in found if value is not None), default=None)
 
-    def _rows(self, model: str, kind: str, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    def rows(self, model: str, kind: str, **wanted: object) -> list[dict[str, Any]]:
+        """`answers`, `starts` or `commands` of a model, those that are as wanted."""
         rows = self.models.get(model, {}).get(kind, [])
         return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
@@ -74,6 +81,7 @@ class Line:
     Args:
         value: a ratio, or what `unit` says.
         aim: that was set before; more is better where `more`.
+        other: whether another program's figure is what edgetok's is divided by.
     """
 
     what: str
@@ -81,15 +89,18 @@ class Line:
     aim: float
     unit: str = ""
     more: bool = False
+    other: bool = True
 
     @property
-    def is_ratio(self) -> bool:
-        return not self.unit and not self.more
+    def is_behind(self) -> bool:
+        """Whether another program is better, whatever was aimed at."""
+        ratio = self.other and not self.unit and not self.more
+        return ratio and self.value is not None and self.value > 1
 
     @property
     def missed(self) -> bool:
         if self.value is None:
-            return True
+            return False
         return self.value < self.aim if self.more else self.value > self.aim
 
 
@@ -120,7 +131,9 @@ def _first_tokens(report: Report) -> Iterator[Line]:
     for who, name in ((OURS, "int4"), (INT8, "int8")):
         for tokens in (64, FULL):
             ratio = divide(first(who, tokens), first(FLOAT, tokens))
-            yield Line(f"first token, {tokens} tokens: {name} / our own float32", ratio, 0.5)
+            yield Line(
+                f"first token, {tokens} tokens: {name} / our own float32", ratio, 0.5, other=False
+            )
 
 
 def _qwen(report: Report) -> Iterator[Line]:
@@ -158,7 +171,10 @@ def _stages(report: Report) -> Iterator[Line]:
         report.cost(LLAVA, OURS, 64, f"{n}_cpu_ms", "second") for n in ("second", "anew")
     )
     yield Line(
-        "a second question of 45 tokens / its prefill anew, 64 tokens", divide(again, anew), 0.4
+        "a second question of 45 tokens / its prefill anew, 64 tokens",
+        divide(again, anew),
+        0.4,
+        other=False,
     )
     for stage, tokens, aim in (("tower", FULL, 0.7), ("prefill", FULL, 0.6)):
         bound = report.bound_ms(LLAVA, tokens + TEXT_TOKENS, stage)
@@ -182,7 +198,7 @@ def _memory(report: Report, qwen_2b_mb: float) -> Iterator[Line]:
     four = report.started(OURS, "four rungs", "private_bytes")
     theirs = report.started(LLAMA, "", "private_bytes")
     yield Line("private memory after an answer / llama.cpp's", divide(one, theirs), 0.9)
-    yield Line("the same, four rungs / one rung", divide(four, one), 1.06)
+    yield Line("the same, four rungs / one rung", divide(four, one), 1.06, other=False)
 
 
 def _making(report: Report) -> Iterator[Line]:
