@@ -3,8 +3,8 @@
     python benchmarks/reuse.py --json docs/results/reuse.json
 
 Each round runs every contestant once, in turn, so that drift of the machine hits all alike; ratios
-are medians of the rounds' ratios. A row of a chunk against a row of a prefill decides whether rows
-in the cache are worth keeping (`CHUNK_ROW_COST` in runtimes/runtime/reuse.py).
+are medians of the rounds' ratios. A prefill, chunks and steps against one another decide which of
+them the runtime takes (`CALL_COST` and `STEP_COST` in runtimes/runtime/cache.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import common
 import numpy as np
 
 import edgetok
-from edgetok import names
+from edgetok.bundle.manifest import count_rows
 
 BUDGETS = (64, 576)
 
@@ -102,8 +102,7 @@ def _time_questions(model: Any, samples: Any, budget: int, rounds: int) -> dict[
 
 
 def _chunk_rows(model: Any) -> int:
-    stage = next(s for s in model.manifest.stages if s.stage == "extend")
-    return int(next(t.shape[1] for t in stage.inputs if t.name == names.CHUNK_EMBEDS))
+    return min(count_rows(s) for s in model.manifest.stages if s.stage == "extend")
 
 
 def _clock(run: Callable[[], None]) -> float:

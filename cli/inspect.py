@@ -11,7 +11,7 @@ from rich.table import Table
 
 from edgetok.bundle.buffers import cache_bytes, cache_bytes_by_flavour, list_buffers
 from edgetok.bundle.encoders import EncoderManifest
-from edgetok.bundle.manifest import File, Manifest, Stage, Tensor
+from edgetok.bundle.manifest import File, Manifest, Stage, Tensor, list_shorter
 from edgetok.cli.options import BundleDir, Json
 from edgetok.cli.output import emit, table
 from edgetok.names import COMPACT, DESCRIBE, ENCODE, EXITED, FLUSH, SEGMENT, STAGES
@@ -157,10 +157,12 @@ def _join(counts: list[int]) -> str:
 def _show_ladder(manifest: Manifest) -> Table:
     columns = (">visual tokens", "by layer", ">prompt tokens", ">new tokens", ">cache slots")
     shown = table("Rungs", *columns)
+    shorter = list_shorter(manifest)
     for rung in manifest.ladder:
         room = rung.cache_slots - rung.budget - rung.prompt_tokens
         layers = _join([rung.budget - gone for gone in rung.removed])
-        figures = (rung.budget, layers, rung.prompt_tokens, room, rung.cache_slots)
+        prompts = ", ".join(map(str, (*shorter[rung.budget], rung.prompt_tokens)))
+        figures = (rung.budget, layers, prompts, room, rung.cache_slots)
         shown.add_row(*map(str, figures))
     return shown
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from edgetok import limits
 from edgetok.errors import UsageError
@@ -17,15 +17,17 @@ class Rung:
         budget: visual tokens that the language model sees (K).
         prompt_tokens: text tokens around them that fit, template included.
         cache_slots: KV cache rows; at least budget + prompt_tokens + 1.
+        shorter: fewer text tokens for which it has prefill graphs too, ascending.
     """
 
     budget: int
     prompt_tokens: int
     cache_slots: int
+    shorter: tuple[int, ...] = ()
 
     @property
     def prefill_tokens(self) -> int:
-        """Rows of the prefill graph: visual tokens and padded text tokens."""
+        """Rows of the longest prefill graph: visual tokens and padded text tokens."""
         return self.budget + self.prompt_tokens
 
     @property
@@ -114,17 +116,59 @@ def _parse_budget(part: int | str, full_tokens: int) -> int:
     return budget
 
 
-def build_ladder(budgets: tuple[int, ...], prompt_tokens: int, new_tokens: int) -> Ladder:
-    """One rung per budget, each with room for the same prompt and answer.
+def parse_prompt_tokens(asked: str | int | Iterable[int | str]) -> tuple[int, ...]:
+    """Normalise numbers of prompt tokens to an ascending tuple without repeats.
+
+    Raises:
+        UsageError: for anything that is no whole number within the limits, or too many of them.
+
+    >>> parse_prompt_tokens("96, 24")
+    (24, 96)
+    """
+    parts = asked.split(",") if isinstance(asked, str) else asked
+    words = [str(part).strip() for part in ([parts] if isinstance(parts, int) else parts)]
+    for word in words:
+        if not (word.isascii() and word.removeprefix("-").isdigit()):
+            raise UsageError(f"prompt tokens {word!r} are no whole number; write 96, or 24,96")
+        _require_within("prompt tokens", int(word), limits.PROMPT_TOKENS)
+    found = tuple(sorted(set(map(int, words))))
+    if not 1 <= len(found) <= limits.PROMPT_GRAPHS:
+        raise UsageError(
+            f"{len(found)} numbers of prompt tokens; give 1 to {limits.PROMPT_GRAPHS}, such as "
+            "--prompt-tokens 24,96"
+        )
+    return found
+
+
+def build_ladder(
+    budgets: Sequence[int], prompt_tokens: str | int | Iterable[int | str], new_tokens: int
+) -> Ladder:
+    """One rung per budget, each with room for the same prompts and answer.
 
     Raises:
         UsageError: if prompt or answer length is outside the limits.
     """
-    _require_within("prompt tokens", prompt_tokens, limits.PROMPT_TOKENS)
+    *shorter, longest = parse_prompt_tokens(prompt_tokens)
     _require_within("new tokens", new_tokens, limits.NEW_TOKENS)
-    rungs = tuple(Rung(k, prompt_tokens, k + prompt_tokens + new_tokens) for k in budgets)
+    rungs = tuple(Rung(k, longest, k + longest + new_tokens, tuple(shorter)) for k in budgets)
     _require_within("cache slots", rungs[-1].cache_slots, limits.CACHE_SLOTS)
     return Ladder(rungs)
+
+
+def halve_prompt(rung: Rung, least: int) -> Rung:
+    """A rung with graphs for prompts of a half and a quarter of its text tokens.
+
+    Shorter ones than `least` are left out, and any that saves less than an eighth of the rows of
+    the next longer one: it would take longer to load than it saves.
+
+    >>> halve_prompt(Rung(16, 96, 240), 20).shorter, halve_prompt(Rung(576, 96, 800), 20).shorter
+    ((24, 48), ())
+    """
+    found, rows = list[int](), rung.prefill_tokens
+    for room in (rung.prompt_tokens // 2, rung.prompt_tokens // 4):
+        if room >= least and 8 * (rung.budget + room) <= 7 * rows:
+            found, rows = [room, *found], rung.budget + room
+    return replace(rung, shorter=tuple(found))
 
 
 def _require_within(what: str, value: int, limit: int) -> None:

@@ -27,6 +27,7 @@ WEIGHTS_ALIGNMENT_BYTES = 4096  # a page, so that the file can be mapped tensor 
 # --- ladders -----------------------------------------------------------------------------------
 BUCKETS = 64  # more rungs than anyone can calibrate
 PROMPT_TOKENS = 32_768  # text tokens of one prompt rung
+PROMPT_GRAPHS = 8  # of a rung, for prompts of so many lengths; each takes time to load
 CACHE_SLOTS = 131_072  # KV slots of one rung
 NEW_TOKENS = 32_768  # generated tokens per answer
 

@@ -85,6 +85,7 @@ KEPT_STATE = "kept_state"  # float32 [P, G, keep]
 
 STAGES = ("tower", "compress", "embed", "prefill", "extend", "decode")
 EXTEND = "extend"  # only where every row stays: a policy looks at each row as it comes
+OF_ROWS = ("prefill", EXTEND)  # may have several graphs of a rung, for so many rows at most
 SEGMENT = "segment"  # prefill from a layer on, with visual rows; only where a signal may end them
 EXITED = "exited"  # prefill from a layer on, without visual rows
 FLUSH = "flush"  # only where rows of a KIVI cache wait to be packed

@@ -63,13 +63,30 @@ class GraphBuilder:
             yield StageSpec("tower", k, partial(self._tower, lowering, k))
         yield StageSpec("embed", None, partial(Embed, self.parts.text, decoding.prompt_tokens))
         if cache.extends:
-            yield StageSpec(names.EXTEND, None, partial(cache.extend, decoding))
+            yield from self._list_chunks(decoding)
         yield StageSpec("decode", None, partial(cache.decode, decoding))
         if cache.filing != "none":
             yield StageSpec(names.FLUSH, None, cache.flush)
         for k in self.ladder.budgets:
             yield StageSpec("compress", k, partial(self._compress, k))
-            yield StageSpec("prefill", k, partial(cache.prefill, decoding, k))
+            yield from self._list_prompts(decoding, k)
+
+    def _list_prompts(self, decoding: Decoding, budget: int) -> Iterator[StageSpec]:
+        """The prefill graphs of a rung, the longest first; further ones cost their nodes alone."""
+        rung = decoding.rung(budget)
+        build = partial(self.cache.prefill, decoding, budget)
+        yield StageSpec("prefill", budget, partial(build, rung.prefill_tokens))
+        for tokens in reversed(rung.shorter if decoding.has_more_graphs else ()):
+            yield StageSpec("prefill", budget, partial(build, budget + tokens), rows=tokens)
+
+    def _list_chunks(self, decoding: Decoding) -> Iterator[StageSpec]:
+        """The graphs of chunks, the longest first."""
+        longest, *others = reversed(decoding.chunk_sizes)
+        yield StageSpec(names.EXTEND, None, partial(self.cache.extend, decoding, longest))
+        for rows in others:
+            yield StageSpec(
+                names.EXTEND, None, partial(self.cache.extend, decoding, rows), rows=rows
+            )
 
     def list_later(self, lowering: Lowering) -> list[StageSpec]:
         """Stages of single layers."""

@@ -73,6 +73,13 @@ def split_prompt(
     return before, after
 
 
+def count_template_tokens(parts: Parts) -> int:
+    """Text tokens of a prompt in which the user says nothing."""
+    tokenizer = open_tokenizer(parts.path).backend_tokenizer
+    before, after = split_prompt(parts.prompt.plan, tokenizer, "")
+    return len(before) + len(after)
+
+
 def find_question(plan: PromptPlan, tokenizer: Tokenizer, user_text: str) -> range:
     """Places of the tokens that hold a character of the user's text, before and after as one."""
     halves, (side, start) = _render_halves(plan, tokenizer, user_text)

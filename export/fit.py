@@ -10,7 +10,7 @@ from edgetok.calibration.kv_scales import measure_kv_scales, require_scales
 from edgetok.calibration.samples import draw, load_samples
 from edgetok.errors import UsageError
 from edgetok.export.attention import Scales
-from edgetok.export.cases import Case, make_cases, synthetic_cases
+from edgetok.export.cases import Case, count_template_tokens, make_cases, synthetic_cases
 from edgetok.export.lowering.gptq import RoundedWeights, round_layers
 from edgetok.export.lowering.quantize import BITS
 from edgetok.export.options import BUDGETS, ExportOptions
@@ -18,9 +18,16 @@ from edgetok.export.parity.gate import visual_rows
 from edgetok.export.reference.model import Reference
 from edgetok.export.stages.tower import require_tower
 from edgetok.families.parts import Parts, VisionParts
-from edgetok.ladder import Ladder, build_ladder, parse_budgets
+from edgetok.ladder import (
+    Ladder,
+    build_ladder,
+    halve_prompt,
+    parse_budgets,
+    parse_prompt_tokens,
+)
 from edgetok.methods import Method
 
+TEXT_TOKENS = 8  # of a question that a graph for short prompts should have room for at least
 KV_SAMPLES = 32  # seconds of work; how scales depend on the number was not measured
 GPTQ_SAMPLES = 8
 
@@ -37,8 +44,11 @@ def fit_method(method: Method, vision: VisionParts, images: int) -> Method:
     return fitted
 
 
-def fit_ladder(parts: Parts, method: Method, asked: ExportOptions) -> Ladder:
+def fit_ladder(parts: Parts, method: Method, asked: ExportOptions, *, one_length: str) -> Ladder:
     """The rungs, as many tokens as the model has, and no more positions than it knows.
+
+    Args:
+        one_length: what asks for one prefill graph per rung; empty where nothing does.
 
     Raises:
         UsageError: for budgets that are none, or too many tokens.
@@ -48,11 +58,32 @@ def fit_ladder(parts: Parts, method: Method, asked: ExportOptions) -> Ladder:
     for budget in parsed if parts.layout is None else set(parsed) - {parts.full_tokens}:
         method.check_budget(vision.full_tokens, vision.grid, budget)
     ladder = build_ladder(parsed, asked.prompt_tokens, asked.new_tokens)
+    longest = ladder.largest.prompt_tokens
     if ladder.largest.cache_slots > positions:
         raise UsageError(
-            f"{parsed[-1]} visual + {asked.prompt_tokens} prompt + {asked.new_tokens} new tokens "
+            f"{parsed[-1]} visual + {longest} prompt + {asked.new_tokens} new tokens "
             f"are {ladder.largest.cache_slots} positions; this model was trained for {positions}, "
             "lower --prompt-tokens, --new-tokens or the largest budget"
+        )
+    return _fit_prompts(parts, ladder, asked, one_length)
+
+
+def _fit_prompts(parts: Parts, ladder: Ladder, asked: ExportOptions, one_length: str) -> Ladder:
+    """The lengths of prompts that have graphs: those that are asked for, or halves of one."""
+    asked_for, least = parse_prompt_tokens(asked.prompt_tokens), count_template_tokens(parts) + 1
+    if len(asked_for) == 1:
+        if one_length:
+            return ladder
+        return Ladder(tuple(halve_prompt(rung, least + TEXT_TOKENS) for rung in ladder))
+    if one_length:
+        raise UsageError(
+            f"{one_length} has one prefill graph per rung; give one number to --prompt-tokens, "
+            f"such as {asked_for[-1]}"
+        )
+    if asked_for[0] < least:
+        raise UsageError(
+            f"--prompt-tokens {asked_for[0]} has room for no prompt: the template alone takes "
+            f"{least - 1}; leave it out, or raise it"
         )
     return ladder
 
@@ -73,7 +104,7 @@ def gather_cases(
         loaded = load_samples(asked.samples)
         wanted = count + (KV_SAMPLES if measured else 0)
         cases = make_cases(parts, draw(loaded, min(wanted, len(loaded)), asked.seed))
-    _require_prompts_fit(cases, asked.prompt_tokens)
+    _require_prompts_fit(cases, parse_prompt_tokens(asked.prompt_tokens)[-1])
     return cases[:count], (cases[count:] or cases) if measured else []
 
 

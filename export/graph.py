@@ -30,17 +30,19 @@ class StageSpec:
         budget: of the rung that it serves; None where all rungs share it.
         build: makes the module, once.
         layer: the decoder layer whose cache it empties, or with which it begins.
+        rows: text tokens or rows of a chunk, where there is a longer graph of the same stage.
     """
 
     name: str
     budget: int | None
     build: Callable[[], StageModule]
     layer: int | None = None
+    rows: int | None = None
 
     @property
     def title(self) -> str:
         """The name of its file."""
-        parts = (self.name, self.layer, self.budget)
+        parts = (self.name, self.layer, self.budget, self.rows)
         return "_".join(str(part) for part in parts if part is not None)
 
 

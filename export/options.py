@@ -26,6 +26,15 @@ Kv = Literal["fp32", "int8", "int4", "fp16", "kivi", "kivi4", "zipcache", "think
 Lowering = Literal["ort", "portable", "portable-20"]
 
 
+def read_count(text: str | int, flag: str) -> str | int:
+    """One number as users write it; several, or anything else, as it is.
+
+    >>> read_count("96", "--prompt-tokens"), read_count("24,96", "--prompt-tokens")
+    (96, '24,96')
+    """
+    return int(text) if str(text).isascii() and str(text).isdigit() else text
+
+
 def parse_pair(text: str | None, flag: str) -> Grid | None:
     """Two whole numbers as users write them; None if there are none.
 
@@ -144,7 +153,13 @@ class ExportOptions(CacheOptions, GraphOptions):
         shell=Path | None,
         encoder=True,
     )
-    prompt_tokens: int = option(96, "Room for the prompt.")
+    prompt_tokens: str | int | Iterable[int | str] = option(
+        96,
+        "Room for the prompt. Each rung has prefill graphs for prompts of a half and a quarter of "
+        "it too, where they save an eighth of the rows; several numbers (24,96) say which.",
+        shell=str,
+        read=read_count,
+    )
     new_tokens: int = option(128, "Room for the answer.")
     tiles: Grid | None = option(
         None,

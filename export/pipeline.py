@@ -152,7 +152,7 @@ def _fit(
     parts = open_model(checkpoint.path, *sizes, pictures=asked.pictures)
     method = fit_method(method, parts.vision, asked.pictures)
     choice.require_decoder(parts.text, asked.flavour)
-    ladder = fit_ladder(parts, method, asked)
+    ladder = fit_ladder(parts, method, asked, one_length=choice.one_length)
     choice.plan(ladder, parts.text)  # refuses slots that do not fit, before samples are read
     in_four = asked.weights == "int4" and asked.samples is not None
     measured = choice.is_measured or in_four

@@ -14,6 +14,7 @@ from edgetok.bundle.manifest import (
     Manifest,
     RungSpec,
     Stage,
+    count_rows,
     digest_content,
     shared_stages,
 )
@@ -41,10 +42,12 @@ def find_contradictions(manifest: Manifest) -> Iterator[str]:
     budgets = {rung.budget for rung in manifest.ladder}
     for stage_name in shared_stages(manifest):
         yield from serving_problems(manifest.stages, budgets, "ort", stage_name)
+        yield from _length_problems(manifest, "ort", stage_name)
     apart = {names.COMPACT, names.SEGMENT, names.EXITED}
     spelled = {s.stage for s in manifest.stages if s.flavour == "portable"} - apart
     for stage_name in sorted(spelled):
         yield from serving_problems(manifest.stages, budgets, "portable", stage_name)
+        yield from _length_problems(manifest, "portable", stage_name)
 
 
 def _ladder_problems(manifest: Manifest) -> Iterator[str]:
@@ -163,6 +166,30 @@ def _ring_problems(manifest: Manifest) -> Iterator[str]:
         yield "$.kv.reuse rewind: rows that were packed, given up or taken away do not come back"
 
 
+def _length_problems(manifest: Manifest, flavour: str, stage_name: str) -> Iterator[str]:
+    """Graphs of one stage that serve a rung are alike but for their rows."""
+    own = [s for s in manifest.stages if (s.stage, s.flavour) == (stage_name, flavour)]
+    for rung in manifest.ladder if stage_name in names.OF_ROWS else ():
+        graphs = [stage for stage in own if stage.budget in (None, rung.budget)]
+        if len(graphs) < 2:
+            continue
+        at = f"$.stages: {len(graphs)} {flavour} graphs of {stage_name} of rung {rung.budget}"
+        rows = sorted(map(count_rows, graphs))
+        if len(graphs) > limits.PROMPT_GRAPHS:
+            yield f"{at}, more than {limits.PROMPT_GRAPHS}"
+        if any(low >= high for low, high in pairwise(rows)):
+            yield f"{at} take at most {rows} rows, not each another number"
+        if len({frozenset(t.name for t in stage.inputs) for stage in graphs}) > 1:
+            yield f"{at} read other inputs"
+        if stage_name == "prefill" and rows[0] <= rung.budget:
+            yield f"{at}: {rows[0]} rows hold no text beside {rung.budget} visual tokens"
+        if stage_name == "prefill" and rows[-1] != rung.budget + rung.prompt_tokens:
+            wanted = f"{rung.budget} visual and {rung.prompt_tokens} prompt tokens"
+            yield f"{at}: the longest has {rows[-1]} rows, not {wanted}"
+        if stage_name == "prefill" and manifest.prefill.exits:
+            yield f"{at}: a prefill in segments has one length"
+
+
 def _controller_problems(manifest: Manifest) -> Iterator[str]:
     """A certificate speaks of one bundle only, and of rungs that it has."""
     controller = manifest.controller
@@ -225,13 +252,16 @@ def tensor_problems(stage: Stage) -> Iterator[str]:
 def serving_problems(
     stages: Sequence[Stage], budgets: Set[int], flavour: str, stage_name: str
 ) -> Iterator[str]:
-    """Each rung must find exactly one graph: one of its own, or one that all rungs share."""
+    """Each rung must find exactly one graph: one of its own, or one that all rungs share.
+
+    Of prompts and chunks it may find several, of other lengths.
+    """
     served = [
         stage.budget for stage in stages if stage.flavour == flavour and stage.stage == stage_name
     ]
     for budget in sorted(budgets):
         graphs = served.count(budget) + served.count(None)
-        if graphs != 1:
+        if graphs != 1 and not (graphs and stage_name in names.OF_ROWS):  # see _length_problems
             yield f"$.stages: rung {budget} has {graphs} {flavour} graphs of {stage_name}, not 1"
     for budget in sorted({b for b in served if b is not None} - budgets):
         yield f"$.stages: {stage_name} serves rung {budget}, which is none of $.ladder"

@@ -228,6 +228,26 @@ def digest_content(manifest: Manifest) -> str:
     return hashlib.sha256(encode_strict(content)).hexdigest()
 
 
+def count_rows(stage: Stage) -> int:
+    """Rows of the prompt or chunk that a graph takes at most, by its own shapes; else 0.
+
+    They tell the graphs apart that a rung has of one stage.
+    """
+    of_rows = (names.INPUT_EMBEDS, names.CHUNK_EMBEDS)
+    shapes = (t.shape for t in stage.inputs if t.name in of_rows)
+    return next((shape[1] for shape in shapes if len(shape) == 3), 0)
+
+
+def list_shorter(manifest: Manifest) -> dict[int, tuple[int, ...]]:
+    """For each rung, by its budget, fewer text tokens for which it has `ort` graphs, ascending."""
+    found = {}
+    for rung in manifest.ladder:
+        own = (s for s in manifest.stages if (s.stage, s.flavour) == ("prefill", "ort"))
+        tokens = {count_rows(s) - rung.budget for s in own if s.budget in (None, rung.budget)}
+        found[rung.budget] = tuple(sorted(t for t in tokens if 0 < t < rung.prompt_tokens))
+    return found
+
+
 def shared_stages(manifest: Manifest) -> tuple[str, ...]:
     """The stages of which every rung finds a graph."""
     stages = tuple(n for n in names.STAGES if n != names.EXTEND or manifest.kv.extends)

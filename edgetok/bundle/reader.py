@@ -14,7 +14,14 @@ from edgetok import limits
 from edgetok.bundle.admitted import require_admitted
 from edgetok.bundle.encoder_parse import parse_encoder_manifest
 from edgetok.bundle.encoders import EncoderManifest
-from edgetok.bundle.manifest import MANIFEST_FILE, File, Manifest, Stage
+from edgetok.bundle.manifest import (
+    MANIFEST_FILE,
+    File,
+    Manifest,
+    Stage,
+    count_rows,
+    list_shorter,
+)
 from edgetok.bundle.parse import ANSWER, parse_manifest, read_task
 from edgetok.bundle.paths import open_beneath
 from edgetok.bundle.processor import TOKENIZER_FILE
@@ -91,13 +98,22 @@ class Opened(Generic[AnyManifest]):
     def stage(self, stage: str, budget: int, flavour: str = "ort") -> Stage:
         """The graph that serves a rung, its own or the one that all rungs share.
 
+        Where there are several, of prompts or chunks of other lengths, it is the longest.
+
         Raises:
             BundleError: if the bundle has no graph of this stage, rung and flavour.
         """
-        for candidate in self.manifest.stages:
-            served = candidate.budget in (None, budget)
-            if (candidate.stage, candidate.flavour) == (stage, flavour) and served:
-                return candidate
+        return self.stages(stage, budget, flavour)[0]
+
+    def stages(self, stage: str, budget: int, flavour: str = "ort") -> list[Stage]:
+        """All graphs of a stage that serve a rung, the longest first; raises as `stage`."""
+        found = [
+            each
+            for each in self.manifest.stages
+            if (each.stage, each.flavour) == (stage, flavour) and each.budget in (None, budget)
+        ]
+        if found:
+            return sorted(found, key=count_rows, reverse=True)
         raise BundleError(
             f"no {flavour} graph of stage {stage} for {budget} visual tokens; "
             f"this bundle has rungs {tuple(rung.budget for rung in self.manifest.ladder)}"
@@ -163,7 +179,11 @@ class Bundle(Opened[Manifest]):
     @property
     def ladder(self) -> Ladder:
         """Its rungs, ascending."""
-        rungs = (Rung(r.budget, r.prompt_tokens, r.cache_slots) for r in self.manifest.ladder)
+        shorter = list_shorter(self.manifest)
+        rungs = (
+            Rung(r.budget, r.prompt_tokens, r.cache_slots, shorter[r.budget])
+            for r in self.manifest.ladder
+        )
         return Ladder(tuple(rungs))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgetok import names
-from edgetok.bundle.manifest import Flavour, Stage, digest_content
+from edgetok.bundle.manifest import Flavour, Stage, count_rows, digest_content
 from edgetok.bundle.reader import Bundle
 from edgetok.bundle.tensors import Extent, extent
 from edgetok.engines.half import HALVES, halve
@@ -160,7 +160,7 @@ class _Planner:
         if self._precision != "fp32":
             halved = halve(graph.model, self._precision, list_cache(stages[0]))
             graph = replace(graph, model=halved)
-        name = _name_engine(stages)
+        name = _name_engine(stages, self._bundle.manifest.stages)
         return EngineJob(name, tuple(stages), graph, self._digest, self._precision)
 
     def _load(self, stage: Stage) -> ModelProto:
@@ -216,9 +216,14 @@ def list_cache(stage: Stage) -> list[str]:
     return [t.name for t in ends if t.dtype == "float32" and _ROWS.fullmatch(t.name)]
 
 
-def _name_engine(stages: Sequence[Stage]) -> str:
+def _name_engine(stages: Sequence[Stage], of: Sequence[Stage]) -> str:
+    """Unique among all: that of a single graph which has a longer one beside it says its rows."""
     stage = stages[0]
     parts = [stage.stage, stage.layer, stage.budget if len(stages) == 1 else None]
+    if len(stages) == 1:
+        kind = (stage.stage, stage.layer, stage.budget, stage.flavour)
+        longest = max(count_rows(s) for s in of if (s.stage, s.layer, s.budget, s.flavour) == kind)
+        parts.append(count_rows(stage) if count_rows(stage) < longest else None)
     return "_".join(str(part) for part in parts if part is not None)
 
 

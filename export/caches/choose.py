@@ -72,6 +72,15 @@ class CacheChoice:
         """Whether its scales come from samples."""
         return self.kv in KV_BITS
 
+    @property
+    def one_length(self) -> str:
+        """What allows of one prefill graph per rung only, which depends on its length; or ""."""
+        if self.reduction is not None:
+            return f"--prefill {self.reduction.name}"
+        if self.policy is not None:
+            return f"--kv-policy {self.policy.name}"
+        return f"--kv {self.kv}" if self.kv in (zipcache.NAME, think.NAME) else ""
+
     def require_decoder(self, text: TextParts, flavour: str) -> None:
         """Refuse a decoder whose attention is more than what is asked for can lower.
 

@@ -29,8 +29,7 @@ class RingCache(CacheScheme):
     def slots(self, ladder: Ladder, layers: int) -> list[int]:
         return [self.shape.slots] * layers
 
-    def prefill(self, decoding: Decoding, budget: int) -> StageModule:
-        rows = decoding.rung(budget).prefill_tokens
+    def prefill(self, decoding: Decoding, budget: int, rows: int) -> StageModule:
         return self.stages[0](self.context(decoding), self.shape, rows)
 
     def decode(self, decoding: Decoding) -> StageModule:

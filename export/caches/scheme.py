@@ -20,9 +20,8 @@ from edgetok.ladder import Ladder, Rung
 from edgetok.methods import Method
 from edgetok.prefill import Prefill
 
-CHUNK_ROWS = (
-    16  # rows that `extend` takes at once, where a prompt has as many (benchmarks/reuse.py)
-)
+# Rows that `extend` takes at once, where a prompt has as many (benchmarks/reuse.py).
+CHUNK_ROWS, LONG_CHUNK_ROWS = 16, 64
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,21 @@ class Decoding:
         return self.ladder.largest.cache_slots + max(0, *shifts)
 
     @property
-    def chunk_rows(self) -> int:
-        """Rows of a chunk; a quarter of what follows the image, for the check puts one there."""
-        largest = self.ladder.largest
-        return min(CHUNK_ROWS, max(1, (largest.cache_slots - largest.budget) // 4))
+    def has_more_graphs(self) -> bool:
+        """Whether prompts and chunks of several lengths have graphs: engines are one per length."""
+        return self.lowering.flavour == "ort"
+
+    @property
+    def chunk_sizes(self) -> tuple[int, ...]:
+        """Rows of chunks, ascending.
+
+        A short one is at most a quarter of what follows the image, a long one half of it, for the
+        check puts each there.
+        """
+        room = self.ladder.largest.cache_slots - self.ladder.largest.budget
+        short = min(CHUNK_ROWS, max(1, room // 4))
+        is_long = self.has_more_graphs and room // 2 >= LONG_CHUNK_ROWS
+        return (short, LONG_CHUNK_ROWS) if is_long else (short,)
 
 
 class CacheScheme(ABC):
@@ -93,15 +103,15 @@ class CacheScheme(ABC):
         ]
 
     @abstractmethod
-    def prefill(self, decoding: Decoding, budget: int) -> StageModule:
-        """The module of a rung's prompt."""
+    def prefill(self, decoding: Decoding, budget: int, rows: int) -> StageModule:
+        """The module of a rung's prompt of at most so many rows."""
 
     @abstractmethod
     def decode(self, decoding: Decoding) -> StageModule:
         """The module of a step."""
 
-    def extend(self, decoding: Decoding) -> StageModule:
-        """The module of several rows after those that are held, if `extends`."""
+    def extend(self, decoding: Decoding, rows: int) -> StageModule:
+        """The module of so many rows after those that are held, if `extends`."""
         raise NotImplementedError
 
     def flush(self) -> StageModule:

@@ -20,16 +20,29 @@ def check_extend(
     *,
     by_steps: bool = False,
 ) -> None:
-    """A chunk of text after a prompt, and a token.
+    """A chunk of text of each size after a prompt, and a token.
 
     Where every row stays, PyTorch runs prompt and chunk in one piece; where prefill takes rows
     away, or with `by_steps`, the chunk must do what as many single steps do, which are checked by
     themselves.
     """
+    for width in sessions.chunk_sizes:
+        _check_chunk(ledger, reference, sessions, prompt, width, by_steps=by_steps)
+
+
+def _check_chunk(
+    ledger: Ledger,
+    reference: Reference,
+    sessions: GraphRunner,
+    prompt: Prompt,
+    width: int,
+    *,
+    by_steps: bool,
+) -> None:
     budget, start = prompt.budget, prompt.start
     # A prompt that leaves no room for the chunk and one token more gives up its end.
-    embeds = prompt.embeds[:, : sessions.room_for(budget) - sessions.chunk_rows - 1]
-    ids = _some_ids(reference, sessions.chunk_rows)
+    embeds = prompt.embeds[:, : sessions.room_for(budget) - width - 1]
+    ids = _some_ids(reference, width)
     rows, tokens = embeds[0].numpy(), as_arrays(prompt.made)
     sessions.begin(budget, rows, start, made=tokens)
     if sessions.reduces or by_steps:

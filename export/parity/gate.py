@@ -111,8 +111,8 @@ def check_parity(subject: Subject, cases: Sequence[Case]) -> list[Check]:
         weights, scales = subject.precision.weights, subject.cache.scales
         with subject.rounded.hold(), hold_rounded(subject.parts, weights, flavour, scales):
             check = FlavourCheck(subject, flavour, sessions, ledgers)
-            for case, answers in zip(cases, expected, strict=True):
-                check.check_case(case, answers)
+            for number, (case, answers) in enumerate(zip(cases, expected, strict=True)):
+                check.check_case(case, answers, every_length=number == 0)
         checks += ledgers.checks(flavour)
     return checks
 
@@ -144,8 +144,14 @@ class FlavourCheck:
         self.reference = subject.cache.reference(subject.parts, subject.method)
         self.held = subject.cache.held(self.reference, flavour)
 
-    def check_case(self, case: Case, answers: Sequence[Expected]) -> None:
-        """One case at every rung; `answers` are what the float32 model answers at each."""
+    def check_case(
+        self, case: Case, answers: Sequence[Expected], *, every_length: bool = True
+    ) -> None:
+        """One case at every rung; `answers` are what the float32 model answers at each.
+
+        Its prompt goes through the shortest graph that it fits into; with `every_length`, through
+        the others too.
+        """
         ladder, sessions = self.subject.ladder, self.sessions
         prompt = sessions.read_prompt([*case.before, *case.after], case.question)
         for budget, answer in zip(ladder.budgets, answers, strict=True):
@@ -154,8 +160,19 @@ class FlavourCheck:
             self._check_compress(want, budget)
             rows = self._begin_prompt(case, want, budget)
             alike = self.subject.cache.check(self.ledgers.decoder, self.held, sessions, rows)
+            if every_length:
+                self._check_other_lengths(rows)
             if seen_alike and alike:
                 self._check_chain(case, got | prompt, answer, budget)
+
+    def _check_other_lengths(self, prompt: Prompt) -> None:
+        """Longer graphs, and shorter ones with as much of the prompt as they have room for."""
+        ledger, held, sessions = self.ledgers.decoder, self.held, self.sessions
+        sizes = sessions.prompt_sizes(prompt.budget)
+        own = next(rows for rows in sizes if rows >= len(prompt.rows))
+        for rows in (each for each in sizes if each != own):
+            with sessions.only(rows):
+                self.subject.cache.check(ledger, held, sessions, prompt.cut(rows))
 
     def _check_tower(self, case: Case, budget: int) -> tuple[Seen, dict[str, Array], bool]:
         """What PyTorch and the graph see, and whether what follows can be compared too."""

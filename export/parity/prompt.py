@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,10 @@ class Prompt:
     def start(self) -> int:
         """The first visual row."""
         return self.visual.start
+
+    def cut(self, rows: int) -> Prompt:
+        """The same without what follows the first so many rows."""
+        return replace(self, embeds=self.embeds[:, :rows])
 
     @property
     def rows(self) -> npt.NDArray[np.float32]:

@@ -6,7 +6,8 @@ shared with `edgetok.runtimes`, so that a fault there cannot hide a fault here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from edgetok.prefill import Prefill
 
 Array = npt.NDArray[Any]
 Made = Mapping[str, Array]  # the outputs of a compress graph, by name
+_ROWS = (names.INPUT_EMBEDS, names.CHUNK_EMBEDS)
 
 
 _ROUNDING = (b"MatMulNBits", b"MatMulIntegerToFloat")
@@ -61,7 +63,9 @@ class GraphRunner:
         self._past: dict[str, Array] = {}
         self.signals: dict[int, float] = {}
         self.left = 0  # the layer before which visual rows left, after a prefill in segments
-        self._sessions: dict[tuple[str, int | None], Any] = {}
+        self._only_rows: int | None = None
+        # By stage, rung or layer, and rows of the prompt or chunk; 0 where a stage has neither.
+        self._sessions: dict[tuple[str, int | None], dict[int, Any]] = {}
         self._unpacked: dict[str, Array] = {}
         self._shapes: dict[str, tuple[list[int], str]] = {}
         for graph in graphs:
@@ -80,16 +84,22 @@ class GraphRunner:
             part = graph.stage.budget if layer is None else layer
             if stage in (names.SEGMENT, names.EXITED):
                 stage, part = f"{stage}_{layer}", graph.stage.budget  # type: ignore[assignment]
-            self._sessions[stage, part] = session
+            rows = next((t.shape[1] for t in graph.stage.inputs if t.name in _ROWS), 0)
+            self._sessions.setdefault((stage, part), {})[rows] = session
             for spec in graph.stage.inputs:
                 self._shapes[spec.name] = (spec.shape, spec.dtype)
         if (names.UNPACK, None) in self._sessions:
             self._unpacked = self.run(names.UNPACK, None, {})
 
-    def run(self, stage: str, budget: int | None, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Run a rung's graph, or the shared one; inputs that it does not have are left out."""
+    def run(
+        self, stage: str, budget: int | None, feeds: dict[str, Array], rows: int = 0
+    ) -> dict[str, Array]:
+        """Run a rung's graph, or the shared one, of so many rows where there are several.
+
+        Inputs that it does not have are left out.
+        """
         own = (stage, budget)
-        session = self._sessions[own if own in self._sessions else (stage, None)]
+        session = self._sessions[own if own in self._sessions else (stage, None)][rows]
         wanted = [value.name for value in session.get_inputs()]
         found = [value.name for value in session.get_outputs()]
         given = feeds | self._unpacked
@@ -194,17 +204,33 @@ class GraphRunner:
             names.PAST_LENGTHS: self._lengths + np.int32(width - 1),
             names.CHUNK_POSITIONS: first[:, None].astype(np.int64) + np.arange(width),
         }
-        out = self.run(names.EXTEND, None, feeds)
+        out = self.run(names.EXTEND, None, feeds, width)
         self._past, self._position = _as_past(out), self._position + width
         self._lengths = self._lengths + np.int32(width)
         logits: Array = out[names.LOGITS][0]
         return logits
 
     @property
-    def chunk_rows(self) -> int:
-        """Rows that the extend graph takes at once."""
-        shape, _ = self._shapes[names.CHUNK_EMBEDS]
-        return shape[1]
+    def chunk_sizes(self) -> list[int]:
+        """Rows that each extend graph takes at once, ascending."""
+        return sorted(self._sessions[names.EXTEND, None])
+
+    def prompt_sizes(self, budget: int) -> list[int]:
+        """Rows of each prefill graph of a rung, ascending."""
+        return sorted(self._sessions["prefill", budget])
+
+    @contextmanager
+    def only(self, rows: int) -> Iterator[None]:
+        """Prompts go through the prefill graphs of so many rows, not the shortest that fit."""
+        self._only_rows = rows
+        try:
+            yield
+        finally:
+            self._only_rows = None
+
+    def _size_for(self, budget: int, count: int) -> int:
+        sizes = [self._only_rows] if self._only_rows else self.prompt_sizes(budget)
+        return next(rows for rows in sizes if rows >= count)
 
     def room_for(self, budget: int) -> int:
         """Rows that fit into the cache after one another, those counted that prefill removes."""
@@ -285,8 +311,7 @@ class GraphRunner:
 
     def prompt_rows(self, budget: int) -> int:
         """Rows that a rung's prompt has room for."""
-        rows: int = self._prompt_shape(budget)[1]
-        return rows
+        return self.prompt_sizes(budget)[-1]
 
     def prefill(
         self,
@@ -299,9 +324,10 @@ class GraphRunner:
         """True rows [n, D] through the prefill graph of a rung: all its outputs, by name."""
         if self.exits:
             return self._prefill_in_segments(budget, embeds, start, leave)
+        rows = self._size_for(budget, len(embeds))
         last = embeds.shape[0] - 1 - self._removed(budget)
         feeds = {
-            names.INPUT_EMBEDS: self._pad(budget, embeds),
+            names.INPUT_EMBEDS: _pad(embeds, rows),
             names.LAST_ROW: last[-1:].astype(np.int64),
             names.VISUAL_START: np.array([start], np.int64),
             names.PAST_LENGTHS: last.astype(np.int32),
@@ -309,23 +335,23 @@ class GraphRunner:
         if made is not None:
             feeds |= {names.VISUAL_KEPT: made[names.KEPT]}
             feeds |= {name: made[name] for name in (names.VISUAL_DEEP,) if name in made}
-        return self.run("prefill", budget, feeds | self._empty_cache())
+        return self.run("prefill", budget, feeds | self._empty_cache(), rows)
 
     def _prefill_in_segments(
         self, budget: int, embeds: Array, start: int, leave: int | None
     ) -> dict[str, Array]:
         """The same graph by graph; signals by layer are in `signals`, the exit in `left`."""
         count, layers = embeds.shape[0], self._layers
-        self.signals, self.left = {}, layers
-        place = np.arange(self._prompt_shape(budget)[1] - budget)
+        self.signals, self.left, rows = {}, layers, self.prompt_rows(budget)
+        place = np.arange(rows - budget)
         feeds = self._empty_cache() | {
-            names.INPUT_EMBEDS: self._pad(budget, embeds),
+            names.INPUT_EMBEDS: _pad(embeds, rows),
             names.LAST_ROW: np.array([count - 1], np.int64),
             names.VISUAL_START: np.array([start], np.int64),
             names.PAST_LENGTHS: np.full(layers, count - 1, np.int32),
             names.TEXT_POSITIONS: np.where(place < start, place, place + budget),
         }
-        out = self.run("prefill", budget, feeds)
+        out = self.run("prefill", budget, feeds, rows)
         for layer in self.exits:
             if self.left == layers:
                 self.signals[layer] = float(out[names.EXIT_SIGNAL][0])
@@ -362,21 +388,17 @@ class GraphRunner:
         shape, _ = self._shapes[names.PAST_LENGTHS]
         return shape[0]
 
-    def _pad(self, budget: int, embeds: Array) -> Array:
-        rows = np.zeros(self._prompt_shape(budget), np.float32)
-        rows[0, : embeds.shape[0]] = embeds
-        return rows
-
-    def _prompt_shape(self, budget: int) -> list[int]:
-        inputs = self._sessions["prefill", budget].get_inputs()
-        return next(value.shape for value in inputs if value.name == names.INPUT_EMBEDS)
-
     def _empty_cache(self) -> dict[str, Array]:
         return {
             name: np.zeros(shape, dtype)
             for name, (shape, dtype) in self._shapes.items()
             if name.startswith("past_") and name != names.PAST_LENGTHS
         }
+
+
+def _pad(embeds: Array, rows: int) -> Array:
+    """[n, D] -> [1, rows, D]."""
+    return np.pad(embeds, ((0, rows - len(embeds)), (0, 0)))[None].astype(np.float32)
 
 
 def as_arrays(made: Mapping[str, Any] | None) -> Made | None:

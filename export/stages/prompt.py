@@ -9,15 +9,13 @@ from edgetok.export.stages.prompt_mrope import MropePrefill
 from edgetok.export.stages.prompt_reduced import ReducingPrefill
 from edgetok.export.stages.prompt_segments import Segment, list_segments
 from edgetok.families.parts import Parts
-from edgetok.ladder import Rung
 from edgetok.prefill import Prefill as Reduction
 
 
 def build_prompt(
-    context: DecoderContext, parts: Parts, reduction: Reduction | None, rung: Rung
+    context: DecoderContext, parts: Parts, reduction: Reduction | None, rows: int, visual: int
 ) -> StageModule:
-    """The prefill module of a rung, over a cache of plain rows."""
-    rows, visual = rung.prefill_tokens, rung.budget
+    """The prefill module of prompts of so many rows and visual tokens, over plain rows."""
     if reduction is not None:
         if segments := list_segments(reduction, context.layers):
             return Segment(context, reduction, rows, visual, segments[0])

@@ -20,8 +20,7 @@ from edgetok.bundle.manifest import Manifest
 from edgetok.bundle.operators import ALLOWED, SIZED_BY_OPERANDS
 from edgetok.bundle.processor import ImagePlan, PromptPlan
 from edgetok.control.table import BenchTable
-from edgetok.runtimes.runtime.reuse import CHUNK_ROW_COST
-from edgetok.runtimes.runtime.runtime import STEP_ROWS
+from edgetok.runtimes.runtime.cache import CALL_COST, STEP_COST
 
 SOURCES = Path(__file__).with_name("src")
 FILES = (Manifest, EncoderManifest, ImagePlan, PromptPlan, BenchTable)  # each is a file's content
@@ -64,7 +63,7 @@ def _limits() -> list[str]:
 
 
 def _costs() -> list[str]:
-    numbers = {"CHUNK_ROW_COST": CHUNK_ROW_COST, "STEP_ROWS": STEP_ROWS}
+    numbers = {"CALL_COST": CALL_COST, "STEP_COST": STEP_COST}
     lines = [f"constexpr std::int64_t {name} = {value};" for name, value in numbers.items()]
     return ["namespace costs {", *lines, "}  // namespace costs\n"]
 

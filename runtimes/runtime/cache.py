@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,10 @@ from edgetok import limits
 from edgetok.bundle.manifest import KvCache
 from edgetok.errors import InputError
 from edgetok.runtimes.runtime.protocol import Key
+
+# What a call takes before its rows, and what a step takes, in rows of a prefill: a row of a chunk
+# takes as long as one of a prompt (benchmarks/reuse.py).
+CALL_COST, STEP_COST = 24, 10
 
 
 class CacheRows:
@@ -136,17 +142,54 @@ class HeldRows:
         return len(self._keys)
 
 
-def list_chunks(start: int, stop: int, width: int, *, overlapping: bool) -> list[int]:
-    """Where chunks of `width` rows begin that fill rows from `start` to `stop`.
+class Chunks(NamedTuple):
+    """How rows are put after those that are held: chunks, widest first, then single steps.
 
-    With `overlapping` the last one ends at `stop`, and may write rows again that stand before it;
-    without it fewer than `width` rows may be left.
-
-    >>> list_chunks(10, 40, 16, overlapping=True)
-    [10, 24]
-    >>> list_chunks(10, 40, 16, overlapping=False)
-    [10]
+    Args:
+        cost: in rows of a prefill.
     """
-    if overlapping and stop >= width:
-        return [min(at, stop - width) for at in range(start, stop, width)]
-    return list(range(start, stop - width + 1, width))
+
+    cost: float
+    widths: tuple[int, ...]
+    steps: int
+
+
+def choose_chunks(
+    start: int, stop: int, sizes: Sequence[int], *, overlapping: bool, steps: int
+) -> Chunks:
+    """The cheapest way to put rows from `start` to `stop` into the cache.
+
+    Args:
+        sizes: rows that graphs of chunks take, ascending.
+        overlapping: whether the last chunk may write rows again that stand before it.
+        steps: how many of the last rows may be put one by one, being text.
+
+    >>> choose_chunks(80, 125, (16, 64), overlapping=True, steps=45).widths
+    (64,)
+    >>> choose_chunks(80, 125, (16, 64), overlapping=False, steps=45)[1:]
+    ((16, 16), 13)
+    """
+    best = [Chunks(0, (), 0)]
+    for rows in range(1, stop - start + 1):
+        ways = [Chunks(STEP_COST * rows, (), rows)] if rows <= steps else []
+        for width in sizes:
+            if width <= rows or (overlapping and width <= stop):
+                before = best[max(0, rows - width)]
+                cost = before.cost + CALL_COST + width
+                ways.append(Chunks(cost, (*before.widths, width), before.steps))
+        best.append(min(ways, default=Chunks(math.inf, (), 0)))
+    found = best[-1]
+    return found._replace(widths=tuple(sorted(found.widths, reverse=True)))
+
+
+def place_chunks(start: int, stop: int, widths: Sequence[int]) -> list[tuple[int, int]]:
+    """Where chunks of these widths begin, and their widths; none goes beyond `stop`.
+
+    >>> place_chunks(80, 125, (64,)), place_chunks(10, 43, (16, 16))
+    ([(61, 64)], [(10, 16), (26, 16)])
+    """
+    places = []
+    for width in widths:
+        places.append((min(start, stop - width), width))
+        start += width
+    return places

@@ -12,9 +12,8 @@ from edgetok.runtimes.runtime.requirements import require_rows, require_tokens, 
 
 
 def feed_rows(rows: Tensor, embeds: FloatArray) -> None:
-    """A prompt [n, D] into rows [1, S, D]; raises InputError if n is 0 or more than S."""
+    """A prompt [n, D] into rows [1, S, D]."""
     count = len(embeds)
-    require_rows(count, rows.host.shape[1], "prompt rows")
     rows.host[0, :count] = embeds
     rows.host[0, count:] = 0  # never read, but must be finite
     rows.push()

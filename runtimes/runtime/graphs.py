@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgetok import names
 from edgetok.bundle.buffers import require_buffers
-from edgetok.bundle.manifest import Flavour, Stage, shared_stages
+from edgetok.bundle.manifest import Flavour, Stage, count_rows, shared_stages
 from edgetok.bundle.reader import Bundle
 from edgetok.errors import UsageError
 from edgetok.ladder import Ladder, Rung
@@ -20,7 +20,7 @@ class LoadedGraphs:
 
     Attributes:
         decode: the graph of a step.
-        extend: the graph that puts a chunk after the rows of the cache; None where there is none.
+        extend: graphs that put a chunk after the rows of the cache, by its rows; mostly two.
         room: what makes room for a row where there is none.
         segments: the graphs after the first one of a prefill in segments.
 
@@ -37,16 +37,26 @@ class LoadedGraphs:
         self._unpack()
         self._graphs = self._load()
         self.decode = self.find("decode", ladder.smallest)
-        self.extend = self._graphs.get((names.EXTEND, ladder.smallest.budget))
+        chunks = self._graphs.get((names.EXTEND, ladder.smallest.budget), {})
+        self.extend = {rows: chunks[rows] for rows in sorted(chunks)}
         self.room = self._load_room()
         self.segments: Segments = load_segments(bundle.manifest, flavour, ladder, self._bind)
 
     def find(self, stage: str, rung: Rung) -> Graph:
-        """The graph of a stage that serves a rung.
+        """The graph of a stage that serves a rung; the longest, where there are several.
 
         Raises:
             UsageError: if the rung is not loaded.
         """
+        graphs = self._find_all(stage, rung)
+        return graphs[max(graphs)]
+
+    def find_prompt(self, rung: Rung, rows: int) -> Graph:
+        """The shortest prefill graph of a rung that has so many rows; else the longest."""
+        graphs = self._find_all("prefill", rung)
+        return graphs[min((size for size in graphs if size >= rows), default=max(graphs))]
+
+    def _find_all(self, stage: str, rung: Rung) -> dict[int, Graph]:
         try:
             return self._graphs[stage, rung.budget]
         except KeyError:
@@ -71,17 +81,19 @@ class LoadedGraphs:
         order = sorted(graphs, key=lambda layer: -kv.keep[layer])  # see `Backend`
         return Compaction({layer: self._bind(graphs[layer], rung) for layer in order}, cache)
 
-    def _load(self) -> dict[tuple[str, int], Graph]:
+    def _load(self) -> dict[tuple[str, int], dict[int, Graph]]:
+        """The graphs of each stage and rung, by the rows that they take at most."""
         bundle, by_file = self._bundle, dict[str, Graph]()
-        graphs = {}
+        graphs: dict[tuple[str, int], dict[int, Graph]] = {}
         for name in shared_stages(bundle.manifest):
             for rung in reversed(self._ladder.rungs):  # see `Backend`
-                stage = bundle.stage(name, rung.budget, self._flavour)
-                if stage.file not in by_file:
-                    by_file[stage.file] = self._bind(stage, rung)
-                else:
-                    self._require(stage, rung)
-                graphs[name, rung.budget] = by_file[stage.file]
+                own = graphs[name, rung.budget] = {}
+                for stage in bundle.stages(name, rung.budget, self._flavour):
+                    if stage.file not in by_file:
+                        by_file[stage.file] = self._bind(stage, rung)
+                    else:
+                        self._require(stage, rung)
+                    own[count_rows(stage)] = by_file[stage.file]
         for path in bundle.manifest.files:  # sessions opened weights by name: still those hashed?
             if path.startswith(WEIGHTS_PREFIX):
                 bundle.path_of(path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgetok import names
 from edgetok.bundle.buffers import is_buffer, layers_of
-from edgetok.bundle.manifest import Manifest, Stage, Tensor
+from edgetok.bundle.manifest import Manifest, Stage, Tensor, count_rows
 from edgetok.errors import BundleError
 from edgetok.ladder import Rung
 
@@ -45,6 +45,15 @@ class Served:
     def lists(self, name: str) -> bool:
         """Whether the graph has an input of this name."""
         return any(tensor.name == name for tensor in self.stage.inputs)
+
+    @property
+    def rows(self) -> int:
+        """Of a prefill graph: those of the rung's prompts, unless a longer graph has them."""
+        of, budgets = (self.stage.stage, self.stage.flavour), (None, self.rung.budget)
+        alike = (s for s in self.manifest.stages if (s.stage, s.flavour) == of)
+        longest = max(count_rows(s) for s in alike if s.budget in budgets)
+        own = count_rows(self.stage)
+        return own if own < longest else self.rung.prefill_tokens
 
     @property
     def in_segments(self) -> bool:
@@ -110,7 +119,7 @@ def _prefill(at: Served) -> tuple[Interface, Interface]:
         names.VISUAL_KEPT: ("int64", [at.rung.budget]),
         **_deep(at.compress, at),
     }
-    rows = [1, at.rung.prefill_tokens, at.manifest.text.hidden]
+    rows = [1, at.rows, at.manifest.text.hidden]
     return {
         names.INPUT_EMBEDS: ("float32", rows),
         names.LAST_ROW: ("int64", [1]),

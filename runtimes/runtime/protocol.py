@@ -177,6 +177,14 @@ class Runtime(Protocol):
         """
         ...
 
+    def prefill_cost(self, rung: Rung, rows: int) -> float:
+        """What `prefill` of so many rows takes, in rows of the graph that would run."""
+        ...
+
+    def extend_cost(self, start: int, keys: Sequence[Key]) -> float:
+        """What `extend` of these rows from `start` on takes, in rows of a prefill."""
+        ...
+
     def forget(self) -> None:
         """Hold nothing that is known: the next prompt is computed from its first row on."""
         ...

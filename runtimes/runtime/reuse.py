@@ -10,9 +10,6 @@ import numpy as np
 from edgetok.ladder import Rung
 from edgetok.runtimes.runtime.protocol import FloatArray, Key, Runtime, VisualTokens
 
-# One row of a chunk takes as long as 1.3 to 3.7 of a prefill (benchmarks/reuse.py).
-CHUNK_ROW_COST = 3
-
 
 @dataclass(frozen=True, slots=True)
 class PromptRows:
@@ -76,8 +73,9 @@ def fill(
     """
     keys, opening = rows.keys, rows.opening
     held = runtime.count_held(keys)
-    fresh = rung.prefill_tokens + CHUNK_ROW_COST * (len(rows) - opening)
-    if held and CHUNK_ROW_COST * (len(rows) - held) <= fresh:
+    fresh = runtime.prefill_cost(rung, opening)
+    fresh += runtime.extend_cost(opening, keys)
+    if held and runtime.extend_cost(held, keys) <= fresh:
         return runtime.extend(embeds, held, keys), held
     logits = runtime.prefill(
         rung,

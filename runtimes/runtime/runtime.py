@@ -14,7 +14,14 @@ from edgetok.ladder import Rung
 from edgetok.runtimes.backends.backend import Backend, Graph
 from edgetok.runtimes.backends.ort import OrtBackend
 from edgetok.runtimes.backends.providers import ENGINE_DEVICES, provider_of
-from edgetok.runtimes.runtime.cache import CacheRows, HeldRows, list_chunks
+from edgetok.runtimes.runtime.cache import (
+    CALL_COST,
+    CacheRows,
+    Chunks,
+    HeldRows,
+    choose_chunks,
+    place_chunks,
+)
 from edgetok.runtimes.runtime.feeding import feed_prompt, feed_rows, feed_visual
 from edgetok.runtimes.runtime.graphs import LoadedGraphs
 from edgetok.runtimes.runtime.interface import SIGNAL_PREFIX, has_tower_per_rung
@@ -28,8 +35,6 @@ from edgetok.runtimes.runtime.requirements import (
     require_rows,
     require_threads,
 )
-
-STEP_ROWS = 4  # up to so many steps are quicker than a chunk (benchmarks/reuse.py)
 
 
 class BundleRuntime:
@@ -186,7 +191,9 @@ class BundleRuntime:
                 not lie before the last row.
             UsageError: if the bundle takes rows away at prefill and `visual_start` is missing.
         """
-        graph, count = self._graph("prefill", rung), len(embeds)
+        count = len(embeds)
+        require_rows(count, rung.prefill_tokens, "prompt rows")
+        graph = self._graphs.find_prompt(rung, count)
         feed_rows(graph.inputs[names.INPUT_EMBEDS], embeds)
         start = feed_visual(graph, rung.budget, count, visual_start, visual)
         self._held.forget()
@@ -219,9 +226,18 @@ class BundleRuntime:
         shared = min(self._held.count_shared(keys), len(keys) - 1)
         text_follows = all(isinstance(key, int) for key in keys[shared:])
         if self._may_rewind:
-            return shared if text_follows or len(keys) >= self._chunk_rows else 0
+            return shared if text_follows or len(keys) >= min(self._graphs.extend, default=1) else 0
         # Rows that are gone were chosen by all that came before: only more can be put after.
         return shared if text_follows and shared == len(self._held) else 0
+
+    def prefill_cost(self, rung: Rung, rows: int) -> float:
+        """What `prefill` of so many rows takes: a call, and all rows of the graph that it runs."""
+        graph = self._graphs.find_prompt(rung, rows)
+        return CALL_COST + float(graph.inputs[names.INPUT_EMBEDS].host.shape[1])
+
+    def extend_cost(self, start: int, keys: Sequence[Key]) -> float:
+        """What `extend` of these rows from `start` on takes, in rows of a prefill."""
+        return self._chunks(start, keys).cost
 
     def extend(self, embeds: FloatArray, start: int, keys: Sequence[Key]) -> FloatArray:
         """Put rows of a prompt [n, D] from `start` on after those before; logits [W], a view.
@@ -237,21 +253,19 @@ class BundleRuntime:
             self._held.cut(start)
         self._rows.require_left(len(keys) - start)
         logits: FloatArray = np.zeros(0, np.float32)
-        for at in self._chunks(start, keys):
-            end = at + self._chunk_rows
-            logits = self._put(embeds[at:end], at, keys[at:end])
+        chunks = self._chunks(start, keys)
+        for at, width in place_chunks(start, len(keys) - chunks.steps, chunks.widths):
+            logits = self._put(embeds[at : at + width], at, keys[at : at + width])
         for key in keys[len(self._held) :]:
             logits = self.step(key)  # type: ignore[arg-type]  # text, as `count_held` requires
         return logits
 
-    def _chunks(self, start: int, keys: Sequence[Key]) -> list[int]:
-        """Where the chunks of an extension begin; single steps do what is left."""
-        if self._graphs.extend is None:
-            return []
-        width = self._chunk_rows
-        tail = keys[len(keys) - (len(keys) - start) % width :]
-        stepping = len(tail) <= STEP_ROWS and all(isinstance(key, int) for key in tail)
-        return list_chunks(start, len(keys), width, overlapping=self._may_rewind and not stepping)
+    def _chunks(self, start: int, keys: Sequence[Key]) -> Chunks:
+        """The cheapest way to put the rows from `start` on."""
+        images = (i for i in range(len(keys), start, -1) if not isinstance(keys[i - 1], int))
+        given = start, len(keys), tuple(self._graphs.extend)
+        steps = len(keys) - next(images, start)
+        return choose_chunks(*given, overlapping=self._may_rewind, steps=steps)
 
     def forget(self) -> None:
         """Compute the next prompt from its first row on."""
@@ -286,7 +300,7 @@ class BundleRuntime:
         if at < len(self._held):
             self._rows.rewind(at)
             self._held.cut(at)
-        graph = self._graph(names.EXTEND, self.ladder.smallest)
+        graph = self._graphs.extend[len(chunk)]
         inputs = graph.inputs
         inputs[names.CHUNK_EMBEDS].write(chunk[None])
         inputs[names.PAST_LENGTHS].write(self._rows.lengths + np.int32(len(chunk) - 1))
@@ -296,11 +310,6 @@ class BundleRuntime:
         self._held.append(keys)
         logits: FloatArray = graph.outputs[names.LOGITS].pull()[0]
         return logits
-
-    @property
-    def _chunk_rows(self) -> int:
-        extend = self._graphs.extend
-        return 1 if extend is None else int(extend.inputs[names.CHUNK_EMBEDS].host.shape[1])
 
     @property
     def _may_rewind(self) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetok import limits
-from edgetok.bundle.manifest import Manifest, encode_manifest
+from edgetok.bundle.manifest import Manifest, encode_manifest, list_shorter
 from edgetok.bundle.parse import parse_manifest
 from edgetok.bundle.processor import parse_image_plan, parse_prompt_plan
 from edgetok.bundle.strict import decode_strict, encode_strict
@@ -86,6 +86,35 @@ CONTRADICTIONS = {
     "stage of no rung": (
         lambda m: m["stages"].append(m["stages"][-1] | {"budget": 3}),
         "serves rung 3",
+    ),
+    "prompts of one length": (
+        lambda m: _set_lengths(m, 5, 5),
+        r"take at most \[5, 5\] rows, not each",
+    ),
+    "no prompt as long as the rung's": (
+        lambda m: _set_lengths(m, 3, 4),
+        "2 ort graphs of prefill of rung 2: the longest has 4 rows, not 2 visual and 3 prompt",
+    ),
+    "a prompt that is longer": (lambda m: _set_lengths(m, 5, 6), "the longest has 6 rows, not 2"),
+    "a prompt without text": (lambda m: _set_lengths(m, 2, 5), "2 rows hold no text beside 2 vis"),
+    "a prompt of no rows": (lambda m: _set_lengths(m, 0, 5), "0 rows hold no text beside 2 visual"),
+    "prompts that read other inputs": (
+        lambda m: _set_lengths(m, 4, 5)[0]["inputs"].append(
+            {"name": "visual_start", "dtype": "int64", "shape": [1]}
+        ),
+        "2 ort graphs of prefill of rung 2 read other inputs",
+    ),
+    "too many prompts": (
+        lambda m: (m["ladder"][0].update(prompt_tokens=10), _set_lengths(m, *range(4, 13))),
+        "9 ort graphs of prefill of rung 2, more than 8",
+    ),
+    "a prompt in segments of several lengths": (
+        lambda m: (_set_lengths(m, 4, 5), m["prefill"].update(method="fastv", exits=[1])),
+        "a prefill in segments has one length",
+    ),
+    "chunks of one length": (
+        lambda m: m["stages"].append(next(s for s in m["stages"] if s["stage"] == "extend")),
+        r"2 ort graphs of extend of rung 2 take at most \[0, 0\] rows",
     ),
     "portable stage of one rung alone": (
         lambda m: m["stages"].append(m["stages"][0] | {"flavour": "portable", "budget": 4}),
@@ -173,8 +202,28 @@ def _unpack(manifest: dict, flavour: str = "ort", inputs: Sequence[dict] = (), *
     manifest["stages"].append(of_all | {"file": file, "outputs": [_weight(**made)]})
 
 
+def _set_lengths(manifest: dict, *rows: int) -> list[dict]:
+    """Prefill graphs of so many rows for the first rung, in place of its one."""
+    stages = manifest["stages"]
+    place = next(i for i, s in enumerate(stages) if s["stage"] == "prefill")
+    made = []
+    for count in rows:
+        embeds = {"name": "input_embeds", "dtype": "float32", "shape": [1, count, 12]}
+        made.append(stages[place] | {"inputs": [embeds]})
+    stages[place : place + 1] = made
+    return made
+
+
 def _file(path: str, size_bytes: int = 0) -> dict:
     return {path: {"bytes": size_bytes, "sha256": "0" * 64}}
+
+
+@pytest.mark.parametrize("rows", [(5,), (4, 5), (5, 3), (3, 4, 5)])
+def test_a_rung_may_have_prompts_of_several_lengths(tiny, rows):
+    tree = json.loads(tiny.good_manifest())
+    _set_lengths(tree, *rows)
+    manifest = parse_manifest(json.dumps(tree).encode())
+    assert list_shorter(manifest) == {2: tuple(sorted(n - 2 for n in rows if n < 5)), 4: ()}
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)

@@ -19,7 +19,7 @@ from edgetok.kv.stores.kivi import RING_ROWS
 from edgetok.runtimes.answers.model import Model
 from edgetok.runtimes.device import machine
 from edgetok.runtimes.load import load
-from edgetok.runtimes.runtime.cache import HeldRows, list_chunks
+from edgetok.runtimes.runtime.cache import HeldRows, choose_chunks, place_chunks
 from edgetok.runtimes.runtime.runtime import BundleRuntime
 
 BEFORE = 1 + len("User: ")  # rows in front of every image
@@ -131,13 +131,14 @@ def test_a_failed_chunk_leaves_what_stands_before_it(
     runtime, image = pair[0].runtime, pair[0].encode(picture(1))
     assert isinstance(runtime, BundleRuntime)
     pair[0].generate(image, LONG, budget=16)
-    run = runtime._graphs.extend.run
+    (graph,) = runtime._graphs.extend.values()
+    run = graph.run
 
     def fail() -> None:
         run()
         raise MemoryError
 
-    monkeypatch.setattr(runtime._graphs.extend, "run", fail)
+    monkeypatch.setattr(graph, "run", fail)
     with pytest.raises(MemoryError):
         pair[0].generate(image, LONG[:-2] + " hand?", budget=16)
     monkeypatch.undo()
@@ -231,13 +232,19 @@ def test_extending_what_is_not_held_is_refused(pair: tuple[Model, Model]) -> Non
 @pytest.mark.parametrize("stop", [16, 17, 31, 32, 33, 48, 100])
 @pytest.mark.parametrize("start", [1, 7, 15])
 def test_chunks_cover_every_row(start: int, stop: int) -> None:
-    chunks = list_chunks(start, stop, 16, overlapping=True)
-    covered = {row for at in chunks for row in range(at, at + 16)}
+    """As few chunks as there can be of one size, where no row may be put alone."""
+    given = start, stop, (16,)
+    chunks = choose_chunks(*given, overlapping=True, steps=0)
+    places = place_chunks(start, stop, chunks.widths)
+    covered = {row for at, width in places for row in range(at, at + width)}
     assert set(range(start, stop)) <= covered
     assert max(covered) == stop - 1
-    assert len(chunks) == -(-(stop - start) // 16)
-    plain = list_chunks(start, stop, 16, overlapping=False)
-    assert plain == [start + 16 * i for i in range((stop - start) // 16)]
+    assert len(places) == -(-(stop - start) // 16)
+    plain = choose_chunks(*given, overlapping=False, steps=stop)
+    assert len(plain.widths) * 16 + plain.steps == stop - start
+    assert place_chunks(start, stop - plain.steps, plain.widths) == [
+        (start + 16 * i, 16) for i in range(len(plain.widths))
+    ]
 
 
 def test_held_rows_are_compared_from_the_first_on() -> None:

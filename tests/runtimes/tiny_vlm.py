@@ -65,10 +65,13 @@ class Recipe:
 
     budgets: Sequence[int] = BUDGETS
     prompt_tokens: int = PROMPT_TOKENS
+    shorter: Sequence[int] = ()  # fewer prompt tokens, with prefill graphs of their own
+    chunks: Sequence[int] = (CHUNK,)
     slots: int = BUDGETS[-1] + PROMPT_TOKENS + NEW_TOKENS
     int8_cache: bool = False
     stop_ids: Sequence[int] = (END_ID,)
     nan_budget: int | None = None
+    nan_tokens: int | None = None  # prompts that run in the graphs of this length have no logits
     pictures: int = 1
     convolution: bool = False  # each row also sees the mean of the two rows before it
     exits: bool = False  # visual rows leave before the second layer, where a signal says so
@@ -223,8 +226,10 @@ def _graphs(recipe: Recipe, weights: _Weights) -> list[tuple[Stage, ModelProto]]
         made += [_first_segment(recipe, weights, k) for k in recipe.budgets]
         made += [_second_segment(recipe, weights, k) for k in (*recipe.budgets, None)]
     else:
-        made += [_prefill(recipe, weights, k) for k in recipe.budgets]
-    return [*made, _extend(recipe, weights), _decode(recipe, weights)]
+        lengths = sorted({*recipe.shorter, recipe.prompt_tokens})
+        made += [_prefill(recipe, weights, k, n) for k in recipe.budgets for n in lengths]
+    chunks = [_extend(recipe, weights, rows) for rows in recipe.chunks]
+    return [*made, *chunks, _decode(recipe, weights)]
 
 
 def _tower(weights: _Weights, budget: int | None) -> tuple[Stage, ModelProto]:
@@ -297,18 +302,24 @@ def _embed(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
     return stage, graph.model(stage)
 
 
-def _prefill(recipe: Recipe, weights: _Weights, budget: int) -> tuple[Stage, ModelProto]:
-    rows = budget + recipe.prompt_tokens
+def _prefill(
+    recipe: Recipe, weights: _Weights, budget: int, tokens: int
+) -> tuple[Stage, ModelProto]:
+    rows = budget + tokens
     inputs = [
         _floats(names.INPUT_EMBEDS, 1, rows, WIDTH),
         _ids(names.LAST_ROW, 1),
         _lengths(names.PAST_LENGTHS),
     ]
-    stage = _stage("prefill", budget, inputs + _cache(recipe, "past"), _outputs(recipe))
+    shorter = tokens if tokens < recipe.prompt_tokens else None
+    stage = _stage("prefill", budget, inputs + _cache(recipe, "past"), _outputs(recipe), shorter)
     graph = _Graph(weights)
     total = graph.constant("total", np.array([rows], np.int32))
     hidden = _convolve(graph, recipe, names.INPUT_EMBEDS, rows, is_prompt=True)
     hidden = _decoder(graph, recipe, hidden, total)
+    if tokens == recipe.nan_tokens:
+        nan = graph.constant("nan", np.array(np.nan, np.float32))
+        hidden = graph.node("Add", [hidden, nan], "spoilt")
     graph.node("Gather", [hidden, names.LAST_ROW], "last", axis=1)
     _head(graph, "last")
     return stage, graph.model(stage)
@@ -400,19 +411,20 @@ def _convolve(
     return graph.node("Add", [rows, "mixed"], "convolved")
 
 
-def _extend(recipe: Recipe, weights: _Weights) -> tuple[Stage, ModelProto]:
+def _extend(recipe: Recipe, weights: _Weights, rows: int) -> tuple[Stage, ModelProto]:
     inputs = [
-        _floats(names.CHUNK_EMBEDS, 1, CHUNK, WIDTH),
+        _floats(names.CHUNK_EMBEDS, 1, rows, WIDTH),
         _lengths(names.PAST_LENGTHS),
-        _ids(names.CHUNK_POSITIONS, LAYERS, CHUNK),
+        _ids(names.CHUNK_POSITIONS, LAYERS, rows),
     ]
     past = [*_cache(recipe, "past"), *_memory(recipe, "past")]
-    stage = _stage("extend", None, inputs + past, _outputs(recipe))
+    shorter = rows if rows < max(recipe.chunks) else None
+    stage = _stage("extend", None, inputs + past, _outputs(recipe), shorter)
     graph = _Graph(weights)
     slots = graph.constant("slots", np.array([recipe.slots], np.int32))
-    hidden = _convolve(graph, recipe, names.CHUNK_EMBEDS, CHUNK)
+    hidden = _convolve(graph, recipe, names.CHUNK_EMBEDS, rows)
     hidden = _decoder(graph, recipe, hidden, slots, names.CHUNK_POSITIONS)
-    last = graph.constant("last_of_chunk", np.array([CHUNK - 1], np.int64))
+    last = graph.constant("last_of_chunk", np.array([rows - 1], np.int64))
     graph.node("Gather", [hidden, last], "last", axis=1)
     _head(graph, "last")
     return stage, graph.model(stage)
@@ -568,8 +580,14 @@ def _manifest(recipe: Recipe, stages: list[Stage]) -> Manifest:
     )
 
 
-def _stage(name: str, rung: int | None, inputs: list[Tensor], outputs: list[Tensor]) -> Stage:
-    suffix = "" if rung is None else f"_{rung}"
+def _stage(
+    name: str,
+    rung: int | None,
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    shorter: int | None = None,
+) -> Stage:
+    suffix = "".join(f"_{part}" for part in (rung, shorter) if part is not None)
     return Stage(
         stage=name,
         budget=rung,

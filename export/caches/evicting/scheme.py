@@ -67,11 +67,11 @@ class EvictingCache(CacheScheme):
         lowering = decoding.lowering.decoder(self.kv)
         return DecoderContext(text, text.max_positions, self.plan.slots, lowering, self.scales)
 
-    def prefill(self, decoding: Decoding, budget: int) -> StageModule:
+    def prefill(self, decoding: Decoding, budget: int, rows: int) -> StageModule:
         return EvictingPrefill(
             *self._given(decoding),
             packing=decoding.lowering.packing(self.scales is not None),
-            rows=decoding.rung(budget).prefill_tokens,
+            rows=rows,
             text_rows=decoding.prompt_tokens,
         )
 

@@ -68,12 +68,11 @@ class PlainCache(CacheScheme):
     def positions(self) -> Literal["kept", "renumbered"]:  # type: ignore[override]
         return "kept" if self.reduction is None else self.reduction.method.positions
 
-    def prefill(self, decoding: Decoding, budget: int) -> StageModule:
-        rung = decoding.rung(budget)
-        return build_prompt(self.context(decoding), decoding.parts, self.reduction, rung)
+    def prefill(self, decoding: Decoding, budget: int, rows: int) -> StageModule:
+        return build_prompt(self.context(decoding), decoding.parts, self.reduction, rows, budget)
 
-    def extend(self, decoding: Decoding) -> StageModule:
-        return Extend(self.context(decoding), decoding.chunk_rows)
+    def extend(self, decoding: Decoding, rows: int) -> StageModule:
+        return Extend(self.context(decoding), rows)
 
     def decode(self, decoding: Decoding) -> StageModule:
         return Decode(self.context(decoding))

@@ -21,27 +21,28 @@ def check_reads(
     prompt: Prompt,
     stored: Stored,
 ) -> None:
-    """Follow a prompt through steps, a chunk of text, and steps."""
+    """Follow a prompt through steps, a chunk of text of each size, and steps."""
     reference.rounding = stored.rounding()
     try:
-        _follow(ledger, reference, sessions, prompt)
+        for width in sessions.chunk_sizes:
+            _follow(ledger, reference, sessions, prompt, width)
     finally:
         reference.rounding = None
         reference.agreement.clear()
 
 
 def _follow(
-    ledger: Ledger, reference: TidalReference, sessions: GraphRunner, prompt: Prompt
+    ledger: Ledger, reference: TidalReference, sessions: GraphRunner, prompt: Prompt, width: int
 ) -> None:
     budget = prompt.budget
-    embeds = prompt.embeds[:, : sessions.room_for(budget) - sessions.chunk_rows - 1]
+    embeds = prompt.embeds[:, : sessions.room_for(budget) - width - 1]
     got = sessions.begin(budget, embeds[0].numpy(), prompt.start)
     want = reference.begin(embeds, range(0))
     ledger.compare("prefill", budget, names.LOGITS, got, want.numpy())
-    left = sessions.room_for(budget) - embeds.shape[1] - sessions.chunk_rows
+    left = sessions.room_for(budget) - embeds.shape[1] - width
     steps = min(STEPS, left // 2)
     _take_steps(ledger, reference, sessions, int(got.argmax()), steps, budget)
-    ids = torch.arange(sessions.chunk_rows) * 7919 % reference.text.vocabulary
+    ids = torch.arange(width) * 7919 % reference.text.vocabulary
     chunk = reference.text.embed(ids).detach()
     got, want = sessions.put(chunk.numpy()), reference.put(chunk[None])
     ledger.compare(names.EXTEND, None, names.LOGITS, got, want.numpy())

@@ -29,6 +29,7 @@ constexpr std::int64_t TIMING_BYTES = 268435456;
 constexpr std::int64_t WEIGHTS_ALIGNMENT_BYTES = 4096;
 constexpr std::int64_t BUCKETS = 64;
 constexpr std::int64_t PROMPT_TOKENS = 32768;
+constexpr std::int64_t PROMPT_GRAPHS = 8;
 constexpr std::int64_t CACHE_SLOTS = 131072;
 constexpr std::int64_t NEW_TOKENS = 32768;
 constexpr std::int64_t IMAGE_PIXELS = 64000000;
@@ -50,8 +51,8 @@ constexpr std::int64_t CHAT_TEMPLATE_SECONDS = 20;
 }  // namespace limits
 
 namespace costs {
-constexpr std::int64_t CHUNK_ROW_COST = 3;
-constexpr std::int64_t STEP_ROWS = 4;
+constexpr std::int64_t CALL_COST = 24;
+constexpr std::int64_t STEP_COST = 10;
 }  // namespace costs
 
 namespace names {

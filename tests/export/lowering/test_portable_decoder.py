@@ -138,7 +138,7 @@ def test_padding_of_the_prompt_is_never_seen(parts: Parts, runner_of: Any) -> No
 @pytest.mark.parametrize("kv", ["fp32", "int8", "int4"])
 def test_a_chunk_does_what_single_steps_do(parts: Parts, runner_of: Any, kv: str) -> None:
     runner, embeds = runner_of(kv), embeds_of(parts, 9)[0].numpy()
-    ids = list(range(20, 20 + runner.chunk_rows))
+    ids = list(range(20, 20 + runner.chunk_sizes[0]))
     runner.begin(4, embeds)
     want = [runner.step(token) for token in ids][-1]
     after = runner.step(7)

@@ -78,7 +78,7 @@ def test_graphs_carry_the_memory(
     runner: GraphRunner = building.open_graphs(builder, tmp_path, "prefill", "decode", "extend")
     text = parts.text
     embeds = torch.randn(1, 2, text.hidden)
-    ids = torch.arange(runner.chunk_rows) % text.vocabulary
+    ids = torch.arange(runner.chunk_sizes[0]) % text.vocabulary
     chunk = text.embed(ids)[None]
     whole = torch.cat([embeds, chunk], dim=1)
     want = Reference(parts, find_method("pool")).answer(whole, 4)

@@ -103,10 +103,8 @@ void Bundle::require_same_weights() const {
 
 const Stage& Bundle::stage(const std::string& stage, std::int64_t budget,
                            const std::string& flavour) const {
-  for (const auto& candidate : manifest_.stages) {
-    const bool serves = !candidate.budget || *candidate.budget == budget;
-    if (candidate.stage == stage && candidate.flavour == flavour && serves) return candidate;
-  }
+  const auto found = stages_of(manifest_, stage, budget, flavour);
+  if (!found.empty()) return *found.front();
   throw bundle_error("no " + flavour + " graph of stage " + stage + " for " + std::to_string(budget) +
                      " visual tokens");
 }

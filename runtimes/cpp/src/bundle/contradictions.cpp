@@ -220,6 +220,43 @@ void ring_problems(const Manifest& m, Found& out) {
   }
 }
 
+std::set<std::string> input_names(const Stage& stage) {
+  std::set<std::string> out;
+  for (const auto& tensor : stage.inputs) out.insert(tensor.name);
+  return out;
+}
+
+// Graphs of one stage that serve a rung are alike but for their rows.
+void length_problems(const Manifest& m, const std::string& flavour, const std::string& name, Found& out) {
+  if (!may_have_several(name)) return;
+  for (const auto& rung : m.ladder) {
+    const auto graphs = stages_of(m, name, rung.budget, flavour);
+    if (graphs.size() < 2) continue;
+    const std::string at = "$.stages: " + std::to_string(graphs.size()) + " " + flavour + " graphs of " + name +
+                           " of rung " + str(rung.budget);
+    Integers rows;
+    std::set<std::set<std::string>> inputs;
+    for (auto graph = graphs.rbegin(); graph != graphs.rend(); ++graph) {
+      rows.push_back(count_rows(**graph));
+      inputs.insert(input_names(**graph));
+    }
+    if (graphs.size() > static_cast<std::size_t>(limits::PROMPT_GRAPHS)) {
+      out.push_back(at + ", more than " + std::to_string(limits::PROMPT_GRAPHS));
+    }
+    if (!rises(rows)) out.push_back(at + " take at most " + format_list(rows) + " rows, not each another number");
+    if (inputs.size() > 1) out.push_back(at + " read other inputs");
+    if (name != "prefill") continue;
+    if (rows.front() <= rung.budget) {
+      out.push_back(at + ": " + str(rows.front()) + " rows hold no text beside " + str(rung.budget) + " visual tokens");
+    }
+    if (rows.back() != rung.prefill_tokens()) {
+      out.push_back(at + ": the longest has " + str(rows.back()) + " rows, not " + str(rung.budget) + " visual and " +
+                    str(rung.prompt_tokens) + " prompt tokens");
+    }
+    if (!m.exits.empty()) out.push_back(at + ": a prefill in segments has one length");
+  }
+}
+
 bool tokens_rise(const Scorer& scorer) {
   Integers ids;
   for (const auto& [token, weight] : scorer.tokens) ids.push_back(token);
@@ -321,7 +358,7 @@ void serving_problems(const Manifest& m, const std::string& flavour, const std::
   const std::set<std::int64_t> budgets(listed.begin(), listed.end());
   for (const auto budget : budgets) {
     const int graphs = (own.count(budget) != 0 ? own[budget] : 0) + shared;
-    if (graphs == 1) continue;
+    if (graphs == 1 || (graphs != 0 && may_have_several(name))) continue;  // see length_problems
     out.push_back("$.stages: rung " + str(budget) + " has " + std::to_string(graphs) + " " + flavour +
                   " graphs of " + name + ", not 1");
   }
@@ -347,12 +384,18 @@ std::vector<std::string> find_contradictions(const Manifest& m) {
       out.push_back("$.stages: " + stage.stage + " belongs to bundles of encoders");
     }
   }
-  for (const auto& name : shared_stages(m)) serving_problems(m, "ort", name, out);
+  for (const auto& name : shared_stages(m)) {
+    serving_problems(m, "ort", name, out);
+    length_problems(m, "ort", name, out);
+  }
   std::set<std::string> spelled;
   for (const auto& stage : m.stages) {
     if (stage.flavour == "portable" && !stands_apart(stage.stage)) spelled.insert(stage.stage);
   }
-  for (const auto& name : spelled) serving_problems(m, "portable", name, out);
+  for (const auto& name : spelled) {
+    serving_problems(m, "portable", name, out);
+    length_problems(m, "portable", name, out);
+  }
   return out;
 }
 

@@ -242,6 +242,28 @@ Manifest parse_manifest(const std::string& bytes) {
   return manifest;
 }
 
+std::int64_t count_rows(const Stage& stage) {
+  for (const auto& tensor : stage.inputs) {
+    const bool has_rows = tensor.name == names::INPUT_EMBEDS || tensor.name == names::CHUNK_EMBEDS;
+    if (has_rows && tensor.shape.size() == 3) return tensor.shape[1];
+  }
+  return 0;
+}
+
+bool may_have_several(const std::string& stage) { return stage == "prefill" || stage == names::EXTEND; }
+
+std::vector<const Stage*> stages_of(const Manifest& manifest, const std::string& stage, std::int64_t budget,
+                                    const std::string& flavour) {
+  std::vector<const Stage*> out;
+  for (const auto& each : manifest.stages) {
+    const bool serves = !each.budget || *each.budget == budget;
+    if (each.stage == stage && each.flavour == flavour && serves) out.push_back(&each);
+  }
+  std::stable_sort(out.begin(), out.end(),
+                   [](const Stage* a, const Stage* b) { return count_rows(*a) > count_rows(*b); });
+  return out;
+}
+
 std::vector<std::string> shared_stages(const Manifest& manifest) {
   std::vector<std::string> out = {"tower", "compress", "embed", "prefill", "decode"};
   if (manifest.kv.extends) out.emplace_back(names::EXTEND);

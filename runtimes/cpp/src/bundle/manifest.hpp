@@ -170,6 +170,17 @@ std::vector<std::string> find_contradictions(const Manifest& manifest);
 // The same of the manifest of an encoder.
 std::vector<std::string> find_encoder_contradictions(const Manifest& manifest);
 
+// Rows of the prompt or chunk that a graph takes at most, by its own shapes; else 0. They tell the graphs
+// apart that a rung has of one stage.
+std::int64_t count_rows(const Stage& stage);
+
+// Whether a rung may have several graphs of a stage, for so many rows at most.
+bool may_have_several(const std::string& stage);
+
+// The graphs of a stage and flavour that serve a rung, the longest first.
+std::vector<const Stage*> stages_of(const Manifest& manifest, const std::string& stage, std::int64_t budget,
+                                    const std::string& flavour);
+
 // The stages of which every rung finds a graph.
 std::vector<std::string> shared_stages(const Manifest& manifest);
 

@@ -6,10 +6,12 @@
 
 namespace edgetok_impl {
 
-std::size_t Runtime::chunk_rows() const {
+std::vector<std::size_t> Runtime::chunk_sizes() const {
   const auto found = graphs_.find({names::EXTEND, ladder_[0].budget});
-  if (found == graphs_.end()) return 0;
-  return static_cast<std::size_t>(found->second->input(names::CHUNK_EMBEDS).tensor.shape[1]);
+  std::vector<std::size_t> out;
+  if (found == graphs_.end()) return out;
+  for (const auto& [rows, graph] : found->second) out.push_back(rows);
+  return out;
 }
 
 void Runtime::require_left(std::int64_t rows) const {
@@ -29,10 +31,10 @@ void Runtime::require_left(std::int64_t rows) const {
   throw input_error("the KV cache " + state + "; ask for fewer new tokens, or export with more (--new-tokens)");
 }
 
-const float* Runtime::put(const float* rows) {
-  Graph& extend = graph(names::EXTEND, ladder_[0].budget);
+const float* Runtime::put(const float* rows, std::size_t size) {
+  Graph& extend = *graphs_.at({names::EXTEND, ladder_[0].budget}).at(size);
   const Buffer& input = extend.input(names::CHUNK_EMBEDS);
-  const auto count = static_cast<std::int64_t>(chunk_rows());
+  const auto count = static_cast<std::int64_t>(size);
   input.write(std::vector<float>(rows, rows + input.count<float>()));
   extend.input(names::PAST_LENGTHS).write(past_lengths(count - 1));
   extend.input(names::CHUNK_POSITIONS).write(next_positions(count));

@@ -84,6 +84,13 @@ Expected expect_embed(const Served& at) {
   return e;
 }
 
+// Of a prefill graph: those of the rung's prompts, unless a longer graph has them.
+std::int64_t rows_of(const Served& at) {
+  const auto alike = stages_of(at.manifest, at.stage.stage, at.rung.budget, at.stage.flavour);
+  const std::int64_t own = count_rows(at.stage);
+  return own < count_rows(*alike.front()) ? own : at.rung.prefill_tokens();
+}
+
 Expected expect_prefill(const Served& at) {
   Side optional = deep_of(at);
   optional[names::VISUAL_START] = {"int64", Shape{1}};
@@ -92,7 +99,7 @@ Expected expect_prefill(const Served& at) {
   for (const auto& [name, place] : optional) {
     if (find(at.stage.inputs, name) != nullptr) e.inputs[name] = place;
   }
-  e.inputs[names::INPUT_EMBEDS] = {"float32", Shape{1, at.rung.prefill_tokens(), at.manifest.text.hidden}};
+  e.inputs[names::INPUT_EMBEDS] = {"float32", Shape{1, rows_of(at), at.manifest.text.hidden}};
   e.inputs[names::LAST_ROW] = {"int64", Shape{1}};
   e.inputs[names::PAST_LENGTHS] = lengths_of(at.manifest);
   e.outputs[names::LOGITS] = logits_of(at.manifest);

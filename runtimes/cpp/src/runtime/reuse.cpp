@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "generated.hpp"
 
@@ -66,9 +67,9 @@ std::size_t HeldRows::count_shared(const PromptRows& rows) const {
 
 PromptCache::Filled PromptCache::fill(std::int64_t budget, const PromptRows& rows, const std::vector<float>& embeds) {
   const std::size_t held = count_held(rows), opening = rows.opening();
-  const auto row_cost = as_size(costs::CHUNK_ROW_COST);
-  const std::size_t fresh = as_size(runtime_.rung(budget).prefill_tokens()) + row_cost * (rows.size() - opening);
-  if (held != 0 && row_cost * (rows.size() - held) <= fresh) return {extend(rows, held, embeds), held};
+  const Ids keys = rows.keys();
+  const double fresh = static_cast<double>(runtime_.prefill_cost(budget, opening)) + choose_chunks(opening, keys).cost;
+  if (held != 0 && choose_chunks(held, keys).cost <= fresh) return {extend(rows, held, embeds), held};
   held_.forget();  // while it runs, and where it fails
   const auto end = embeds.begin() + static_cast<std::ptrdiff_t>(embeds.size() / rows.size() * opening);
   Prompt first = rows.text;
@@ -83,7 +84,8 @@ std::size_t PromptCache::count_held(const PromptRows& rows) const {
   if (!runtime_.may_reuse()) return 0;
   const std::size_t shared = std::min(held_.count_shared(rows), rows.size() - 1);
   const bool text_follows = are_text(rows.keys(), shared);
-  if (runtime_.may_rewind()) return text_follows || rows.size() >= runtime_.chunk_rows() ? shared : 0;
+  const auto sizes = runtime_.chunk_sizes();
+  if (runtime_.may_rewind()) return text_follows || (!sizes.empty() && rows.size() >= sizes[0]) ? shared : 0;
   // Rows that are gone were chosen by all that came before: only more can be put behind.
   return text_follows && shared == held_.size() ? shared : 0;
 }
@@ -101,25 +103,26 @@ const float* PromptCache::extend(const PromptRows& rows, std::size_t start, cons
   }
   runtime_.require_left(as_count(keys.size() - start));
   const float* logits = nullptr;
-  for (const std::size_t at : list_chunks(start, keys)) {
+  const Chunks chunks = choose_chunks(start, keys);
+  std::size_t next = start;
+  for (const std::size_t count : chunks.widths) {
+    const std::size_t at = std::min(next, keys.size() - chunks.steps - count);
+    next += count;
     if (at < held_.size()) {  // some rows are written once more
       runtime_.rewind(as_count(at));
       held_.cut(at);
     }
-    logits = runtime_.put(embeds.data() + at * width);
-    held_.append(keys, at, at + runtime_.chunk_rows());
+    logits = runtime_.put(embeds.data() + at * width, count);
+    held_.append(keys, at, at + count);
   }
   while (held_.size() < keys.size()) logits = step(keys[held_.size()]);  // text, as `count_held` requires
   return logits;
 }
 
-// Single steps do what is left.
-std::vector<std::size_t> PromptCache::list_chunks(std::size_t start, const Ids& keys) const {
-  const std::size_t width = runtime_.chunk_rows();
-  if (width == 0) return {};
-  const std::size_t tail = (keys.size() - start) % width;
-  const bool stepping = tail <= as_size(costs::STEP_ROWS) && are_text(keys, keys.size() - tail);
-  return edgetok_impl::list_chunks(start, keys.size(), width, runtime_.may_rewind() && !stepping);
+Chunks PromptCache::choose_chunks(std::size_t start, const Ids& keys) const {
+  std::size_t steps = 0;
+  while (steps < keys.size() - start && is_text(keys[keys.size() - 1 - steps])) ++steps;
+  return edgetok_impl::choose_chunks(start, keys.size(), runtime_.chunk_sizes(), runtime_.may_rewind(), steps);
 }
 
 const float* PromptCache::step(std::int64_t token) {
@@ -128,13 +131,24 @@ const float* PromptCache::step(std::int64_t token) {
   return logits;
 }
 
-std::vector<std::size_t> list_chunks(std::size_t start, std::size_t stop, std::size_t width, bool overlapping) {
-  std::vector<std::size_t> out;
-  const bool whole = overlapping && stop >= width;
-  for (std::size_t at = start; whole ? at < stop : at + width <= stop; at += width) {
-    out.push_back(whole ? std::min(at, stop - width) : at);
+Chunks choose_chunks(std::size_t start, std::size_t stop, const std::vector<std::size_t>& sizes, bool overlapping,
+                     std::size_t steps) {
+  std::vector<Chunks> best(1);
+  for (std::size_t rows = 1; rows <= stop - start; ++rows) {
+    Chunks found{std::numeric_limits<double>::infinity(), {}, 0};
+    if (rows <= steps) found = {static_cast<double>(as_size(costs::STEP_COST) * rows), {}, rows};
+    for (const std::size_t width : sizes) {
+      if (width > rows && !(overlapping && width <= stop)) continue;
+      const Chunks& before = best[rows > width ? rows - width : 0];
+      const double cost = before.cost + static_cast<double>(as_size(costs::CALL_COST) + width);
+      if (cost >= found.cost) continue;
+      found = {cost, before.widths, before.steps};
+      found.widths.push_back(width);
+    }
+    best.push_back(std::move(found));
   }
-  return out;
+  std::sort(best.back().widths.rbegin(), best.back().widths.rend());
+  return best.back();
 }
 
 }  // namespace edgetok_impl

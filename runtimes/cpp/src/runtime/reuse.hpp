@@ -38,6 +38,19 @@ class HeldRows {
   bool known_ = false;
 };
 
+// How rows are put after those that are held: chunks, widest first, then single steps.
+struct Chunks {
+  double cost = 0;  // in rows of a prefill
+  std::vector<std::size_t> widths;
+  std::size_t steps = 0;
+};
+
+// The cheapest way to put rows from `start` to `stop` into the cache by chunks of these sizes, ascending. With
+// `overlapping` the last chunk may write rows again that stand before it; `steps` of the last rows may be put one
+// by one, being text.
+Chunks choose_chunks(std::size_t start, std::size_t stop, const std::vector<std::size_t>& sizes, bool overlapping,
+                     std::size_t steps);
+
 // The KV cache of a runtime, which does not compute again what it holds.
 class PromptCache {
  public:
@@ -55,14 +68,10 @@ class PromptCache {
  private:
   std::size_t count_held(const PromptRows& rows) const;
   const float* extend(const PromptRows& rows, std::size_t start, const std::vector<float>& embeds);
-  std::vector<std::size_t> list_chunks(std::size_t start, const Ids& keys) const;
+  Chunks choose_chunks(std::size_t start, const Ids& keys) const;
 
   Runtime& runtime_;
   HeldRows held_;
 };
-
-// Where chunks of `width` rows begin that fill rows from `start` to `stop`. With `overlapping` the last
-// one ends at `stop`, and may write rows again that stand before it; else some rows may be left.
-std::vector<std::size_t> list_chunks(std::size_t start, std::size_t stop, std::size_t width, bool overlapping);
 
 }  // namespace edgetok_impl

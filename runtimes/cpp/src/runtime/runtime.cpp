@@ -116,11 +116,13 @@ void Runtime::load(const Bundle& bundle, const MakeGraph& make) {
   if (manifest_.kv.extends) stages.emplace_back(names::EXTEND);
   for (const auto& name : stages) {
     for (auto rung = ladder_.rbegin(); rung != ladder_.rend(); ++rung) {  // see `Backend`
-      const Stage& stage = bundle.stage(name, rung->budget, flavour_);
-      auto& graph = by_file_[stage.file];
-      if (graph) require(bundle, stage, *rung);
-      if (!graph) graph = make(stage, *rung);
-      graphs_[{name, rung->budget}] = graph.get();
+      bundle.stage(name, rung->budget, flavour_);  // says what is missing
+      for (const Stage* stage : stages_of(manifest_, name, rung->budget, flavour_)) {
+        auto& graph = by_file_[stage->file];
+        if (graph) require(bundle, *stage, *rung);
+        if (!graph) graph = make(*stage, *rung);
+        graphs_[{name, rung->budget}][static_cast<std::size_t>(count_rows(*stage))] = graph.get();
+      }
     }
   }
   segments_.load(manifest_, ladder_, flavour_, make);
@@ -134,7 +136,19 @@ void Runtime::load(const Bundle& bundle, const MakeGraph& make) {
 Graph& Runtime::graph(const std::string& stage, std::int64_t budget) const {
   const auto found = graphs_.find({stage, budget});
   if (found == graphs_.end()) throw usage_error("the rung of " + std::to_string(budget) + " visual tokens is not loaded");
-  return *found->second;
+  return *found->second.rbegin()->second;
+}
+
+Graph& Runtime::prompt_graph(std::int64_t budget, std::size_t rows) const {
+  Graph& longest = graph("prefill", budget);
+  const auto& graphs = graphs_.at({"prefill", budget});
+  const auto found = graphs.lower_bound(rows);
+  return found == graphs.end() ? longest : *found->second;
+}
+
+std::size_t Runtime::prefill_cost(std::int64_t budget, std::size_t rows) const {
+  const Buffer& input = prompt_graph(budget, rows).input(names::INPUT_EMBEDS);
+  return static_cast<std::size_t>(costs::CALL_COST + input.tensor.shape[1]);
 }
 
 const Rung& Runtime::rung(std::int64_t budget) const {
@@ -236,9 +250,9 @@ std::vector<float> Runtime::embed(const Prompt& prompt, const VisualTokens& visu
 
 const float* Runtime::prefill(std::int64_t budget, const std::vector<float>& rows, const Prompt& prompt,
                               const VisualTokens& visual) {
-  Graph& prefill = graph("prefill", budget);
-  const Rung& rung = this->rung(budget);
   const auto count = static_cast<std::int64_t>(rows.size()) / manifest_.text.hidden;
+  Graph& prefill = prompt_graph(budget, static_cast<std::size_t>(count));
+  const Rung& rung = this->rung(budget);
   std::vector<float> padded(prefill.input(names::INPUT_EMBEDS).count<float>());
   if (count < 1 || rows.size() > padded.size()) {
     throw input_error(std::to_string(count) + " prompt rows; this rung has room for 1.." +

@@ -60,6 +60,8 @@ class Runtime {
                         const std::vector<float>& weights);
   // Rows [before + K + after, D] of a prompt.
   std::vector<float> embed(const Prompt& prompt, const VisualTokens& visual);
+  // What prefill of so many rows takes, in rows of the graph that would run: the shortest that has them.
+  std::size_t prefill_cost(std::int64_t budget, std::size_t rows) const;
   // Fills the cache; logits [W] of the last row, valid until the next call.
   const float* prefill(std::int64_t budget, const std::vector<float>& rows, const Prompt& prompt,
                        const VisualTokens& visual);
@@ -76,17 +78,18 @@ class Runtime {
   // Whether the cache may be cut after any row, and every layer has all rows until there.
   bool may_rewind() const { return manifest_.kv.reuse == "rewind" && rows_.are_whole(); }
   void rewind(std::int64_t rows) { rows_.rewind(rows); }
-  // Rows that a chunk has; 0 where there is no graph for them.
-  std::size_t chunk_rows() const;
-  // Appends a chunk [R, D]; logits [W] of its last row.
-  const float* put(const float* rows);
+  // Rows that chunks may have, ascending; none where there is no graph for them.
+  std::vector<std::size_t> chunk_sizes() const;
+  // Appends a chunk of one of these sizes [R, D]; logits [W] of its last row.
+  const float* put(const float* rows, std::size_t count);
   // Throws Error(input) unless so many rows can be appended.
   void require_left(std::int64_t rows) const;
 
  private:
   void load(const Bundle& bundle, const MakeGraph& make);
   void require(const Bundle& bundle, const Stage& stage, const Rung& rung) const;
-  Graph& graph(const std::string& stage, std::int64_t budget) const;
+  Graph& graph(const std::string& stage, std::int64_t budget) const;  // the longest, where there are several
+  Graph& prompt_graph(std::int64_t budget, std::size_t rows) const;   // the shortest with so many, else the longest
   std::vector<float> embed_ids(const Ids& ids);
   void write_prompt(const Graph& graph, const std::vector<float>& rows, const Prompt& prompt);
   std::vector<std::int32_t> past_lengths(std::int64_t beyond) const;
@@ -99,7 +102,8 @@ class Runtime {
   CacheRows rows_;
   std::unique_ptr<Backend> backend_;  // before the graphs, which it outlives
   std::map<std::string, std::unique_ptr<Graph>> by_file_;
-  std::map<std::pair<std::string, std::int64_t>, Graph*> graphs_;
+  // By stage and rung, and by the rows that each takes at most.
+  std::map<std::pair<std::string, std::int64_t>, std::map<std::size_t, Graph*>> graphs_;
   Segments segments_;
   Compaction compaction_;
   Flushing flushing_;
