@@ -140,6 +140,9 @@ def _run(arguments: Sequence[str]) -> int:
     # From 1.29 on ONNX Runtime reports models and machines to its maker unless told not to
     # before it is imported. Who wants that sets the variable to 0.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # PyTorch's threads would wait for each other busily: an export took twice to four times the
+    # processor time, and longer by the clock too where another program wanted the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with signals_as_exceptions():
             command = build_command(_find_verbs(arguments))

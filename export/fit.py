@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import Any
 
 from edgetok import names
@@ -129,8 +130,12 @@ def round_to_four(reference: Reference, cases: Sequence[Case]) -> RoundedWeights
 def list_inputs(reference: Reference, cases: Sequence[Case]) -> Iterable[Any]:
     """What the decoder is given of each case at all visual tokens."""
     full = reference.parts.full_tokens
+    looks: dict[bytes, dict[str, Any]] = {}  # several questions ask about a picture
     for case in cases:
-        made = reference.compress(reference.encode(case.pixels, full), full)
+        picture = sha256(case.pixels.numpy().tobytes()).digest()
+        if picture not in looks:
+            looks[picture] = reference.compress(reference.encode(case.pixels, full), full)
+        made = looks[picture]
         embeds = reference.embed(case.before, made[names.VISUAL_TOKENS], case.after)
         yield reference.inputs(embeds, visual_rows(len(case.before), full), made=made)
 

@@ -19,6 +19,7 @@ from PIL import Image
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needed a hub would be a bug
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `edgetok.cli.app` has it
 
 # A shell that starts a job in the background has it ignore SIGINT, and children inherit that;
 # tests that interrupt a process need it as a terminal would start it.

@@ -17,6 +17,7 @@ from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
 from edgetok.errors import IncompatibleError
+from edgetok.export.lowering.registry import kept_registry
 from edgetok.export.lowering.unroll import Unroller
 from edgetok.tokens.greedy import repeating
 
@@ -70,16 +71,17 @@ def _uncollected() -> Iterator[None]:
 def _export(
     stage: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], opset: int
 ) -> ir.Model:
-    program = torch.onnx.export(
-        stage,
-        tuple(inputs.values()),
-        dynamo=True,
-        opset_version=opset,
-        input_names=list(inputs),
-        output_names=list(outputs),
-        optimize=False,
-        verbose=False,
-    )
+    with kept_registry():
+        program = torch.onnx.export(
+            stage,
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            optimize=False,
+            verbose=False,
+        )
     model: ir.Model = program.model  # type: ignore[union-attr]
     return model
 

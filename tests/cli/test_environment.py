@@ -93,3 +93,14 @@ def test_a_reader_that_stops_early_is_no_bug(tmp_path: Path, verb: str) -> None:
         ["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_pytorch_wait_without_taking_time(given: str | None, found: str) -> None:
+    """Unless the user has another wish; read by what a verb's own threads would start from."""
+    code = "import os; from edgetok.cli.app import execute; execute(['--version'])\n"
+    code += "print(os.environ['OMP_WAIT_POLICY'])"
+    env = {} if given is None else {"OMP_WAIT_POLICY": given}
+    ran = [sys.executable, "-c", code]
+    done = subprocess.run(ran, capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.split()[-1] == found
