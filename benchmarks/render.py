@@ -31,6 +31,7 @@ def main() -> None:
         ("memory", "What a rung costs", _table),
         ("speed", "Speed beside Hugging Face", _table),
         ("rungs", "Rungs beside the full one and beside the machine's bounds", _table),
+        ("products", "Products by how a weight is stored", _table),
         ("tower", "Towers that reduce inside, beside the plain one", _table),
         ("export_time", "What one more rung costs to export", _table),
         ("prefill", "Prefill that takes visual tokens away, beside the plain one", _table),
@@ -71,7 +72,8 @@ def _fill(page: str, name: str) -> None:
 _HEAD = """Every figure here was printed by a script of `benchmarks/`; the JSON files in `results/`
 hold them with the facts of the machine. They are about the demo model (`examples/demo_vlm`), on its
 evaluation questions, which no method was tuned on. They say how methods compare on this small
-model, and nothing about large ones.
+model, and nothing about large ones. Rows of int8 and int4 weights were measured before quantized
+bundles multiplied whole numbers (CHANGELOG.md), but for the table of `products.py`.
 """
 
 
