@@ -22,6 +22,7 @@ from edgetok.bundle.reader import Bundle
 from edgetok.errors import IncompatibleError, InputError, UsageError, VerificationError
 from edgetok.export.caches.plain.scheme import PlainCache
 from edgetok.export.caches.scheme import removed_rows
+from edgetok.export.parity import sessions
 from edgetok.export.parity.ledger import LIMITS, Ledger
 from edgetok.export.parity.prompt import Prompt
 from edgetok.export.parity.prompt_reduced import check_reduced, split_cuts
@@ -150,7 +151,9 @@ def test_all_tokens_are_the_plain_decoder(freeze: Freeze, deep: Parts, tmp_path:
         np.testing.assert_array_equal(plain, kept)
 
 
-def test_nothing_depends_on_padding(freeze: Freeze, deep: Parts, tmp_path: Path) -> None:
+def test_nothing_depends_on_padding(
+    freeze: Freeze, deep: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another length of the graph, and large numbers behind the prompt, change no token."""
     budget, prefill = deep.vision.full_tokens, chosen("sparsevlm:0.7")
     tight = freeze(deep, prefill, tmp_path / "tight", room=12)
@@ -161,8 +164,12 @@ def test_nothing_depends_on_padding(freeze: Freeze, deep: Parts, tmp_path: Path)
     np.testing.assert_allclose(answers[0][0], answers[1][0], rtol=0, atol=1e-5)
     assert answers[0][1] == answers[1][1]
     plain = roomy.prefill(budget, rows, 4)
-    pad = roomy._pad
-    roomy._pad = lambda k, x: np.where(pad(k, np.ones_like(x)) == 0, 1e3, pad(k, x))  # type: ignore[method-assign]
+    pad = sessions._pad
+
+    def noisily(x: np.ndarray, count: int) -> np.ndarray:
+        return np.where(pad(np.ones_like(x), count) == 0, np.float32(1e3), pad(x, count))
+
+    monkeypatch.setattr(sessions, "_pad", noisily)
     noisy = roomy.prefill(budget, rows, 4)
     np.testing.assert_array_equal(plain[names.PREFILL_KEPT], noisy[names.PREFILL_KEPT])
     np.testing.assert_array_equal(plain[names.LOGITS], noisy[names.LOGITS])
